@@ -1,0 +1,315 @@
+"""What the labels of a column are: the kind of problem, their names in order, and each value as a training target."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Union
+
+from datasets import ClassLabel, Dataset
+
+PROBLEMS = ("single_label_classification", "multi_label_classification", "regression", "ordinal")
+SEPARATORS = ("|", ";", ",")
+NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*|\s*[+-]?(nan|inf|infinity)\s*", re.IGNORECASE)
+
+Target = Union[int, float, "list[float]"]
+
+
+class LabelError(ValueError):
+    """One value that is no valid label; ``kind`` names the sort of mistake."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class LabelScheme:
+    """How the values of a label column become targets.
+
+    Args:
+        problem: one of `PROBLEMS`.
+        names: the C label names in the order of the targets; for regression the name of the one value.
+        whole: whether all labels are whole numbers, so that "1.0" is the label "1".
+        numeric: whether all labels are numbers, so that "nan" is no label.
+        indices: whether integers are positions in ``names``.
+        multi_hot: whether a list is a row of C zeros and ones rather than a list of labels.
+        separator: what stands between the labels of a text cell (multi-label only).
+        notes: sentences that tell the user what was detected.
+    """
+
+    problem: str
+    names: list[str]
+    whole: bool = False
+    numeric: bool = False
+    indices: bool = False
+    multi_hot: bool = False
+    separator: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def read_scheme(
+    splits: Mapping[str, Dataset], column: str, problem: str | None = None, label_names: Sequence[str] | None = None
+) -> LabelScheme:
+    """Find out the problem and the label names, from train (from all splits where there is no train).
+
+    Args:
+        splits: the raw splits.
+        column: the label column.
+        problem: overrides the detected problem.
+        label_names: overrides names and order; integer labels may then be positions in it.
+
+    Raises:
+        ValueError: unknown problem, bad ``label_names``, or ordinal labels without an order.
+    """
+    if problem is not None and problem not in PROBLEMS:
+        raise ValueError(f"problem='{problem}' is unknown; it is one of {', '.join(PROBLEMS)}, or leave it out.")
+    sources = {"train": splits["train"]} if "train" in splits else splits
+    values = [value for split in sources.values() for value in named_values(split, column)]
+    present = [value for value in values if not is_missing(value)]
+    numbers = [_number(value) for value in present]
+    finite = [number for number in numbers if number is not None and math.isfinite(number)]
+    numeric = bool(finite) and None not in numbers
+    whole = numeric and all(number.is_integer() for number in finite)
+    detected, reason = _detect_problem(present, numeric, whole)
+    chosen = problem or detected
+    notes = [f"Problem: {chosen} ({'as set' if problem else 'detected: ' + reason}, column '{column}')."]
+    if problem is None:
+        notes[0] += " Set problem=… to override."
+    if chosen == "regression":
+        if label_names is not None and len(label_names) != 1:
+            raise ValueError(f"label_names={list(label_names)}: regression predicts one value, so it takes one name.")
+        return LabelScheme(chosen, list(label_names or [column]), numeric=numeric, notes=notes)
+    scheme = LabelScheme(chosen, [], whole=whole, numeric=numeric, notes=notes)
+    if chosen == "multi_label_classification":
+        scheme = _multi_label_scheme(scheme, present, label_names)
+    return _with_names(scheme, present, _declared_names(sources, column), label_names)
+
+
+def named_values(split: Dataset, column: str) -> Iterable[Any]:
+    """Yield the values of a label column; the integers of a `ClassLabel` as names, its -1 as None.
+
+    Args:
+        split: the rows.
+        column: the label column.
+    """
+    names = _class_names(split, column)
+    for batch in split.with_format(None).select_columns([column]).iter(batch_size=1000):
+        for value in batch[column]:  # type: ignore[index]
+            yield value if names is None else _class_name(value, names)
+
+
+def encode_label(scheme: LabelScheme, value: Any) -> Target:
+    """Turn one value into its target: int (single-label, ordinal), C floats (multi-label) or float (regression).
+
+    Args:
+        scheme: what `read_scheme` found.
+        value: one of `named_values`.
+
+    Raises:
+        LabelError: the value is missing, not a number, infinite, or an unknown label.
+    """
+    multi = scheme.problem == "multi_label_classification"
+    if is_missing(value) and not (multi and isinstance(value, str)):  # an empty cell is an empty set of labels
+        raise LabelError("label_missing", "no label (empty, null or NaN)")
+    if scheme.problem == "regression":
+        return _encode_number(value)
+    if not multi:
+        return _label_index(scheme, value)
+    if scheme.multi_hot:
+        return _encode_multi_hot(scheme, value)
+    target = [0.0] * len(scheme.names)
+    for label in _split_labels(value, scheme.separator):
+        if is_missing(label):
+            raise LabelError("label_missing", "an empty label inside the list of labels")
+        target[_label_index(scheme, label)] = 1.0
+    return target
+
+
+def is_missing(value: Any) -> bool:
+    """Tell whether a cell holds nothing: None, NaN, or text without a visible character."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Give a sorting key in which "2" stands before "10" and case decides last."""
+    parts: list[str | int] = [part for part in re.split(r"(\d+)", name.casefold())]
+    parts[1::2] = [int(part) for part in parts[1::2]]
+    return parts, name
+
+
+def label_twins(names: Iterable[str]) -> list[list[str]]:
+    """List the groups of names that differ only in case, spaces or Unicode form ("Pos", "pos ")."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def degenerate(scheme: LabelScheme, targets: Iterable[Target]) -> str:
+    """Say why these targets teach nothing (one class only, one value only), or return ""."""
+    counts = Counter(tuple(target) if isinstance(target, list) else target for target in targets)
+    if len(counts) != 1:
+        return "" if counts else "no row has a usable label"
+    target, rows = next(iter(counts.items()))
+    if scheme.problem == "regression":
+        return f"all {rows} labels are {target}"
+    if isinstance(target, tuple):
+        return f"all {rows} rows have the same labels {[n for n, on in zip(scheme.names, target) if on]}"
+    return f"there is one class only: '{scheme.names[int(target)]}' ({rows} rows)"
+
+
+def _detect_problem(present: list[Any], numeric: bool, whole: bool) -> tuple[str, str]:
+    if any(isinstance(value, list) for value in present):
+        return "multi_label_classification", "the labels are lists"
+    if numeric and not whole:
+        return "regression", "the labels are numbers with fractions"
+    if numeric and any(isinstance(value, float) for value in present):
+        return "single_label_classification", "the labels are floats, but whole numbers"
+    kinds = sorted({type(value).__name__ for value in present}) or ["nothing"]
+    return "single_label_classification", f"the labels are {'whole numbers' if whole else ' and '.join(kinds)}"
+
+
+def _multi_label_scheme(scheme: LabelScheme, present: list[Any], names: Sequence[str] | None) -> LabelScheme:
+    lists = [value for value in present if isinstance(value, list)]
+    if lists:
+        multi_hot = _is_multi_hot(lists, names)
+        note = "The lists are read as rows of zeros and ones, one per label." if multi_hot else ""
+        return _changed(scheme, note, multi_hot=multi_hot)
+    texts = [value for value in present if isinstance(value, str)]
+    counts = {mark: sum(mark in text for text in texts) for mark in SEPARATORS}
+    separator = max(SEPARATORS, key=lambda mark: counts[mark])
+    if not counts[separator]:
+        return _changed(scheme, f"No cell holds a separator ({' '.join(SEPARATORS)}): each has one label.")
+    return _changed(scheme, f"Labels in a cell are separated by '{separator}'.", separator=separator)
+
+
+def _is_multi_hot(lists: list[list[Any]], names: Sequence[str] | None) -> bool:
+    """Zeros and ones, equally many in each row; repeats or floats show that they are no sets of labels."""
+    width = len(lists[0])
+    if any(len(row) != width for row in lists) or (names is not None and len(names) != width):
+        return False
+    if any(isinstance(item, str) or item not in (0, 1) for row in lists for item in row):
+        return False
+    return any(isinstance(item, float) for item in lists[0]) or any(len(set(row)) < len(row) for row in lists)
+
+
+def _with_names(
+    scheme: LabelScheme, present: list[Any], declared: list[str] | None, given: Sequence[str] | None
+) -> LabelScheme:
+    if scheme.multi_hot:
+        width = len(next(value for value in present if isinstance(value, list)))
+        return _changed(scheme, names=list(given or declared or map(str, range(width))))
+    items = present
+    if scheme.problem == "multi_label_classification":
+        items = [item for value in present for item in _split_labels(value, scheme.separator) if not is_missing(item)]
+        numbers = [_number(item) for item in items]
+        numeric = bool(items) and all(number is not None and math.isfinite(number) for number in numbers)
+        whole = numeric and all(number.is_integer() for number in numbers if number is not None)
+        scheme = _changed(scheme, numeric=numeric, whole=whole)
+    observed = {_name(item, scheme) for item in items if not isinstance(item, (list, dict)) and _is_label(item, scheme)}
+    if given is not None:
+        return _with_given_names(scheme, observed, list(given))
+    if declared is not None:
+        return _changed(scheme, names=declared)
+    if scheme.problem == "ordinal" and not scheme.numeric:
+        raise ValueError(
+            f"problem='ordinal': the labels {sorted(observed)[:10]} are not numbers, so their order is unknown. "
+            "Give label_names from the lowest to the highest."
+        )
+    names = sorted(observed, key=natural_key)
+    return _changed(scheme, names=sorted(names, key=float) if scheme.numeric else names)
+
+
+def _with_given_names(scheme: LabelScheme, observed: set[str], given: list[str]) -> LabelScheme:
+    wrong = [name for name in given if not isinstance(name, str) or is_missing(name)]
+    twice = [name for name, count in Counter(given).items() if count > 1]
+    if wrong or twice or not given:
+        raise ValueError(f"label_names={given}: the names must be non-empty, different texts.")
+    positions = {str(index) for index in range(len(given))}
+    if observed and not observed & set(given) and observed <= positions:
+        return _changed(scheme, "The labels are positions (from 0) in label_names.", names=given, indices=True)
+    return _changed(scheme, names=given)
+
+
+def _changed(scheme: LabelScheme, note: str = "", **changes: Any) -> LabelScheme:
+    return LabelScheme(**{**vars(scheme), "notes": scheme.notes + [note] * bool(note), **changes})
+
+
+def _declared_names(sources: Mapping[str, Dataset], column: str) -> list[str] | None:
+    found = [names for split in sources.values() if (names := _class_names(split, column))]
+    return found[0] if found else None
+
+
+def _class_names(split: Dataset, column: str) -> list[str] | None:
+    feature: Any = split.features[column]
+    feature = getattr(feature, "feature", feature)  # the items of a List
+    return list(feature.names) if isinstance(feature, ClassLabel) and feature.names else None
+
+
+def _class_name(value: Any, names: list[str]) -> Any:
+    if isinstance(value, list):
+        return [_class_name(item, names) for item in value]
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
+
+
+def _split_labels(value: Any, separator: str) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(separator) if part.strip()] if separator else [value] * bool(value.strip())
+    return [value]
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    return float(value) if not isinstance(value, str) or NUMBER.fullmatch(value) else None
+
+
+def _is_label(value: Any, scheme: LabelScheme) -> bool:
+    number = _number(value)
+    return number is None or math.isfinite(number) or not scheme.numeric
+
+
+def _name(value: Any, scheme: LabelScheme) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, str) and scheme.whole and re.fullmatch(r"[+-]?\d+\.0*", value):
+        return value.split(".")[0]
+    return str(value)
+
+
+def _label_index(scheme: LabelScheme, value: Any) -> int:
+    if isinstance(value, (list, dict)):
+        raise LabelError("label_type", f"the label is a {type(value).__name__}, not one name or number")
+    if not _is_label(value, scheme):
+        raise LabelError("label_missing", f"the label is {value!r}, which is no finite number")
+    name = _name(value, scheme)
+    if scheme.indices and name.isdecimal() and int(name) < len(scheme.names):
+        return int(name)
+    for candidate in (str(value), name):
+        if candidate in scheme.names:
+            return scheme.names.index(candidate)
+    raise LabelError("label_unknown", f"the label {name!r} is not among the {len(scheme.names)} known labels")
+
+
+def _encode_number(value: Any) -> float:
+    number = _number(value)
+    if number is None:
+        raise LabelError("label_not_number", f"the label is no number ({type(value).__name__})")
+    if not math.isfinite(number):
+        raise LabelError("label_infinite", f"the label is {number}, not a finite number")
+    return number
+
+
+def _encode_multi_hot(scheme: LabelScheme, value: Any) -> list[float]:
+    if not isinstance(value, list) or len(value) != len(scheme.names) or any(item not in (0, 1) for item in value):
+        raise LabelError("label_type", f"the label is not a list of {len(scheme.names)} zeros and ones")
+    return [float(item) for item in value]

@@ -1,0 +1,121 @@
+"""Look at every row once: the one inspection that preparing and checking share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+
+from .labels import LabelError, LabelScheme, Target, encode_label, named_values
+from .reading import ORIGIN
+
+PLACES = 3  # examples that a message gives
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of the columns that hold the text, the second text of a pair (or None) and the label."""
+
+    text: str
+    text_pair: str | None
+    label: str
+
+    @property
+    def texts(self) -> list[str]:
+        """The one or two text columns."""
+        return [self.text] if self.text_pair is None else [self.text, self.text_pair]
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """One mistake in one row: its index in the split, its place in the user's file, and what is wrong."""
+
+    index: int
+    place: str
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sort of mistake in one split, with the number of rows and up to three places."""
+
+    kind: str
+    split: str
+    message: str
+    count: int
+    places: list[str]
+
+    def __str__(self) -> str:
+        return f"{self.split}: {self.message}: {self.count} row(s), {listed(self.places, self.count)}"
+
+
+def inspect_rows(split: Dataset, columns: Columns, scheme: LabelScheme) -> tuple[list[Target | None], list[BadRow]]:
+    """Encode the label of each row and list every mistake, rather than stop at the first.
+
+    Args:
+        split: raw rows with the column ``__origin__``.
+        columns: where text and label stand.
+        scheme: how labels are read.
+
+    Returns:
+        One target per row (None where the label is bad), and the mistakes in the order of the columns and rows.
+    """
+    places = column_values(split, ORIGIN)
+    bad: list[BadRow] = []
+    for column in columns.texts:
+        for index, text in enumerate(column_values(split, column)):
+            kind, message = _text_mistake(text)
+            if kind:
+                bad.append(BadRow(index, places[index], kind, f"column '{column}': {message}"))
+    targets: list[Target | None] = []
+    for index, value in enumerate(named_values(split, columns.label)):
+        try:
+            targets.append(encode_label(scheme, value))
+        except LabelError as error:
+            targets.append(None)
+            bad.append(BadRow(index, places[index], error.kind, f"column '{columns.label}': {error}"))
+    return targets, bad
+
+
+def summarise(split: str, bad: Iterable[BadRow]) -> list[Finding]:
+    """Group mistakes of the same sort into findings.
+
+    Args:
+        split: the split's name.
+        bad: its mistakes.
+    """
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row in bad:
+        groups.setdefault((row.kind, row.message), []).append(row.place)
+    return [
+        Finding(kind, split, message, len(places), places[:PLACES]) for (kind, message), places in groups.items()
+    ]
+
+
+def column_values(split: Dataset, column: str) -> list[Any]:
+    """Read one column as Python values.
+
+    Args:
+        split: the rows.
+        column: the column's name.
+    """
+    batches = split.with_format(None).select_columns([column]).iter(batch_size=1000)
+    return [value for batch in batches for value in batch[column]]  # type: ignore[index]
+
+
+def listed(places: Sequence[str], count: int) -> str:
+    """Write up to three places, and "…" where there are more."""
+    return ", ".join(places[:PLACES]) + (", …" if count > PLACES else "")
+
+
+def _text_mistake(text: Any) -> tuple[str, str]:
+    if text is None:
+        return "text_missing", "no text (null)"
+    if not isinstance(text, str):
+        return "text_type", f"the text is not a string but {type(text).__name__}"
+    if not text.strip():
+        return "text_empty", "the text is empty or only whitespace"
+    return "", ""

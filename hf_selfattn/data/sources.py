@@ -1,0 +1,237 @@
+"""Open data from files, folders, the hub or Python as one `DatasetDict` whose rows know their origin."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Union
+
+import datasets
+import pyarrow as pa
+from datasets import Dataset, DatasetDict
+
+from .reading import ORIGIN, read_table
+
+logger = logging.getLogger(__name__)
+
+PathSpec = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]
+STANDARD_SPLITS = ("train", "validation", "test")
+SPLIT_ALIASES = {"valid": "validation", "val": "validation", "dev": "validation", "eval": "validation"}
+CACHE_FORMAT = "1"  # raise it when reading.py reads the same bytes into another table
+
+
+def load_splits(
+    *,
+    train: PathSpec | None = None,
+    validation: PathSpec | None = None,
+    test: PathSpec | None = None,
+    dataset: str | os.PathLike[str] | Dataset | DatasetDict | None = None,
+    dataset_config: str | None = None,
+    revision: str | None = None,
+    extra: Mapping[str, PathSpec] | None = None,
+) -> DatasetDict:
+    """Open the splits of a data set; every row carries its place in the text column ``__origin__``.
+
+    Args:
+        train, validation, test: a path, a glob or a list of them (CSV, TSV, JSON, JSONL, Parquet, Arrow, also
+            compressed); the files of one split are joined.
+        dataset: a hub name, a folder written by ``save_to_disk``, a `Dataset` (becomes train) or a `DatasetDict`.
+        dataset_config: the configuration of a hub data set.
+        revision: the hub revision to read.
+        extra: further named test sets: paths, or names of splits of ``dataset``.
+
+    Returns:
+        The splits, in the order train, validation, test, extra. Files are read once per content into the cache of
+        `datasets` and memory-mapped from there; nothing is written beside the user's files.
+
+    Raises:
+        ValueError: no data given, a split given twice, or a source that cannot be read (with file and line).
+    """
+    extra = dict(extra or {})
+    specs: dict[str, PathSpec | None] = {"train": train, "validation": validation, "test": test}
+    files = {name: spec for name, spec in specs.items() if spec is not None}
+    if dataset is None and not files and not extra:
+        raise ValueError("no data: set train=… (a path, a glob or a list of them) or dataset=… (a hub name or folder).")
+    clash = [name for name in extra if name in STANDARD_SPLITS]
+    if clash:
+        raise ValueError(f"extra test set(s) {clash}: these names are taken; choose others than {STANDARD_SPLITS}.")
+    given = {} if dataset is None else _open_dataset(dataset, dataset_config, revision)
+    twice = [name for name in files if name in given]
+    if twice:
+        raise ValueError(f"split(s) {twice} are given as files and stand in dataset={dataset!r} too; give only one.")
+    splits = {name: split for name, split in given.items() if name in STANDARD_SPLITS}
+    for name, spec in {**files, **extra}.items():
+        from_dataset = isinstance(spec, str) and name in extra and spec in given
+        splits[name] = given[str(spec)] if from_dataset else _open_files(spec, name)
+    unused = [name for name in given if name not in splits and name not in extra.values()]
+    if unused:
+        logger.warning("Splits %s of the data set are not used; extra={name: split} makes them test sets.", unused)
+    order = [name for name in STANDARD_SPLITS if name in splits] + list(extra)
+    return DatasetDict({name: splits[name] for name in order})
+
+
+def find_files(spec: PathSpec, split: str = "train") -> list[Path]:
+    """List the files of a path, a glob or a list of them, sorted within each glob.
+
+    Args:
+        spec: what the user wrote; ``~`` and ``**`` are understood.
+        split: the split's name, for the error.
+
+    Raises:
+        ValueError: nothing matches; the message lists similar names in the folder.
+    """
+    patterns = [spec] if isinstance(spec, (str, os.PathLike)) else list(spec)
+    files: dict[Path, None] = {}
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        matches = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path), recursive=True)))
+        found = [match for match in matches if match.is_file()]
+        if not found:
+            raise ValueError(f"{split}: no file matches '{pattern}'. {_similar_names(path)}")
+        files.update(dict.fromkeys(found))
+    if not files:
+        raise ValueError(f"{split}: the list of files is empty.")
+    return list(files)
+
+
+def _similar_names(path: Path) -> str:
+    if path.is_dir():
+        return f"It is a folder: write '{path / '*.csv'}' for its files, or dataset='{path}' if save_to_disk wrote it."
+    if not path.parent.is_dir():
+        return f"The folder '{path.parent}' does not exist (looked from '{Path.cwd()}')."
+    names = sorted(entry.name for entry in path.parent.iterdir())
+    similar = difflib.get_close_matches(path.name, names, n=5, cutoff=0.4) or names[:5]
+    return f"The folder '{path.parent}' holds: {', '.join(similar)}." if names else f"'{path.parent}' is empty."
+
+
+def _open_files(spec: PathSpec, split: str) -> Dataset:
+    files = find_files(spec, split)
+    key = hashlib.sha256(CACHE_FORMAT.encode())
+    for path in files:
+        key.update(f"\0{path}\0{_sha256(path)}".encode())
+    cache = _cache_file(key.hexdigest())
+    if not cache.exists():
+        _write_table(_join_files(files, split), cache)
+    return Dataset.from_file(str(cache))
+
+
+def _join_files(files: list[Path], split: str) -> pa.Table:
+    tables = [read_table(path) for path in files]
+    first = tables[0]
+    for path, table in zip(files, tables):
+        if set(table.column_names) != set(first.column_names):
+            raise ValueError(
+                f"{split}: the files have different columns: {files[0]} has {_columns(first)}, "
+                f"{path} has {_columns(table)}. Rename the columns, or give the files as different splits."
+            )
+    tables = [table.select(first.column_names) for table in tables]
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ValueError(f"{split}: the columns of {[str(f) for f in files]} have different types: {error}") from error
+
+
+def _columns(table: pa.Table) -> list[str]:
+    return [name for name in table.column_names if name != ORIGIN]
+
+
+def _open_dataset(
+    dataset: str | os.PathLike[str] | Dataset | DatasetDict, config: str | None, revision: str | None
+) -> dict[str, Dataset]:
+    if isinstance(dataset, Dataset):
+        return {"train": with_origin(dataset, "train")}
+    if isinstance(dataset, Mapping):
+        return _named_splits(dataset, "")
+    if not isinstance(dataset, (str, os.PathLike)):
+        raise ValueError(f"dataset is a {type(dataset).__name__}; it must be a name, a folder, Dataset or DatasetDict.")
+    path = Path(dataset).expanduser()
+    if path.is_dir():
+        return _open_folder(path)
+    if path.is_file() or path.is_absolute() or str(dataset).startswith((".", "~")):
+        raise ValueError(
+            f"dataset='{dataset}' is no folder. Give files as train=…, validation=…, test=…; dataset= is a hub name or "
+            "a folder written by save_to_disk."
+        )
+    try:
+        loaded = datasets.load_dataset(str(dataset), config, revision=revision)
+    except (FileNotFoundError, ConnectionError, ValueError) as error:
+        raise ValueError(
+            f"The hub data set '{dataset}' (config {config}, revision {revision}) could not be opened: {error}. "
+            "Check its name and the network; local files are given as train=…, test=…."
+        ) from error
+    return _named_splits(loaded, f"{dataset}/")
+
+
+def _open_folder(folder: Path) -> dict[str, Dataset]:
+    """Copy a `save_to_disk` folder into the cache, so that later `map` calls write nothing into it."""
+    if not (folder / "dataset_dict.json").is_file() and not (folder / "state.json").is_file():
+        raise ValueError(
+            f"dataset='{folder}' was not written by save_to_disk (no dataset_dict.json or state.json). For a folder of "
+            f"files write train='{folder / 'train*.csv'}' and so on."
+        )
+    contents = "".join(_sha256(path) for path in sorted(folder.rglob("*")) if path.is_file())
+    splits = {}
+    for name, split in _named_splits(datasets.load_from_disk(str(folder)), f"{folder}/").items():
+        key = hashlib.sha256(f"{CACHE_FORMAT}\0{folder}\0{name}\0{contents}".encode())
+        cache = _cache_file(key.hexdigest())
+        if not cache.exists():
+            batches = split.with_format("arrow").iter(batch_size=1000)
+            _write_table(pa.concat_tables(batches).cast(split.features.arrow_schema), cache)
+        splits[name] = Dataset.from_file(str(cache))
+    return splits
+
+
+def _named_splits(loaded: Dataset | Mapping[str, Dataset], prefix: str) -> dict[str, Dataset]:
+    parts = {"train": loaded} if isinstance(loaded, Dataset) else dict(loaded)
+    renamed = {SPLIT_ALIASES.get(name, name): name for name in reversed(list(parts))}
+    if len(renamed) != len(parts):
+        raise ValueError(f"{prefix}: of the splits {list(parts)} two are validation splits; keep one of them.")
+    return {new: with_origin(parts[old], f"{prefix}{old}") for new, old in reversed(list(renamed.items()))}
+
+
+def with_origin(split: Dataset, name: str) -> Dataset:
+    """Add the column ``__origin__`` (``name[index]``, from 0) to a data set that has none.
+
+    Args:
+        split: the rows.
+        name: what stands before the index.
+
+    Raises:
+        ValueError: not a `Dataset` (a streaming one has no rows to index).
+    """
+    if not isinstance(split, Dataset):
+        raise ValueError(f"split '{name}' is a {type(split).__name__}; load it without streaming, as a Dataset.")
+    if ORIGIN in split.column_names or len(split) == 0:
+        return split
+    return split.add_column(ORIGIN, [f"{name}[{index}]" for index in range(len(split))])
+
+
+def _cache_file(key: str) -> Path:
+    return Path(datasets.config.HF_DATASETS_CACHE) / "hf_selfattn" / key / "rows.arrow"
+
+
+def _write_table(table: pa.Table, target: Path) -> None:
+    """Write through a temporary file, so that several processes may do it at once."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".part")
+    os.close(handle)
+    try:
+        with pa.OSFile(temporary, "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=1000)
+        os.replace(temporary, target)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

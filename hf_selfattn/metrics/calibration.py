@@ -1,0 +1,139 @@
+"""How far probabilities can be believed, and the temperature and thresholds that mend them on a validation split."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+from hf_selfattn.metrics.inputs import DEFAULT_THRESHOLD, Array, Predictions, check_problem
+from hf_selfattn.metrics.intervals import Statistic
+
+_BINS = 15
+_LEAST_PROBABILITY = 1e-15
+_TEMPERATURE_BOUNDS = (0.02, 50.0)
+
+
+def calibration_statistic(predictions: Predictions) -> Statistic:
+    """Build ece, brier and nll (see `intervals` for what a statistic is).
+
+    - ece: expected calibration error (Naeini et al. 2015) over 15 bins of equal mass (Nguyen & O'Connor 2015): the mean
+      distance of confidence and accuracy. Confidence is the top class's probability; for multi-label, every probability
+      of the row counts. The bins are cut once, on the whole data.
+    - brier: squared distance of the probabilities to the truth (Brier 1950), summed over classes, so 0 to 2 for
+      single-label and ordinal; averaged over classes for multi-label.
+    - nll: negative log-likelihood with the natural logarithm, probabilities clipped at 1e-15; averaged over classes for
+      multi-label.
+
+    Args:
+        predictions: Of a classification problem with N rows and C classes.
+    """
+    gaps = _confidence_gaps(predictions)  # (N, bins)
+    brier, nll = _row_losses(predictions)  # (N,) each
+
+    def statistic(weights: Array) -> dict[str, Array]:
+        rows = weights.sum(axis=0)
+        ece = np.abs(gaps.T @ weights).sum(axis=0) / rows
+        return {"ece": ece, "brier": brier @ weights / rows, "nll": nll @ weights / rows}
+
+    return statistic
+
+
+def fit_temperature(problem: str, references: ArrayLike, logits: ArrayLike) -> float:
+    """Find the temperature T by which to divide the logits (Guo et al. 2017, "On calibration of modern neural networks").
+
+    It minimises the negative log-likelihood, which has one minimum in log T. When every row is right by a clear margin
+    there is no finite minimum (ever sharper is ever better); T is then 1, for such data hold no evidence.
+
+    Args:
+        problem: "single_label_classification", "ordinal" or "multi_label_classification".
+        references: (N,) ints, or (N, C) 0/1 for multi-label, of the validation split.
+        logits: (N, C), before softmax (sigmoid for multi-label).
+
+    Returns:
+        T, between 0.02 and 50.
+
+    Raises:
+        ValueError: If the problem has no probabilities, shapes differ, or a value is not finite.
+    """
+    check_problem(problem)
+    if problem == "regression":
+        raise ValueError("problem is 'regression', whose outputs are no probabilities: it has no temperature.")
+    scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(references)
+    multi = problem == "multi_label_classification"
+    if scores.ndim != 2 or truth.shape != (scores.shape if multi else scores.shape[:1]) or not truth.size:
+        raise ValueError(f"references of shape {truth.shape} do not fit logits of shape {scores.shape} for {problem}.")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"logits is not finite in row {np.flatnonzero(~np.isfinite(scores).all(axis=1))[0]}.")
+
+    def loss(log_temperature: float) -> float:
+        scaled = scores / np.exp(log_temperature)
+        if multi:
+            return float(np.mean(np.logaddexp(0, scaled) - truth * scaled))
+        return float(-np.mean(log_softmax(scaled, axis=1)[np.arange(len(truth)), truth]))
+
+    low, high = np.log(_TEMPERATURE_BOUNDS)
+    best = float(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}).x)
+    return 1.0 if best < low + 0.01 else float(np.exp(best))
+
+
+def fit_thresholds(references: ArrayLike, probabilities: ArrayLike) -> Array:
+    """Find the least probability per class that maximises that class's F1 on a validation split.
+
+    A threshold lies midway between two neighbouring probabilities, or is 0.5. Of several that are equally good, the
+    nearest to 0.5 is taken; a class without positives keeps 0.5.
+
+    Args:
+        references: (N, C) 0/1.
+        probabilities: (N, C).
+
+    Returns:
+        (C,) thresholds; a class is predicted where its probability is at least its threshold.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    truth, scores = np.asarray(references), np.asarray(probabilities, dtype=np.float64)
+    if truth.ndim != 2 or truth.shape != scores.shape:
+        raise ValueError(f"references has shape {truth.shape} and probabilities {scores.shape}; both must be (N, C).")
+    return np.array([_best_threshold(truth[:, index] == 1, scores[:, index]) for index in range(truth.shape[1])])
+
+
+def _best_threshold(positive: Array, scores: Array) -> float:
+    if not positive.any():
+        return DEFAULT_THRESHOLD
+    ordered = np.unique(scores)
+    midpoints = (ordered[1:] + ordered[:-1]) / 2
+    candidates = np.concatenate([ordered[:1], midpoints, [DEFAULT_THRESHOLD]])
+    hits = np.sum(positive) - np.searchsorted(np.sort(scores[positive]), candidates)
+    claimed = len(scores) - np.searchsorted(np.sort(scores), candidates)
+    f1 = 2 * hits / (claimed + np.sum(positive))
+    best = candidates[f1 >= f1.max() - 1e-12]
+    return float(best[np.abs(best - DEFAULT_THRESHOLD).argmin()])
+
+
+def _confidence_gaps(predictions: Predictions) -> Array:
+    """Return confidence minus truth, summed per row and bin: (N, bins), each row's share of the calibration error."""
+    outputs, rows = predictions.outputs, len(predictions.outputs)
+    if predictions.problem == "multi_label_classification":
+        confidence, truth = outputs, predictions.references
+    else:
+        confidence = outputs.max(axis=1, keepdims=True)
+        truth = (predictions.predicted == predictions.references)[:, None]
+    edges = np.quantile(confidence, np.arange(1, _BINS) / _BINS)
+    bins = np.searchsorted(edges, confidence.ravel(), side="left")
+    cells = np.repeat(np.arange(rows), confidence.shape[1]) * _BINS + bins
+    gaps = np.bincount(cells, weights=(confidence - truth).ravel(), minlength=rows * _BINS)
+    return gaps.reshape(rows, _BINS) / confidence.shape[1]
+
+
+def _row_losses(predictions: Predictions) -> tuple[Array, Array]:
+    outputs, truth = predictions.outputs, predictions.references
+    clipped = np.clip(outputs, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+    if predictions.problem == "multi_label_classification":
+        likelihood = np.where(truth == 1, clipped, 1 - clipped)
+        return ((outputs - truth) ** 2).mean(axis=1), -np.log(likelihood).mean(axis=1)
+    rows = np.arange(len(truth))
+    brier = ((outputs - np.eye(outputs.shape[1])[truth]) ** 2).sum(axis=1)
+    return brier, -np.log(clipped[rows, truth])

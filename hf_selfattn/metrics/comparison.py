@@ -1,0 +1,228 @@
+"""Is system A better than system B? The paired bootstrap, on arrays or on two results files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hf_selfattn.metrics.inputs import Array, Predictions, check_predictions
+from hf_selfattn.metrics.intervals import bca_interval, check_confidence, replicate
+from hf_selfattn.metrics.scores import statistic_of
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """The difference of two systems on the same rows.
+
+    Args:
+        metric: Name of the metric.
+        value_a: Of system A.
+        value_b: Of system B.
+        difference: value_a - value_b.
+        low: Lower bound of the difference's confidence interval.
+        high: Upper bound.
+        p_value: Two-sided: how often chance alone gives at least this difference.
+    """
+
+    metric: str
+    value_a: float
+    value_b: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+    def as_dict(self) -> dict[str, str | float]:
+        """Return the fields as a dictionary."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        bounds = f"[{self.low:+.3f}, {self.high:+.3f}]"
+        return f"{self.metric}: {self.value_a:.3f} - {self.value_b:.3f} = {self.difference:+.3f} {bounds}, p = {self.p_value:.4f}"
+
+
+def paired_bootstrap(
+    problem: str,
+    metric: str,
+    references: ArrayLike,
+    outputs_a: ArrayLike,
+    outputs_b: ArrayLike,
+    label_names: Sequence[str] | None = None,
+    *,
+    thresholds_a: ArrayLike | None = None,
+    thresholds_b: ArrayLike | None = None,
+    top_one_if_none: bool = True,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> PairedTest:
+    """Test whether two systems differ, by drawing the same rows for both (Koehn 2004; Berg-Kirkpatrick et al. 2012).
+
+    With d the difference on the data and d* that on a resample, p = (1 + #{|d* - d| >= |d|}) / (1 + R): the resamples
+    scatter around d as the data scatter around the truth, so d* - d shows what a true difference of 0 would give. The
+    interval of d is BCa.
+
+    Args:
+        problem: One of the four problems.
+        metric: A name that `score` gives, such as "macro_f1" or "f1/sport".
+        references: As in `score`.
+        outputs_a: Of system A, as in `score`.
+        outputs_b: Of system B, on the same rows.
+        label_names: As in `score`; the class numbers by default.
+        thresholds_a: Of system A, as in `score`.
+        thresholds_b: Of system B.
+        top_one_if_none: As in `score`.
+        confidence: Of the interval.
+        resamples: R.
+        seed: Of the resamples.
+
+    Raises:
+        ValueError: If inputs do not fit the problem or each other, or the metric is unknown or undefined on the data.
+    """
+    check_confidence(confidence)
+    systems = [
+        check_predictions(problem, references, outputs, label_names, thresholds=least, top_one_if_none=top_one_if_none)
+        for outputs, least in ((outputs_a, thresholds_a), (outputs_b, thresholds_b))
+    ]
+    return _compare(systems[0], systems[1], metric, confidence, resamples, seed)
+
+
+def compare_results(
+    path_a: str | Path,
+    path_b: str | Path,
+    metric: str,
+    split: str = "test",
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> PairedTest:
+    """Test whether the systems of two results files differ on a split, by `paired_bootstrap`.
+
+    A results file is a JSON object with "problem", "label_names", optionally "thresholds" (C numbers) and
+    "top_one_if_none", and "splits": {"test": {"predictions_file": FILE}}. FILE is relative to the results file; each
+    line is {"row": i, "reference": ..., "output": [...] or a number}.
+
+    Args:
+        path_a: Results file of system A.
+        path_b: Results file of system B.
+        metric: A name that `score` gives.
+        split: The split on which both were evaluated.
+        confidence: Of the interval.
+        resamples: Number of bootstrap resamples.
+        seed: Of the resamples.
+
+    Raises:
+        ValueError: If a file lacks something or has it twice, or if the files differ in problem, labels, rows or
+            references.
+        FileNotFoundError: If a file does not exist.
+    """
+    check_confidence(confidence)
+    results = [_read_json(Path(path)) for path in (path_a, path_b)]
+    for field in ("problem", "label_names"):
+        first, second = (_field(result, field, path) for result, path in zip(results, (path_a, path_b), strict=True))
+        if first != second:
+            raise ValueError(f"{field} is {first} in {path_a}, but {second} in {path_b}: these cannot be compared.")
+    files = [
+        _predictions_file(result, Path(path), split) for result, path in zip(results, (path_a, path_b), strict=True)
+    ]
+    rows = [_read_rows(file) for file in files]
+    _check_same_rows(rows[0], rows[1], files[0], files[1])
+    systems = [_predictions(result, answers) for result, answers in zip(results, rows, strict=True)]
+    return _compare(systems[0], systems[1], metric, confidence, resamples, seed)
+
+
+def _compare(
+    first: Predictions, second: Predictions, metric: str, confidence: float, resamples: int, seed: int
+) -> PairedTest:
+    statistic_a, statistic_b = statistic_of(first, metric), statistic_of(second, metric)
+
+    def both(weights: Array) -> dict[str, Array]:
+        value_a, value_b = statistic_a(weights)[metric], statistic_b(weights)[metric]
+        return {"a": value_a, "b": value_b, "difference": value_a - value_b}
+
+    replicates = replicate(both, len(first.outputs), resamples, seed)
+    difference, resampled = replicates.values["difference"], replicates.resampled["difference"]
+    low, high = bca_interval(difference, resampled, replicates.jackknife["difference"], confidence)
+    defined = resampled[np.isfinite(resampled)]
+    # Rounding must not hide a tie: differences of counts are exact only up to the last digits.
+    by_chance = np.sum(np.abs(defined - difference) >= abs(difference) - 1e-12)
+    p_value = float((1 + by_chance) / (1 + len(defined)))
+    return PairedTest(metric, replicates.values["a"], replicates.values["b"], difference, low, high, p_value)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no JSON file: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, but holds a {type(content).__name__}.")
+    return content
+
+
+def _field(content: dict[str, Any], name: str, source: str | Path) -> Any:
+    if name not in content:
+        raise ValueError(f"{source} has no {name!r}; it has {', '.join(map(repr, content)) or 'nothing'}.")
+    return content[name]
+
+
+def _predictions_file(result: dict[str, Any], path: Path, split: str) -> Path:
+    splits = _field(result, "splits", path)
+    entry = _field(splits, split, f"'splits' of {path}")
+    return path.parent / str(_field(entry, "predictions_file", f"split {split!r} of {path}"))
+
+
+def _read_rows(path: Path) -> dict[int, dict[str, Any]]:
+    rows: dict[int, dict[str, Any]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            answer = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number} is no JSON: {error}") from error
+        for name in ("row", "reference", "output"):
+            _field(answer, name, f"{path}, line {number}")
+        if answer["row"] in rows:
+            raise ValueError(
+                f"{path}, line {number} answers row {answer['row']} again: there must be one answer per row."
+            )
+        rows[answer["row"]] = answer
+    return rows
+
+
+def _check_same_rows(
+    first: dict[int, dict[str, Any]], second: dict[int, dict[str, Any]], path_a: Path, path_b: Path
+) -> None:
+    unpaired = first.keys() ^ second.keys()
+    if unpaired:
+        row = min(unpaired)
+        have, lack = (path_a, path_b) if row in first else (path_b, path_a)
+        raise ValueError(
+            f"{have} answers row {row}, but {lack} does not ({len(unpaired)} such rows): evaluate both on the same rows."
+        )
+    for row, answer in first.items():
+        if answer["reference"] != second[row]["reference"]:
+            raise ValueError(
+                f"the reference of row {row} is {answer['reference']} in {path_a}, but {second[row]['reference']} "
+                f"in {path_b}: evaluate both on the same data."
+            )
+
+
+def _predictions(result: dict[str, Any], answers: dict[int, dict[str, Any]]) -> Predictions:
+    ordered = [answers[row] for row in sorted(answers)]
+    return check_predictions(
+        result["problem"],
+        [answer["reference"] for answer in ordered],
+        [answer["output"] for answer in ordered],
+        result["label_names"],
+        thresholds=result.get("thresholds"),
+        top_one_if_none=result.get("top_one_if_none", True),
+    )

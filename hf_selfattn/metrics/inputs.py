@@ -1,0 +1,163 @@
+"""What a metric is computed on: checked references and outputs, and the labels predicted from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[Any]
+
+PROBLEMS = ("single_label_classification", "multi_label_classification", "regression", "ordinal")
+DEFAULT_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Checked inputs of the metrics of one system on one split of N rows and C classes.
+
+    Args:
+        problem: One of `PROBLEMS`.
+        references: (N,) ints, (N, C) 0/1 or (N,) floats, by problem.
+        outputs: (N, C) probabilities, or (N,) values for regression.
+        predicted: What `predicted_labels` makes of the outputs.
+        label_names: C names; empty for regression.
+    """
+
+    problem: str
+    references: Array
+    outputs: Array
+    predicted: Array
+    label_names: tuple[str, ...]
+
+
+def check_problem(problem: str) -> None:
+    """Raise a ValueError unless `problem` is one of `PROBLEMS`."""
+    if problem not in PROBLEMS:
+        raise ValueError(f"problem is {problem!r}, but must be one of {', '.join(PROBLEMS)}.")
+
+
+def predicted_labels(
+    problem: str, outputs: ArrayLike, thresholds: ArrayLike | None = None, top_one_if_none: bool = True
+) -> Array:
+    """Turn outputs into answers: the argmax, the classes that pass their threshold, or the value itself.
+
+    Args:
+        problem: One of `PROBLEMS`.
+        outputs: (N, C) probabilities, or (N,) values for regression.
+        thresholds: (C,) least probability per class of a multi-label problem; 0.5 each by default.
+        top_one_if_none: Whether a multi-label row where no class passes gets its most probable class.
+
+    Returns:
+        (N,) ints, (N, C) ints 0/1 for multi-label, or (N,) floats for regression.
+
+    Raises:
+        ValueError: If the problem is unknown or a shape does not fit it.
+    """
+    check_problem(problem)
+    scores = _checked_outputs(problem, outputs)
+    if problem == "regression":
+        return scores
+    if problem != "multi_label_classification":
+        return scores.argmax(axis=1)
+    num_labels = scores.shape[1]
+    least = np.full(num_labels, DEFAULT_THRESHOLD) if thresholds is None else np.asarray(thresholds, dtype=float)
+    if least.shape != (num_labels,):
+        raise ValueError(f"thresholds has shape {least.shape}, but must be ({num_labels},): one for each class.")
+    passed = (scores >= least).astype(np.int64)
+    if top_one_if_none:
+        empty = np.flatnonzero(passed.sum(axis=1) == 0)
+        passed[empty, scores[empty].argmax(axis=1)] = 1
+    return passed
+
+
+def check_predictions(
+    problem: str,
+    references: ArrayLike,
+    outputs: ArrayLike,
+    label_names: Sequence[str] | None = None,
+    *,
+    thresholds: ArrayLike | None = None,
+    top_one_if_none: bool = True,
+) -> Predictions:
+    """Check the inputs of the metrics and predict the labels.
+
+    Args:
+        problem: One of `PROBLEMS`.
+        references: (N,) ints for single-label and ordinal, (N, C) 0/1 for multi-label, (N,) floats for regression.
+        outputs: (N, C) probabilities, or (N,) values for regression.
+        label_names: C names, by default the class numbers; not read for regression.
+        thresholds: As in `predicted_labels`.
+        top_one_if_none: As in `predicted_labels`.
+
+    Raises:
+        ValueError: With the first row at fault, if shapes differ, a value is not finite, a reference is no class,
+            or the outputs are no probabilities.
+    """
+    check_problem(problem)
+    scores = _checked_outputs(problem, outputs)
+    if problem == "regression":
+        return Predictions(problem, _checked_values(references, len(scores)), scores, scores, ())
+    rows, num_labels = scores.shape
+    _check_probabilities(problem, scores)
+    truth = _checked_classes(problem, references, rows, num_labels)
+    names = tuple(map(str, range(num_labels) if label_names is None else label_names))
+    if len(names) != num_labels or len(set(names)) != num_labels:
+        raise ValueError(
+            f"label_names must be {num_labels} different names, one per column of outputs, but is {names}."
+        )
+    predicted = predicted_labels(problem, scores, thresholds, top_one_if_none)
+    return Predictions(problem, truth, scores, predicted, names)
+
+
+def _checked_outputs(problem: str, outputs: ArrayLike) -> Array:
+    scores = np.asarray(outputs, dtype=np.float64)
+    if problem == "regression" and scores.ndim == 2 and scores.shape[1] == 1:
+        scores = scores[:, 0]
+    ndim, shape = (1, "(N,)") if problem == "regression" else (2, "(N, C)")
+    if scores.ndim != ndim or scores.size == 0:
+        raise ValueError(f"outputs has shape {scores.shape}, but {problem} needs {shape} with at least one row.")
+    bad = np.flatnonzero(~np.isfinite(scores.reshape(len(scores), -1)).all(axis=1))
+    if len(bad):
+        raise ValueError(f"outputs is not finite in row {bad[0]} ({len(bad)} such rows).")
+    return scores
+
+
+def _check_probabilities(problem: str, scores: Array) -> None:
+    bad = ((scores < 0) | (scores > 1)).any(axis=1)
+    if problem != "multi_label_classification":
+        bad |= np.abs(scores.sum(axis=1) - 1) > 0.01
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(
+            f"outputs must be probabilities, but row {row} is {np.round(scores[row], 4).tolist()}. "
+            "Apply softmax (sigmoid for multi-label) to logits first."
+        )
+
+
+def _checked_values(references: ArrayLike, rows: int) -> Array:
+    truth = np.asarray(references, dtype=np.float64)
+    if truth.shape != (rows,):
+        raise ValueError(f"references has shape {truth.shape}, but outputs has {rows} rows: one of each per row.")
+    bad = np.flatnonzero(~np.isfinite(truth))
+    if len(bad):
+        raise ValueError(f"references is not finite in row {bad[0]} ({len(bad)} such rows).")
+    return truth
+
+
+def _checked_classes(problem: str, references: ArrayLike, rows: int, num_labels: int) -> Array:
+    multi = problem == "multi_label_classification"
+    truth, expected = np.asarray(references), (rows, num_labels) if multi else (rows,)
+    if truth.shape != expected:
+        raise ValueError(f"references has shape {truth.shape}, but {problem} with these outputs needs {expected}.")
+    if truth.dtype.kind not in "biuf":
+        raise ValueError(f"references must be integers, but is of type {truth.dtype}: map label names to ids first.")
+    classes = 2 if multi else num_labels
+    bad = ~np.isin(truth, np.arange(classes)).reshape(rows, -1).all(axis=1)
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(f"references must be integers from 0 to {classes - 1}, but row {row} is {truth[row]}.")
+    return truth.astype(np.int64)

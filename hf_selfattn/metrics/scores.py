@@ -1,0 +1,112 @@
+"""All metrics of a problem, each with its confidence interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hf_selfattn.metrics.calibration import calibration_statistic
+from hf_selfattn.metrics.classification import label_statistic, proportion_intervals, ranking_statistic
+from hf_selfattn.metrics.inputs import Array, Predictions, check_predictions
+from hf_selfattn.metrics.intervals import (
+    Score,
+    Statistic,
+    basic_interval,
+    bca_interval,
+    check_confidence,
+    replicate,
+    wilson_interval,
+)
+from hf_selfattn.metrics.regression import ordinal_statistic, regression_statistic
+
+_CLASSIFICATION = (label_statistic, ranking_statistic, calibration_statistic)
+_STATISTICS = {
+    "single_label_classification": _CLASSIFICATION,
+    "multi_label_classification": _CLASSIFICATION,
+    "ordinal": (*_CLASSIFICATION, ordinal_statistic),
+    "regression": (regression_statistic,),
+}
+# Losses: their best value is 0, or has no bound; for every other metric it is 1.
+LOWER_IS_BETTER = frozenset({"ece", "brier", "nll", "mae", "rmse"})
+
+
+def score(
+    problem: str,
+    references: ArrayLike,
+    outputs: ArrayLike,
+    label_names: Sequence[str] | None,
+    *,
+    thresholds: ArrayLike | None = None,
+    top_one_if_none: bool = True,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Score]:
+    """Compute every metric of the problem with its confidence interval; a metric that is undefined on the data is absent.
+
+    Proportions of rows get Wilson's interval, the calibration error the basic bootstrap's, all others the BCa bootstrap's
+    over rows (see `intervals`).
+
+    Args:
+        problem: "single_label_classification", "multi_label_classification", "regression" or "ordinal".
+        references: (N,) ints for single-label and ordinal, (N, C) 0/1 for multi-label, (N,) floats for regression.
+        outputs: (N, C) probabilities, or (N,) values for regression.
+        label_names: C names, for the metrics per class such as "f1/NAME"; not read for regression.
+        thresholds: (C,) least probability per class of a multi-label problem; 0.5 each by default.
+        top_one_if_none: Whether a multi-label row where no class passes gets its most probable class.
+        confidence: Share of such intervals that contain the truth.
+        resamples: Number of bootstrap resamples.
+        seed: Of the resamples.
+
+    Raises:
+        ValueError: If the inputs do not fit the problem or each other.
+    """
+    check_confidence(confidence)
+    predictions = check_predictions(
+        problem, references, outputs, label_names, thresholds=thresholds, top_one_if_none=top_one_if_none
+    )
+    rows = len(predictions.outputs)
+    replicates = replicate(statistic_of(predictions), rows, resamples, seed)
+    intervals = {} if problem == "regression" else proportion_intervals(predictions, confidence)
+    scores = {}
+    for name, value in replicates.values.items():
+        if name in intervals:
+            low, high = intervals[name]
+        elif name == "ece":
+            low, high = basic_interval(value, replicates.resampled[name], confidence)
+        elif name not in LOWER_IS_BETTER and np.isclose(value, 1, rtol=0, atol=1e-12):
+            # No resample of a perfect answer shows an error: the bound is that of N right answers out of N.
+            low, high = wilson_interval(rows, rows, confidence)
+        else:
+            low, high = bca_interval(value, replicates.resampled[name], replicates.jackknife[name], confidence)
+        scores[name] = Score(value, low, high)
+    return scores
+
+
+def statistic_of(predictions: Predictions, metric: str | None = None) -> Statistic:
+    """Build the statistic of all metrics of the problem, or of the family of metrics that holds one of them.
+
+    Args:
+        predictions: Checked predictions of N rows.
+        metric: A metric's name; None for all.
+
+    Raises:
+        ValueError: If the metric is not one of the problem's, or is undefined on these data.
+    """
+    statistics = [build(predictions) for build in _STATISTICS[predictions.problem]]
+
+    def every(weights: Array) -> dict[str, Array]:
+        return {name: value for statistic in statistics for name, value in statistic(weights).items()}
+
+    if metric is None:
+        return every
+    ones = np.ones((len(predictions.outputs), 1))
+    for statistic in statistics:
+        values = statistic(ones)
+        if metric in values:
+            if np.isnan(values[metric][0]):
+                raise ValueError(f"metric {metric!r} is undefined on these data, for instance for lack of a class.")
+            return statistic
+    raise ValueError(f"metric is {metric!r}, but {predictions.problem} has {', '.join(every(ones))}.")

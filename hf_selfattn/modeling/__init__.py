@@ -1,0 +1,1 @@
+"""The model code that travels with a checkpoint: one flat folder whose files import only one another."""

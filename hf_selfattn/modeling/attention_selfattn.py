@@ -1,0 +1,338 @@
+# Copyright 2026 The hf_selfattn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The two attention heads and their learned weighted sum, on the features of any backbone.
+
+Shape suffixes: B rows, N tokens, D features, H heads, K blocks, W tokens of a block, G groups, E similarity dimensions.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_selfattn import SelfAttnConfig
+from .grouping_selfattn import block_counts, group_similarity, near_and_far_bias, sort_by_group, window_bias
+
+
+@dataclass
+class HeadMasks:
+    """What both heads need to know of the padding, made once for all layers.
+
+    Attributes:
+        lengths_B: number of real tokens of each right-padded row.
+        window_bias: additive mask of the self-attention, (B, K, W) over its windows, or None where nothing is masked.
+        block_bias: additive mask of the grouped attention, (B, K, W + K) over near and far field.
+    """
+
+    lengths_B: Tensor
+    window_bias: Tensor | None
+    block_bias: Tensor
+
+
+@dataclass
+class HeadsOutput:
+    """What `SelfAttnHeads` returns; the lists have one entry per head layer and are empty unless asked for.
+
+    Attributes:
+        features: (B, N, D) the weighted sum.
+        group_ids: (B, H, N) the group of each token in each head.
+        group_probs: (B, H, N, G) softmax of the similarity to each group.
+        summary_attentions: (B, H, N, K) attention of each token to the summary of each block.
+        fusion_weights: (2,) or (2, D) weights of the self-attention and of the grouped attention.
+    """
+
+    features: Tensor
+    group_ids: tuple[Tensor, ...]
+    group_probs: tuple[Tensor, ...]
+    summary_attentions: tuple[Tensor, ...]
+    fusion_weights: tuple[Tensor, ...]
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: object,
+) -> tuple[Tensor, Tensor]:
+    """Attend with plain matrix products; the attention weights are returned.
+
+    Args:
+        module: the attention head.
+        query: (B, H, Q, E).
+        key: (B, H, K, E).
+        value: (B, H, K, E).
+        attention_mask: additive mask that broadcasts to (B, H, Q, K), or None.
+        scaling: factor of the logits.
+        dropout: share of the weights set to 0 in training.
+    """
+    logits = query @ key.transpose(-1, -2) * scaling
+    if attention_mask is not None:
+        logits = logits + attention_mask
+    weights = F.softmax(logits, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def permute_tokens(values_BNHE: Tensor, index_BMH: Tensor) -> Tensor:
+    """Take, in each row and head, the tokens at the given places.
+
+    Args:
+        values_BNHE: per-head vectors of the tokens.
+        index_BMH: places in N.
+
+    Returns:
+        (B, M, H, E).
+    """
+    B, N, H, E = values_BNHE.shape
+    row_B11 = torch.arange(B, device=index_BMH.device)[:, None, None]
+    head_H = torch.arange(H, device=index_BMH.device)
+    flat = ((row_B11 * N + index_BMH) * H + head_H).flatten()
+    return values_BNHE.reshape(B * N * H, E).index_select(0, flat).view(B, index_BMH.shape[1], H, E)
+
+
+class SelfAttentionHead(nn.Module):
+    """Multi-head attention inside consecutive windows of the features.
+
+    Shape: (B, N, D) -> (B, N, D). A text of up to `attention_window` tokens is one window: full attention.
+    """
+
+    def __init__(self, config: SelfAttnConfig):
+        super().__init__()
+        self.config = config
+        self.num_heads = config.num_self_attention_heads
+        self.head_dim = config.head_dim
+        self.window = config.attention_window
+        self.is_causal = False
+        width = self.num_heads * self.head_dim
+        self.qkv = nn.Linear(config.hidden_size, 3 * width)
+        self.output = nn.Linear(width, config.hidden_size)
+
+    def forward(self, features_BND: Tensor, masks: HeadMasks) -> Tensor:
+        B, N, _ = features_BND.shape
+        W = min(self.window, N)
+        qkv = F.pad(self.qkv(features_BND), (0, 0, 0, -N % W))
+        qkv = qkv.view(-1, W, 3, self.num_heads, self.head_dim).transpose(1, 3)  # (B * K, H, 3, W, E)
+        bias = None
+        if masks.window_bias is not None:
+            bias = masks.window_bias.reshape(-1, 1, 1, W).to(qkv.dtype)
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attended, _ = attend(
+            self, qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], bias, scaling=self.head_dim**-0.5, dropout=0.0
+        )
+        return self.output(attended.reshape(B, -1, self.num_heads * self.head_dim)[:, :N])
+
+
+class GroupedAttentionHead(nn.Module):
+    """Attention across the whole input, precise inside a similarity group and summarised outside it.
+
+    The tokens are sorted by their most similar prototype and cut into equal blocks. In one softmax each token attends
+    to the tokens of its own block (near field) and to the mean key and value of every other block (far field), as in
+    the fast multipole method (Greengard and Rokhlin, 1987); grouping by similarity follows the Reformer (Kitaev et
+    al., 2020) and the Routing Transformer (Roy et al., 2021). The logits have the term `metric_scale * u_i . u_j`,
+    through which the similarity space u learns from the task.
+
+    Shape: (B, N, D) -> (B, N, D).
+    """
+
+    def __init__(self, config: SelfAttnConfig):
+        super().__init__()
+        self.config = config
+        self.num_heads = config.num_grouped_attention_heads
+        self.head_dim = config.head_dim
+        # Values are as wide as the keys with their metric part: attention kernels want one width.
+        self.value_dim = config.head_dim + config.group_dim
+        self.block_size = config.block_size
+        self.temperature = config.group_temperature
+        self.is_causal = False
+        self.qkv = nn.Linear(config.hidden_size, self.num_heads * (2 * self.head_dim + self.value_dim))
+        self.metric = nn.Linear(config.hidden_size, config.group_dim, bias=False)
+        self.metric_scale = nn.Parameter(torch.ones(self.num_heads))
+        self.prototypes = nn.Buffer(torch.empty(self.num_heads, config.num_groups, config.group_dim))
+        self.output = nn.Linear(self.num_heads * self.value_dim, config.hidden_size)
+
+    def forward(
+        self, features_BND: Tensor, masks: HeadMasks, output_attentions: bool = False
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        B, N, _ = features_BND.shape
+        metric_BNE = F.normalize(self.metric(features_BND), dim=-1)
+        similarity = group_similarity(metric_BNE, self.prototypes)
+        groups, order, inverse = sort_by_group(similarity, masks.lengths_B)
+
+        query, key, value = self._project(features_BND, metric_BNE, order)
+        attended, weights = self._attend(query, key, value, masks)
+        attended = permute_tokens(attended, inverse.transpose(1, 2))
+        output_BND = self.output(attended.flatten(2))
+        if not output_attentions:
+            return output_BND, ()
+
+        summary = weights[..., self.block_size :].transpose(1, 2).reshape(B, -1, self.num_heads, query.shape[1])
+        summary = permute_tokens(summary, inverse.transpose(1, 2)).transpose(1, 2)
+        return output_BND, (groups, F.softmax(similarity / self.temperature, dim=-1), summary)
+
+    def _project(self, features_BND: Tensor, metric_BNE: Tensor, order_BHN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values in sorted blocks, each (B, K, W, H, E), the metric folded into the logits."""
+        B, N, _ = features_BND.shape
+        H = self.num_heads
+        projected = self.qkv(features_BND).view(B, N, H, -1)
+        projected = torch.cat([projected, metric_BNE[:, :, None].expand(-1, -1, H, -1)], dim=-1)
+        places = F.pad(order_BHN.transpose(1, 2), (0, 0, 0, -N % self.block_size))
+        blocks = permute_tokens(projected, places).unflatten(1, (-1, self.block_size))
+        query, key, value, metric = blocks.split(
+            [self.head_dim, self.head_dim, self.value_dim, self.config.group_dim], dim=-1
+        )
+        scale = (self.metric_scale * self.head_dim**0.5)[:, None].to(metric.dtype)
+        return torch.cat([query, metric * scale], dim=-1), torch.cat([key, metric], dim=-1), value
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, masks: HeadMasks
+    ) -> tuple[Tensor, Tensor]:
+        """Attend to the own block and the summaries of the others; return (B, K * W, H, E) and the weights."""
+        B, K, W, H, E = query.shape
+        if K > 1:
+            key, value = (torch.cat([x, block_summaries(x, masks.lengths_B)], dim=2) for x in (key, value))
+        bias = masks.block_bias.to(query.dtype).flatten(0, 1)[:, None, None]
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        query, key, value = (x.flatten(0, 1).transpose(1, 2) for x in (query, key, value))
+        attended, weights = attend(self, query, key, value, bias, scaling=self.head_dim**-0.5, dropout=0.0)
+        return attended.view(B, K * W, H, E), weights
+
+
+def block_summaries(blocks_BKWHE: Tensor, lengths_B: Tensor) -> Tensor:
+    """Return the mean of the real tokens of every block, repeated for each block: (B, K, K, H, E).
+
+    Args:
+        blocks_BKWHE: keys or values in sorted blocks.
+        lengths_B: number of real tokens of each row.
+    """
+    _, K, W, _, _ = blocks_BKWHE.shape
+    counts_BK = block_counts(lengths_B, K, W)
+    is_real_BKW = torch.arange(W, device=lengths_B.device) < counts_BK[..., None]
+    share_BKW = (is_real_BKW / counts_BK.clamp(min=1)[..., None]).to(blocks_BKWHE.dtype)
+    means_BKHE = (blocks_BKWHE * share_BKW[..., None, None]).sum(dim=2)
+    return means_BKHE[:, None].expand(-1, K, -1, -1, -1)
+
+
+def build_norm(config: SelfAttnConfig) -> nn.Module:
+    """Return the normalisation layer that the configuration names.
+
+    Args:
+        config: configuration of the heads.
+    """
+    kind = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}[config.norm_type]
+    return kind(config.hidden_size, eps=config.norm_eps)
+
+
+class SelfAttnLayer(GradientCheckpointingLayer):
+    """Self-attention, grouped attention on its result, and the weighted sum `x + w_self * a + w_group * g`."""
+
+    def __init__(self, config: SelfAttnConfig):
+        super().__init__()
+        self.config = config
+        self.self_attention = SelfAttentionHead(config) if config.num_self_attention_heads else None
+        self.grouped_attention = GroupedAttentionHead(config) if config.num_grouped_attention_heads else None
+        self.self_norm = build_norm(config) if self._normalise_before and self.self_attention else None
+        self.grouped_norm = build_norm(config) if self._normalise_before and self.grouped_attention else None
+        self.output_norm = None if self._normalise_before else build_norm(config)
+        self.dropout = nn.Dropout(config.head_dropout)
+        shape = (2, config.hidden_size) if config.fusion == "channel" else (2,)
+        weight = torch.empty(shape)
+        self.fusion_weight = nn.Buffer(weight) if config.fusion == "fixed" else nn.Parameter(weight)
+
+    @property
+    def _normalise_before(self) -> bool:
+        return self.config.norm_position == "pre"
+
+    def forward(
+        self, features_BND: Tensor, masks: HeadMasks, output_attentions: bool = False
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        x, y = features_BND, features_BND
+        record: tuple[Tensor, ...] = ()
+        if self.self_attention is not None:
+            a = self.self_attention(x if self.self_norm is None else self.self_norm(x), masks)
+            y = y + self.fusion_weight[0] * self.dropout(a)
+            x = x + a
+        if self.grouped_attention is not None:
+            g, record = self.grouped_attention(
+                x if self.grouped_norm is None else self.grouped_norm(x), masks, output_attentions
+            )
+            y = y + self.fusion_weight[1] * self.dropout(g)
+        return (y if self.output_norm is None else self.output_norm(y)), record
+
+
+class SelfAttnHeads(nn.Module):
+    """Everything that stands on the backbone's features: layer mix, attention layers and fusion weights.
+
+    It is one module with one `forward`, so PEFT can train and save it whole (`modules_to_save`).
+    """
+
+    def __init__(self, config: SelfAttnConfig):
+        super().__init__()
+        self.config = config
+        self.layer_weight = nn.Parameter(torch.empty(config.num_mixed_layers)) if config.num_mixed_layers > 1 else None
+        self.layers = nn.ModuleList(SelfAttnLayer(config) for _ in range(config.num_head_layers))
+
+    def forward(
+        self,
+        hidden_states: tuple[Tensor, ...],
+        lengths_B: Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> HeadsOutput:
+        """Mix the hidden layers and apply the attention layers.
+
+        Args:
+            hidden_states: `num_mixed_layers` tensors (B, N, D) of right-padded rows.
+            lengths_B: number of real tokens of each row, or None where no token is padding.
+            output_attentions: also return groups, group probabilities, summary attentions and fusion weights.
+        """
+        features = hidden_states[-1]
+        if self.layer_weight is not None:
+            features = sum(weight * layer for weight, layer in zip(self.layer_weight, hidden_states, strict=True))
+        masks = self._masks(features, lengths_B)
+        records = []
+        for layer in self.layers:
+            features, record = layer(features, masks, output_attentions)
+            records.append(record)
+        if not output_attentions:
+            return HeadsOutput(features, (), (), (), ())
+        group_ids, group_probs, summary_attentions = zip(*records, strict=True) if all(records) else ((), (), ())
+        fusion_weights = tuple(layer.fusion_weight for layer in self.layers)
+        return HeadsOutput(features, group_ids, group_probs, summary_attentions, fusion_weights)
+
+    def _masks(self, features_BND: Tensor, lengths_B: Tensor | None) -> HeadMasks:
+        B, N, _ = features_BND.shape
+        W = min(self.config.attention_window, N)
+        nothing_masked = lengths_B is None and N % W == 0
+        if lengths_B is None:
+            lengths_B = torch.full((B,), N, device=features_BND.device)
+        dtype = features_BND.dtype
+        window_counts = block_counts(lengths_B, -(-N // W), W)
+        block_size = self.config.block_size
+        counts = block_counts(lengths_B, -(-N // block_size), block_size)
+        return HeadMasks(
+            lengths_B=lengths_B,
+            window_bias=None if nothing_masked else window_bias(window_counts, W, dtype),
+            block_bias=near_and_far_bias(counts, block_size, dtype),
+        )

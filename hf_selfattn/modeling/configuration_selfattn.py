@@ -1,0 +1,278 @@
+# Copyright 2026 The hf_selfattn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Configuration of the self-attention and grouped-attention heads on any encoder backbone."""
+
+import difflib
+from dataclasses import field, fields
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_selfattn.SelfAttnConfig",
+    "AutoModel": "modeling_selfattn.SelfAttnModel",
+    "AutoModelForSequenceClassification": "modeling_selfattn.SelfAttnForSequenceClassification",
+    "AutoModelForTokenClassification": "modeling_selfattn.SelfAttnForTokenClassification",
+}
+
+# Position embeddings of these families start at `pad_token_id + 1`, so that many rows of the table are never used.
+OFFSET_POSITION_FAMILIES = (
+    "camembert",
+    "data2vec-text",
+    "longformer",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+)
+
+# Keys that `PreTrainedConfig` takes without declaring them as fields.
+INHERITED_KEYS = frozenset(
+    {
+        "attn_implementation",
+        "experts_implementation",
+        "model_type",
+        "name_or_path",
+        "num_labels",
+        "output_attentions",
+        "per_layer_config",
+        "quantization_config",
+        "torch_dtype",
+    }
+)
+
+
+def backbone_window(backbone_config: PreTrainedConfig) -> int | None:
+    """Return the longest input of a backbone in tokens, special tokens included, or None where it has no limit.
+
+    Args:
+        backbone_config: configuration of the backbone.
+    """
+    positions = getattr(backbone_config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions <= 0:
+        return None
+    if backbone_config.model_type in OFFSET_POSITION_FAMILIES:
+        return positions - (backbone_config.pad_token_id or 0) - 1
+    return positions
+
+
+@strict
+class SelfAttnConfig(PreTrainedConfig):
+    r"""
+    Configuration of a backbone with self-attention and grouped-attention heads.
+
+    Lengths are in tokens. Every field is written to `config.json`; an unknown key is an error.
+
+    Args:
+        backbone_config (`dict` or [`PreTrainedConfig`], *optional*):
+            Configuration of any encoder that `AutoModel` builds. BERT with its defaults where it is not given.
+        num_self_attention_heads (`int`, *optional*, defaults to 4):
+            Heads of the self-attention inside a subsequence. 0 turns it off.
+        num_grouped_attention_heads (`int`, *optional*, defaults to 4):
+            Heads of the grouped attention across the whole input. 0 turns it off.
+        num_head_layers (`int`, *optional*, defaults to 1):
+            Number of stacked pairs of the two attentions.
+        head_dim (`int`, *optional*, defaults to 32):
+            Width of one attention head, for queries and keys.
+        num_groups (`int`, *optional*, defaults to 16):
+            Number of prototypes, and so of similarity groups, in each grouped-attention head.
+        group_dim (`int`, *optional*, defaults to 16):
+            Width of the learned similarity space.
+        group_temperature (`float`, *optional*, defaults to 0.1):
+            Divides the cosine similarities where group probabilities are reported.
+        block_size (`int`, *optional*, defaults to 64):
+            Tokens of one sorted block: the near field of the grouped attention.
+        subsequence_length (`int`, *optional*):
+            Window in which the backbone reads a longer input, special tokens included. The backbone's own where it
+            is not given.
+        subsequence_stride (`int`, *optional*, defaults to 64):
+            Tokens that neighbouring windows share, as the `stride` of a tokenizer.
+        attention_window (`int`, *optional*, defaults to 512):
+            Tokens over which the self-attention head looks: the features are cut into pieces of this length.
+        prefix_token_ids (`list[int]`, *optional*):
+            Special tokens that the tokenizer puts before a text; they open every window.
+        suffix_token_ids (`list[int]`, *optional*):
+            Special tokens that the tokenizer puts after a text; they close every window.
+        num_mixed_layers (`int`, *optional*, defaults to 1):
+            Number of the backbone's last hidden layers that enter the learned layer mix. 1 takes the last layer.
+        fusion (`"scalar"`, `"channel"` or `"fixed"`, *optional*, defaults to `"scalar"`):
+            The weights of the two attentions in the output: one learned number each, one learned number per
+            channel, or `fusion_init` for ever.
+        fusion_init (`float`, *optional*, defaults to 0.1):
+            First value of the fusion weights. 0 makes the model a plain linear head on the backbone.
+        norm_type (`"layernorm"` or `"rmsnorm"`, *optional*, defaults to `"layernorm"`):
+            Normalisation around the heads.
+        norm_position (`"pre"` or `"post"`, *optional*, defaults to `"pre"`):
+            Normalise the input of the heads, or the weighted sum.
+        pooling (`"class_query"`, `"mean"` or `"cls"`, *optional*, defaults to `"class_query"`):
+            How a sequence classifier reads the sequence: one learned query per class and one for all of them, the
+            mean of the tokens, or the first token.
+        head_dropout (`float`, *optional*, defaults to 0.0):
+            Dropout on the output of each attention head.
+        classifier_dropout (`float`, *optional*, defaults to 0.1):
+            Dropout before the task head.
+
+    Raises:
+        ValueError: for an unknown key, or a value outside its range.
+    """
+
+    model_type = "selfattn"
+    sub_configs = {"backbone_config": AutoConfig}
+    is_composition = True
+
+    backbone_config: dict[str, Any] | PreTrainedConfig | None = None
+
+    # Mirrored from the backbone: PEFT, Trainer and accelerate read them here.
+    hidden_size: int | None = None
+    num_hidden_layers: int | None = None
+    num_attention_heads: int | None = None
+    vocab_size: int | None = None
+    pad_token_id: int | None = None
+    initializer_range: float | None = None
+
+    num_self_attention_heads: int = 4
+    num_grouped_attention_heads: int = 4
+    num_head_layers: int = 1
+    head_dim: int = 32
+    num_groups: int = 16
+    group_dim: int = 16
+    group_temperature: float | int = 0.1
+    block_size: int = 64
+    subsequence_length: int | None = None
+    subsequence_stride: int = 64
+    attention_window: int = 512
+    prefix_token_ids: list[int] = field(default_factory=list)
+    suffix_token_ids: list[int] = field(default_factory=list)
+    num_mixed_layers: int = 1
+    fusion: Literal["scalar", "channel", "fixed"] = "scalar"
+    fusion_init: float | int = 0.1
+    norm_type: Literal["layernorm", "rmsnorm"] = "layernorm"
+    norm_position: Literal["pre", "post"] = "pre"
+    norm_eps: float = 1e-6
+    pooling: Literal["class_query", "mean", "cls"] = "class_query"
+    head_dropout: float | int = 0.0
+    classifier_dropout: float | int = 0.1
+    auto_map: dict[str, str] | None = None
+
+    def __post_init__(self, **kwargs):
+        refuse_unknown_keys(type(self), kwargs)
+        self.backbone_config = build_backbone_config(self.backbone_config)
+        super().__post_init__(**kwargs)
+        self.auto_map = dict(AUTO_MAP)
+        self._mirror_backbone()
+        self._check_windows()
+        self._check_heads()
+
+    def _mirror_backbone(self):
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "pad_token_id"):
+            setattr(self, name, getattr(self.backbone_config, name, None))
+        self.initializer_range = getattr(self.backbone_config, "initializer_range", None) or 0.02
+        if not isinstance(self.hidden_size, int):
+            raise ValueError(
+                f"The backbone {self.backbone_config.model_type!r} has no `hidden_size`, so no head can stand on its "
+                "features. Take an encoder such as BERT, RoBERTa, MPNet, DeBERTa or ModernBERT."
+            )
+
+    def _check_windows(self):
+        window = backbone_window(self.backbone_config)
+        if self.subsequence_length is None:
+            self.subsequence_length = window or 512
+        if window is not None and self.subsequence_length > window:
+            raise ValueError(
+                f"subsequence_length={self.subsequence_length} is longer than what the backbone can read ({window} "
+                f"tokens). Take at most {window}."
+            )
+        num_special = len(self.prefix_token_ids) + len(self.suffix_token_ids)
+        room = self.subsequence_length - num_special - self.subsequence_stride
+        if self.subsequence_stride < 0 or room < 1:
+            raise ValueError(
+                f"subsequence_stride={self.subsequence_stride} leaves no step: a window has "
+                f"subsequence_length={self.subsequence_length} tokens, {num_special} of them special. Take a stride "
+                f"from 0 to {max(self.subsequence_length - num_special - 1, 0)}."
+            )
+
+    def _check_heads(self):
+        least = {
+            "num_self_attention_heads": 0,
+            "num_grouped_attention_heads": 0,
+            "num_head_layers": 1,
+            "head_dim": 1,
+            "num_groups": 1,
+            "group_dim": 1,
+            "block_size": 1,
+            "attention_window": 1,
+            "num_mixed_layers": 1,
+        }
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name}={getattr(self, name)} is too small: it must be at least {minimum}.")
+        if self.head_dim % 8:
+            raise ValueError(
+                f"head_dim={self.head_dim} is not divisible by 8, which attention kernels need. Take "
+                f"{max(8, round(self.head_dim / 8) * 8)}."
+            )
+        if self.num_mixed_layers > (self.num_hidden_layers or 1) + 1:
+            raise ValueError(
+                f"num_mixed_layers={self.num_mixed_layers} is more than the backbone has: {self.num_hidden_layers} "
+                "hidden layers and the embeddings."
+            )
+        if self.group_temperature <= 0:
+            raise ValueError(f"group_temperature={self.group_temperature} must be above 0.")
+        for name in ("head_dropout", "classifier_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1.")
+
+
+def build_backbone_config(backbone_config: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig:
+    """Return the backbone's configuration as an object of its own class.
+
+    Args:
+        backbone_config: a configuration, its dictionary, or None for BERT with its defaults.
+
+    Raises:
+        ValueError: if the dictionary has no known `model_type`.
+    """
+    if isinstance(backbone_config, PreTrainedConfig):
+        return backbone_config
+    options = dict(backbone_config or {"model_type": "bert"})
+    model_type = options.pop("model_type", None)
+    if model_type is None:
+        raise ValueError("backbone_config has no `model_type`, for example 'bert'. Take it from the backbone's config.json.")
+    return AutoConfig.for_model(model_type, **options)
+
+
+def refuse_unknown_keys(config_class: type[PreTrainedConfig], options: dict[str, Any]) -> None:
+    """Raise an error for the first key that no field of the configuration has.
+
+    Args:
+        config_class: the configuration class.
+        options: the keys left over when the fields were filled.
+
+    Raises:
+        ValueError: names the key and the nearest valid one.
+    """
+    known = {item.name for item in fields(config_class)} | INHERITED_KEYS
+    for key in options:
+        if key in known or key.startswith("_"):
+            continue
+        near = difflib.get_close_matches(key, sorted(known), n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else f" Valid keys: {', '.join(sorted(known))}."
+        raise ValueError(f"{config_class.__name__} has no field {key!r}.{hint}")
+
+
+__all__ = ["SelfAttnConfig"]

@@ -1,0 +1,563 @@
+# Copyright 2026 The hf_selfattn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""SelfAttn models: self-attention and grouped-attention heads on the features of any encoder backbone."""
+
+import os
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers import initialization as init
+from transformers.utils import ModelOutput, auto_docstring, can_return_tuple
+
+from .attention_selfattn import GroupedAttentionHead, HeadsOutput, SelfAttnHeads, SelfAttnLayer
+from .configuration_selfattn import SelfAttnConfig
+from .pooling_selfattn import ClassQueryClassifier, build_sequence_classifier
+from .subsequences_selfattn import (
+    Subsequences,
+    ends_with,
+    fill_windows,
+    gather_tokens,
+    merge,
+    right_pad_order,
+    split,
+    starts_with,
+)
+
+
+@auto_docstring
+@dataclass
+class SelfAttnModelOutput(ModelOutput):
+    r"""
+    last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
+        The weighted sum of the backbone's features, the self-attention and the grouped attention.
+    hidden_states (`tuple(torch.FloatTensor)`, *optional*):
+        The backbone's hidden states, merged where the input was split.
+    attentions (`tuple(torch.FloatTensor)`, *optional*):
+        The backbone's attentions; where the input was split, one entry of the batch per window.
+    group_ids (`tuple(torch.LongTensor)`, *optional*):
+        For each head layer, the group of each token, `(batch_size, heads, sequence_length)`.
+    group_probs (`tuple(torch.FloatTensor)`, *optional*):
+        For each head layer, the probability of each group, `(batch_size, heads, sequence_length, groups)`.
+    summary_attentions (`tuple(torch.FloatTensor)`, *optional*):
+        For each head layer, the attention of each token to the summary of each block,
+        `(batch_size, heads, sequence_length, blocks)`.
+    fusion_weights (`tuple(torch.FloatTensor)`, *optional*):
+        For each head layer, the weights of the self-attention and of the grouped attention.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    group_ids: tuple[torch.LongTensor, ...] | None = None
+    group_probs: tuple[torch.FloatTensor, ...] | None = None
+    summary_attentions: tuple[torch.FloatTensor, ...] | None = None
+    fusion_weights: tuple[torch.FloatTensor, ...] | None = None
+
+
+@auto_docstring
+@dataclass
+class SelfAttnClassifierOutput(ModelOutput):
+    r"""
+    loss (`torch.FloatTensor`, *optional*):
+        The loss, where labels were given.
+    logits (`torch.FloatTensor`):
+        `(batch_size, num_labels)` for sequences, `(batch_size, sequence_length, num_labels)` for tokens.
+    hidden_states (`tuple(torch.FloatTensor)`, *optional*):
+        The backbone's hidden states, merged where the input was split.
+    attentions (`tuple(torch.FloatTensor)`, *optional*):
+        The backbone's attentions; where the input was split, one entry of the batch per window.
+    group_ids (`tuple(torch.LongTensor)`, *optional*):
+        For each head layer, the group of each token, `(batch_size, heads, sequence_length)`.
+    group_probs (`tuple(torch.FloatTensor)`, *optional*):
+        For each head layer, the probability of each group, `(batch_size, heads, sequence_length, groups)`.
+    summary_attentions (`tuple(torch.FloatTensor)`, *optional*):
+        For each head layer, the attention of each token to the summary of each block,
+        `(batch_size, heads, sequence_length, blocks)`.
+    fusion_weights (`tuple(torch.FloatTensor)`, *optional*):
+        For each head layer, the weights of the self-attention and of the grouped attention.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    group_ids: tuple[torch.LongTensor, ...] | None = None
+    group_probs: tuple[torch.FloatTensor, ...] | None = None
+    summary_attentions: tuple[torch.FloatTensor, ...] | None = None
+    fusion_weights: tuple[torch.FloatTensor, ...] | None = None
+
+
+def refuse_decoder(backbone_config: PreTrainedConfig) -> None:
+    """Raise an error for a backbone that does not read its input in both directions.
+
+    Args:
+        backbone_config: configuration of the backbone.
+
+    Raises:
+        ValueError: if the backbone is a decoder or an encoder-decoder.
+    """
+    kind = type(backbone_config)
+    only_causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
+    if backbone_config.is_encoder_decoder or getattr(backbone_config, "is_decoder", False) or only_causal:
+        raise ValueError(
+            f"The backbone {backbone_config.model_type!r} is a decoder: its features look at one side of a token "
+            "only. Take an encoder such as BERT, RoBERTa, MPNet, DeBERTa or ModernBERT."
+        )
+
+
+def build_backbone(config: SelfAttnConfig) -> PreTrainedModel:
+    """Return the backbone of a configuration, with fresh weights.
+
+    Args:
+        config: configuration of the whole model.
+
+    Raises:
+        ValueError: if the backbone is a decoder.
+    """
+    refuse_decoder(config.backbone_config)
+    return AutoModel.from_config(config.backbone_config, **pooler_options(config.backbone_config))
+
+
+def pooler_options(backbone_config: PreTrainedConfig) -> dict[str, bool]:
+    """Return the option that leaves out the backbone's pooler, whose weights would receive no gradient.
+
+    Args:
+        backbone_config: configuration of the backbone.
+    """
+    has_pooler = "add_pooling_layer" in signature(MODEL_MAPPING[type(backbone_config)]).parameters
+    return {"add_pooling_layer": False} if has_pooler else {}
+
+
+def special_token_frame(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Return the special tokens that a tokenizer puts before and after one text.
+
+    Args:
+        tokenizer: a tokenizer of transformers.
+    """
+    inner = tokenizer("a", add_special_tokens=False)["input_ids"]
+    framed = tokenizer("a")["input_ids"]
+    for start in range(len(framed) - len(inner) + 1):
+        if framed[start : start + len(inner)] == inner:
+            return framed[:start], framed[start + len(inner) :]
+    return [], []
+
+
+def real_tokens(attention_mask: Tensor | None, values: Tensor) -> Tensor | None:
+    """Return (B, T) True at real tokens, or None where all are real and that is known.
+
+    A row of padding alone keeps its first token, so that nothing is a mean over nothing.
+
+    Args:
+        attention_mask: (B, T), not 0 at real tokens, or None.
+        values: (B, T) ids or (B, T, D) embeddings.
+
+    Raises:
+        ValueError: if the mask has another shape than the input.
+    """
+    if attention_mask is None:
+        return None
+    if attention_mask.shape != values.shape[:2]:
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}, but the input has {tuple(values.shape[:2])} "
+            "(batch_size, sequence_length). Give one number per token, 0 at padding."
+        )
+    mask_BT = attention_mask.bool()
+    if not torch.compiler.is_compiling() and bool(mask_BT.all()):
+        return None
+    is_first_T = torch.arange(mask_BT.shape[1], device=mask_BT.device) == 0
+    return mask_BT | (is_first_T & ~mask_BT.any(dim=1, keepdim=True))
+
+
+def is_right_padded(mask_BT: Tensor) -> bool:
+    """Return whether padding is known to stand at the right of every row only; False while compiling.
+
+    Args:
+        mask_BT: True at real tokens.
+    """
+    return not torch.compiler.is_compiling() and bool((mask_BT[:, :-1] >= mask_BT[:, 1:]).all())
+
+
+@auto_docstring
+class SelfAttnPreTrainedModel(PreTrainedModel):
+    config: SelfAttnConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["SelfAttnLayer"]
+    _supports_sdpa = True
+    _supports_attention_backend = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, GroupedAttentionHead):
+            init.ones_(module.metric_scale)
+            init.copy_(module.prototypes, F.normalize(torch.randn_like(module.prototypes), dim=-1))
+        elif isinstance(module, SelfAttnLayer):
+            init.constant_(module.fusion_weight, self.config.fusion_init)
+        elif isinstance(module, SelfAttnHeads) and module.layer_weight is not None:
+            last_only = torch.zeros_like(module.layer_weight)
+            last_only[-1] = 1
+            init.copy_(module.layer_weight, last_only)
+        elif isinstance(module, ClassQueryClassifier):
+            init.zeros_(module.query)
+
+    @classmethod
+    def from_backbone(
+        cls,
+        name_or_path: str,
+        *,
+        dtype: torch.dtype | None = None,
+        attn_implementation: str | dict[str, str] | None = None,
+        hub_options: dict[str, Any] | None = None,
+        **head_options: Any,
+    ) -> "SelfAttnPreTrainedModel":
+        r"""
+        Attach fresh heads to the pretrained weights of a backbone.
+
+        Args:
+            name_or_path (`str`):
+                The backbone: a name on the hub or a folder.
+            dtype (`torch.dtype`, *optional*):
+                The type of all weights. That of the checkpoint where it is not given.
+            attn_implementation (`str` or `dict`, *optional*):
+                As in `from_pretrained`; a dictionary can name `backbone_config` apart.
+            hub_options (`dict`, *optional*):
+                `revision`, `token`, `cache_dir`, `local_files_only` and the like, for every file that is loaded.
+            head_options (`dict`, *optional*):
+                Fields of [`SelfAttnConfig`], such as `num_groups`, `id2label` or `problem_type`.
+
+        Raises:
+            ValueError: if the backbone is a decoder or has no hidden size, or an option is unknown.
+        """
+        hub_options = hub_options or {}
+        backbone_config = AutoConfig.from_pretrained(name_or_path, **hub_options)
+        refuse_decoder(backbone_config)
+        if "prefix_token_ids" not in head_options and "suffix_token_ids" not in head_options:
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path, **hub_options)
+            head_options["prefix_token_ids"], head_options["suffix_token_ids"] = special_token_frame(tokenizer)
+        config = SelfAttnConfig(
+            backbone_config=backbone_config, attn_implementation=attn_implementation, **head_options
+        )
+        model = cls(config)
+        backbone = AutoModel.from_pretrained(
+            name_or_path, config=config.backbone_config, **pooler_options(config.backbone_config), **hub_options
+        )
+        if os.path.isdir(name_or_path):
+            backbone.config.name_or_path = ""  # a checkpoint never names a folder of the machine that wrote it
+        model.base_model.backbone = backbone
+        return model.to(dtype or backbone.dtype).eval()
+
+
+@auto_docstring
+class SelfAttnModel(SelfAttnPreTrainedModel):
+    def __init__(self, config: SelfAttnConfig):
+        super().__init__(config)
+        self.backbone = build_backbone(config)
+        self.heads = SelfAttnHeads(config)
+        self.reads_token_types = "token_type_ids" in signature(self.backbone.forward).parameters
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.backbone.set_input_embeddings(value)
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor] | SelfAttnModelOutput:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+        want = self._wanted_outputs(kwargs)
+        values = input_ids if inputs_embeds is None else inputs_embeds
+        types = token_type_ids if self.reads_token_types else None
+
+        mask_BT = real_tokens(attention_mask, values)
+        inverse_BT, lengths_B = None, None
+        if mask_BT is not None:
+            if not is_right_padded(mask_BT):
+                order_BT, inverse_BT = right_pad_order(mask_BT)
+                values, mask_BT = gather_tokens(values, order_BT), mask_BT.gather(1, order_BT)
+                types = None if types is None else types.gather(1, order_BT)
+            lengths_B = mask_BT.sum(dim=1)
+
+        if values.shape[1] <= self.config.subsequence_length:
+            hidden_states, attentions = self._read(values, mask_BT, types, **want)
+        else:
+            hidden_states, attentions = self._read_in_windows(values, lengths_B, types, **want)
+        heads = self.heads(hidden_states[-self.config.num_mixed_layers :], lengths_B, want["output_attentions"])
+
+        features = heads.features
+        if inverse_BT is not None:
+            features = gather_tokens(features, inverse_BT)
+            hidden_states = tuple(gather_tokens(layer, inverse_BT) for layer in hidden_states)
+        return SelfAttnModelOutput(
+            last_hidden_state=features,
+            hidden_states=hidden_states if want["output_hidden_states"] else None,
+            attentions=attentions,
+            **self._head_outputs(heads, inverse_BT) if want["output_attentions"] else {},
+        )
+
+    def _wanted_outputs(self, kwargs: dict[str, Any]) -> dict[str, bool]:
+        """Return which optional outputs the caller wants; refuse arguments that no one reads."""
+        want = {}
+        for name in ("output_attentions", "output_hidden_states"):
+            asked = kwargs.pop(name, None)
+            want[name] = bool(getattr(self.config, name) if asked is None else asked)
+        if unknown := {name for name, value in kwargs.items() if value is not None}:
+            raise ValueError(
+                f"{type(self).__name__} does not read {sorted(unknown)}. It takes input_ids or inputs_embeds, "
+                "attention_mask, token_type_ids, output_attentions, output_hidden_states and return_dict."
+            )
+        if want["output_attentions"] and self.config._attn_implementation != "eager":
+            raise ValueError(
+                f"attn_implementation={self.config._attn_implementation!r} computes no attention weights. Load the "
+                "model with attn_implementation='eager', or call model.set_attn_implementation('eager')."
+            )
+        return want
+
+    def _read(
+        self,
+        values: Tensor,
+        mask_BT: Tensor | None,
+        types: Tensor | None,
+        output_attentions: bool,
+        output_hidden_states: bool,
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None]:
+        """Run the backbone; return its hidden states (only the last one where no more are needed) and attentions."""
+        every_layer = output_hidden_states or self.config.num_mixed_layers > 1
+        options = {} if types is None else {"token_type_ids": types}
+        options["input_ids" if values.dim() == 2 else "inputs_embeds"] = values
+        outputs = self.backbone(
+            attention_mask=None if mask_BT is None else mask_BT.long(),
+            output_attentions=output_attentions,
+            output_hidden_states=every_layer,
+            return_dict=True,
+            **options,
+        )
+        hidden_states = outputs.hidden_states if every_layer else (outputs.last_hidden_state,)
+        return hidden_states, outputs.attentions if output_attentions else None
+
+    def _read_in_windows(
+        self, values: Tensor, lengths_B: Tensor | None, types: Tensor | None, **want: bool
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None]:
+        """Split right-padded rows into windows, run the backbone on them and merge its hidden states."""
+        B, T = values.shape[:2]
+        if lengths_B is None:
+            lengths_B = torch.full((B,), T, device=values.device)
+        windows = self._plan_windows(values, lengths_B)
+        prefix, suffix = self._frame(values)
+        S, W = windows.mask_BSW.shape[1:]
+        window_values = fill_windows(values, windows, prefix, suffix, padding=self.config.pad_token_id or 0).flatten(0, 1)
+        window_types = None if types is None else fill_windows(types, windows, None, None).flatten(0, 1)
+        mask = windows.mask_BSW.flatten(0, 1)
+
+        used = None
+        if not torch.compiler.is_compiling():
+            used = mask.any(dim=1).nonzero()[:, 0]  # a short row has fewer windows than a long one
+            window_values, mask = window_values[used], mask[used]
+            window_types = None if window_types is None else window_types[used]
+        else:
+            mask = mask | (~mask.any(dim=1, keepdim=True) & (torch.arange(W, device=mask.device) == 0))
+        hidden_states, attentions = self._read(window_values, mask, window_types, **want)
+        if used is not None:
+            hidden_states = tuple(
+                layer.new_zeros(B * S, *layer.shape[1:]).index_copy(0, used, layer) for layer in hidden_states
+            )
+        return tuple(merge(layer.unflatten(0, (B, S)), windows) for layer in hidden_states), attentions
+
+    def _plan_windows(self, values: Tensor, lengths_B: Tensor) -> Subsequences:
+        config = self.config
+        has_prefix = has_suffix = torch.ones_like(lengths_B, dtype=torch.bool)  # embeddings come framed
+        if values.dim() == 2:
+            has_prefix = starts_with(values, config.prefix_token_ids)
+            has_suffix = ends_with(values, lengths_B, config.suffix_token_ids)
+        windows = split(
+            lengths_B,
+            values.shape[1],
+            config.subsequence_length,
+            config.subsequence_stride,
+            len(config.prefix_token_ids),
+            len(config.suffix_token_ids),
+            has_prefix,
+            has_suffix,
+        )
+        return windows if torch.compiler.is_compiling() else windows.trim()
+
+    def _frame(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the special tokens that open and close a window, as ids or as embeddings like the input."""
+        frame = tuple(
+            torch.tensor(ids, device=values.device, dtype=torch.long)
+            for ids in (self.config.prefix_token_ids, self.config.suffix_token_ids)
+        )
+        if values.dim() == 2:
+            return frame
+        embed = self.get_input_embeddings()
+        return tuple(embed(ids).to(values.dtype) for ids in frame)
+
+    def _head_outputs(self, heads: HeadsOutput, inverse_BT: Tensor | None) -> dict[str, tuple[Tensor, ...]]:
+        """Return the named fields of the heads, their tokens in the order of the input."""
+        per_token = {
+            "group_ids": heads.group_ids,
+            "group_probs": heads.group_probs,
+            "summary_attentions": heads.summary_attentions,
+        }
+        if inverse_BT is not None:
+            for name, layers in per_token.items():
+                per_token[name] = tuple(
+                    layer.take_along_dim(inverse_BT[:, None].reshape(-1, 1, inverse_BT.shape[1], *[1] * (layer.dim() - 3)), 2)
+                    for layer in layers
+                )
+        return {**per_token, "fusion_weights": heads.fusion_weights}
+
+
+def mean_loss(loss: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+    """Return the mean of losses, over the whole batch where gradients are accumulated or several processes train.
+
+    Args:
+        loss: one loss per label that counts.
+        num_items_in_batch: labels of all the steps and processes that share one update, as `Trainer` counts them,
+            or None for those at hand.
+    """
+    if num_items_in_batch is None:
+        return loss.mean() if loss.numel() else loss.sum()
+    return loss.sum() / num_items_in_batch
+
+
+@auto_docstring
+class SelfAttnForSequenceClassification(SelfAttnPreTrainedModel):
+    def __init__(self, config: SelfAttnConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = SelfAttnModel(config)
+        self.classifier = build_sequence_classifier(config)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor] | SelfAttnClassifierOutput:
+        r"""
+        labels (`torch.Tensor`, *optional*):
+            `(batch_size,)` class numbers, `(batch_size, num_labels)` 0 and 1 for multi-label classification, or
+            `(batch_size,)` numbers for regression.
+        num_items_in_batch (`torch.Tensor` or `int`, *optional*):
+            Number of labels that share one update, as `Trainer` counts them.
+        """
+        outputs = self.model(input_ids, attention_mask, token_type_ids, inputs_embeds, return_dict=True, **kwargs)
+        logits = self.classifier(outputs.last_hidden_state, attention_mask)
+        loss = None if labels is None else self._loss(logits.float(), labels, num_items_in_batch)
+        return SelfAttnClassifierOutput(loss=loss, logits=logits, **without_features(outputs))
+
+    def _problem_type(self, labels: Tensor) -> str:
+        """Return the configured problem type, or the one that the labels show."""
+        if self.config.problem_type is not None:
+            return self.config.problem_type
+        if self.num_labels == 1:
+            return "regression"
+        return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+
+    def _loss(self, logits_BC: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+        problem_type = self._problem_type(labels)
+        if problem_type == "single_label_classification":
+            known = labels != -100
+            return mean_loss(F.cross_entropy(logits_BC[known], labels[known], reduction="none"), num_items_in_batch)
+        targets = labels.to(logits_BC.dtype).view_as(logits_BC)
+        if problem_type == "regression":
+            return mean_loss(F.mse_loss(logits_BC, targets, reduction="none"), num_items_in_batch)
+        return mean_loss(F.binary_cross_entropy_with_logits(logits_BC, targets, reduction="none"), num_items_in_batch)
+
+
+@auto_docstring
+class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
+    def __init__(self, config: SelfAttnConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = SelfAttnModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor] | SelfAttnClassifierOutput:
+        r"""
+        labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+            Class numbers; -100 where a token has no label.
+        num_items_in_batch (`torch.Tensor` or `int`, *optional*):
+            Number of labels that share one update, as `Trainer` counts them.
+        """
+        outputs = self.model(input_ids, attention_mask, token_type_ids, inputs_embeds, return_dict=True, **kwargs)
+        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+        loss = None
+        if labels is not None:
+            losses = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")
+            num_labels = (labels != -100).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+            loss = losses.sum() / num_labels
+        return SelfAttnClassifierOutput(loss=loss, logits=logits, **without_features(outputs))
+
+
+def without_features(outputs: SelfAttnModelOutput) -> dict[str, Any]:
+    """Return the fields of a model output that a task model passes on.
+
+    Args:
+        outputs: output of the base model.
+    """
+    return {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+
+
+__all__ = [
+    "SelfAttnForSequenceClassification",
+    "SelfAttnForTokenClassification",
+    "SelfAttnModel",
+    "SelfAttnPreTrainedModel",
+]

@@ -1,0 +1,247 @@
+# Copyright 2026 The hf_selfattn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Split an input of any length into windows and merge the features of the windows back: pure functions of tensors.
+
+Shape suffixes: B rows, T tokens of a padded row, S windows of a row, W tokens of a window, D features.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Subsequences:
+    """Where each slot of each window comes from, and where each token's features are found again.
+
+    Attributes:
+        source_BSW: index into the row's T tokens for each slot; in a suffix slot that of the text token before it,
+            0 in prefix and padding slots.
+        prefix_BSW: number of the prefix token in the slot, or -1.
+        suffix_BSW: number of the suffix token in the slot, or -1.
+        mask_BSW: True where the slot holds a token.
+        slot_BT: for each token of the row, the index into its S * W slots from which its features are taken.
+    """
+
+    source_BSW: Tensor
+    prefix_BSW: Tensor
+    suffix_BSW: Tensor
+    mask_BSW: Tensor
+    slot_BT: Tensor
+
+    def trim(self) -> "Subsequences":
+        """Return the same plan without the windows and slots that no row uses."""
+        S = int(self.mask_BSW.any(dim=2).sum(dim=1).max())
+        W = int(self.mask_BSW.sum(dim=2).max())
+        width = self.mask_BSW.shape[2]
+        return Subsequences(
+            source_BSW=self.source_BSW[:, :S, :W],
+            prefix_BSW=self.prefix_BSW[:, :S, :W],
+            suffix_BSW=self.suffix_BSW[:, :S, :W],
+            mask_BSW=self.mask_BSW[:, :S, :W],
+            slot_BT=self.slot_BT // width * W + self.slot_BT % width,
+        )
+
+
+def right_pad_order(mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the order that moves the real tokens of each row to its front, and its inverse.
+
+    Args:
+        mask_BT: True at real tokens.
+
+    Returns:
+        Two (B, T) index tensors: `x.gather(1, order)` is right-padded, `y.gather(1, inverse)` puts it back.
+    """
+    order_BT = torch.argsort((~mask_BT).long(), dim=1, stable=True)
+    return order_BT, invert_permutation(order_BT)
+
+
+def invert_permutation(order: Tensor) -> Tensor:
+    """Return the inverse of permutations along the last dimension, by scatter.
+
+    Args:
+        order: (..., N) permutations of 0 … N - 1.
+    """
+    positions = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(-1, order, positions)
+
+
+def gather_tokens(values: Tensor, index_BN: Tensor) -> Tensor:
+    """Take tokens from each row of (B, T) ids or (B, T, D) features.
+
+    Args:
+        values: (B, T) or (B, T, D).
+        index_BN: (B, N) indices into T.
+    """
+    if values.dim() == 3:
+        index_BN = index_BN[..., None].expand(-1, -1, values.shape[-1])
+    return values.gather(1, index_BN)
+
+
+def starts_with(input_ids_BT: Tensor, token_ids: list[int]) -> Tensor:
+    """Return (B,) True where a right-padded row begins with the given tokens.
+
+    Args:
+        input_ids_BT: right-padded rows.
+        token_ids: the tokens looked for.
+    """
+    wanted = torch.tensor(token_ids, device=input_ids_BT.device, dtype=input_ids_BT.dtype)
+    return (input_ids_BT[:, : len(token_ids)] == wanted).all(dim=1)
+
+
+def ends_with(input_ids_BT: Tensor, lengths_B: Tensor, token_ids: list[int]) -> Tensor:
+    """Return (B,) True where the real part of a right-padded row ends with the given tokens.
+
+    Args:
+        input_ids_BT: right-padded rows.
+        lengths_B: number of real tokens of each row.
+        token_ids: the tokens looked for.
+    """
+    wanted = torch.tensor(token_ids, device=input_ids_BT.device, dtype=input_ids_BT.dtype)
+    offsets = torch.arange(len(token_ids), device=input_ids_BT.device) - len(token_ids)
+    index = (lengths_B[:, None] + offsets).clamp(min=0)
+    return (input_ids_BT.gather(1, index) == wanted).all(dim=1)
+
+
+def ceil_div(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Return the quotient of integers, rounded up.
+
+    Args:
+        numerator: integers of at least 0.
+        denominator: integers of at least 1.
+    """
+    return (numerator + denominator - 1) // denominator
+
+
+def num_windows(length: int, capacity: int, stride: int) -> int:
+    """Return how many windows a text needs.
+
+    Args:
+        length: tokens of the text, without special tokens.
+        capacity: tokens of a window, without special tokens.
+        stride: tokens that neighbouring windows share.
+    """
+    return max(1, ceil((length - stride) / (capacity - stride)))
+
+
+def split(
+    lengths_B: Tensor,
+    num_tokens: int,
+    window: int,
+    stride: int,
+    num_prefix: int,
+    num_suffix: int,
+    has_prefix_B: Tensor,
+    has_suffix_B: Tensor,
+) -> Subsequences:
+    """Plan the windows of right-padded rows.
+
+    A row's text, without its special tokens, is cut into the least number of equally long windows, so the plan of a
+    row depends on that row alone. Where the row is framed by special tokens, each window is. In the tokens that two
+    windows share, the first half is taken from the left window and the second half from the right one: each token
+    from the window in which it has most context. The row's own special tokens come from its first and last window.
+
+    Args:
+        lengths_B: number of real tokens of each row, special tokens included.
+        num_tokens: T, the padded length.
+        window: W, the length of a window, special tokens included.
+        stride: tokens that neighbouring windows share.
+        num_prefix: special tokens before a window.
+        num_suffix: special tokens after a window.
+        has_prefix_B: True where the row itself begins with the prefix.
+        has_suffix_B: True where the row itself ends with the suffix.
+    """
+    device = lengths_B.device
+    smallest_capacity = window - num_prefix - num_suffix
+    most_windows = num_windows(num_tokens, smallest_capacity, stride)
+    prefix_B1 = (has_prefix_B.long() * num_prefix)[:, None]
+    suffix_B1 = (has_suffix_B.long() * num_suffix)[:, None]
+    capacity_B1 = window - prefix_B1 - suffix_B1
+    text_B1 = (lengths_B[:, None] - prefix_B1 - suffix_B1).clamp(min=0)
+
+    fresh_B1 = (text_B1 - stride).clamp(min=1)  # tokens of the text less those that two windows share
+    count_B1 = ceil_div(fresh_B1, capacity_B1 - stride)
+    step_B1 = ceil_div(fresh_B1, count_B1)
+    last_B1 = count_B1 - 1
+
+    # From the windows to the row: what stands in each slot.
+    window_S = torch.arange(most_windows, device=device)[None]
+    start_BS = window_S * step_B1
+    size_BS = torch.minimum(step_B1 + stride, text_B1 - start_BS).clamp(min=0)
+    in_use_BS1 = (window_S < count_B1)[..., None]
+    slot_W = torch.arange(window, device=device)
+    in_text_BSW = slot_W - prefix_B1[..., None]
+    in_suffix_BSW = in_text_BSW - size_BS[..., None]
+    is_prefix_BSW = (in_text_BSW < 0) & in_use_BS1
+    is_text_BSW = (in_text_BSW >= 0) & (in_suffix_BSW < 0) & in_use_BS1
+    is_suffix_BSW = (in_suffix_BSW >= 0) & (in_suffix_BSW < suffix_B1[..., None]) & in_use_BS1
+    nearest_BSW = torch.minimum(in_text_BSW, size_BS[..., None] - 1)
+    source_BSW = (prefix_B1[..., None] + start_BS[..., None] + nearest_BSW).clamp(min=0)
+
+    # From the row to the windows: where each token's features are.
+    token_T = torch.arange(num_tokens, device=device)[None]
+    in_text_BT = token_T - prefix_B1
+    window_BT = torch.minimum((in_text_BT - stride // 2).clamp(min=0) // step_B1, last_B1)
+    window_BT = torch.where(in_text_BT < text_B1, window_BT, last_B1)
+    slot_BT = window_BT * window + prefix_B1 + in_text_BT - window_BT * step_B1
+
+    return Subsequences(
+        source_BSW=torch.where(is_text_BSW | is_suffix_BSW, source_BSW, 0),
+        prefix_BSW=torch.where(is_prefix_BSW, slot_W, -1),
+        suffix_BSW=torch.where(is_suffix_BSW, in_suffix_BSW, -1),
+        mask_BSW=is_prefix_BSW | is_text_BSW | is_suffix_BSW,
+        slot_BT=torch.where(token_T < lengths_B[:, None], slot_BT, 0),
+    )
+
+
+def fill_windows(
+    values: Tensor, windows: Subsequences, prefix: Tensor | None, suffix: Tensor | None, padding: int = 0
+) -> Tensor:
+    """Copy tokens into their windows and frame them.
+
+    Args:
+        values: (B, T) ids or (B, T, D) embeddings of right-padded rows.
+        windows: the plan of `split`.
+        prefix: (P,) ids or (P, D) embeddings put before each window, or None to repeat the row's first value.
+        suffix: the same after each window, or None to repeat the last value of its text.
+        padding: the id in empty slots.
+
+    Returns:
+        (B, S, W) ids or (B, S, W, D) embeddings.
+    """
+    B, S, W = windows.mask_BSW.shape
+    filled = gather_tokens(values, windows.source_BSW.reshape(B, S * W)).reshape(B, S, W, *values.shape[2:])
+    for frame, number_BSW in ((prefix, windows.prefix_BSW), (suffix, windows.suffix_BSW)):
+        if frame is not None and frame.shape[0] > 0:
+            is_frame = number_BSW >= 0
+            special = frame[number_BSW.clamp(min=0)]
+            filled = torch.where(is_frame if values.dim() == 2 else is_frame[..., None], special, filled)
+    if values.dim() == 3:
+        return filled * windows.mask_BSW[..., None].to(values.dtype)
+    return torch.where(windows.mask_BSW, filled, padding)
+
+
+def merge(features: Tensor, windows: Subsequences) -> Tensor:
+    """Put the features of the windows back into one sequence per row.
+
+    Args:
+        features: (B, S, W, D) features of the windows.
+        windows: the plan of `split`.
+
+    Returns:
+        (B, T, D).
+    """
+    return gather_tokens(features.flatten(1, 2), windows.slot_BT)
