@@ -12,7 +12,6 @@ from .modeling.modeling_selfattn import (
     SelfAttnModel,
 )
 
-
 __version__ = "0.1.0"
 
 AutoConfig.register("selfattn", SelfAttnConfig, exist_ok=True)

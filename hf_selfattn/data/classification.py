@@ -10,10 +10,21 @@ from datasets import ClassLabel, Dataset, DatasetDict, List, Value
 
 from .labels import LabelScheme, Target, degenerate, label_twins, read_scheme
 from .reading import ORIGIN
-from .rows import BadRow, Columns, Finding, column_values, inspect_rows, summarise
+from .rows import BadRow, Columns, bad_rows_message, column_values, inspect_rows, summarise
 from .sources import with_origin
 
-TEXT_NAMES = ("sentence", "review", "content", "document", "comment", "tweet", "body", "message", "utterance", "abstract")
+TEXT_NAMES = (
+    "sentence",
+    "review",
+    "content",
+    "document",
+    "comment",
+    "tweet",
+    "body",
+    "message",
+    "utterance",
+    "abstract",
+)
 PAIR_NAMES = {
     "text": "text_pair",
     "text_a": "text_b",
@@ -48,7 +59,7 @@ class ClassificationData:
     """Checked data of one classification problem.
 
     Args:
-        splits: columns ``text``, perhaps ``text_pair``, ``label``, ``__origin__`` and the kept ones. ``label`` is an int
+        splits: columns ``text``, perhaps ``text_pair``, ``label``, ``__origin__`` and the kept ones; a label is an int
             (single-label, ordinal), C floats of 0 and 1 (multi-label) or a float (regression).
         problem: one of `labels.PROBLEMS`.
         label_names: the C names in the order of the targets; for regression the name of the one value.
@@ -98,7 +109,8 @@ def prepare(
     inspected = {name: inspect_rows(split, columns, scheme) for name, split in splits.items()}
     findings = [finding for name, (_, bad) in inspected.items() for finding in summarise(name, bad)]
     if findings and on_bad_row == "error":
-        raise ValueError(_bad_rows_message(findings, scheme))
+        known = {"label_unknown": f"{MENDS['label_unknown']} Known labels: {scheme.names[:20]}."}
+        raise ValueError(bad_rows_message(findings, {**MENDS, **known}))
     notes += scheme.notes + [f"Dropped {finding}." for finding in findings] + _label_notes(scheme)
     kept = list(keep_columns)
     prepared = {
@@ -143,14 +155,14 @@ def find_columns(
     notes: list[str] = []
     text = text_column or _known_column(found, "text", ("text", *PAIR_NAMES), TEXT_NAMES, first, notes)
     pair = text_pair_column
-    if pair is None and text_column is None and PAIR_NAMES.get(text.lower()) in map(str.lower, found):
-        pair = next(name for name in found if name.lower() == PAIR_NAMES[text.lower()])
+    if pair is None and text_column is None:
+        pair = next((name for name in found if name.lower() == PAIR_NAMES.get(text.lower())), None)
     label = label_column or _known_column(found, "label", ("label", "labels"), LABEL_NAMES, first, notes)
     columns = Columns(text, pair, label)
     names = [*columns.texts, label]
     if len(set(names)) < len(names):
         raise ValueError(f"text_column, text_pair_column and label_column must differ; they are {names}.")
-    for option, name in zip(("text_column", "label_column", "text_pair_column"), (text, label, pair)):
+    for option, name in zip(("text_column", "label_column", "text_pair_column"), (text, label, pair), strict=True):
         for split_name, split in splits.items():
             if name is not None and name not in split.column_names:
                 raise ValueError(
@@ -196,21 +208,10 @@ def _label_notes(scheme: LabelScheme) -> list[str]:
     if scheme.problem == "regression":
         return []
     shown = ", ".join(scheme.names[:20]) + (", …" if len(scheme.names) > 20 else "")
-    twins = [f"Warning: the labels {group} look like one label; they stay apart." for group in label_twins(scheme.names)]
+    twins = [
+        f"Warning: the labels {group} look like one label; they stay apart." for group in label_twins(scheme.names)
+    ]
     return [f"Labels ({len(scheme.names)}): {shown}.", *twins]
-
-
-def _bad_rows_message(findings: list[Finding], scheme: LabelScheme) -> str:
-    rows = sum(finding.count for finding in findings)
-    lines = [f"  {finding}" for finding in findings[:20]]
-    if len(findings) > 20:
-        lines.append(f"  … and {len(findings) - 20} more kinds")
-    kinds = {finding.kind for finding in findings}
-    mends = [mend for kind, mend in MENDS.items() if kind in kinds]
-    if "label_unknown" in kinds:
-        mends.append(f"Known labels: {scheme.names[:20]}.")
-    ending = "Mend these rows, or set on_bad_row='drop' to leave them out (they are counted)."
-    return "\n".join([f"{rows} mistake(s) in the rows:", *lines, *mends, ending])
 
 
 def _build(
@@ -230,14 +231,13 @@ def _build(
             f"the columns found are {found_columns(split)}."
         )
     dropped = {row.index for row in bad}
-    texts = dict(zip(columns.texts, ("text", "text_pair")))
+    texts = dict(zip(columns.texts, ("text", "text_pair")[: len(columns.texts)], strict=True))
     result = split.with_format(None).select_columns([*texts, *keep, ORIGIN])
-    for old, new in texts.items():
-        if result.features[old].dtype not in ("string", "large_string"):  # mixed types: the bad rows are dropped below
-            values = [value if isinstance(value, str) else None for value in column_values(result, old)]
-            result = result.remove_columns(old).add_column(new, values, feature=Value("string"))
-        elif old != new:
-            result = result.rename_column(old, new)
+    for name in columns.texts:
+        if getattr(result.features[name], "dtype", "") not in ("string", "large_string"):  # a mixed or empty column
+            values = [value if isinstance(value, str) else None for value in column_values(result, name)]
+            result = result.remove_columns(name).add_column(name, values, feature=Value("string"))
+    result = result.rename_columns(texts)
     result = result.add_column("label", targets, feature=_label_feature(scheme))
     if dropped:
         result = result.select([index for index in range(len(result)) if index not in dropped])

@@ -99,7 +99,7 @@ def named_values(split: Dataset, column: str) -> Iterable[Any]:
     """
     names = _class_names(split, column)
     for batch in split.with_format(None).select_columns([column]).iter(batch_size=1000):
-        for value in batch[column]:  # type: ignore[index]
+        for value in batch[column]:
             yield value if names is None else _class_name(value, names)
 
 
@@ -161,7 +161,7 @@ def degenerate(scheme: LabelScheme, targets: Iterable[Target]) -> str:
     if scheme.problem == "regression":
         return f"all {rows} labels are {target}"
     if isinstance(target, tuple):
-        return f"all {rows} rows have the same labels {[n for n, on in zip(scheme.names, target) if on]}"
+        return f"all {rows} rows have the same labels {[n for n, on in zip(scheme.names, target, strict=True) if on]}"
     return f"there is one class only: '{scheme.names[int(target)]}' ({rows} rows)"
 
 
@@ -213,7 +213,9 @@ def _with_names(
         numeric = bool(items) and all(number is not None and math.isfinite(number) for number in numbers)
         whole = numeric and all(number.is_integer() for number in numbers if number is not None)
         scheme = _changed(scheme, numeric=numeric, whole=whole)
-    observed = {_name(item, scheme) for item in items if not isinstance(item, (list, dict)) and _is_label(item, scheme)}
+    observed = {
+        _name(item, scheme) for item in items if not isinstance(item, (list, dict)) and _is_label(item, scheme)
+    }
     if given is not None:
         return _with_given_names(scheme, observed, list(given))
     if declared is not None:
@@ -263,7 +265,11 @@ def _split_labels(value: Any, separator: str) -> list[Any]:
     if isinstance(value, list):
         return value
     if isinstance(value, str):
-        return [part.strip() for part in value.split(separator) if part.strip()] if separator else [value] * bool(value.strip())
+        return (
+            [part.strip() for part in value.split(separator) if part.strip()]
+            if separator
+            else [value] * bool(value.strip())
+        )
     return [value]
 
 

@@ -18,6 +18,8 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .conll import LINES, conll_rows
+
 ORIGIN = "__origin__"
 BATCH_ROWS = 10_000
 ENCODING_MARKS = {
@@ -31,9 +33,10 @@ ENCODING_MARKS = {
 def read_table(path: Path) -> pa.Table:
     """Read one file into a table with the extra text column ``__origin__``.
 
-    ``__origin__`` is ``file:line`` for CSV, TSV and JSON lines (the first line of the row, as an editor counts) and
-    ``file[index]`` (from 0) for JSON arrays, Parquet and Arrow.
-    CSV cells stay text, whatever they look like; a JSON column of mixed types keeps its values as JSON.
+    ``__origin__`` is ``file:line`` for CSV, TSV, JSON lines and CoNLL columns (the first line of the row, as an editor
+    counts) and ``file[index]`` (from 0) for JSON arrays, Parquet and Arrow.
+    CSV cells stay text, whatever they look like; a JSON column of mixed types keeps its values as JSON. A row of a
+    CoNLL column file is a sentence (see `conll.conll_rows`).
 
     Args:
         path: a file ending in one of `FORMATS`, perhaps followed by one of `COMPRESSIONS`.
@@ -162,12 +165,19 @@ def _read_json(stream: IO[bytes], path: Path) -> pa.Table:
     for index, row in enumerate(rows):
         problem = _row_problem(row)
         if problem:
-            raise ValueError(f"{path}[{index}]: {problem}; the array must hold objects such as {{\"text\": \"…\"}}.")
+            raise ValueError(f'{path}[{index}]: {problem}; the array must hold objects such as {{"text": "…"}}.')
     tables = [
         _table_from_rows([{**row, ORIGIN: f"{path}[{index}]"} for index, row in batch])
         for batch in _batched(enumerate(rows))
     ]
     return _concatenated(tables)
+
+
+def _read_conll(stream: IO[bytes], path: Path) -> pa.Table:
+    batches = _batched(conll_rows(_decoded_lines(stream, path), path))
+    return _concatenated(
+        [_table_from_rows([{**row, ORIGIN: f"{path}:{row[LINES][0]}"} for row in batch]) for batch in batches]
+    )
 
 
 def _parse_json_row(line: str) -> tuple[dict[str, Any], str]:
@@ -224,9 +234,7 @@ def _concatenated(tables: list[pa.Table]) -> pa.Table:
 def _with_json_column(table: pa.Table, name: str) -> pa.Table:
     if name not in table.column_names or isinstance(table.schema.field(name).type, pa.JsonType):
         return table
-    return table.set_column(
-        table.column_names.index(name), name, _json_array(table.column(name).to_pylist())
-    )
+    return table.set_column(table.column_names.index(name), name, _json_array(table.column(name).to_pylist()))
 
 
 def _read_parquet(stream: IO[bytes], path: Path) -> pa.Table:
@@ -291,8 +299,8 @@ def _open_zstd(path: Path) -> IO[bytes]:
 
 COMPRESSIONS: dict[str, Callable[[Path], IO[bytes]]] = {
     ".gz": gzip.open,  # type: ignore[dict-item]
-    ".bz2": bz2.open,  # type: ignore[dict-item]
-    ".xz": lzma.open,  # type: ignore[dict-item]
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
     ".zst": _open_zstd,
 }
 FORMATS: dict[str, Callable[[IO[bytes], Path], pa.Table]] = {
@@ -303,4 +311,7 @@ FORMATS: dict[str, Callable[[IO[bytes], Path], pa.Table]] = {
     ".ndjson": _read_json_lines,
     ".parquet": _read_parquet,
     ".arrow": _read_arrow,
+    **dict.fromkeys(
+        (".txt", ".conll", ".conllu", ".conllup", ".iob", ".iob2", ".bio", ".bioes", ".bmes"), _read_conll
+    ),
 }

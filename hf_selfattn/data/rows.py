@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,16 +40,17 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Finding:
-    """One sort of mistake in one split, with the number of rows and up to three places."""
+    """One sort of mistake in one split, with the number of rows (or of another unit) and up to three places."""
 
     kind: str
     split: str
     message: str
     count: int
     places: list[str]
+    unit: str = "row(s)"
 
     def __str__(self) -> str:
-        return f"{self.split}: {self.message}: {self.count} row(s), {listed(self.places, self.count)}"
+        return f"{self.split}: {self.message}: {self.count} {self.unit}, {listed(self.places, self.count)}"
 
 
 def inspect_rows(split: Dataset, columns: Columns, scheme: LabelScheme) -> tuple[list[Target | None], list[BadRow]]:
@@ -67,7 +68,7 @@ def inspect_rows(split: Dataset, columns: Columns, scheme: LabelScheme) -> tuple
     bad: list[BadRow] = []
     for column in columns.texts:
         for index, text in enumerate(column_values(split, column)):
-            kind, message = _text_mistake(text)
+            kind, message = text_mistake(text)
             if kind:
                 bad.append(BadRow(index, places[index], kind, f"column '{column}': {message}"))
     targets: list[Target | None] = []
@@ -80,19 +81,36 @@ def inspect_rows(split: Dataset, columns: Columns, scheme: LabelScheme) -> tuple
     return targets, bad
 
 
-def summarise(split: str, bad: Iterable[BadRow]) -> list[Finding]:
+def summarise(split: str, bad: Iterable[BadRow], unit: str = "row(s)") -> list[Finding]:
     """Group mistakes of the same sort into findings.
 
     Args:
         split: the split's name.
         bad: its mistakes.
+        unit: what one mistake is counted as.
     """
     groups: dict[tuple[str, str], list[str]] = {}
     for row in bad:
         groups.setdefault((row.kind, row.message), []).append(row.place)
     return [
-        Finding(kind, split, message, len(places), places[:PLACES]) for (kind, message), places in groups.items()
+        Finding(kind, split, message, len(places), places[:PLACES], unit) for (kind, message), places in groups.items()
     ]
+
+
+def bad_rows_message(findings: Sequence[Finding], mends: Mapping[str, str]) -> str:
+    """Write the error that lists all mistakes and says how to mend them.
+
+    Args:
+        findings: what `summarise` made of the mistakes.
+        mends: advice by kind of mistake; only that on the kinds found is given.
+    """
+    lines = [f"  {finding}" for finding in findings[:20]]
+    if len(findings) > 20:
+        lines.append(f"  … and {len(findings) - 20} more kinds")
+    kinds = {finding.kind for finding in findings}
+    advice = [mend for kind, mend in mends.items() if kind in kinds]
+    ending = "Mend these rows, or set on_bad_row='drop' to leave them out (they are counted)."
+    return "\n".join([f"{sum(f.count for f in findings)} mistake(s) in the rows:", *lines, *advice, ending])
 
 
 def column_values(split: Dataset, column: str) -> list[Any]:
@@ -103,7 +121,7 @@ def column_values(split: Dataset, column: str) -> list[Any]:
         column: the column's name.
     """
     batches = split.with_format(None).select_columns([column]).iter(batch_size=1000)
-    return [value for batch in batches for value in batch[column]]  # type: ignore[index]
+    return [value for batch in batches for value in batch[column]]
 
 
 def listed(places: Sequence[str], count: int) -> str:
@@ -111,7 +129,12 @@ def listed(places: Sequence[str], count: int) -> str:
     return ", ".join(places[:PLACES]) + (", …" if count > PLACES else "")
 
 
-def _text_mistake(text: Any) -> tuple[str, str]:
+def text_mistake(text: Any) -> tuple[str, str]:
+    """Give the kind of mistake and what is wrong with a text cell; two empty strings if it is right.
+
+    Args:
+        text: the cell.
+    """
     if text is None:
         return "text_missing", "no text (null)"
     if not isinstance(text, str):

@@ -57,7 +57,9 @@ def load_splits(
     specs: dict[str, PathSpec | None] = {"train": train, "validation": validation, "test": test}
     files = {name: spec for name, spec in specs.items() if spec is not None}
     if dataset is None and not files and not extra:
-        raise ValueError("no data: set train=… (a path, a glob or a list of them) or dataset=… (a hub name or folder).")
+        raise ValueError(
+            "no data: set train=… (a path, a glob or a list of them) or dataset=… (a hub name or folder)."
+        )
     clash = [name for name in extra if name in STANDARD_SPLITS]
     if clash:
         raise ValueError(f"extra test set(s) {clash}: these names are taken; choose others than {STANDARD_SPLITS}.")
@@ -124,7 +126,7 @@ def _open_files(spec: PathSpec, split: str) -> Dataset:
 def _join_files(files: list[Path], split: str) -> pa.Table:
     tables = [read_table(path) for path in files]
     first = tables[0]
-    for path, table in zip(files, tables):
+    for path, table in zip(files, tables, strict=True):
         if set(table.column_names) != set(first.column_names):
             raise ValueError(
                 f"{split}: the files have different columns: {files[0]} has {_columns(first)}, "
@@ -149,14 +151,16 @@ def _open_dataset(
     if isinstance(dataset, Mapping):
         return _named_splits(dataset, "")
     if not isinstance(dataset, (str, os.PathLike)):
-        raise ValueError(f"dataset is a {type(dataset).__name__}; it must be a name, a folder, Dataset or DatasetDict.")
+        raise ValueError(
+            f"dataset is a {type(dataset).__name__}; it must be a name, a folder, Dataset or DatasetDict."
+        )
     path = Path(dataset).expanduser()
     if path.is_dir():
         return _open_folder(path)
     if path.is_file() or path.is_absolute() or str(dataset).startswith((".", "~")):
         raise ValueError(
-            f"dataset='{dataset}' is no folder. Give files as train=…, validation=…, test=…; dataset= is a hub name or "
-            "a folder written by save_to_disk."
+            f"dataset='{dataset}' is no folder. Give files as train=…, validation=…, test=…; dataset= is a hub name "
+            "or a folder written by save_to_disk."
         )
     try:
         loaded = datasets.load_dataset(str(dataset), config, revision=revision)
@@ -172,8 +176,8 @@ def _open_folder(folder: Path) -> dict[str, Dataset]:
     """Copy a `save_to_disk` folder into the cache, so that later `map` calls write nothing into it."""
     if not (folder / "dataset_dict.json").is_file() and not (folder / "state.json").is_file():
         raise ValueError(
-            f"dataset='{folder}' was not written by save_to_disk (no dataset_dict.json or state.json). For a folder of "
-            f"files write train='{folder / 'train*.csv'}' and so on."
+            f"dataset='{folder}' was not written by save_to_disk (no dataset_dict.json or state.json). For a folder "
+            f"of files write train='{folder / 'train*.csv'}' and so on."
         )
     contents = "".join(_sha256(path) for path in sorted(folder.rglob("*")) if path.is_file())
     splits = {}
@@ -189,10 +193,10 @@ def _open_folder(folder: Path) -> dict[str, Dataset]:
 
 def _named_splits(loaded: Dataset | Mapping[str, Dataset], prefix: str) -> dict[str, Dataset]:
     parts = {"train": loaded} if isinstance(loaded, Dataset) else dict(loaded)
-    renamed = {SPLIT_ALIASES.get(name, name): name for name in reversed(list(parts))}
+    renamed = {SPLIT_ALIASES.get(name, name): name for name in parts}
     if len(renamed) != len(parts):
         raise ValueError(f"{prefix}: of the splits {list(parts)} two are validation splits; keep one of them.")
-    return {new: with_origin(parts[old], f"{prefix}{old}") for new, old in reversed(list(renamed.items()))}
+    return {new: with_origin(parts[old], f"{prefix}{old}") for new, old in renamed.items()}
 
 
 def with_origin(split: Dataset, name: str) -> Dataset:

@@ -5,7 +5,7 @@ from hf_selfattn.metrics.comparison import PairedTest, compare_results, paired_b
 from hf_selfattn.metrics.evaluate_modules import as_evaluate_module
 from hf_selfattn.metrics.inputs import PROBLEMS, predicted_labels
 from hf_selfattn.metrics.intervals import Score
-from hf_selfattn.metrics.scores import LOWER_IS_BETTER, score
+from hf_selfattn.metrics.scores import LOWER_IS_BETTER, metric_values, score
 
 __all__ = [
     "LOWER_IS_BETTER",
@@ -16,6 +16,7 @@ __all__ = [
     "compare_results",
     "fit_temperature",
     "fit_thresholds",
+    "metric_values",
     "paired_bootstrap",
     "predicted_labels",
     "score",

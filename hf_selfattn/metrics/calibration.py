@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from hf_selfattn.metrics.inputs import DEFAULT_THRESHOLD, Array, Predictions, check_problem
+from hf_selfattn.metrics.inputs import DEFAULT_THRESHOLD, Array, Predictions, checked_classes, checked_outputs
 from hf_selfattn.metrics.intervals import Statistic
 
 _BINS = 15
@@ -18,13 +18,14 @@ _TEMPERATURE_BOUNDS = (0.02, 50.0)
 def calibration_statistic(predictions: Predictions) -> Statistic:
     """Build ece, brier and nll (see `intervals` for what a statistic is).
 
-    - ece: expected calibration error (Naeini et al. 2015) over 15 bins of equal mass (Nguyen & O'Connor 2015): the mean
-      distance of confidence and accuracy. Confidence is the top class's probability; for multi-label, every probability
-      of the row counts. The bins are cut once, on the whole data.
+    - ece: expected calibration error (Naeini et al. 2015) over 15 bins of equal mass (Nguyen & O'Connor 2015): the
+      mean distance of confidence and accuracy. Confidence is the top class's probability; for multi-label, each
+      probability of the row counts. The bins are cut once, on the whole data. On few rows chance alone lifts it: a
+      perfectly calibrated model gets about .09 on 200 rows and .04 on 1,000.
     - brier: squared distance of the probabilities to the truth (Brier 1950), summed over classes, so 0 to 2 for
       single-label and ordinal; averaged over classes for multi-label.
-    - nll: negative log-likelihood with the natural logarithm, probabilities clipped at 1e-15; averaged over classes for
-      multi-label.
+    - nll: negative log-likelihood with the natural logarithm, probabilities clipped at 1e-15; averaged over classes
+      for multi-label.
 
     Args:
         predictions: Of a classification problem with N rows and C classes.
@@ -41,10 +42,10 @@ def calibration_statistic(predictions: Predictions) -> Statistic:
 
 
 def fit_temperature(problem: str, references: ArrayLike, logits: ArrayLike) -> float:
-    """Find the temperature T by which to divide the logits (Guo et al. 2017, "On calibration of modern neural networks").
+    """Find the temperature T that divides the logits (Guo et al. 2017, "On calibration of modern neural networks").
 
-    It minimises the negative log-likelihood, which has one minimum in log T. When every row is right by a clear margin
-    there is no finite minimum (ever sharper is ever better); T is then 1, for such data hold no evidence.
+    It minimises the negative log-likelihood, which has one minimum in log T. When every answer is right there is none
+    (ever sharper is ever better); T is then 1, for such data hold no evidence.
 
     Args:
         problem: "single_label_classification", "ordinal" or "multi_label_classification".
@@ -55,27 +56,27 @@ def fit_temperature(problem: str, references: ArrayLike, logits: ArrayLike) -> f
         T, between 0.02 and 50.
 
     Raises:
-        ValueError: If the problem has no probabilities, shapes differ, or a value is not finite.
+        ValueError: If the problem has no probabilities, shapes differ, a logit is not finite or a reference no class.
     """
-    check_problem(problem)
     if problem == "regression":
         raise ValueError("problem is 'regression', whose outputs are no probabilities: it has no temperature.")
-    scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(references)
+    scores = checked_outputs(problem, logits, "logits")
+    truth = checked_classes(problem, references, *scores.shape)
     multi = problem == "multi_label_classification"
-    if scores.ndim != 2 or truth.shape != (scores.shape if multi else scores.shape[:1]) or not truth.size:
-        raise ValueError(f"references of shape {truth.shape} do not fit logits of shape {scores.shape} for {problem}.")
-    if not np.isfinite(scores).all():
-        raise ValueError(f"logits is not finite in row {np.flatnonzero(~np.isfinite(scores).all(axis=1))[0]}.")
+    rows = np.arange(len(truth))
+    # How far each answer is on the right side: of 0, or of the best wrong class.
+    margins = np.where(truth == 1, scores, -scores) if multi else _margins(scores, truth)
+    if (margins > 0).all():
+        return 1.0
 
     def loss(log_temperature: float) -> float:
         scaled = scores / np.exp(log_temperature)
         if multi:
             return float(np.mean(np.logaddexp(0, scaled) - truth * scaled))
-        return float(-np.mean(log_softmax(scaled, axis=1)[np.arange(len(truth)), truth]))
+        return float(-np.mean(log_softmax(scaled, axis=1)[rows, truth]))
 
-    low, high = np.log(_TEMPERATURE_BOUNDS)
-    best = float(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}).x)
-    return 1.0 if best < low + 0.01 else float(np.exp(best))
+    best = minimize_scalar(loss, bounds=np.log(_TEMPERATURE_BOUNDS), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(best.x))
 
 
 def fit_thresholds(references: ArrayLike, probabilities: ArrayLike) -> Array:
@@ -92,12 +93,19 @@ def fit_thresholds(references: ArrayLike, probabilities: ArrayLike) -> Array:
         (C,) thresholds; a class is predicted where its probability is at least its threshold.
 
     Raises:
-        ValueError: If the shapes differ.
+        ValueError: If the shapes differ, a probability is not finite, or a reference is not 0 or 1.
     """
-    truth, scores = np.asarray(references), np.asarray(probabilities, dtype=np.float64)
-    if truth.ndim != 2 or truth.shape != scores.shape:
-        raise ValueError(f"references has shape {truth.shape} and probabilities {scores.shape}; both must be (N, C).")
+    scores = checked_outputs("multi_label_classification", probabilities, "probabilities")
+    truth = checked_classes("multi_label_classification", references, *scores.shape)
     return np.array([_best_threshold(truth[:, index] == 1, scores[:, index]) for index in range(truth.shape[1])])
+
+
+def _margins(scores: Array, truth: Array) -> Array:
+    """Return the true class's logit less the best of the others: (N,)."""
+    others = scores.copy()
+    others[np.arange(len(truth)), truth] = -np.inf
+    margins: Array = scores[np.arange(len(truth)), truth] - others.max(axis=1)
+    return margins
 
 
 def _best_threshold(positive: Array, scores: Array) -> float:
@@ -124,8 +132,9 @@ def _confidence_gaps(predictions: Predictions) -> Array:
     edges = np.quantile(confidence, np.arange(1, _BINS) / _BINS)
     bins = np.searchsorted(edges, confidence.ravel(), side="left")
     cells = np.repeat(np.arange(rows), confidence.shape[1]) * _BINS + bins
-    gaps = np.bincount(cells, weights=(confidence - truth).ravel(), minlength=rows * _BINS)
-    return gaps.reshape(rows, _BINS) / confidence.shape[1]
+    share = (confidence - truth).ravel() / confidence.shape[1]
+    gaps: Array = np.bincount(cells, weights=share, minlength=rows * _BINS).reshape(rows, _BINS)
+    return gaps
 
 
 def _row_losses(predictions: Predictions) -> tuple[Array, Array]:

@@ -54,8 +54,8 @@ def label_statistic(predictions: Predictions) -> Statistic:
 def proportion_intervals(predictions: Predictions, confidence: float) -> dict[str, tuple[float, float]]:
     """Wilson intervals of the metrics that are proportions of rows, which hold also where the bootstrap sees no error.
 
-    Accuracy, subset accuracy, precision and recall are such proportions. So is the Jaccard index of one class, the hits
-    among the rows where the class is the reference or the prediction, and F1 = 2J / (1 + J) grows with it.
+    Accuracy, subset accuracy, precision and recall are such proportions. So is the Jaccard index J of one class, the
+    hits among the rows where the class is the reference or the prediction, and F1 = 2J / (1 + J) grows with it.
 
     Args:
         predictions: Of a classification problem.

@@ -43,8 +43,8 @@ class PairedTest:
         return asdict(self)
 
     def __str__(self) -> str:
-        bounds = f"[{self.low:+.3f}, {self.high:+.3f}]"
-        return f"{self.metric}: {self.value_a:.3f} - {self.value_b:.3f} = {self.difference:+.3f} {bounds}, p = {self.p_value:.4f}"
+        values = f"{self.value_a:.3f} - {self.value_b:.3f} = {self.difference:+.3f}"
+        return f"{self.metric}: {values} [{self.low:+.3f}, {self.high:+.3f}], p = {self.p_value:.4f}"
 
 
 def paired_bootstrap(
@@ -124,14 +124,13 @@ def compare_results(
         FileNotFoundError: If a file does not exist.
     """
     check_confidence(confidence)
-    results = [_read_json(Path(path)) for path in (path_a, path_b)]
+    paths = [Path(path_a), Path(path_b)]
+    results = [_read_json(path) for path in paths]
     for field in ("problem", "label_names"):
-        first, second = (_field(result, field, path) for result, path in zip(results, (path_a, path_b), strict=True))
+        first, second = (_field(result, field, path) for result, path in zip(results, paths, strict=True))
         if first != second:
             raise ValueError(f"{field} is {first} in {path_a}, but {second} in {path_b}: these cannot be compared.")
-    files = [
-        _predictions_file(result, Path(path), split) for result, path in zip(results, (path_a, path_b), strict=True)
-    ]
+    files = [_predictions_file(result, path, split) for result, path in zip(results, paths, strict=True)]
     rows = [_read_rows(file) for file in files]
     _check_same_rows(rows[0], rows[1], files[0], files[1])
     systems = [_predictions(result, answers) for result, answers in zip(results, rows, strict=True)]
@@ -206,7 +205,8 @@ def _check_same_rows(
         row = min(unpaired)
         have, lack = (path_a, path_b) if row in first else (path_b, path_a)
         raise ValueError(
-            f"{have} answers row {row}, but {lack} does not ({len(unpaired)} such rows): evaluate both on the same rows."
+            f"{have} answers row {row}, but {lack} does not ({len(unpaired)} such rows): "
+            "evaluate both on the same rows."
         )
     for row, answer in first.items():
         if answer["reference"] != second[row]["reference"]:

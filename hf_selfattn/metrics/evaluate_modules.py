@@ -6,7 +6,7 @@ from typing import Any
 
 import evaluate
 import numpy as np
-from datasets import Features, List, Value
+from datasets import Features, Sequence, Value
 
 from hf_selfattn.metrics.inputs import PROBLEMS, Array, check_predictions, check_problem
 from hf_selfattn.metrics.intervals import values_of
@@ -44,9 +44,9 @@ class SelfAttnMetric(evaluate.Metric):  # type: ignore[misc]
     def _info(self) -> evaluate.EvaluationModuleInfo:
         multi = self.problem == "multi_label_classification"
         number = Value("float64" if self.problem == "regression" else "int64")
-        references = List(number) if multi else number
+        references = Sequence(number) if multi else number
         of_labels, _ = _METRICS[self.problem]
-        predictions = references if self.metric in of_labels else List(Value("float64"))
+        predictions = references if self.metric in of_labels else Sequence(Value("float64"))
         return evaluate.EvaluationModuleInfo(
             description=f"{self.metric} of {self.problem}, computed without a network.",
             citation="",

@@ -58,11 +58,12 @@ def predicted_labels(
         ValueError: If the problem is unknown or a shape does not fit it.
     """
     check_problem(problem)
-    scores = _checked_outputs(problem, outputs)
+    scores = checked_outputs(problem, outputs)
     if problem == "regression":
         return scores
     if problem != "multi_label_classification":
-        return scores.argmax(axis=1)
+        classes: Array = scores.argmax(axis=1)
+        return classes
     num_labels = scores.shape[1]
     least = np.full(num_labels, DEFAULT_THRESHOLD) if thresholds is None else np.asarray(thresholds, dtype=float)
     if least.shape != (num_labels,):
@@ -98,12 +99,12 @@ def check_predictions(
             or the outputs are no probabilities.
     """
     check_problem(problem)
-    scores = _checked_outputs(problem, outputs)
+    scores = checked_outputs(problem, outputs)
     if problem == "regression":
         return Predictions(problem, _checked_values(references, len(scores)), scores, scores, ())
     rows, num_labels = scores.shape
     _check_probabilities(problem, scores)
-    truth = _checked_classes(problem, references, rows, num_labels)
+    truth = checked_classes(problem, references, rows, num_labels)
     names = tuple(map(str, range(num_labels) if label_names is None else label_names))
     if len(names) != num_labels or len(set(names)) != num_labels:
         raise ValueError(
@@ -113,17 +114,34 @@ def check_predictions(
     return Predictions(problem, truth, scores, predicted, names)
 
 
-def _checked_outputs(problem: str, outputs: ArrayLike) -> Array:
+def checked_outputs(problem: str, outputs: ArrayLike, name: str = "outputs") -> Array:
+    """Return outputs as float64 (N, C), or (N,) for regression; raise a ValueError if shape or values are wrong."""
     scores = np.asarray(outputs, dtype=np.float64)
     if problem == "regression" and scores.ndim == 2 and scores.shape[1] == 1:
         scores = scores[:, 0]
     ndim, shape = (1, "(N,)") if problem == "regression" else (2, "(N, C)")
     if scores.ndim != ndim or scores.size == 0:
-        raise ValueError(f"outputs has shape {scores.shape}, but {problem} needs {shape} with at least one row.")
+        raise ValueError(f"{name} has shape {scores.shape}, but {problem} needs {shape} with at least one row.")
     bad = np.flatnonzero(~np.isfinite(scores.reshape(len(scores), -1)).all(axis=1))
     if len(bad):
-        raise ValueError(f"outputs is not finite in row {bad[0]} ({len(bad)} such rows).")
+        raise ValueError(f"{name} is not finite in row {bad[0]} ({len(bad)} such rows).")
     return scores
+
+
+def checked_classes(problem: str, references: ArrayLike, rows: int, num_labels: int) -> Array:
+    """Return references as ints (N,), or 0/1 (N, C) for multi-label; raise a ValueError with the first bad row."""
+    multi = problem == "multi_label_classification"
+    truth, expected = np.asarray(references), (rows, num_labels) if multi else (rows,)
+    if truth.shape != expected:
+        raise ValueError(f"references has shape {truth.shape}, but {problem} with these outputs needs {expected}.")
+    if truth.dtype.kind not in "biuf":
+        raise ValueError(f"references must be integers, but is of type {truth.dtype}: map label names to ids first.")
+    classes = 2 if multi else num_labels
+    bad = ~np.isin(truth, np.arange(classes)).reshape(rows, -1).all(axis=1)
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(f"references must be integers from 0 to {classes - 1}, but row {row} is {truth[row]}.")
+    return truth.astype(np.int64)
 
 
 def _check_probabilities(problem: str, scores: Array) -> None:
@@ -146,18 +164,3 @@ def _checked_values(references: ArrayLike, rows: int) -> Array:
     if len(bad):
         raise ValueError(f"references is not finite in row {bad[0]} ({len(bad)} such rows).")
     return truth
-
-
-def _checked_classes(problem: str, references: ArrayLike, rows: int, num_labels: int) -> Array:
-    multi = problem == "multi_label_classification"
-    truth, expected = np.asarray(references), (rows, num_labels) if multi else (rows,)
-    if truth.shape != expected:
-        raise ValueError(f"references has shape {truth.shape}, but {problem} with these outputs needs {expected}.")
-    if truth.dtype.kind not in "biuf":
-        raise ValueError(f"references must be integers, but is of type {truth.dtype}: map label names to ids first.")
-    classes = 2 if multi else num_labels
-    bad = ~np.isin(truth, np.arange(classes)).reshape(rows, -1).all(axis=1)
-    if bad.any():
-        row = int(bad.argmax())
-        raise ValueError(f"references must be integers from 0 to {classes - 1}, but row {row} is {truth[row]}.")
-    return truth.astype(np.int64)

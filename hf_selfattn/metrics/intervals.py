@@ -1,7 +1,7 @@
 """Scores with confidence intervals: the bootstrap over rows, and Wilson's interval for plain proportions.
 
-A *statistic* maps row weights (N, R), one column per resample, to values (R,) under each metric's name. A weight says how
-often the row stands in the resample; a column of ones is the data itself. NaN means undefined.
+A *statistic* maps row weights (N, R), one column per resample, to values (R,) under each metric's name. A weight says
+how often the row stands in the resample; a column of ones is the data itself. NaN means undefined.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from hf_selfattn.metrics.inputs import Array
 
@@ -99,9 +99,9 @@ def bca_interval(value: float, resampled: Array, jackknife: Array, confidence: f
     if len(resampled) == 0 or resampled[0] == resampled[-1]:
         return value, value
     below = (np.sum(resampled < value) + 0.5 * np.sum(resampled == value)) / len(resampled)
-    bias = norm.ppf(np.clip(below, 0.5 / len(resampled), 1 - 0.5 / len(resampled)))
-    shifted = bias + norm.ppf(_tails(confidence))
-    levels = norm.cdf(bias + shifted / (1 - _acceleration(jackknife) * shifted))
+    bias = ndtri(np.clip(below, 0.5 / len(resampled), 1 - 0.5 / len(resampled)))
+    shifted = bias + ndtri(_tails(confidence))
+    levels = ndtr(bias + shifted / (1 - _acceleration(jackknife) * shifted))
     low, high = np.quantile(resampled, levels)
     # Only under a bias of more than half the interval's width does the value itself fall outside.
     return float(min(low, value)), float(max(high, value))
@@ -131,7 +131,7 @@ def wilson_interval(successes: float, trials: float, confidence: float) -> tuple
         trials: Number of trials, more than 0.
         confidence: Share of such intervals that contain the truth, between 0 and 1.
     """
-    z2 = float(norm.ppf(0.5 + confidence / 2)) ** 2
+    z2 = float(ndtri(0.5 + confidence / 2)) ** 2
     share = successes / trials
     centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = np.sqrt(z2 * (share * (1 - share) / trials + z2 / (4 * trials**2))) / (1 + z2 / trials)
@@ -147,7 +147,8 @@ def mean_of_defined(values: Array) -> Array:
 def ratio(numerator: Array, denominator: Array) -> Array:
     """Divide elementwise, with NaN where the denominator is 0."""
     shape = np.broadcast(numerator, denominator).shape
-    return np.divide(numerator, denominator, out=np.full(shape, np.nan), where=denominator != 0)
+    quotient: Array = np.divide(numerator, denominator, out=np.full(shape, np.nan), where=denominator != 0)
+    return quotient
 
 
 def cumulative(weights: Array) -> Array:

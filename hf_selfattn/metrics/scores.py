@@ -17,6 +17,7 @@ from hf_selfattn.metrics.intervals import (
     bca_interval,
     check_confidence,
     replicate,
+    values_of,
     wilson_interval,
 )
 from hf_selfattn.metrics.regression import ordinal_statistic, regression_statistic
@@ -44,10 +45,10 @@ def score(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Score]:
-    """Compute every metric of the problem with its confidence interval; a metric that is undefined on the data is absent.
+    """Compute every metric of the problem with its confidence interval.
 
-    Proportions of rows get Wilson's interval, the calibration error the basic bootstrap's, all others the BCa bootstrap's
-    over rows (see `intervals`).
+    A metric that is undefined on the data is absent. Proportions of rows get Wilson's interval, the calibration error
+    the basic bootstrap's, and all others that of the BCa bootstrap over rows (see `intervals` for the papers).
 
     Args:
         problem: "single_label_classification", "multi_label_classification", "regression" or "ordinal".
@@ -76,13 +77,36 @@ def score(
             low, high = intervals[name]
         elif name == "ece":
             low, high = basic_interval(value, replicates.resampled[name], confidence)
-        elif name not in LOWER_IS_BETTER and np.isclose(value, 1, rtol=0, atol=1e-12):
+        elif name not in LOWER_IS_BETTER and abs(value - 1) < 1e-12:
             # No resample of a perfect answer shows an error: the bound is that of N right answers out of N.
             low, high = wilson_interval(rows, rows, confidence)
         else:
             low, high = bca_interval(value, replicates.resampled[name], replicates.jackknife[name], confidence)
         scores[name] = Score(value, low, high)
     return scores
+
+
+def metric_values(
+    problem: str,
+    references: ArrayLike,
+    outputs: ArrayLike,
+    label_names: Sequence[str] | None,
+    *,
+    thresholds: ArrayLike | None = None,
+    top_one_if_none: bool = True,
+) -> dict[str, float]:
+    """Compute every metric of the problem without its interval, for the evaluations during training.
+
+    Args:
+        problem, references, outputs, label_names, thresholds, top_one_if_none: As in `score`.
+
+    Raises:
+        ValueError: If the inputs do not fit the problem or each other.
+    """
+    predictions = check_predictions(
+        problem, references, outputs, label_names, thresholds=thresholds, top_one_if_none=top_one_if_none
+    )
+    return values_of(statistic_of(predictions), len(predictions.outputs))
 
 
 def statistic_of(predictions: Predictions, metric: str | None = None) -> Statistic:

@@ -13,11 +13,12 @@
 # limitations under the License.
 """The two attention heads and their learned weighted sum, on the features of any backbone.
 
-Shape suffixes: B rows, N tokens, D features, H heads, K blocks, W tokens of a block, G groups, E similarity dimensions.
+Shape suffixes: B rows, N tokens, D features, H heads, K blocks, W tokens of a block, G groups, E width of a head.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -134,7 +135,7 @@ class SelfAttentionHead(nn.Module):
         bias = None
         if masks.window_bias is not None:
             bias = masks.window_bias.reshape(-1, 1, 1, W).to(qkv.dtype)
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+        attend: Callable[..., tuple[Tensor, Tensor]] = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
         attended, _ = attend(
@@ -186,12 +187,16 @@ class GroupedAttentionHead(nn.Module):
         if not output_attentions:
             return output_BND, ()
 
-        summary = weights[..., self.block_size :].transpose(1, 2).reshape(B, -1, self.num_heads, query.shape[1])
-        summary = permute_tokens(summary, inverse.transpose(1, 2)).transpose(1, 2)
+        num_blocks = query.shape[1]
+        if num_blocks == 1:  # the own block is no summary
+            summary = weights.new_zeros(B, self.num_heads, N, 1)
+        else:
+            summary = weights[..., self.block_size :].transpose(1, 2).reshape(B, -1, self.num_heads, num_blocks)
+            summary = permute_tokens(summary, inverse.transpose(1, 2)).transpose(1, 2)
         return output_BND, (groups, F.softmax(similarity / self.temperature, dim=-1), summary)
 
     def _project(self, features_BND: Tensor, metric_BNE: Tensor, order_BHN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values in sorted blocks, each (B, K, W, H, E), the metric folded into the logits."""
+        """Return queries, keys and values in sorted blocks, each (B, K, W, H, E), with the metric in the logits."""
         B, N, _ = features_BND.shape
         H = self.num_heads
         projected = self.qkv(features_BND).view(B, N, H, -1)
@@ -204,15 +209,13 @@ class GroupedAttentionHead(nn.Module):
         scale = (self.metric_scale * self.head_dim**0.5)[:, None].to(metric.dtype)
         return torch.cat([query, metric * scale], dim=-1), torch.cat([key, metric], dim=-1), value
 
-    def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, masks: HeadMasks
-    ) -> tuple[Tensor, Tensor]:
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, masks: HeadMasks) -> tuple[Tensor, Tensor]:
         """Attend to the own block and the summaries of the others; return (B, K * W, H, E) and the weights."""
         B, K, W, H, E = query.shape
         if K > 1:
             key, value = (torch.cat([x, block_summaries(x, masks.lengths_B)], dim=2) for x in (key, value))
         bias = masks.block_bias.to(query.dtype).flatten(0, 1)[:, None, None]
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+        attend: Callable[..., tuple[Tensor, Tensor]] = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
         query, key, value = (x.flatten(0, 1).transpose(1, 2) for x in (query, key, value))
@@ -230,7 +233,7 @@ def block_summaries(blocks_BKWHE: Tensor, lengths_B: Tensor) -> Tensor:
     _, K, W, _, _ = blocks_BKWHE.shape
     counts_BK = block_counts(lengths_B, K, W)
     is_real_BKW = torch.arange(W, device=lengths_B.device) < counts_BK[..., None]
-    share_BKW = (is_real_BKW / counts_BK.clamp(min=1)[..., None]).to(blocks_BKWHE.dtype)
+    share_BKW = is_real_BKW.to(blocks_BKWHE.dtype) / counts_BK.clamp(min=1)[..., None]
     means_BKHE = (blocks_BKWHE * share_BKW[..., None, None]).sum(dim=2)
     return means_BKHE[:, None].expand(-1, K, -1, -1, -1)
 
@@ -292,7 +295,9 @@ class SelfAttnHeads(nn.Module):
         super().__init__()
         self.config = config
         self.layer_weight = nn.Parameter(torch.empty(config.num_mixed_layers)) if config.num_mixed_layers > 1 else None
-        self.layers = nn.ModuleList(SelfAttnLayer(config) for _ in range(config.num_head_layers))
+        has_attention = config.num_self_attention_heads or config.num_grouped_attention_heads
+        num_layers = config.num_head_layers if has_attention else 0  # fusion weights of nothing would get no gradient
+        self.layers = nn.ModuleList(SelfAttnLayer(config) for _ in range(num_layers))
 
     def forward(
         self,
@@ -317,8 +322,9 @@ class SelfAttnHeads(nn.Module):
             records.append(record)
         if not output_attentions:
             return HeadsOutput(features, (), (), (), ())
-        group_ids, group_probs, summary_attentions = zip(*records, strict=True) if all(records) else ((), (), ())
-        fusion_weights = tuple(layer.fusion_weight for layer in self.layers)
+        has_groups = self.config.num_grouped_attention_heads > 0
+        group_ids, group_probs, summary_attentions = zip(*records, strict=True) if has_groups else ((), (), ())
+        fusion_weights = tuple(cast(Tensor, layer.fusion_weight) for layer in self.layers)
         return HeadsOutput(features, group_ids, group_probs, summary_attentions, fusion_weights)
 
     def _masks(self, features_BND: Tensor, lengths_B: Tensor | None) -> HeadMasks:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
-
+from transformers.utils import auto_docstring
 
 AUTO_MAP = {
     "AutoConfig": "configuration_selfattn.SelfAttnConfig",
@@ -41,6 +41,8 @@ OFFSET_POSITION_FAMILIES = (
     "xmod",
 )
 
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+
 # Keys that `PreTrainedConfig` takes without declaring them as fields.
 INHERITED_KEYS = frozenset(
     {
@@ -53,6 +55,7 @@ INHERITED_KEYS = frozenset(
         "per_layer_config",
         "quantization_config",
         "torch_dtype",
+        "use_cache",  # written by `Trainer`
     }
 )
 
@@ -71,74 +74,73 @@ def backbone_window(backbone_config: PreTrainedConfig) -> int | None:
     return positions
 
 
+@auto_docstring(
+    custom_intro="""
+    Configuration of a backbone with self-attention and grouped-attention heads. Lengths are in tokens. Every field is
+    written to `config.json`. A `ValueError` is raised for an unknown key and for a value outside its range.
+    """
+)
 @strict
 class SelfAttnConfig(PreTrainedConfig):
     r"""
-    Configuration of a backbone with self-attention and grouped-attention heads.
-
-    Lengths are in tokens. Every field is written to `config.json`; an unknown key is an error.
-
-    Args:
-        backbone_config (`dict` or [`PreTrainedConfig`], *optional*):
-            Configuration of any encoder that `AutoModel` builds. BERT with its defaults where it is not given.
-        num_self_attention_heads (`int`, *optional*, defaults to 4):
-            Heads of the self-attention inside a subsequence. 0 turns it off.
-        num_grouped_attention_heads (`int`, *optional*, defaults to 4):
-            Heads of the grouped attention across the whole input. 0 turns it off.
-        num_head_layers (`int`, *optional*, defaults to 1):
-            Number of stacked pairs of the two attentions.
-        head_dim (`int`, *optional*, defaults to 32):
-            Width of one attention head, for queries and keys.
-        num_groups (`int`, *optional*, defaults to 16):
-            Number of prototypes, and so of similarity groups, in each grouped-attention head.
-        group_dim (`int`, *optional*, defaults to 16):
-            Width of the learned similarity space.
-        group_temperature (`float`, *optional*, defaults to 0.1):
-            Divides the cosine similarities where group probabilities are reported.
-        block_size (`int`, *optional*, defaults to 64):
-            Tokens of one sorted block: the near field of the grouped attention.
-        subsequence_length (`int`, *optional*):
-            Window in which the backbone reads a longer input, special tokens included. The backbone's own where it
-            is not given.
-        subsequence_stride (`int`, *optional*, defaults to 64):
-            Tokens that neighbouring windows share, as the `stride` of a tokenizer.
-        attention_window (`int`, *optional*, defaults to 512):
-            Tokens over which the self-attention head looks: the features are cut into pieces of this length.
-        prefix_token_ids (`list[int]`, *optional*):
-            Special tokens that the tokenizer puts before a text; they open every window.
-        suffix_token_ids (`list[int]`, *optional*):
-            Special tokens that the tokenizer puts after a text; they close every window.
-        num_mixed_layers (`int`, *optional*, defaults to 1):
-            Number of the backbone's last hidden layers that enter the learned layer mix. 1 takes the last layer.
-        fusion (`"scalar"`, `"channel"` or `"fixed"`, *optional*, defaults to `"scalar"`):
-            The weights of the two attentions in the output: one learned number each, one learned number per
-            channel, or `fusion_init` for ever.
-        fusion_init (`float`, *optional*, defaults to 0.1):
-            First value of the fusion weights. 0 makes the model a plain linear head on the backbone.
-        norm_type (`"layernorm"` or `"rmsnorm"`, *optional*, defaults to `"layernorm"`):
-            Normalisation around the heads.
-        norm_position (`"pre"` or `"post"`, *optional*, defaults to `"pre"`):
-            Normalise the input of the heads, or the weighted sum.
-        pooling (`"class_query"`, `"mean"` or `"cls"`, *optional*, defaults to `"class_query"`):
-            How a sequence classifier reads the sequence: one learned query per class and one for all of them, the
-            mean of the tokens, or the first token.
-        head_dropout (`float`, *optional*, defaults to 0.0):
-            Dropout on the output of each attention head.
-        classifier_dropout (`float`, *optional*, defaults to 0.1):
-            Dropout before the task head.
-
-    Raises:
-        ValueError: for an unknown key, or a value outside its range.
+    backbone_config (`dict` or [`PreTrainedConfig`], *optional*):
+        Configuration of any encoder that `AutoModel` builds. BERT with its defaults where it is not given.
+    num_self_attention_heads (`int`, *optional*, defaults to 4):
+        Heads of the self-attention inside a subsequence. 0 turns it off.
+    num_grouped_attention_heads (`int`, *optional*, defaults to 4):
+        Heads of the grouped attention across the whole input. 0 turns it off.
+    num_head_layers (`int`, *optional*, defaults to 1):
+        Number of stacked pairs of the two attentions.
+    head_dim (`int`, *optional*, defaults to 32):
+        Width of one attention head, for queries and keys.
+    num_groups (`int`, *optional*, defaults to 16):
+        Number of prototypes, and so of similarity groups, in each grouped-attention head.
+    group_dim (`int`, *optional*, defaults to 16):
+        Width of the learned similarity space.
+    group_temperature (`float`, *optional*, defaults to 0.1):
+        Divides the cosine similarities where group probabilities are reported.
+    block_size (`int`, *optional*, defaults to 64):
+        Tokens of one sorted block: the near field of the grouped attention.
+    subsequence_length (`int`, *optional*):
+        Window in which the backbone reads a longer input, special tokens included. The backbone's own where it
+        is not given.
+    subsequence_stride (`int`, *optional*, defaults to 64):
+        Tokens that neighbouring windows share, as the `stride` of a tokenizer.
+    attention_window (`int`, *optional*, defaults to 512):
+        Tokens over which the self-attention head looks: the features are cut into pieces of this length.
+    prefix_token_ids (`list[int]`, *optional*):
+        Special tokens that the tokenizer puts before a text; they open every window.
+    suffix_token_ids (`list[int]`, *optional*):
+        Special tokens that the tokenizer puts after a text; they close every window.
+    num_mixed_layers (`int`, *optional*, defaults to 1):
+        Number of the backbone's last hidden layers that enter the learned layer mix. 1 takes the last layer.
+    fusion (`"scalar"`, `"channel"` or `"fixed"`, *optional*, defaults to `"scalar"`):
+        The weights of the two attentions in the output: one learned number each, one learned number per
+        channel, or `fusion_init` for ever.
+    fusion_init (`float`, *optional*, defaults to 0.1):
+        First value of the fusion weights. 0 makes the model a plain linear head on the backbone.
+    norm_type (`"layernorm"` or `"rmsnorm"`, *optional*, defaults to `"layernorm"`):
+        Normalisation around the heads.
+    norm_position (`"pre"` or `"post"`, *optional*, defaults to `"pre"`):
+        Normalise the input of the heads, or the weighted sum.
+    pooling (`"class_query"`, `"mean"` or `"cls"`, *optional*, defaults to `"class_query"`):
+        How a sequence classifier reads the sequence: one learned query per class and one for all of them, the
+        mean of the tokens, or the first token.
+    head_dropout (`float`, *optional*, defaults to 0.0):
+        Dropout on the output of each attention head.
+    classifier_dropout (`float`, *optional*, defaults to 0.1):
+        Dropout before the task head.
+    auto_map (`dict`, *optional*):
+        Written by the class itself: where the code that travels with a checkpoint defines its classes.
     """
 
     model_type = "selfattn"
     sub_configs = {"backbone_config": AutoConfig}
-    is_composition = True
 
-    backbone_config: dict[str, Any] | PreTrainedConfig | None = None
+    backbone_config: Any = None
 
     # Mirrored from the backbone: PEFT, Trainer and accelerate read them here.
-    hidden_size: int | None = None
+    hidden_size: int = 0
     num_hidden_layers: int | None = None
     num_attention_heads: int | None = None
     vocab_size: int | None = None
@@ -169,7 +171,7 @@ class SelfAttnConfig(PreTrainedConfig):
     classifier_dropout: float | int = 0.1
     auto_map: dict[str, str] | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         refuse_unknown_keys(type(self), kwargs)
         self.backbone_config = build_backbone_config(self.backbone_config)
         super().__post_init__(**kwargs)
@@ -178,17 +180,17 @@ class SelfAttnConfig(PreTrainedConfig):
         self._check_windows()
         self._check_heads()
 
-    def _mirror_backbone(self):
-        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "pad_token_id"):
-            setattr(self, name, getattr(self.backbone_config, name, None))
-        self.initializer_range = getattr(self.backbone_config, "initializer_range", None) or 0.02
-        if not isinstance(self.hidden_size, int):
+    def _mirror_backbone(self) -> None:
+        if not isinstance(getattr(self.backbone_config, "hidden_size", None), int):
             raise ValueError(
                 f"The backbone {self.backbone_config.model_type!r} has no `hidden_size`, so no head can stand on its "
                 "features. Take an encoder such as BERT, RoBERTa, MPNet, DeBERTa or ModernBERT."
             )
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "pad_token_id"):
+            setattr(self, name, getattr(self.backbone_config, name, None))
+        self.initializer_range = getattr(self.backbone_config, "initializer_range", None) or 0.02
 
-    def _check_windows(self):
+    def _check_windows(self) -> None:
         window = backbone_window(self.backbone_config)
         if self.subsequence_length is None:
             self.subsequence_length = window or 512
@@ -205,8 +207,15 @@ class SelfAttnConfig(PreTrainedConfig):
                 f"subsequence_length={self.subsequence_length} tokens, {num_special} of them special. Take a stride "
                 f"from 0 to {max(self.subsequence_length - num_special - 1, 0)}."
             )
+        for name in ("prefix_token_ids", "suffix_token_ids"):
+            for token_id in getattr(self, name):
+                if not 0 <= token_id < (self.vocab_size or float("inf")):
+                    raise ValueError(
+                        f"{name} has {token_id}, but the backbone's ids are from 0 to below {self.vocab_size}. Take "
+                        "the ids that the tokenizer puts around a text."
+                    )
 
-    def _check_heads(self):
+    def _check_heads(self) -> None:
         least = {
             "num_self_attention_heads": 0,
             "num_grouped_attention_heads": 0,
@@ -231,6 +240,8 @@ class SelfAttnConfig(PreTrainedConfig):
                 f"num_mixed_layers={self.num_mixed_layers} is more than the backbone has: {self.num_hidden_layers} "
                 "hidden layers and the embeddings."
             )
+        if self.problem_type not in (None, *PROBLEM_TYPES):
+            raise ValueError(f"problem_type={self.problem_type!r} must be None or one of {', '.join(PROBLEM_TYPES)}.")
         if self.group_temperature <= 0:
             raise ValueError(f"group_temperature={self.group_temperature} must be above 0.")
         for name in ("head_dropout", "classifier_dropout"):
@@ -252,7 +263,9 @@ def build_backbone_config(backbone_config: dict[str, Any] | PreTrainedConfig | N
     options = dict(backbone_config or {"model_type": "bert"})
     model_type = options.pop("model_type", None)
     if model_type is None:
-        raise ValueError("backbone_config has no `model_type`, for example 'bert'. Take it from the backbone's config.json.")
+        raise ValueError(
+            "backbone_config has no `model_type`, for example 'bert'. Take it from the backbone's config.json."
+        )
     return AutoConfig.for_model(model_type, **options)
 
 

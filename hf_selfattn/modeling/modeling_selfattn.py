@@ -16,33 +16,27 @@
 import os
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING,
-    MODEL_MAPPING,
-    AutoConfig,
-    AutoModel,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, auto_docstring, can_return_tuple
 
 from .attention_selfattn import GroupedAttentionHead, HeadsOutput, SelfAttnHeads, SelfAttnLayer
-from .configuration_selfattn import SelfAttnConfig
+from .backbone_selfattn import backbone_frame, build_backbone, pooler_options, refuse_decoder
+from .configuration_selfattn import SelfAttnConfig, refuse_unknown_keys
 from .pooling_selfattn import ClassQueryClassifier, build_sequence_classifier
 from .subsequences_selfattn import (
     Subsequences,
     ends_with,
     fill_windows,
     gather_tokens,
+    is_right_padded,
     merge,
+    real_tokens,
     right_pad_order,
     split,
     starts_with,
@@ -70,13 +64,13 @@ class SelfAttnModelOutput(ModelOutput):
         For each head layer, the weights of the self-attention and of the grouped attention.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    group_ids: tuple[torch.LongTensor, ...] | None = None
-    group_probs: tuple[torch.FloatTensor, ...] | None = None
-    summary_attentions: tuple[torch.FloatTensor, ...] | None = None
-    fusion_weights: tuple[torch.FloatTensor, ...] | None = None
+    last_hidden_state: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    group_ids: tuple[torch.Tensor, ...] | None = None
+    group_probs: tuple[torch.Tensor, ...] | None = None
+    summary_attentions: tuple[torch.Tensor, ...] | None = None
+    fusion_weights: tuple[torch.Tensor, ...] | None = None
 
 
 @auto_docstring
@@ -102,106 +96,17 @@ class SelfAttnClassifierOutput(ModelOutput):
         For each head layer, the weights of the self-attention and of the grouped attention.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    group_ids: tuple[torch.LongTensor, ...] | None = None
-    group_probs: tuple[torch.FloatTensor, ...] | None = None
-    summary_attentions: tuple[torch.FloatTensor, ...] | None = None
-    fusion_weights: tuple[torch.FloatTensor, ...] | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    group_ids: tuple[torch.Tensor, ...] | None = None
+    group_probs: tuple[torch.Tensor, ...] | None = None
+    summary_attentions: tuple[torch.Tensor, ...] | None = None
+    fusion_weights: tuple[torch.Tensor, ...] | None = None
 
 
-def refuse_decoder(backbone_config: PreTrainedConfig) -> None:
-    """Raise an error for a backbone that does not read its input in both directions.
-
-    Args:
-        backbone_config: configuration of the backbone.
-
-    Raises:
-        ValueError: if the backbone is a decoder or an encoder-decoder.
-    """
-    kind = type(backbone_config)
-    only_causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
-    if backbone_config.is_encoder_decoder or getattr(backbone_config, "is_decoder", False) or only_causal:
-        raise ValueError(
-            f"The backbone {backbone_config.model_type!r} is a decoder: its features look at one side of a token "
-            "only. Take an encoder such as BERT, RoBERTa, MPNet, DeBERTa or ModernBERT."
-        )
-
-
-def build_backbone(config: SelfAttnConfig) -> PreTrainedModel:
-    """Return the backbone of a configuration, with fresh weights.
-
-    Args:
-        config: configuration of the whole model.
-
-    Raises:
-        ValueError: if the backbone is a decoder.
-    """
-    refuse_decoder(config.backbone_config)
-    return AutoModel.from_config(config.backbone_config, **pooler_options(config.backbone_config))
-
-
-def pooler_options(backbone_config: PreTrainedConfig) -> dict[str, bool]:
-    """Return the option that leaves out the backbone's pooler, whose weights would receive no gradient.
-
-    Args:
-        backbone_config: configuration of the backbone.
-    """
-    has_pooler = "add_pooling_layer" in signature(MODEL_MAPPING[type(backbone_config)]).parameters
-    return {"add_pooling_layer": False} if has_pooler else {}
-
-
-def special_token_frame(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the special tokens that a tokenizer puts before and after one text.
-
-    Args:
-        tokenizer: a tokenizer of transformers.
-    """
-    inner = tokenizer("a", add_special_tokens=False)["input_ids"]
-    framed = tokenizer("a")["input_ids"]
-    for start in range(len(framed) - len(inner) + 1):
-        if framed[start : start + len(inner)] == inner:
-            return framed[:start], framed[start + len(inner) :]
-    return [], []
-
-
-def real_tokens(attention_mask: Tensor | None, values: Tensor) -> Tensor | None:
-    """Return (B, T) True at real tokens, or None where all are real and that is known.
-
-    A row of padding alone keeps its first token, so that nothing is a mean over nothing.
-
-    Args:
-        attention_mask: (B, T), not 0 at real tokens, or None.
-        values: (B, T) ids or (B, T, D) embeddings.
-
-    Raises:
-        ValueError: if the mask has another shape than the input.
-    """
-    if attention_mask is None:
-        return None
-    if attention_mask.shape != values.shape[:2]:
-        raise ValueError(
-            f"attention_mask has shape {tuple(attention_mask.shape)}, but the input has {tuple(values.shape[:2])} "
-            "(batch_size, sequence_length). Give one number per token, 0 at padding."
-        )
-    mask_BT = attention_mask.bool()
-    if not torch.compiler.is_compiling() and bool(mask_BT.all()):
-        return None
-    is_first_T = torch.arange(mask_BT.shape[1], device=mask_BT.device) == 0
-    return mask_BT | (is_first_T & ~mask_BT.any(dim=1, keepdim=True))
-
-
-def is_right_padded(mask_BT: Tensor) -> bool:
-    """Return whether padding is known to stand at the right of every row only; False while compiling.
-
-    Args:
-        mask_BT: True at real tokens.
-    """
-    return not torch.compiler.is_compiling() and bool((mask_BT[:, :-1] >= mask_BT[:, 1:]).all())
-
-
+# Its `__init__` builds no module: the subclasses that do call `post_init`. trf-ignore: TRF013
 @auto_docstring
 class SelfAttnPreTrainedModel(PreTrainedModel):
     config: SelfAttnConfig
@@ -211,8 +116,15 @@ class SelfAttnPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = False
 
+    def __init__(self, config: SelfAttnConfig, **options: Any):
+        # What `from_pretrained` could not place in the configuration ends here.
+        refuse_unknown_keys(type(config), options)
+        if options:
+            raise ValueError(f"Set {sorted(options)} in the configuration itself, which was given as an object.")
+        super().__init__(config)
+
     @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
+    def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, GroupedAttentionHead):
             init.ones_(module.metric_scale)
@@ -234,6 +146,7 @@ class SelfAttnPreTrainedModel(PreTrainedModel):
         dtype: torch.dtype | None = None,
         attn_implementation: str | dict[str, str] | None = None,
         hub_options: dict[str, Any] | None = None,
+        backbone_options: dict[str, Any] | None = None,
         **head_options: Any,
     ) -> "SelfAttnPreTrainedModel":
         r"""
@@ -248,18 +161,21 @@ class SelfAttnPreTrainedModel(PreTrainedModel):
                 As in `from_pretrained`; a dictionary can name `backbone_config` apart.
             hub_options (`dict`, *optional*):
                 `revision`, `token`, `cache_dir`, `local_files_only` and the like, for every file that is loaded.
+            backbone_options (`dict`, *optional*):
+                Fields of the backbone's configuration to change, such as `attention_probs_dropout_prob`.
             head_options (`dict`, *optional*):
                 Fields of [`SelfAttnConfig`], such as `num_groups`, `id2label` or `problem_type`.
 
         Raises:
-            ValueError: if the backbone is a decoder or has no hidden size, or an option is unknown.
+            ValueError: if the backbone is a decoder, has no hidden size, or has no tokenizer that tells its special
+                tokens, or if an option is unknown.
         """
         hub_options = hub_options or {}
-        backbone_config = AutoConfig.from_pretrained(name_or_path, **hub_options)
+        backbone_config = AutoConfig.from_pretrained(name_or_path, **hub_options, **(backbone_options or {}))
         refuse_decoder(backbone_config)
         if "prefix_token_ids" not in head_options and "suffix_token_ids" not in head_options:
-            tokenizer = AutoTokenizer.from_pretrained(name_or_path, **hub_options)
-            head_options["prefix_token_ids"], head_options["suffix_token_ids"] = special_token_frame(tokenizer)
+            frame = backbone_frame(name_or_path, hub_options)
+            head_options["prefix_token_ids"], head_options["suffix_token_ids"] = frame
         config = SelfAttnConfig(
             backbone_config=backbone_config, attn_implementation=attn_implementation, **head_options
         )
@@ -270,38 +186,51 @@ class SelfAttnPreTrainedModel(PreTrainedModel):
         if os.path.isdir(name_or_path):
             backbone.config.name_or_path = ""  # a checkpoint never names a folder of the machine that wrote it
         model.base_model.backbone = backbone
+        config.backbone_config = backbone.config
         return model.to(dtype or backbone.dtype).eval()
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        self.config.vocab_size = self.config.backbone_config.vocab_size = embeddings.num_embeddings
+        return embeddings
 
 
 @auto_docstring
 class SelfAttnModel(SelfAttnPreTrainedModel):
-    def __init__(self, config: SelfAttnConfig):
-        super().__init__(config)
-        self.backbone = build_backbone(config)
+    def __init__(self, config: SelfAttnConfig, **options: Any):
+        super().__init__(config, **options)
+        self.backbone = build_backbone(config.backbone_config)
         self.heads = SelfAttnHeads(config)
         self.reads_token_types = "token_type_ids" in signature(self.backbone.forward).parameters
         self.post_init()
 
-    def get_input_embeddings(self):
+    @property
+    def window(self) -> int:
+        """The longest input that the backbone reads at once, in tokens, special tokens included."""
+        return cast(int, self.config.subsequence_length)
+
+    def get_input_embeddings(self) -> nn.Module:
         return self.backbone.get_input_embeddings()
 
-    def set_input_embeddings(self, value):
+    def set_input_embeddings(self, value: nn.Module) -> None:
         self.backbone.set_input_embeddings(value)
 
     @can_return_tuple
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor] | SelfAttnModelOutput:
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         want = self._wanted_outputs(kwargs)
-        values = input_ids if inputs_embeds is None else inputs_embeds
+        values = cast(Tensor, input_ids if inputs_embeds is None else inputs_embeds)
+        if values.shape[1] == 0:
+            raise ValueError("The input has no tokens. Give each row at least one, if only padding.")
         types = token_type_ids if self.reads_token_types else None
 
         mask_BT = real_tokens(attention_mask, values)
@@ -313,7 +242,7 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
                 types = None if types is None else types.gather(1, order_BT)
             lengths_B = mask_BT.sum(dim=1)
 
-        if values.shape[1] <= self.config.subsequence_length:
+        if values.shape[1] <= self.window:
             hidden_states, attentions = self._read(values, mask_BT, types, **want)
         else:
             hidden_states, attentions = self._read_in_windows(values, lengths_B, types, **want)
@@ -341,6 +270,7 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
                 f"{type(self).__name__} does not read {sorted(unknown)}. It takes input_ids or inputs_embeds, "
                 "attention_mask, token_type_ids, output_attentions, output_hidden_states and return_dict."
             )
+        # Nothing is dispatched here: the user is told which attention returns weights. trf-ignore: TRF051
         if want["output_attentions"] and self.config._attn_implementation != "eager":
             raise ValueError(
                 f"attn_implementation={self.config._attn_implementation!r} computes no attention weights. Load the "
@@ -378,11 +308,13 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
         if lengths_B is None:
             lengths_B = torch.full((B,), T, device=values.device)
         windows = self._plan_windows(values, lengths_B)
-        prefix, suffix = self._frame(values)
         S, W = windows.mask_BSW.shape[1:]
-        window_values = fill_windows(values, windows, prefix, suffix, padding=self.config.pad_token_id or 0).flatten(0, 1)
-        window_types = None if types is None else fill_windows(types, windows, None, None).flatten(0, 1)
+        padding = self.config.pad_token_id or 0
         mask = windows.mask_BSW.flatten(0, 1)
+        window_values = fill_windows(values, windows.source_BSW, windows.mask_BSW, padding).flatten(0, 1)
+        window_types = None
+        if types is not None:
+            window_types = fill_windows(types, windows.segment_source_BSW, windows.mask_BSW).flatten(0, 1)
 
         used = None
         if not torch.compiler.is_compiling():
@@ -400,32 +332,24 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
 
     def _plan_windows(self, values: Tensor, lengths_B: Tensor) -> Subsequences:
         config = self.config
-        has_prefix = has_suffix = torch.ones_like(lengths_B, dtype=torch.bool)  # embeddings come framed
+        num_prefix, num_suffix = len(config.prefix_token_ids), len(config.suffix_token_ids)
         if values.dim() == 2:
-            has_prefix = starts_with(values, config.prefix_token_ids)
+            has_prefix = starts_with(values, lengths_B, config.prefix_token_ids)
             has_suffix = ends_with(values, lengths_B, config.suffix_token_ids)
+            has_suffix &= lengths_B >= has_prefix * num_prefix + num_suffix
+        else:
+            has_prefix = has_suffix = lengths_B >= num_prefix + num_suffix  # embeddings come framed
         windows = split(
             lengths_B,
             values.shape[1],
-            config.subsequence_length,
+            self.window,
             config.subsequence_stride,
-            len(config.prefix_token_ids),
-            len(config.suffix_token_ids),
+            num_prefix,
+            num_suffix,
             has_prefix,
             has_suffix,
         )
         return windows if torch.compiler.is_compiling() else windows.trim()
-
-    def _frame(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the special tokens that open and close a window, as ids or as embeddings like the input."""
-        frame = tuple(
-            torch.tensor(ids, device=values.device, dtype=torch.long)
-            for ids in (self.config.prefix_token_ids, self.config.suffix_token_ids)
-        )
-        if values.dim() == 2:
-            return frame
-        embed = self.get_input_embeddings()
-        return tuple(embed(ids).to(values.dtype) for ids in frame)
 
     def _head_outputs(self, heads: HeadsOutput, inverse_BT: Tensor | None) -> dict[str, tuple[Tensor, ...]]:
         """Return the named fields of the heads, their tokens in the order of the input."""
@@ -437,29 +361,30 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
         if inverse_BT is not None:
             for name, layers in per_token.items():
                 per_token[name] = tuple(
-                    layer.take_along_dim(inverse_BT[:, None].reshape(-1, 1, inverse_BT.shape[1], *[1] * (layer.dim() - 3)), 2)
+                    layer.take_along_dim(inverse_BT[:, None] if layer.dim() == 3 else inverse_BT[:, None, :, None], 2)
                     for layer in layers
                 )
         return {**per_token, "fusion_weights": heads.fusion_weights}
 
 
-def mean_loss(loss: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+def mean_loss(losses: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
     """Return the mean of losses, over the whole batch where gradients are accumulated or several processes train.
 
     Args:
-        loss: one loss per label that counts.
+        losses: one loss per label, 0 where the label is -100.
+        labels: the labels, -100 where there is none.
         num_items_in_batch: labels of all the steps and processes that share one update, as `Trainer` counts them,
             or None for those at hand.
     """
     if num_items_in_batch is None:
-        return loss.mean() if loss.numel() else loss.sum()
-    return loss.sum() / num_items_in_batch
+        return losses.sum() / (labels != -100).sum().clamp(min=1)
+    return losses.sum() / num_items_in_batch
 
 
 @auto_docstring
 class SelfAttnForSequenceClassification(SelfAttnPreTrainedModel):
-    def __init__(self, config: SelfAttnConfig):
-        super().__init__(config)
+    def __init__(self, config: SelfAttnConfig, **options: Any):
+        super().__init__(config, **options)
         self.num_labels = config.num_labels
         self.model = SelfAttnModel(config)
         self.classifier = build_sequence_classifier(config)
@@ -469,10 +394,10 @@ class SelfAttnForSequenceClassification(SelfAttnPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
@@ -495,23 +420,29 @@ class SelfAttnForSequenceClassification(SelfAttnPreTrainedModel):
             return self.config.problem_type
         if self.num_labels == 1:
             return "regression"
-        return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+        is_multi_label = labels.is_floating_point() or labels.dim() > 1
+        return "multi_label_classification" if is_multi_label else "single_label_classification"
 
     def _loss(self, logits_BC: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
         problem_type = self._problem_type(labels)
         if problem_type == "single_label_classification":
-            known = labels != -100
-            return mean_loss(F.cross_entropy(logits_BC[known], labels[known], reduction="none"), num_items_in_batch)
+            labels = labels.flatten()
+            return mean_loss(F.cross_entropy(logits_BC, labels, reduction="none"), labels, num_items_in_batch)
+        if labels.numel() != logits_BC.numel():
+            raise ValueError(
+                f"labels have shape {tuple(labels.shape)}, but {problem_type} with num_labels={self.num_labels} needs "
+                f"{tuple(logits_BC.shape)}: one number per row and label."
+            )
         targets = labels.to(logits_BC.dtype).view_as(logits_BC)
-        if problem_type == "regression":
-            return mean_loss(F.mse_loss(logits_BC, targets, reduction="none"), num_items_in_batch)
-        return mean_loss(F.binary_cross_entropy_with_logits(logits_BC, targets, reduction="none"), num_items_in_batch)
+        criterion = F.mse_loss if problem_type == "regression" else F.binary_cross_entropy_with_logits
+        losses = criterion(logits_BC, targets, reduction="none").masked_fill(targets == -100, 0)
+        return mean_loss(losses, targets, num_items_in_batch)
 
 
 @auto_docstring
 class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
-    def __init__(self, config: SelfAttnConfig):
-        super().__init__(config)
+    def __init__(self, config: SelfAttnConfig, **options: Any):
+        super().__init__(config, **options)
         self.num_labels = config.num_labels
         self.model = SelfAttnModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
@@ -522,11 +453,11 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.LongTensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor] | SelfAttnClassifierOutput:
@@ -541,8 +472,7 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
         loss = None
         if labels is not None:
             losses = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")
-            num_labels = (labels != -100).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-            loss = losses.sum() / num_labels
+            loss = mean_loss(losses, labels, num_items_in_batch)
         return SelfAttnClassifierOutput(loss=loss, logits=logits, **without_features(outputs))
 
 

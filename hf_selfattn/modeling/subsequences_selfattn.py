@@ -28,17 +28,15 @@ class Subsequences:
     """Where each slot of each window comes from, and where each token's features are found again.
 
     Attributes:
-        source_BSW: index into the row's T tokens for each slot; in a suffix slot that of the text token before it,
-            0 in prefix and padding slots.
-        prefix_BSW: number of the prefix token in the slot, or -1.
-        suffix_BSW: number of the suffix token in the slot, or -1.
+        source_BSW: index into the row's T tokens for each slot; the special tokens that frame a window are the row's
+            own. 0 in padding slots.
+        segment_source_BSW: the same for segment ids: a closing special token has that of the text token before it.
         mask_BSW: True where the slot holds a token.
         slot_BT: for each token of the row, the index into its S * W slots from which its features are taken.
     """
 
     source_BSW: Tensor
-    prefix_BSW: Tensor
-    suffix_BSW: Tensor
+    segment_source_BSW: Tensor
     mask_BSW: Tensor
     slot_BT: Tensor
 
@@ -49,11 +47,45 @@ class Subsequences:
         width = self.mask_BSW.shape[2]
         return Subsequences(
             source_BSW=self.source_BSW[:, :S, :W],
-            prefix_BSW=self.prefix_BSW[:, :S, :W],
-            suffix_BSW=self.suffix_BSW[:, :S, :W],
+            segment_source_BSW=self.segment_source_BSW[:, :S, :W],
             mask_BSW=self.mask_BSW[:, :S, :W],
             slot_BT=self.slot_BT // width * W + self.slot_BT % width,
         )
+
+
+def real_tokens(attention_mask: Tensor | None, values: Tensor) -> Tensor | None:
+    """Return (B, T) True at real tokens, or None where all are real and that is known.
+
+    A row of padding alone keeps its first token, so that nothing is a mean over nothing.
+
+    Args:
+        attention_mask: (B, T), not 0 at real tokens, or None.
+        values: (B, T) ids or (B, T, D) embeddings.
+
+    Raises:
+        ValueError: if the mask has another shape than the input.
+    """
+    if attention_mask is None:
+        return None
+    if attention_mask.shape != values.shape[:2]:
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}, but the input has {tuple(values.shape[:2])} "
+            "(batch_size, sequence_length). Give one number per token, 0 at padding."
+        )
+    mask_BT = attention_mask.bool()
+    if not torch.compiler.is_compiling() and bool(mask_BT.all()):
+        return None
+    is_first_T = torch.arange(mask_BT.shape[1], device=mask_BT.device) == 0
+    return mask_BT | (is_first_T & ~mask_BT.any(dim=1, keepdim=True))
+
+
+def is_right_padded(mask_BT: Tensor) -> bool:
+    """Return whether padding is known to stand at the right of every row only; False while compiling.
+
+    Args:
+        mask_BT: True at real tokens.
+    """
+    return not torch.compiler.is_compiling() and bool((mask_BT[:, :-1] >= mask_BT[:, 1:]).all())
 
 
 def right_pad_order(mask_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,15 +123,16 @@ def gather_tokens(values: Tensor, index_BN: Tensor) -> Tensor:
     return values.gather(1, index_BN)
 
 
-def starts_with(input_ids_BT: Tensor, token_ids: list[int]) -> Tensor:
+def starts_with(input_ids_BT: Tensor, lengths_B: Tensor, token_ids: list[int]) -> Tensor:
     """Return (B,) True where a right-padded row begins with the given tokens.
 
     Args:
         input_ids_BT: right-padded rows.
+        lengths_B: number of real tokens of each row.
         token_ids: the tokens looked for.
     """
     wanted = torch.tensor(token_ids, device=input_ids_BT.device, dtype=input_ids_BT.dtype)
-    return (input_ids_BT[:, : len(token_ids)] == wanted).all(dim=1)
+    return (input_ids_BT[:, : len(token_ids)] == wanted).all(dim=1) & (lengths_B >= len(token_ids))
 
 
 def ends_with(input_ids_BT: Tensor, lengths_B: Tensor, token_ids: list[int]) -> Tensor:
@@ -113,7 +146,7 @@ def ends_with(input_ids_BT: Tensor, lengths_B: Tensor, token_ids: list[int]) -> 
     wanted = torch.tensor(token_ids, device=input_ids_BT.device, dtype=input_ids_BT.dtype)
     offsets = torch.arange(len(token_ids), device=input_ids_BT.device) - len(token_ids)
     index = (lengths_B[:, None] + offsets).clamp(min=0)
-    return (input_ids_BT.gather(1, index) == wanted).all(dim=1)
+    return (input_ids_BT.gather(1, index) == wanted).all(dim=1) & (lengths_B >= len(token_ids))
 
 
 def ceil_div(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -188,8 +221,11 @@ def split(
     is_prefix_BSW = (in_text_BSW < 0) & in_use_BS1
     is_text_BSW = (in_text_BSW >= 0) & (in_suffix_BSW < 0) & in_use_BS1
     is_suffix_BSW = (in_suffix_BSW >= 0) & (in_suffix_BSW < suffix_B1[..., None]) & in_use_BS1
-    nearest_BSW = torch.minimum(in_text_BSW, size_BS[..., None] - 1)
-    source_BSW = (prefix_B1[..., None] + start_BS[..., None] + nearest_BSW).clamp(min=0)
+    first_BS1 = (prefix_B1 + start_BS)[..., None]
+    segment_source_BSW = (first_BS1 + torch.minimum(in_text_BSW, size_BS[..., None] - 1)).clamp(min=0)
+    source_BSW = torch.where(is_prefix_BSW, slot_W, first_BS1 + in_text_BSW)
+    source_BSW = torch.where(is_suffix_BSW, (prefix_B1 + text_B1)[..., None] + in_suffix_BSW, source_BSW)
+    mask_BSW = is_prefix_BSW | is_text_BSW | is_suffix_BSW
 
     # From the row to the windows: where each token's features are.
     token_T = torch.arange(num_tokens, device=device)[None]
@@ -199,39 +235,28 @@ def split(
     slot_BT = window_BT * window + prefix_B1 + in_text_BT - window_BT * step_B1
 
     return Subsequences(
-        source_BSW=torch.where(is_text_BSW | is_suffix_BSW, source_BSW, 0),
-        prefix_BSW=torch.where(is_prefix_BSW, slot_W, -1),
-        suffix_BSW=torch.where(is_suffix_BSW, in_suffix_BSW, -1),
-        mask_BSW=is_prefix_BSW | is_text_BSW | is_suffix_BSW,
+        source_BSW=torch.where(mask_BSW, source_BSW, 0),
+        segment_source_BSW=torch.where(is_text_BSW | is_suffix_BSW, segment_source_BSW, 0),
+        mask_BSW=mask_BSW,
         slot_BT=torch.where(token_T < lengths_B[:, None], slot_BT, 0),
     )
 
 
-def fill_windows(
-    values: Tensor, windows: Subsequences, prefix: Tensor | None, suffix: Tensor | None, padding: int = 0
-) -> Tensor:
-    """Copy tokens into their windows and frame them.
+def fill_windows(values: Tensor, source_BSW: Tensor, mask_BSW: Tensor, padding: int = 0) -> Tensor:
+    """Copy the tokens of right-padded rows into their windows.
 
     Args:
-        values: (B, T) ids or (B, T, D) embeddings of right-padded rows.
-        windows: the plan of `split`.
-        prefix: (P,) ids or (P, D) embeddings put before each window, or None to repeat the row's first value.
-        suffix: the same after each window, or None to repeat the last value of its text.
-        padding: the id in empty slots.
+        values: (B, T) ids or (B, T, D) embeddings.
+        source_BSW: index into T for each slot, of the plan of `split`.
+        mask_BSW: True where a slot holds a token.
+        padding: what an empty slot holds.
 
     Returns:
         (B, S, W) ids or (B, S, W, D) embeddings.
     """
-    B, S, W = windows.mask_BSW.shape
-    filled = gather_tokens(values, windows.source_BSW.reshape(B, S * W)).reshape(B, S, W, *values.shape[2:])
-    for frame, number_BSW in ((prefix, windows.prefix_BSW), (suffix, windows.suffix_BSW)):
-        if frame is not None and frame.shape[0] > 0:
-            is_frame = number_BSW >= 0
-            special = frame[number_BSW.clamp(min=0)]
-            filled = torch.where(is_frame if values.dim() == 2 else is_frame[..., None], special, filled)
-    if values.dim() == 3:
-        return filled * windows.mask_BSW[..., None].to(values.dtype)
-    return torch.where(windows.mask_BSW, filled, padding)
+    filled = gather_tokens(values, source_BSW.flatten(1)).unflatten(1, source_BSW.shape[1:])
+    is_empty = ~mask_BSW if values.dim() == 2 else ~mask_BSW[..., None]
+    return filled.masked_fill(is_empty, padding if values.dim() == 2 else 0)
 
 
 def merge(features: Tensor, windows: Subsequences) -> Tensor:

@@ -1,0 +1,35 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test fast lint clean
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+demo: $(VENV)/demo  ## install, train a sentiment classifier on real reviews, let it answer
+	$(BIN)/python benchmarks/fetch.py minilm vader
+	$(BIN)/python recipes/demo.py
+
+test: $(VENV)/test  ## install what the tests need and run them all
+	$(BIN)/python -m pytest
+
+fast: $(VENV)/test  ## run the tests that need no real data
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/test  ## check style and types
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+clean:  ## delete the virtual environment and the runs; the data stay
+	rm -rf $(VENV) runs
+
+# One stamp file for each set of extras that is installed.
+$(VENV)/demo $(VENV)/test: $(VENV)/%: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || \
+		{ echo "No virtual environment could be made. On Debian: apt install python3-venv"; rm -rf $(VENV); exit 1; }
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[$*]"
+	@touch $@

@@ -1,0 +1,113 @@
+"""Low-rank adapters on the backbone, with the heads trained in full beside them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from .modeling.configuration_selfattn import SelfAttnConfig
+
+# Modules that are trained and saved in full, where the model has them.
+HEAD_MODULES = ("heads", "classifier")
+
+# The attention projections and feed-forward layers of each backbone family, by the last part of their names.
+LORA_TARGETS = {
+    "albert": ["query", "key", "value", "dense", "ffn", "ffn_output"],
+    "bert": ["query", "key", "value", "dense"],
+    "camembert": ["query", "key", "value", "dense"],
+    "deberta-v2": ["query_proj", "key_proj", "value_proj", "dense"],
+    "distilbert": ["q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"],
+    "electra": ["query", "key", "value", "dense"],
+    "modernbert": ["Wqkv", "Wo", "Wi"],
+    "mpnet": ["q", "k", "v", "o", "dense"],
+    "roberta": ["query", "key", "value", "dense"],
+    "xlm-roberta": ["query", "key", "value", "dense"],
+}
+
+
+def lora_config(model: PreTrainedModel, task_type: str, **options: Any) -> LoraConfig:
+    """Return a LoRA configuration for a model of this package (Hu et al., 2021).
+
+    Adapters stand on the attention and feed-forward layers of the backbone; a family without a preset gets them on
+    all its linear layers. There is no dropout by default: on a CPU it costs more than the adapters save.
+
+    Args:
+        model: the model with its heads.
+        task_type: `SEQ_CLS` or `TOKEN_CLS`.
+        options: options of `peft.LoraConfig`, which win over the defaults.
+
+    Raises:
+        ValueError: for a task that PEFT does not know.
+    """
+    if task_type not in TaskType.__members__:
+        raise ValueError(f"task_type={task_type!r} is unknown; it is one of {', '.join(TaskType.__members__)}.")
+    config: SelfAttnConfig = model.config
+    rank = options.get("r", 16)
+    targets = LORA_TARGETS.get(config.backbone_config.model_type) or backbone_linears(model)
+    defaults = {
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "lora_dropout": 0.0,
+        "target_modules": targets,
+        "exclude_modules": rf".*\b({'|'.join(HEAD_MODULES)})\b.*",
+        "modules_to_save": [name for name in HEAD_MODULES if any_parameter_in(model, name)],
+    }
+    return LoraConfig(task_type=TaskType[task_type], **{**defaults, **options})
+
+
+def backbone_linears(model: PreTrainedModel) -> list[str]:
+    """Return the names of all linear layers of the backbone.
+
+    Args:
+        model: the model with its heads.
+    """
+    backbone = model.base_model.backbone
+    return sorted(name for name, module in backbone.named_modules() if isinstance(module, nn.Linear))
+
+
+def any_parameter_in(model: nn.Module, name: str) -> bool:
+    """Return whether a module of that name holds parameters.
+
+    Args:
+        model: the model.
+        name: the last part of the module's name.
+    """
+    return any(
+        path.split(".")[-1] == name and any(True for _ in module.parameters())
+        for path, module in model.named_modules()
+    )
+
+
+def add_lora(model: PreTrainedModel, task_type: str, **options: Any) -> PeftModel:
+    """Return the model with LoRA adapters; only they and the heads train.
+
+    Args:
+        model: the model with its heads.
+        task_type: `SEQ_CLS` or `TOKEN_CLS`.
+        options: options of `peft.LoraConfig`.
+    """
+    return get_peft_model(model, lora_config(model, task_type, **options))
+
+
+def merge_adapters(model: nn.Module) -> PreTrainedModel:
+    """Return the plain model with its adapters merged into the weights.
+
+    Args:
+        model: a model with or without adapters.
+    """
+    return model.merge_and_unload() if isinstance(model, PeftModel) else model  # type: ignore[return-value]
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Return how many parameters a model has and how many of them train.
+
+    Args:
+        model: the model.
+    """
+    return {
+        "all": sum(parameter.numel() for parameter in model.parameters()),
+        "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+    }

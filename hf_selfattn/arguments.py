@@ -1,0 +1,215 @@
+"""The arguments of a recipe: a YAML file, then `key=value` or `--key value` on the command line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+from transformers import TrainingArguments
+
+PathSpec = str | list[str]
+
+
+@dataclass
+class RecipeArguments:
+    """What a recipe is told. Every option of `transformers.TrainingArguments` may stand beside these.
+
+    Args:
+        model: backbone to tune: a name on the hub or a folder.
+        output_dir: folder of the run; it takes the model, the results and the checkpoints.
+        train, validation, test: files, globs or lists of them (CSV, TSV, JSON, JSONL, Parquet, Arrow, compressed).
+        dataset, dataset_config, revision: a data set on the hub or a folder of `save_to_disk` instead of files.
+        test_files: further test sets by name.
+        text_column, text_pair_column, label_column: column names; well-known ones are found.
+        problem: `single_label_classification`, `multi_label_classification`, `regression` or `ordinal`; detected from
+            the labels where it is not given.
+        label_names: the labels in the order wanted.
+        on_bad_row: `error`, or `drop` to leave bad rows out and count them.
+        deduplicate: drop repeated training rows, and training rows that stand in an evaluation split.
+        group_column: rows of one group never stand on both sides of a split that is made here.
+        validation_fraction: share of the training rows that becomes the validation split where none is given.
+        tuning: `lora` trains low-rank adapters and the heads, `full` everything.
+        lora: options of `peft.LoraConfig`, such as `r` and `target_modules`.
+        heads: fields of `SelfAttnConfig`.
+        backbone: fields of the backbone's own configuration to change.
+        model_revision: branch, tag or commit of the backbone.
+        selection_metric: metric of the validation split by which the best checkpoint is kept.
+        early_stopping_patience: evaluations without gain after which training ends; 0 never stops early.
+        baseline: score TF-IDF with a linear model on the same rows beside the model.
+        check: report on the data and train nothing.
+        options: options of `transformers.TrainingArguments`.
+    """
+
+    model: str = ""
+    output_dir: str = ""
+    train: PathSpec | None = None
+    validation: PathSpec | None = None
+    test: PathSpec | None = None
+    dataset: str | None = None
+    dataset_config: str | None = None
+    revision: str | None = None
+    test_files: dict[str, Any] = field(default_factory=dict)
+    text_column: str | None = None
+    text_pair_column: str | None = None
+    label_column: str | None = None
+    problem: str | None = None
+    label_names: list[str] | None = None
+    on_bad_row: Literal["error", "drop"] = "error"
+    deduplicate: bool = False
+    group_column: str | None = None
+    validation_fraction: float = 0.1
+    tuning: Literal["lora", "full"] = "lora"
+    lora: dict[str, Any] = field(default_factory=dict)
+    heads: dict[str, Any] = field(default_factory=dict)
+    backbone: dict[str, Any] = field(default_factory=dict)
+    model_revision: str | None = None
+    selection_metric: str | None = None
+    early_stopping_patience: int = 0
+    baseline: bool = True
+    check: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            setattr(self, name, _checked(name, getattr(self, name), hint))
+
+    def without_places(self) -> dict[str, Any]:
+        """Return what decides the outcome of a run: every argument but the folder that it writes to."""
+        return {name: value for name, value in asdict(self).items() if name not in ("output_dir", "check")}
+
+
+def parse_arguments(words: Sequence[str], required: Sequence[str] = ("model", "output_dir")) -> RecipeArguments:
+    """Read the arguments of a recipe from the command line.
+
+    Args:
+        words: paths of YAML files, `key=value`, `--key value`, `--key=value` or `--flag`; a later one wins. A dot
+            reaches inside: `heads.num_groups=8`. Values are read as YAML.
+        required: arguments that must be given.
+
+    Raises:
+        ValueError: names the file or word, and the nearest valid key.
+    """
+    settings: dict[str, Any] = {}
+    for key, value in _settings(list(words)):
+        _assign(settings, key, value)
+    return build_arguments(settings, required)
+
+
+def build_arguments(settings: dict[str, Any], required: Sequence[str] = ("model", "output_dir")) -> RecipeArguments:
+    """Divide settings into the recipe's own and those of `TrainingArguments`.
+
+    Args:
+        settings: values by key.
+        required: arguments that must be given.
+
+    Raises:
+        ValueError: for an unknown key, a value of the wrong type, or a required argument that is missing.
+    """
+    own = {item.name for item in fields(RecipeArguments)} - {"options"}
+    trainer = {item.name for item in fields(TrainingArguments) if item.init}
+    options: dict[str, Any] = dict(settings.get("options") or {})
+    arguments: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key in own:
+            arguments[key] = value
+        elif key in trainer:
+            options[key] = _checked_option(key, value)
+        elif key != "options":
+            near = difflib.get_close_matches(key, sorted(own | trainer), n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" The recipe's own arguments: {', '.join(sorted(own))}."
+            raise ValueError(f"There is no argument {key!r}.{hint}")
+    result = RecipeArguments(**arguments, options=options)
+    for name in required:
+        if not getattr(result, name):
+            raise ValueError(f"The argument {name!r} is missing. Give it in the YAML file or as {name}=VALUE.")
+    return result
+
+
+def _settings(words: list[str]) -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    while words:
+        word = words.pop(0)
+        bare = word.removeprefix("--")
+        if word.endswith((".yaml", ".yml")) and "=" not in word:
+            pairs += read_yaml(Path(word)).items()
+        elif "=" in bare:
+            key, value = bare.split("=", 1)
+            pairs.append((key, _value(word, value)))
+        elif word.startswith("--"):
+            has_value = bool(words) and not words[0].startswith("--") and "=" not in words[0]
+            pairs.append((bare, _value(word, words.pop(0)) if has_value else True))
+        else:
+            raise ValueError(f"Cannot read the argument {word!r}. Give a .yaml file, key=value or --key value.")
+    return [(key.replace("-", "_"), value) for key, value in pairs]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the settings of a YAML file.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: if the file is missing, does not parse, or is no mapping.
+    """
+    if not path.is_file():
+        raise ValueError(f"There is no settings file {path}.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds {type(content).__name__}, but a mapping of `key: value` lines is needed.")
+    return content
+
+
+def _value(word: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"The value in {word!r} is not valid YAML: {error}") from error
+
+
+def _assign(settings: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        settings = settings.setdefault(part, {})
+        if not isinstance(settings, dict):
+            raise ValueError(f"{key!r} reaches inside {part!r}, which is {settings!r} and no mapping.")
+    settings[last] = value
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """Return the value in its declared type, or raise a ValueError that names it."""
+    origin, choices = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        if value not in choices:
+            raise ValueError(f"{name}={value!r} is unknown; it is {' or '.join(map(repr, choices))}.")
+        return value
+    kinds = choices if origin is not None and origin not in (dict, list) else (hint,)
+    plain = tuple(get_origin(kind) or kind for kind in kinds)
+    if float in plain and isinstance(value, (int, str)) and not isinstance(value, bool):
+        value = _as_float(name, value)
+    if isinstance(value, bool) and bool not in plain or not isinstance(value, plain):
+        names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in plain if kind is not type(None))
+        raise ValueError(f"{name}={value!r} is {type(value).__name__}; it must be {names}.")
+    return value
+
+
+def _checked_option(name: str, value: Any) -> Any:
+    """Return an option of `TrainingArguments`; YAML reads `1e-3` as text where a number is wanted."""
+    default = next(item.default for item in fields(TrainingArguments) if item.name == name)
+    if isinstance(default, float) and isinstance(value, str):
+        return _as_float(name, value)
+    return value
+
+
+def _as_float(name: str, value: int | str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"{name}={value!r} is no number.") from None

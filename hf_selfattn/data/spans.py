@@ -1,0 +1,145 @@
+"""Words of a text with their places, and character spans as tags on these words."""
+
+from __future__ import annotations
+
+import unicodedata
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from .labels import LabelError
+from .schemes import OUTSIDE
+
+# Scripts without spaces between words (each character is a word): Thai, Lao, Myanmar, Khmer, kana, Han, half-width.
+SPACELESS = (
+    (0x0E00, 0x0EFF),
+    (0x1000, 0x109F),
+    (0x1780, 0x17FF),
+    (0x3005, 0x3007),
+    (0x3040, 0x30FF),
+    (0x31F0, 0x31FF),
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0xFF66, 0xFF9D),
+    (0x20000, 0x3FFFF),
+)
+JOINERS = "\u200c\u200d"
+
+Span = tuple[int, int, str]
+
+
+def split_words(text: str) -> list[tuple[int, int]]:
+    """Cut a text into words: runs of letters and digits; each other visible character alone.
+
+    In scripts without spaces (Chinese, Japanese, Thai, …) each character is a word. Accents and joiners stay with the
+    character before them.
+
+    Args:
+        text: any text.
+
+    Returns:
+        (start, end) of each word in characters, in order.
+    """
+    words: list[tuple[int, int]] = []
+    previous = "space"
+    for index, character in enumerate(text):
+        kind = _kind(character)
+        if kind == "space" or (kind == "mark" and previous == "space"):
+            previous = "space"
+            continue
+        if kind == "mark" or (kind == previous == "letter"):
+            words[-1] = (words[-1][0], index + 1)
+        else:
+            words.append((index, index + 1))
+            previous = kind
+    return words
+
+
+def read_spans(value: Any, length: int) -> list[Span]:
+    """Check the spans of a text.
+
+    Args:
+        value: a list of ``{"start", "end", "label"}`` or ``[start, end, label]``, in characters from 0, ``end`` not
+            included.
+        length: of the text, in characters.
+
+    Returns:
+        The spans, sorted.
+
+    Raises:
+        LabelError: not such a list, a span outside the text, or two that overlap.
+    """
+    if not isinstance(value, list):
+        raise LabelError("span_form", f"the spans are no list but {type(value).__name__}")
+    spans = sorted(_read_span(span, length) for span in value)
+    for one, other in zip(spans, spans[1:], strict=False):
+        if other[0] < one[1]:
+            raise LabelError("span_overlap", f"the spans {list(one)} and {list(other)} overlap")
+    return spans
+
+
+def tag_words(
+    text: str, words: Sequence[tuple[int, int]], spans: Sequence[Span]
+) -> tuple[list[str], list[tuple[int, str]]]:
+    """Turn character spans into IOB2 tags on words; spaces at a span's border do not count.
+
+    Args:
+        text: the text.
+        words: n (start, end) of its words.
+        spans: sorted spans that do not overlap.
+
+    Returns:
+        n tags, and the spans that cut a word (they are widened to it) as (index of the word, what is wrong).
+
+    Raises:
+        LabelError: a span without a word, or two spans in one word.
+    """
+    starts, ends = [start for start, _ in words], [end for _, end in words]
+    tags = [OUTSIDE] * len(words)
+    cut: list[tuple[int, str]] = []
+    for start, end, kind in spans:
+        first, last = bisect_right(ends, start), bisect_left(starts, end) - 1
+        shown = f"[{start}, {end}, '{kind}'] ('{text[start:end]}')"
+        if first > last:
+            raise LabelError("span_empty", f"the span {shown} holds no word")
+        if tags[first] != OUTSIDE:
+            raise LabelError("span_overlap", f"the span {shown} shares a word with the span before it")
+        if starts[first] < start or ends[last] > end:
+            cut.append((first, f"the span {shown} cuts the word(s) '{text[starts[first] : ends[last]]}'"))
+        tags[first : last + 1] = [f"B-{kind}"] + [f"I-{kind}"] * (last - first)
+    return tags, cut
+
+
+def _read_span(span: Any, length: int) -> Span:
+    start: Any
+    end: Any
+    kind: Any
+    if isinstance(span, Mapping):
+        start, end, kind = span.get("start"), span.get("end"), span.get("label")
+    elif isinstance(span, (list, tuple)) and len(span) == 3:
+        start, end, kind = span
+    else:
+        start = end = kind = None
+    numbers = all(isinstance(number, int) and not isinstance(number, bool) for number in (start, end))
+    if not numbers or not isinstance(kind, str) or not kind.strip():
+        raise LabelError("span_form", f'a span must be {{"start": 0, "end": 5, "label": "PER"}}, but is {span}')
+    if not 0 <= start < end <= length:
+        raise LabelError(
+            "span_outside", f"the span {[start, end, kind]} does not lie in the text of {length} characters"
+        )
+    return start, end, kind.strip()
+
+
+@lru_cache(maxsize=4096)
+def _kind(character: str) -> str:
+    """Tell what a character is: "space", "mark", "letter", "spaceless" or "symbol"."""
+    category = unicodedata.category(character)
+    if category.startswith("M") or character in JOINERS:
+        return "mark"
+    if character.isspace() or category in ("Cc", "Cf", "Zs", "Zl", "Zp"):
+        return "space"
+    if any(low <= ord(character) <= high for low, high in SPACELESS):
+        return "spaceless"
+    return "letter" if character.isalnum() or character == "_" else "symbol"

@@ -1,0 +1,305 @@
+"""Split, deduplicate and fingerprint checked classification data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold
+
+from .classification import ClassificationData
+from .reading import ORIGIN
+from .rows import column_values, listed
+
+REGRESSION_STRATA = 10
+Ints = NDArray[np.int64]
+
+
+def make_validation(
+    data: ClassificationData, *, fraction: float = 0.1, seed: int = 0, group_column: str | None = None
+) -> ClassificationData:
+    """Take a stratified validation split out of train where there is none.
+
+    Args:
+        data: checked data; returned as it is when it has a validation split.
+        fraction: share of the rows of train that goes to validation, between 0 and 1.
+        seed: of the random choice.
+        group_column: a kept column; all rows of one group then stay on one side (about ``fraction`` of the rows).
+
+    Returns:
+        Data with the splits train and validation, and a note. A class with one row keeps it in train.
+
+    Raises:
+        ValueError: ``fraction`` out of range, no train split, too few rows or groups, or an unknown group column.
+    """
+    if "validation" in data.splits:
+        return data
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction={fraction}: it must lie between 0 and 1.")
+    train = _train_of(data)
+    if len(train) < 2:
+        raise ValueError(f"train has {len(train)} row(s) (first: {train[0][ORIGIN]}); a validation split needs two.")
+    strata = _strata(data, train)
+    if group_column is None:
+        chosen = _stratified_choice(strata, fraction, np.random.default_rng(seed))
+        how = "stratified by label"
+    else:
+        groups = _groups(train, group_column)
+        folds = min(max(2, round(1 / fraction)), len(np.unique(groups)))
+        chosen = _group_folds(strata, groups, folds, seed) == 0
+        how = f"by '{group_column}': no group stands in both"
+    parts = {"train": train.select(np.flatnonzero(~chosen)), "validation": train.select(np.flatnonzero(chosen))}
+    others = {name: split for name, split in data.splits.items() if name != "train"}
+    note = (
+        f"No validation split was given: {chosen.sum()} of the {len(train)} rows of train are used ({how}; {seed=})."
+    )
+    notes = [note, *_shared_groups(parts, others, group_column)]
+    return replace(data, splits=DatasetDict({**parts, **others}), notes=data.notes + notes)
+
+
+def k_folds(
+    data: ClassificationData, k: int = 5, seed: int = 0, group_column: str | None = None
+) -> Iterator[ClassificationData]:
+    """Yield k data sets, each with another stratified k-th of train as its test split.
+
+    Args:
+        data: checked data without a test split of its own; other splits pass through unchanged.
+        k: the number of folds, from 2 to the number of rows (or groups).
+        seed: of the assignment.
+        group_column: a kept column whose groups are not torn apart.
+
+    Raises:
+        ValueError: ``k`` out of range, no train split, a test split, or an unknown group column.
+    """
+    train = _train_of(data)
+    if "test" in data.splits:
+        raise ValueError(
+            "k-fold makes its test splits from train, and a test split is given. Pass it as extra, or join it."
+        )
+    if not 2 <= k <= len(train):
+        raise ValueError(f"k={k} folds: k must lie between 2 and the number of rows of train ({len(train)}).")
+    strata = _strata(data, train)
+    if group_column is not None:
+        folds = _group_folds(strata, _groups(train, group_column), k, seed)
+    else:
+        order = np.lexsort((np.random.default_rng(seed).random(len(train)), strata))
+        folds = np.empty(len(train), dtype=np.int64)
+        folds[order] = np.arange(len(train)) % k  # dealt out stratum by stratum: sizes differ by one at most
+    for fold in range(k):
+        parts = {
+            "train": train.select(np.flatnonzero(folds != fold)),
+            **{name: split for name, split in data.splits.items() if name != "train"},
+            "test": train.select(np.flatnonzero(folds == fold)),
+        }
+        yield replace(data, splits=DatasetDict(parts), notes=[*data.notes, f"Fold {fold + 1} of {k} ({seed=})."])
+
+
+@dataclass
+class Duplicates:
+    """Rows that repeat another row: (row, its first twin) as (split, index) pairs, by where the twins stand."""
+
+    inside: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    across: dict[tuple[str, str], list[tuple[int, int]]] = field(default_factory=dict)
+
+
+def find_duplicates(keys: Mapping[str, Sequence[Hashable]]) -> Duplicates:
+    """Find equal keys inside each split and between two splits.
+
+    Args:
+        keys: one hashable key per row of each split.
+
+    Returns:
+        ``inside[split]``: (index, index of its first twin in the split); ``across[a, b]``: (index in a, index of the
+        first twin in b) for each pair of splits in the given order.
+    """
+    first: dict[str, dict[Hashable, int]] = {name: {} for name in keys}
+    found = Duplicates()
+    for name, rows in keys.items():
+        twins = [(index, first[name].setdefault(key, index)) for index, key in enumerate(rows)]
+        found.inside[name] = [(index, twin) for index, twin in twins if index != twin]
+    names = list(keys)
+    for i, one in enumerate(names):
+        for other in names[i + 1 :]:
+            pairs = [(index, first[other][key]) for index, key in enumerate(keys[one]) if key in first[other]]
+            if pairs:
+                found.across[one, other] = pairs
+    return found
+
+
+def text_keys(split: Dataset, columns: Sequence[str]) -> list[Hashable]:
+    """Give the key under which a row is an exact duplicate: its texts after Unicode NFC and whitespace folding.
+
+    Args:
+        split: the rows.
+        columns: the text columns. A row with a cell that is no text is its own key.
+    """
+    cells = zip(*(column_values(split, column) for column in columns), strict=True)
+    return [
+        tuple(" ".join(unicodedata.normalize("NFC", cell).split()) for cell in row)
+        if all(isinstance(cell, str) and cell.strip() for cell in row)
+        else (id(split), index)
+        for index, row in enumerate(cells)
+    ]
+
+
+def deduplicate(data: ClassificationData, *, inside_evaluation: bool = False) -> ClassificationData:
+    """Drop repeated rows of train, and rows of train that also stand in an evaluation split.
+
+    Args:
+        data: checked data. Rows of evaluation splits stay, whatever stands elsewhere.
+        inside_evaluation: also drop repeats inside each evaluation split.
+
+    Returns:
+        The data with the counts in its notes; twins with different labels are reported and the first one is kept.
+
+    Raises:
+        ValueError: nothing of train is left.
+    """
+    keys = {name: text_keys(split, text_columns(split)) for name, split in data.splits.items()}
+    duplicates = find_duplicates(keys)
+    drop: dict[str, set[int]] = {name: set() for name in keys}
+    notes = []
+    for name, pairs in duplicates.inside.items():
+        if pairs and (name == "train" or inside_evaluation):
+            drop[name] |= {index for index, _ in pairs}
+            notes.append(f"Dropped {len(pairs)} exact duplicate(s) inside {name}.")
+        if conflicts := find_conflicts(data.splits[name], pairs):
+            shown = listed(conflicts, len(conflicts))
+            notes.append(f"Warning: {name}: {len(conflicts)} duplicate(s) have different labels: {shown}.")
+    evaluation = set().union(*(set(keys[name]) for name in keys if name != "train"))
+    leaked = {index for index, key in enumerate(keys.get("train", [])) if key in evaluation}
+    if leaked:
+        drop["train"] |= leaked
+        notes.append(f"Dropped {len(leaked)} row(s) of train whose text stands in an evaluation split.")
+    if "train" in keys and len(drop["train"]) == len(keys["train"]):
+        raise ValueError(f"all {len(keys['train'])} rows of train also stand in evaluation splits; nothing is left.")
+    splits = {
+        name: split.select([i for i in range(len(split)) if i not in drop[name]]) if drop[name] else split
+        for name, split in data.splits.items()
+    }
+    notes = notes or ["No exact duplicates were found."]
+    return replace(data, splits=DatasetDict(splits), notes=data.notes + notes)
+
+
+def find_conflicts(split: Dataset, pairs: Sequence[tuple[int, int]], label: str = "label") -> list[str]:
+    """List the places of duplicates whose labels differ, as "place = place of its twin".
+
+    Args:
+        split: the rows.
+        pairs: (index, index of its twin).
+        label: the label column.
+    """
+    labels, places = column_values(split, label), column_values(split, ORIGIN)
+    return [f"{places[index]} = {places[twin]}" for index, twin in pairs if labels[index] != labels[twin]]
+
+
+def text_columns(split: Dataset) -> list[str]:
+    """List the text columns of a prepared split."""
+    return [name for name in ("text", "text_pair") if name in split.column_names]
+
+
+def fingerprint(split: Dataset) -> str:
+    """Give the sha256 of the texts and labels (or tokens and tags) of a prepared split, in their order.
+
+    Args:
+        split: a split of `ClassificationData` or `TaggingData`; its other columns do not count.
+    """
+    digest = hashlib.sha256()
+    columns = ["tokens", "tags"] if "tokens" in split.column_names else [*text_columns(split), "label"]
+    for batch in split.with_format(None).select_columns(columns).iter(batch_size=1000):
+        for row in zip(*(batch[name] for name in columns), strict=True):
+            digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _train_of(data: ClassificationData) -> Dataset:
+    if "train" not in data.splits:
+        raise ValueError(f"there is no train split; the splits are {list(data.splits)}.")
+    return data.splits["train"]
+
+
+def _strata(data: ClassificationData, split: Dataset) -> Ints:
+    """Give each row a stratum: its class, its rarest label, or its tenth of the regression labels."""
+    labels = column_values(split, "label")
+    if data.problem == "regression":
+        edges = np.quantile(labels, np.linspace(0, 1, REGRESSION_STRATA + 1)[1:-1])
+        return np.searchsorted(edges, labels).astype(np.int64)
+    if data.problem == "multi_label_classification":
+        matrix = np.asarray(labels)  # (rows, C)
+        rarity = np.where(matrix > 0, matrix.sum(axis=0), np.inf)
+        return np.where(matrix.any(axis=1), rarity.argmin(axis=1), -1).astype(np.int64)
+    return np.asarray(labels, dtype=np.int64)
+
+
+def _stratified_choice(strata: Ints, fraction: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Choose round(fraction * n) rows, at least 1, spread over the strata by largest remainders."""
+    rows = len(strata)
+    wanted = min(max(1, round(fraction * rows)), rows - 1)
+    values, counts = np.unique(strata, return_counts=True)
+    room = counts - 1  # every stratum keeps one row for training
+    quotas = np.minimum(np.floor(wanted * counts / rows).astype(np.int64), room)
+    remainders = wanted * counts / rows - quotas
+    for stratum in np.argsort(-remainders, kind="stable"):
+        quotas[stratum] += int(quotas[stratum] < room[stratum] and quotas.sum() < wanted)
+    if not quotas.any():
+        quotas[counts.argmax()] = 1  # every class has one row: one of them must go
+    chosen = np.zeros(rows, dtype=np.bool_)
+    for value, quota in zip(values, quotas, strict=True):
+        chosen[rng.permutation(np.flatnonzero(strata == value))[:quota]] = True
+    return chosen
+
+
+def _groups(split: Dataset, column: str) -> NDArray[Any]:
+    if column not in split.column_names:
+        raise ValueError(
+            f"group_column='{column}' is not in the prepared data, which has {split.column_names}; "
+            f"keep it with prepare(…, keep_columns=['{column}'])."
+        )
+    values = column_values(split, column)
+    missing = [split[index][ORIGIN] for index, value in enumerate(values) if value is None or value == ""]
+    if missing:
+        raise ValueError(f"column '{column}': {len(missing)} row(s) have no group: {listed(missing, len(missing))}.")
+    return np.unique([str(value) for value in values], return_inverse=True)[1]
+
+
+def _group_folds(strata: Ints, groups: NDArray[Any], k: int, seed: int) -> Ints:
+    """Assign whole groups to k folds with similar classes (sklearn's `StratifiedGroupKFold`)."""
+    n_groups = len(np.unique(groups))
+    if n_groups < 2 or k > n_groups:
+        raise ValueError(
+            f"{n_groups} group(s) cannot be split into {max(k, 2)} parts; name a column with more groups."
+        )
+    folds = np.empty(len(strata), dtype=np.int64)
+    if k > np.unique(strata, return_counts=True)[1].max():
+        strata = np.zeros_like(strata)  # sklearn wants one class with k rows; here no class has
+    splitter = StratifiedGroupKFold(n_splits=k, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")  # rare classes are allowed here
+        for fold, (_, held_out) in enumerate(splitter.split(strata, strata, groups)):
+            folds[held_out] = fold
+    return folds
+
+
+def _shared_groups(parts: dict[str, Dataset], others: dict[str, Dataset], column: str | None) -> list[str]:
+    if column is None:
+        return []
+    ours = Counter(value for part in parts.values() for value in column_values(part, column))
+    shared = defaultdict(set)
+    for name, split in others.items():
+        if column in split.column_names:
+            shared[name] = ours.keys() & set(column_values(split, column))
+    return [
+        f"Warning: {len(groups)} group(s) of '{column}' stand in train or validation and in {name}: "
+        f"{listed(sorted(map(str, groups)), len(groups))}."
+        for name, groups in shared.items()
+        if groups
+    ]

@@ -1,0 +1,186 @@
+"""Rows to checked tagging data: one form for all sources, tags in IOB2, every broken tag and bad row named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets
+
+from .reading import ORIGIN
+from .rows import BadRow, bad_rows_message, column_values, summarise
+from .schemes import OUTSIDE, iob2_names
+from .sentences import Sentence
+from .sources import with_origin
+from .tag_rows import ReadTags, columns_note, read_tagging
+
+COLUMNS = ("tokens", "tags", "document", "sentence", "text", "offsets", ORIGIN)
+REPAIRS = {
+    "broken_tag": "Broken tags are mended as conlleval reads them.",
+    "span_cuts_word": "A span that cuts a word is widened to the whole word.",
+}
+MENDS = {
+    "tag_unknown": "A type that train does not have cannot be scored: add training rows, mend it, or list all types "
+    "in entity_types. A scheme that was taken wrongly is set by scheme='…'.",
+    "span_cuts_word": "Set on_cut_word='widen' to take the whole word.",
+    "span_outside": "Spans count characters (code points) from 0; 'end' is the first character after the span.",
+    "broken_tag": "Set on_broken_tag='repair' to read them as conlleval does.",
+}
+
+
+@dataclass
+class TaggingData:
+    """Checked data of one tagging problem.
+
+    Args:
+        splits: columns ``tokens`` (n words), ``tags`` (n ids of ``label_names``), ``document`` (id), ``sentence``
+            (number in the document, from 0), ``__origin__`` and the kept ones; for character spans also ``text`` and
+            ``offsets`` (n times start, end).
+        label_names: the 2·T + 1 tags in IOB2: "O", "B-LOC", "I-LOC", "B-ORG", …
+        entity_types: the T types in natural order.
+        notes: sentences for the user: what was detected, repaired or dropped.
+    """
+
+    splits: DatasetDict
+    label_names: list[str]
+    entity_types: list[str]
+    notes: list[str] = field(default_factory=list)
+
+
+def prepare_tagging(
+    splits: Mapping[str, Dataset],
+    *,
+    token_column: str | int | None = None,
+    tag_column: str | int | None = None,
+    text_column: str | None = None,
+    span_column: str | None = None,
+    document_column: str | None = None,
+    scheme: str | None = None,
+    tag_names: Sequence[str] | None = None,
+    entity_types: Sequence[str] | None = None,
+    on_broken_tag: str = "repair",
+    on_cut_word: str = "error",
+    on_bad_row: str = "error",
+    keep_columns: Sequence[str] = (),
+) -> TaggingData:
+    """Check raw splits and bring them into one form; no sentence is cut.
+
+    Args:
+        splits: what `load_splits` returned, or data sets made in Python.
+        token_column, tag_column: names, or numbers of the columns of a column file (default: the first, the last).
+        text_column, span_column: instead of them, for text with character spans.
+        document_column: the id of a row's document.
+        scheme: one of `schemes.SCHEMES`; detected by default.
+        tag_names: the names of integer tags that have none.
+        entity_types: all types, if not those of train.
+        on_broken_tag: "repair" as `schemes.to_iob2` states, or "error".
+        on_cut_word: "error", or "widen" a span that cuts a word to the whole word.
+        on_bad_row: "error", or "drop" to leave bad rows out and count them in the notes.
+        keep_columns: further columns to keep.
+
+    Raises:
+        ValueError: missing column, empty split, no entity in train, or bad rows (with file and line).
+    """
+    options = {"on_broken_tag": on_broken_tag, "on_cut_word": on_cut_word, "on_bad_row": on_bad_row}
+    for (option, value), other in zip(options.items(), ("repair", "widen", "drop"), strict=True):
+        if value not in ("error", other):
+            raise ValueError(f"{option}='{value}' is unknown; it is 'error' or '{other}'.")
+    splits = {name: with_origin(split, name) for name, split in splits.items()}
+    for name, split in splits.items():
+        if len(split) == 0:
+            raise ValueError(f"{name}: the split has no rows. Leave it out, or give it rows.")
+    read = read_tagging(
+        splits,
+        token_column=token_column,
+        tag_column=tag_column,
+        text_column=text_column,
+        span_column=span_column,
+        document_column=document_column,
+        scheme=scheme,
+        tag_names=tag_names,
+        entity_types=entity_types,
+    )
+    refused = {"broken_tag": on_broken_tag == "error", "span_cuts_word": on_cut_word == "error"}
+    notes, dropped = _judge(read, refused, on_bad_row)
+    for name, rows in read.sentences.items():
+        rows[:] = [row for row in rows if row.index not in dropped[name]]
+        if not rows:
+            raise ValueError(f"{name}: no good row is left of {len(splits[name])} (from {splits[name][0][ORIGIN]}).")
+    if "train" in splits and all(tag == OUTSIDE for row in read.sentences["train"] for tag in row.tags):
+        raise ValueError(
+            f"train (from {splits['train'][0][ORIGIN]}): no word is in an entity; all tags are '{OUTSIDE}'. "
+            f"Is this the right column? {columns_note(read.columns['train'])}"
+        )
+    names = iob2_names(read.entity_types)
+    built = {name: _build(splits[name], rows, names, list(keep_columns)) for name, rows in read.sentences.items()}
+    return TaggingData(DatasetDict(built), names, read.entity_types, notes)
+
+
+def by_document(split: Dataset) -> list[list[int]]:
+    """Group the rows of a prepared split into documents.
+
+    Args:
+        split: of `TaggingData`.
+
+    Returns:
+        The indices of the rows of each document, in order of their sentences; documents in order of appearance.
+    """
+    groups: dict[str, list[int]] = {}
+    for index, document in enumerate(column_values(split, "document")):
+        groups.setdefault(document, []).append(index)
+    numbers = column_values(split, "sentence")
+    return [sorted(rows, key=numbers.__getitem__) for rows in groups.values()]
+
+
+def _judge(read: ReadTags, refused: Mapping[str, bool], on_bad_row: str) -> tuple[list[str], dict[str, set[int]]]:
+    """Raise the mistakes, or return the notes and the rows to drop per split."""
+    bad: dict[str, list[BadRow]] = {}
+    notes = read.notes()
+    for name, rows in read.repaired.items():
+        bad[name] = read.bad[name] + [row for row in rows if refused[row.kind]]
+        mended = [row for row in rows if not refused[row.kind]]
+        notes += [f"Repaired: {finding}." for finding in summarise(name, mended, "place(s)")]
+        notes += [REPAIRS[kind] for kind in REPAIRS if any(row.kind == kind for row in mended)]
+    findings = [finding for name, rows in bad.items() for finding in summarise(name, rows)]
+    if findings and on_bad_row == "error":
+        raise ValueError(bad_rows_message(findings, MENDS))
+    notes += [f"Dropped {finding}." for finding in findings]
+    return list(dict.fromkeys(notes)), {name: {row.index for row in rows} for name, rows in bad.items()}
+
+
+def _build(split: Dataset, rows: list[Sentence], names: list[str], keep: list[str]) -> Dataset:
+    ids = {name: index for index, name in enumerate(names)}
+    taken = [name for name in keep if name in COLUMNS or name not in split.column_names]
+    if taken:
+        raise ValueError(
+            f"keep_columns={keep}: {taken} are not columns of the data, or are made anew; "
+            f"the columns found are {split.column_names}."
+        )
+    documents = [row.place if row.document is None else row.document for row in rows]
+    columns: dict[str, tuple[Any, list[Any]]] = {
+        "tokens": (List(Value("string")), [row.tokens for row in rows]),
+        "tags": (List(ClassLabel(names=names)), [[ids[tag] for tag in row.tags] for row in rows]),
+        "document": (Value("string"), documents),
+        "sentence": (Value("int32"), _numbers(documents)),
+        ORIGIN: (Value("string"), [row.place for row in rows]),
+    }
+    if rows[0].text is not None:
+        columns["text"] = (Value("string"), [row.text for row in rows])
+        columns["offsets"] = (List(List(Value("int32"))), [row.offsets for row in rows])
+    features = Features({name: feature for name, (feature, _) in columns.items()})
+    result = Dataset.from_dict({name: values for name, (_, values) in columns.items()}, features=features)
+    if not keep:
+        return result
+    kept = split.with_format(None).select([row.index for row in rows]).select_columns(keep)
+    return concatenate_datasets([result, kept], axis=1)
+
+
+def _numbers(documents: list[str]) -> list[int]:
+    """Number the rows of each document from 0."""
+    seen: dict[str, int] = {}
+    numbers = []
+    for document in documents:
+        numbers.append(seen.get(document, 0))
+        seen[document] = numbers[-1] + 1
+    return numbers

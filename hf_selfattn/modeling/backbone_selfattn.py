@@ -1,0 +1,106 @@
+# Copyright 2026 The hf_selfattn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The backbone of a model: which encoders can be one, how it is built, and the special tokens around its input."""
+
+from inspect import signature
+from typing import Any
+
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_MAPPING,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+
+def refuse_decoder(backbone_config: PreTrainedConfig) -> None:
+    """Raise an error for a backbone that does not read its input in both directions.
+
+    Args:
+        backbone_config: configuration of the backbone.
+
+    Raises:
+        ValueError: if the backbone is a decoder or an encoder-decoder.
+    """
+    kind = type(backbone_config)
+    only_causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
+    if backbone_config.is_encoder_decoder or getattr(backbone_config, "is_decoder", False) or only_causal:
+        raise ValueError(
+            f"The backbone {backbone_config.model_type!r} is a decoder: its features look at one side of a token "
+            "only. Take an encoder such as BERT, RoBERTa, MPNet, DeBERTa or ModernBERT."
+        )
+
+
+def build_backbone(backbone_config: PreTrainedConfig) -> PreTrainedModel:
+    """Return a backbone with fresh weights.
+
+    Args:
+        backbone_config: configuration of the backbone.
+
+    Raises:
+        ValueError: if the backbone is a decoder.
+    """
+    refuse_decoder(backbone_config)
+    return AutoModel.from_config(backbone_config, **pooler_options(backbone_config))
+
+
+def pooler_options(backbone_config: PreTrainedConfig) -> dict[str, bool]:
+    """Return the option that leaves out the backbone's pooler, whose weights would receive no gradient.
+
+    Args:
+        backbone_config: configuration of the backbone.
+    """
+    has_pooler = "add_pooling_layer" in signature(MODEL_MAPPING[type(backbone_config)]).parameters
+    return {"add_pooling_layer": False} if has_pooler else {}
+
+
+def backbone_frame(name_or_path: str, hub_options: dict[str, Any]) -> tuple[list[int], list[int]]:
+    """Return the special tokens that the backbone's own tokenizer puts before and after one text.
+
+    Args:
+        name_or_path: the backbone: a name on the hub or a folder.
+        hub_options: options of `from_pretrained`.
+
+    Raises:
+        ValueError: if the backbone has no tokenizer, or the tokenizer's special tokens cannot be told.
+    """
+    mend = "Give prefix_token_ids and suffix_token_ids, the special tokens before and after a text ([] for none)."
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **hub_options)
+    except Exception as error:  # tokenizers raises its bare Exception
+        raise ValueError(f"The tokenizer of the backbone {name_or_path!r} does not open ({error}). {mend}") from error
+    # Where the tokenizer's files are missing, AutoTokenizer makes one that knows special tokens alone.
+    if len(tokenizer) <= len(tokenizer.all_special_ids) + 2:
+        raise ValueError(f"The backbone {name_or_path!r} has no tokenizer beside it. {mend}")
+    frame = special_token_frame(tokenizer)
+    if frame is None:
+        raise ValueError(f"The special tokens of the tokenizer of {name_or_path!r} do not frame a text. {mend}")
+    return frame
+
+
+def special_token_frame(tokenizer: Any) -> tuple[list[int], list[int]] | None:
+    """Return the special tokens that a tokenizer puts before and after one text, or None where they cannot be told.
+
+    Args:
+        tokenizer: a tokenizer of transformers.
+    """
+    inner = tokenizer("a", add_special_tokens=False)["input_ids"]
+    framed = tokenizer("a")["input_ids"]
+    for start in range(len(framed) - len(inner) + 1):
+        if inner and framed[start : start + len(inner)] == inner:
+            return framed[:start], framed[start + len(inner) :]
+    return None

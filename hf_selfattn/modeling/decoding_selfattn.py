@@ -1,0 +1,461 @@
+# Copyright 2026 The hf_selfattn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Legal tag sequences: Viterbi decoding, the linear-chain CRF and the confidence of entities, as functions of tensors.
+
+Every function takes the scores of the tags at each word and three tables: which tag may start a row, follow another,
+and end a row. A table is boolean (legal or not, all legal ones alike) or holds scores (a CRF's). Positions where the
+mask is False are no words: they take no part, and the words on both sides of them are neighbours.
+
+Each function is one loop over the positions with (B, C, C) steps: an associative scan of (C, C) products needs only
+O(log N) steps but C times the work, and is slower for all but a single long row with few tags.
+
+Shape suffixes: B rows, N positions, C tags.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .subsequences_selfattn import gather_tokens, right_pad_order
+
+ILLEGAL = -1e9  # finite, so that differences and gradients stay finite; exp(ILLEGAL) is 0 in every precision
+IGNORED = -100  # the label of a position that is no word, as in `torch.nn.functional.cross_entropy`
+TAG = re.compile(r"O|([BIMELSU])(?:-(.+))?")
+
+
+class EntityTags(NamedTuple):
+    """What each tag says of the entity that its word belongs to.
+
+    Attributes:
+        continues_C: True where the word is not the first one of its entity (I, E).
+        may_go_on_C: True where the next word may belong to the same entity (B, I).
+        type_C: number of the entity's type, -1 for O.
+        has_ends: True in BIOES, where B and I announce that the entity goes on.
+    """
+
+    continues_C: Tensor
+    may_go_on_C: Tensor
+    type_C: Tensor
+    has_ends: bool
+
+
+def read_tags(label_names: list[str]) -> EntityTags | None:
+    """Return what the tags of IOB2 or BIOES (also BILOU, BMES) mean, or None for labels that are no such scheme.
+
+    A set in which a tag could stand in no legal sequence (I-X without B-X: IO or IOB1) is no such scheme either.
+
+    Args:
+        label_names: C names such as "O", "B-PER", "I-PER"; bare "B", "I" for entities of one kind.
+
+    Raises:
+        ValueError: if there are no labels.
+    """
+    if not label_names:
+        raise ValueError("label_names is empty. Give the name of each label, for example ['O', 'B-PER', 'I-PER'].")
+    matches = [TAG.fullmatch(name) for name in label_names]
+    if any(match is None for match in matches):
+        return None
+    tags = [((match[1] or "O"), match[2]) for match in matches if match is not None]
+    tags = [({"M": "I", "L": "E", "U": "S"}.get(role, role), kind) for role, kind in tags]
+    present = set(tags)
+    has_ends = any(role in "ES" for role, _ in present)
+    for role, kind in present:
+        unusable = role in "IE" and ("B", kind) not in present
+        unusable |= has_ends and role in "BI" and ("E", kind) not in present
+        if unusable:
+            return None
+    if not any(role in ("OS" if has_ends else "OB") for role, _ in present):
+        return None  # no tag for a row of one word
+    kinds = sorted({kind or "" for _, kind in tags})
+    return EntityTags(
+        continues_C=torch.tensor([role in "IE" for role, _ in tags]),
+        may_go_on_C=torch.tensor([role in "BI" for role, _ in tags]),
+        type_C=torch.tensor([-1 if role == "O" else kinds.index(kind or "") for role, kind in tags]),
+        has_ends=has_ends,
+    )
+
+
+def transition_mask(label_names: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return which tag may start a row, (C,), follow another, (C, C) from row to column, and end a row, (C,).
+
+    Labels that are neither IOB2 nor BIOES (see `read_tags`) are all legal everywhere.
+
+    Args:
+        label_names: the C names in the order of the labels.
+
+    Raises:
+        ValueError: if there are no labels.
+    """
+    tags = read_tags(label_names)
+    if tags is None:
+        C = len(label_names)
+        return torch.ones(C, dtype=torch.bool), torch.ones(C, C, dtype=torch.bool), torch.ones(C, dtype=torch.bool)
+    goes_on_CC = entity_continuation(label_names)
+    unfinished_C = tags.may_go_on_C & torch.tensor(tags.has_ends)
+    return ~tags.continues_C, goes_on_CC | ~(tags.continues_C | unfinished_C[:, None]), ~unfinished_C
+
+
+def entity_continuation(label_names: list[str]) -> Tensor:
+    """Return (C, C), True where a tag (column) continues the entity of the tag before it (row).
+
+    All False for labels that are neither IOB2 nor BIOES: each word is then an entity of its own.
+
+    Args:
+        label_names: the C names in the order of the labels.
+
+    Raises:
+        ValueError: if there are no labels.
+    """
+    tags = read_tags(label_names)
+    if tags is None:
+        return torch.zeros(len(label_names), len(label_names), dtype=torch.bool)
+    return tags.may_go_on_C[:, None] & tags.continues_C & (tags.type_C[:, None] == tags.type_C)
+
+
+def illegal_words(labels_BN: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor) -> Tensor:
+    """Return (B, N), True at words whose label may not stand after the word before, or first or last in its row.
+
+    Args:
+        labels_BN: labels 0 … C - 1; any number where the mask is False.
+        mask_BN: True at words.
+        start: (C,) True where a label may start a row.
+        transitions: (C, C) True where the column may follow the row.
+        end: (C,) True where a label may end a row.
+    """
+    order_BN, inverse_BN = right_pad_order(mask_BN)
+    words, labels = mask_BN.gather(1, order_BN), labels_BN.masked_fill(~mask_BN, 0).gather(1, order_BN)
+    legal = torch.cat([start[labels[:, :1]], transitions[labels[:, :-1], labels[:, 1:]]], dim=1)
+    legal = legal & (end[labels] | F.pad(words[:, 1:], (0, 1)))
+    return (words & ~legal).gather(1, inverse_BN)
+
+
+def viterbi_decode(scores_BNC: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor) -> Tensor:
+    """Return (B, N) the labels of the best sequence of each row, -100 where there is no word (Viterbi, 1967).
+
+    Args:
+        scores_BNC: logits or log probabilities of each label at each position.
+        mask_BN: True at words.
+        start: (C,) table of the first label, boolean or scores.
+        transitions: (C, C) table from row to column.
+        end: (C,) table of the last label.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
+    rows = right_padded(scores_BNC, mask_BN, start, transitions, end)
+    best_BC = rows.start + rows.scores_BNC[:, 0]
+    same_C = torch.arange(scores_BNC.shape[2], device=scores_BNC.device)
+    previous = []
+    for scores_BC, word_B1 in rows.later_words():
+        best_BC = best_BC - best_BC.amax(dim=1, keepdim=True)  # small numbers keep the precision of long rows
+        step_BC, previous_BC = (best_BC[:, :, None] + rows.transitions).max(dim=1)
+        best_BC = torch.where(word_B1, step_BC + scores_BC, best_BC)
+        previous.append(torch.where(word_B1, previous_BC, same_C))
+    path = [(best_BC + rows.end).argmax(dim=1, keepdim=True)]
+    for previous_BC in reversed(previous):
+        path.append(previous_BC.gather(1, path[-1]))
+    return torch.cat(path[::-1], dim=1).gather(1, rows.inverse_BN).masked_fill(~mask_BN, IGNORED)
+
+
+def log_partition(scores_BNC: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor) -> Tensor:
+    """Return (B,) the logarithm of the sum of exp(score) over all sequences of each row; 0 for a row without words.
+
+    Args and errors: as in `viterbi_decode`.
+    """
+    rows = right_padded(scores_BNC, mask_BN, start, transitions, end)
+    alphas_BNC, shifts_BN = forward_scores(rows)
+    return shifts_BN.sum(dim=1) + last_step(rows, alphas_BNC)
+
+
+def sequence_score(
+    scores_BNC: Tensor, labels_BN: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor
+) -> Tensor:
+    """Return (B,) the score of one sequence of each row: its labels' scores and those of the tables.
+
+    Args:
+        labels_BN: labels 0 … C - 1; any number where the mask is False.
+        scores_BNC, mask_BN, start, transitions, end: as in `viterbi_decode`, with its errors.
+    """
+    return path_terms(right_padded(scores_BNC, mask_BN, start, transitions, end), labels_BN).sum(dim=1)
+
+
+def crf_nll(
+    scores_BNC: Tensor, labels_BN: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor
+) -> Tensor:
+    """Return (B,) the negative log-likelihood of the labels in a linear-chain CRF (Lafferty et al., 2001).
+
+    Args:
+        labels_BN: labels 0 … C - 1; a position with -100 is no word.
+        scores_BNC, mask_BN, start, transitions, end: as in `viterbi_decode`, with its errors.
+    """
+    rows = right_padded(scores_BNC, mask_BN & (labels_BN != IGNORED), start, transitions, end)
+    alphas_BNC, shifts_BN = forward_scores(rows)
+    terms_BN = shifts_BN - path_terms(rows, labels_BN)  # word by word: the difference of two long sums loses digits
+    return terms_BN.sum(dim=1) + last_step(rows, alphas_BNC)
+
+
+def marginals(scores_BNC: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor) -> Tensor:
+    """Return (B, N, C) the probability of each label over all sequences, by forward-backward; 0 where no word is.
+
+    Args and errors: as in `viterbi_decode`.
+    """
+    rows = right_padded(scores_BNC, mask_BN, start, transitions, end)
+    probs_BNC = F.softmax(forward_scores(rows)[0] + backward_scores(rows), dim=2)
+    return gather_tokens(probs_BNC.masked_fill(~rows.mask_BN[..., None], 0), rows.inverse_BN)
+
+
+def span_log_probability(
+    scores_BNC: Tensor,
+    labels_BN: Tensor,
+    mask_BN: Tensor,
+    start: Tensor,
+    transitions: Tensor,
+    end: Tensor,
+    continuation: Tensor,
+) -> Tensor:
+    """Return (B, N) for each word the log probability of the entity that holds it; -inf where there is no word.
+
+    It is exact: the share of exp(score) of all sequences in which the entity's words have these labels and neither
+    neighbour belongs to it. A linear-chain CRF is a Markov chain, so this is P(first label) · P(entity begins | first
+    label) · Π P(label | label before) · P(entity ends | last label). A word outside all entities counts as one alone.
+
+    Args:
+        labels_BN: a path of labels, such as `viterbi_decode` gives; any number where the mask is False.
+        continuation: (C, C) from `entity_continuation`.
+        scores_BNC, mask_BN, start, transitions, end: as in `viterbi_decode`, with its errors.
+    """
+    rows = right_padded(scores_BNC, mask_BN, start, transitions, end)
+    labels = labels_BN.masked_fill(~mask_BN, 0).gather(1, rows.order_BN)
+    here_BM, next_BM = labels[:, :-1], labels[:, 1:]
+    alphas_BNC, betas_BNC = forward_scores(rows)[0], backward_scores(rows)
+    log_probs_BN = pick(F.log_softmax(alphas_BNC + betas_BNC, dim=2), labels)
+    # log P(label at n + 1 | the path's label at n), and log P(label at n | the path's label at n + 1)
+    after_BMC = F.log_softmax(rows.transitions[here_BM] + (rows.scores_BNC + betas_BNC)[:, 1:], dim=2)
+    before_BMC = F.log_softmax(rows.transitions.t()[next_BM] + alphas_BNC[:, :-1], dim=2)
+
+    joined_BM = continuation[here_BM, next_BM] & rows.mask_BN[:, 1:]
+    apart_BM = ~joined_BM & rows.mask_BN[:, 1:]
+    log_end_BM = after_BMC.masked_fill(continuation[here_BM], ILLEGAL).logsumexp(dim=2)
+    log_begin_BM = before_BMC.masked_fill(continuation.t()[next_BM], ILLEGAL).logsumexp(dim=2)
+    first_BN = log_probs_BN + F.pad(log_begin_BM.masked_fill(~apart_BM, 0), (1, 0))
+    later_BN = F.pad(pick(after_BMC, next_BM), (1, 0))
+    joined_BN = F.pad(joined_BM, (1, 0))
+    terms_BN = torch.where(joined_BN, later_BN, first_BN) + F.pad(log_end_BM.masked_fill(~apart_BM, 0), (0, 1))
+
+    entity_BN = (~joined_BN).long().cumsum(dim=1) - 1
+    totals_BN = torch.zeros_like(terms_BN).scatter_add(1, entity_BN, terms_BN)
+    return totals_BN.gather(1, entity_BN).clamp(max=0).gather(1, rows.inverse_BN).masked_fill(~mask_BN, -torch.inf)
+
+
+class RightPaddedRows(NamedTuple):
+    """Scores with the words of each row at its front, and the tables as scores.
+
+    Attributes:
+        scores_BNC: scores of the labels, 0 where there is no word.
+        mask_BN: True at words.
+        start: (C,) scores.
+        transitions: (C, C) scores.
+        end: (C,) scores.
+        order_BN: `x.gather(1, order_BN)` is right-padded.
+        inverse_BN: the inverse of `order_BN`.
+    """
+
+    scores_BNC: Tensor
+    mask_BN: Tensor
+    start: Tensor
+    transitions: Tensor
+    end: Tensor
+    order_BN: Tensor
+    inverse_BN: Tensor
+
+    def later_words(self) -> list[tuple[Tensor, Tensor]]:
+        """Return, for each position but the first, its (B, C) scores and (B, 1) whether it is a word."""
+        return list(zip(self.scores_BNC.unbind(1)[1:], self.mask_BN[..., None].unbind(1)[1:], strict=True))
+
+
+def right_padded(
+    scores_BNC: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor
+) -> RightPaddedRows:
+    """Return the rows in float32 (or float64), words at the front; args and errors as in `viterbi_decode`."""
+    if scores_BNC.dim() != 3 or 0 in scores_BNC.shape[1:] or mask_BN.shape != scores_BNC.shape[:2]:
+        raise ValueError(
+            f"scores have shape {tuple(scores_BNC.shape)} and the mask {tuple(mask_BN.shape)}. Give scores of shape "
+            "(rows, positions, labels), at least one position and label, and a mask of shape (rows, positions)."
+        )
+    C = scores_BNC.shape[2]
+    shapes = [tuple(table.shape) for table in (start, transitions, end)]
+    if shapes != [(C,), (C, C), (C,)]:
+        raise ValueError(f"The tables have shapes {shapes}, but {C} labels need {[(C,), (C, C), (C,)]}.")
+    if mask_BN.dtype != torch.bool:
+        raise ValueError(f"The mask is {mask_BN.dtype}. Give torch.bool, True at words: `attention_mask.bool()`.")
+    scores = scores_BNC if scores_BNC.dtype == torch.float64 else scores_BNC.float()
+    order_BN, inverse_BN = right_pad_order(mask_BN)
+    return RightPaddedRows(
+        scores_BNC=gather_tokens(scores.masked_fill(~mask_BN[..., None], 0), order_BN),
+        mask_BN=mask_BN.gather(1, order_BN),
+        start=as_scores(start, scores),
+        transitions=as_scores(transitions, scores),
+        end=as_scores(end, scores),
+        order_BN=order_BN,
+        inverse_BN=inverse_BN,
+    )
+
+
+def as_scores(table: Tensor, like: Tensor) -> Tensor:
+    """Return a table as scores of the type and on the device of `like`: 0 and ILLEGAL for a boolean one."""
+    table = table.to(like.device)
+    if table.dtype == torch.bool:
+        return torch.zeros_like(table, dtype=like.dtype).masked_fill(~table, ILLEGAL)
+    return table.to(like.dtype).clamp(min=ILLEGAL)
+
+
+def pick(values_BNC: Tensor, labels_BN: Tensor) -> Tensor:
+    """Return (B, N) the value of the label at each position."""
+    return values_BNC.gather(2, labels_BN[..., None])[..., 0]
+
+
+def forward_scores(rows: RightPaddedRows) -> tuple[Tensor, Tensor]:
+    """Return the log sum of exp(score) of the beginnings of sequences that end in each label, with its own score.
+
+    Returns:
+        (B, N, C) with 0 as the largest number of each position, and (B, N) what was subtracted there, 0 at no word. The
+        positions after the last word repeat it.
+    """
+    step_BC = rows.start + rows.scores_BNC[:, 0]
+    shifts = [step_BC.detach().amax(dim=1, keepdim=True)]
+    alphas = [step_BC - shifts[0]]
+    for scores_BC, word_B1 in rows.later_words():
+        step_BC = torch.logsumexp(alphas[-1][:, :, None] + rows.transitions, dim=1) + scores_BC
+        shifts.append(step_BC.detach().amax(dim=1, keepdim=True))
+        alphas.append(torch.where(word_B1, step_BC - shifts[-1], alphas[-1]))
+    return torch.stack(alphas, dim=1), torch.cat(shifts, dim=1).masked_fill(~rows.mask_BN, 0)
+
+
+def backward_scores(rows: RightPaddedRows) -> Tensor:
+    """Return (B, N, C) the log sum of exp(score) of the continuations after each label, up to a number per position."""
+    betas = [rows.end.expand_as(rows.scores_BNC[:, 0])]
+    for scores_BC, word_B1 in reversed(rows.later_words()):
+        step_BC = torch.logsumexp(rows.transitions + (scores_BC + betas[-1])[:, None], dim=2)
+        betas.append(torch.where(word_B1, step_BC - step_BC.detach().amax(dim=1, keepdim=True), betas[-1]))
+    return torch.stack(betas[::-1], dim=1)
+
+
+def last_step(rows: RightPaddedRows, alphas_BNC: Tensor) -> Tensor:
+    """Return (B,) the log sum over the last labels with the scores of the end, 0 for a row without words."""
+    return torch.logsumexp(alphas_BNC[:, -1] + rows.end, dim=1).masked_fill(~rows.mask_BN[:, 0], 0)
+
+
+def path_terms(rows: RightPaddedRows, labels_BN: Tensor) -> Tensor:
+    """Return (B, N) what each word adds to the score of its row's labels, which are given in the order before padding."""
+    words = rows.mask_BN
+    labels = labels_BN.gather(1, rows.order_BN).masked_fill(~words, 0)
+    is_last = words & ~F.pad(words[:, 1:], (0, 1))
+    steps = torch.cat([rows.start[labels[:, :1]], rows.transitions[labels[:, :-1], labels[:, 1:]]], dim=1)
+    terms = steps + pick(rows.scores_BNC, labels) + rows.end[labels].masked_fill(~is_last, 0)
+    return terms.masked_fill(~words, 0)
+
+
+class LinearChainCRF(nn.Module):
+    """Learned scores of each transition on top of the legal ones (Lafferty et al., 2001).
+
+    The parameters are allocated only: fill all of them with 0 before training, which gives the legal-transition model.
+    The buffers are not saved: they are `transition_mask` and `entity_continuation` of the label names, in this order.
+
+    Args:
+        label_names: the C names in the order of the labels.
+
+    Raises:
+        ValueError: if there are no labels.
+    """
+
+    legal_start: Tensor
+    legal_transitions: Tensor
+    legal_end: Tensor
+    continuation: Tensor
+
+    def __init__(self, label_names: list[str]) -> None:
+        super().__init__()
+        C = len(label_names)
+        self.label_names = list(label_names)
+        self.start_scores = nn.Parameter(torch.empty(C))
+        self.transition_scores = nn.Parameter(torch.empty(C, C))
+        self.end_scores = nn.Parameter(torch.empty(C))
+        for name, table in zip(("start", "transitions", "end"), transition_mask(label_names), strict=True):
+            self.register_buffer(f"legal_{name}", table, persistent=False)
+        self.register_buffer("continuation", entity_continuation(label_names), persistent=False)
+
+    def forward(self, scores_BNC: Tensor, labels_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        """Return (B,) the negative log-likelihood of the labels, summed over the words of each row.
+
+        Args:
+            scores_BNC: logits of each label at each position.
+            labels_BN: labels; a position with -100 is no word.
+            mask_BN: True at words.
+
+        Raises:
+            ValueError: if the shapes do not fit, or a label is unknown or may not stand where it stands.
+        """
+        if labels_BN.shape != mask_BN.shape:
+            raise ValueError(
+                f"labels have shape {tuple(labels_BN.shape)} and the mask {tuple(mask_BN.shape)}. Give one label for "
+                f"each position, {IGNORED} where there is no word."
+            )
+        if not torch.compiler.is_compiling():
+            self._check_labels(labels_BN, mask_BN.bool() & (labels_BN != IGNORED))
+        return crf_nll(scores_BNC, labels_BN, mask_BN, *self._tables())
+
+    def decode(self, scores_BNC: Tensor, mask_BN: Tensor) -> Tensor:
+        """Return (B, N) the best labels; see `viterbi_decode`."""
+        return viterbi_decode(scores_BNC, mask_BN, *self._tables())
+
+    def marginals(self, scores_BNC: Tensor, mask_BN: Tensor) -> Tensor:
+        """Return (B, N, C) the probability of each label; see `marginals`."""
+        return marginals(scores_BNC, mask_BN, *self._tables())
+
+    def span_log_probability(self, scores_BNC: Tensor, labels_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        """Return (B, N) the log probability of each word's entity; see `span_log_probability`."""
+        return span_log_probability(scores_BNC, labels_BN, mask_BN, *self._tables(), self.continuation)
+
+    def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        return (
+            self.start_scores.masked_fill(~self.legal_start, ILLEGAL),
+            self.transition_scores.masked_fill(~self.legal_transitions, ILLEGAL),
+            self.end_scores.masked_fill(~self.legal_end, ILLEGAL),
+        )
+
+    def _check_labels(self, labels_BN: Tensor, words_BN: Tensor) -> None:
+        C = len(self.label_names)
+        unknown_BN = words_BN & ((labels_BN < 0) | (labels_BN >= C))
+        if unknown_BN.any():
+            row, position = unknown_BN.nonzero()[0].tolist()
+            raise ValueError(
+                f"labels[{row}, {position}] is {int(labels_BN[row, position])}, but there are {C} labels. Give 0 to "
+                f"{C - 1}, or {IGNORED} where there is no word."
+            )
+        wrong_BN = illegal_words(labels_BN, words_BN, self.legal_start, self.legal_transitions, self.legal_end)
+        if wrong_BN.any():
+            row, position = wrong_BN.nonzero()[0].tolist()
+            names = [self.label_names[label] for label in labels_BN[row, words_BN[row]].tolist()]
+            word = int(words_BN[row, :position].sum())
+            context = " ".join(names[max(word - 1, 0) : word + 2])
+            raise ValueError(
+                f"labels[{row}, {position}] is {names[word]!r}, word {word + 1} of the {len(names)} in its row, which "
+                f"no legal sequence holds there ({context}). Repair the tags, for example an entity that begins with "
+                "I to one that begins with B."
+            )

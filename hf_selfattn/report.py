@@ -1,0 +1,44 @@
+"""What a run found, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def summary(results: dict[str, Any]) -> str:
+    """Return a table of the scores of each evaluation split, the baseline beside the model.
+
+    Args:
+        results: the content of `results.json`.
+    """
+    blocks = []
+    for name, split in results["splits"].items():
+        baselines = {
+            kind: baseline["splits"][name]["scores"] for kind, baseline in results.get("baseline", {}).items()
+        }
+        rows = [["", "model", *baselines]]
+        for metric, value in split["scores"].items():
+            if "/" not in metric:
+                rows.append([metric, with_interval(value), *(with_interval(b.get(metric)) for b in baselines.values())])
+        blocks.append(f"{name}: {split['rows']} rows, 95 % intervals\n{table(rows)}")
+    return "\n\n".join(blocks)
+
+
+def with_interval(value: dict[str, float] | None) -> str:
+    """Return a score as text, such as `0.912 [0.901, 0.922]`.
+
+    Args:
+        value: `value`, `low` and `high`, or None where the metric is undefined.
+    """
+    return "-" if value is None else f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def table(rows: list[list[str]]) -> str:
+    """Return rows of cells as aligned lines.
+
+    Args:
+        rows: cells; all rows have the same number.
+    """
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(f"  {line}".rstrip() for line in lines)

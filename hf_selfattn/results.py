@@ -1,0 +1,113 @@
+"""The record of a run: results and predictions on disk, and where they came from."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+RESULTS_FILE = "results.json"
+ARGUMENTS_FILE = "arguments.json"
+PACKAGES = ("hf-selfattn", "torch", "transformers", "datasets", "accelerate", "peft", "scikit-learn", "numpy")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file so that it is there whole or not at all.
+
+    Args:
+        path: the file; its folder is made.
+        content: what JSON can hold.
+    """
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file under a side name and rename it into place.
+
+    Args:
+        path: the file; its folder is made.
+        text: its content.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    side = path.with_name(f".{path.name}.{os.getpid()}")
+    side.write_text(text, encoding="utf-8")
+    os.replace(side, path)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: if it does not parse.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}). Delete it to start the run anew.") from error
+
+
+def write_predictions(path: Path, references: Sequence[Any], outputs: NDArray[Any]) -> None:
+    """Write one line per row: its number, the right answer and the model's output.
+
+    Args:
+        path: the JSONL file.
+        references: (N,) or (N, C) right answers.
+        outputs: (N, C) probabilities or (N,) values.
+    """
+    rows = (
+        json.dumps({"row": number, "reference": reference, "output": output})
+        for number, (reference, output) in enumerate(zip(references, outputs.tolist(), strict=True))
+    )
+    write_text(path, "".join(f"{row}\n" for row in rows))
+
+
+def environment() -> dict[str, Any]:
+    """Return the versions and the machine that a result belongs to."""
+    return {
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "processor": torch.cpu.get_capabilities().get("cpu_name", "") or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
+
+
+def open_run(output_dir: Path, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the results of a finished run with the same arguments, or claim the folder for a new or resumed one.
+
+    Args:
+        output_dir: folder of the run.
+        arguments: what decides its outcome.
+
+    Raises:
+        ValueError: if the folder holds another run, or files that no run of ours wrote.
+    """
+    mine = json.loads(json.dumps(arguments))
+    claimed = output_dir / ARGUMENTS_FILE
+    if claimed.is_file():
+        theirs = read_json(claimed)
+        if theirs != mine:
+            differing = sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key))
+            raise ValueError(
+                f"{output_dir} already holds another run; it differs in {', '.join(differing)}. Nothing was changed. "
+                "Choose another output_dir, or delete that one."
+            )
+        finished = output_dir / RESULTS_FILE
+        return read_json(finished) if finished.is_file() else None
+    if output_dir.is_dir() and any(output_dir.iterdir()):
+        raise ValueError(
+            f"{output_dir} is not empty and holds no run of this package. Nothing was changed. Choose another output_dir."
+        )
+    return None

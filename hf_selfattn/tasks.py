@@ -1,0 +1,83 @@
+"""What the kinds of task ask of the recipe: one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+from scipy.special import expit, softmax
+from transformers import PreTrainedTokenizerBase
+
+from .data import ClassificationData
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What training needs to know of a problem beyond its labels.
+
+    Args:
+        problem_type: the name that the model's configuration has for it.
+        probabilities: logits (N, C) to what is scored, (N, C) or (N,).
+        selection_metric: metric of the validation split that picks the checkpoint.
+    """
+
+    problem_type: str
+    probabilities: Callable[[Array], Array]
+    selection_metric: str
+
+
+PROBLEMS = {
+    "single_label_classification": Problem(
+        "single_label_classification", lambda logits: softmax(logits, axis=-1), "macro_f1"
+    ),
+    "multi_label_classification": Problem("multi_label_classification", expit, "macro_f1"),
+    "ordinal": Problem("single_label_classification", lambda logits: softmax(logits, axis=-1), "quadratic_kappa"),
+    "regression": Problem("regression", lambda logits: logits[:, 0], "pearson"),
+}
+
+
+def label_options(data: ClassificationData) -> dict[str, Any]:
+    """Return the fields of the model's configuration that say what the labels are.
+
+    Args:
+        data: checked data.
+    """
+    return {
+        "id2label": dict(enumerate(data.label_names)),
+        "label2id": {name: number for number, name in enumerate(data.label_names)},
+        "problem_type": PROBLEMS[data.problem].problem_type,
+    }
+
+
+def tokenise(split: Dataset, tokenizer: PreTrainedTokenizerBase, problem: str) -> Dataset:
+    """Turn texts into tokens, whole, with the columns `labels` and `length` (in tokens).
+
+    Args:
+        split: prepared rows with `text`, perhaps `text_pair`, and `label`.
+        tokenizer: the backbone's tokenizer.
+        problem: one of `PROBLEMS`.
+    """
+
+    def encode(rows: dict[str, list[Any]]) -> dict[str, Any]:
+        encoded = dict(tokenizer(rows["text"], rows.get("text_pair"), truncation=False, verbose=False))
+        encoded["labels"] = as_references(rows["label"], problem).tolist()
+        encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
+        return encoded
+
+    return split.map(encode, batched=True, remove_columns=split.column_names, desc="tokenising")
+
+
+def as_references(labels: Any, problem: str) -> Array:
+    """Return the right answers as losses and scores want them: ints for classes, floats otherwise.
+
+    Args:
+        labels: values of the prepared `label` column.
+        problem: one of `PROBLEMS`.
+    """
+    return np.asarray(labels, dtype=int if problem in ("single_label_classification", "ordinal") else float)

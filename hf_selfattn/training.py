@@ -1,0 +1,476 @@
+"""Train, evaluate and save: the one place that uses `Trainer`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from numpy.typing import NDArray
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from .adapters import add_lora, count_parameters, merge_adapters
+from .arguments import RecipeArguments
+from .baselines import tfidf_baseline
+from .data import (
+    ClassificationData,
+    check_classification,
+    deduplicate,
+    fingerprint,
+    format_report,
+    load_splits,
+    make_validation,
+    prepare,
+)
+from .metrics import LOWER_IS_BETTER, metric_values, score
+from .modeling.configuration_selfattn import backbone_window
+from .modeling.modeling_selfattn import SelfAttnForSequenceClassification
+from .report import summary
+from .results import ARGUMENTS_FILE, RESULTS_FILE, environment, open_run, write_json, write_predictions
+from .tasks import PROBLEMS, as_references, label_options, tokenise
+
+Array = NDArray[Any]
+
+# A tokenizer that claims no limit makes pipelines pass a text on whole: the model reads any length.
+NO_LIMIT = int(1e30)
+ATTENTION_DROPOUT_FIELDS = ("attention_probs_dropout_prob", "attention_dropout")
+LEARNING_RATE = {"lora": 1e-3, "full": 5e-5}
+
+
+def run(arguments: RecipeArguments) -> dict[str, Any]:
+    """Carry out a text classification recipe and return its results.
+
+    A folder that holds the finished run of the same arguments is read, not trained again; an unfinished one is
+    continued from its newest checkpoint.
+
+    Args:
+        arguments: the arguments of the recipe.
+
+    Returns:
+        The content of `results.json`.
+
+    Raises:
+        ValueError: for data, options or an output folder that cannot be used; nothing is lost.
+    """
+    state = PartialState()
+    data = load_data(arguments)
+    if arguments.check:
+        return report_on_data(data, arguments)
+    output_dir = Path(arguments.output_dir)
+    finished = open_run(output_dir, arguments.without_places())
+    if finished is not None:
+        say(f"{output_dir} holds the finished run of these arguments: nothing to train.\n{summary(finished)}")
+        return finished
+    for note in data.notes:
+        say(note)
+    if state.is_main_process:
+        write_json(output_dir / ARGUMENTS_FILE, arguments.without_places())
+    state.wait_for_everyone()
+    return train_and_evaluate(arguments, data, output_dir)
+
+
+def say(text: str) -> None:
+    """Print a line on the main process.
+
+    Args:
+        text: the line.
+    """
+    PartialState().print(text, flush=True)
+
+
+def load_data(arguments: RecipeArguments) -> ClassificationData:
+    """Load the splits that the arguments name, check them, and make a validation split where there is none.
+
+    Args:
+        arguments: the arguments of the recipe.
+    """
+    with PartialState().main_process_first():
+        splits = load_splits(
+            train=arguments.train,
+            validation=arguments.validation,
+            test=arguments.test,
+            dataset=arguments.dataset,
+            dataset_config=arguments.dataset_config,
+            revision=arguments.revision,
+            extra=arguments.test_files or None,
+        )
+        data = prepare(
+            splits,
+            text_column=arguments.text_column,
+            text_pair_column=arguments.text_pair_column,
+            label_column=arguments.label_column,
+            problem=arguments.problem,
+            label_names=arguments.label_names,
+            on_bad_row=arguments.on_bad_row,
+            keep_columns=[arguments.group_column] if arguments.group_column else [],
+        )
+    if arguments.deduplicate:
+        data = deduplicate(data)
+    return make_validation(
+        data, fraction=arguments.validation_fraction, seed=seed_of(arguments), group_column=arguments.group_column
+    )
+
+
+def seed_of(arguments: RecipeArguments) -> int:
+    """Return the seed of a run.
+
+    Args:
+        arguments: the arguments of the recipe.
+    """
+    return int(arguments.options.get("seed", 42))
+
+
+def report_on_data(data: ClassificationData, arguments: RecipeArguments) -> dict[str, Any]:
+    """Print the report on the data and return it.
+
+    Args:
+        data: checked data.
+        arguments: the arguments of the recipe.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model, revision=arguments.model_revision or "main")
+    config = AutoConfig.from_pretrained(arguments.model, revision=arguments.model_revision or "main")
+    report = check_classification(data, tokenizer, backbone_window(config) or tokenizer.model_max_length)
+    say(format_report(report))
+    return report
+
+
+def train_and_evaluate(arguments: RecipeArguments, data: ClassificationData, output_dir: Path) -> dict[str, Any]:
+    """Train on the data, score every evaluation split, save the model and the results.
+
+    Args:
+        arguments: the arguments of the recipe.
+        data: checked data with the splits train and validation.
+        output_dir: folder of the run.
+    """
+    set_seed(seed_of(arguments))
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model, revision=arguments.model_revision or "main")
+    tokenizer.model_max_length = NO_LIMIT
+    with PartialState().main_process_first():
+        tokens = {name: tokenise(split, tokenizer, data.problem) for name, split in data.splits.items()}
+    model = build_model(arguments, data)
+    parameters = count_parameters(model)
+    say(f"{parameters['trainable']:,} of {parameters['all']:,} parameters train ({arguments.tuning}).")
+
+    trainer = build_trainer(arguments, data, tokens, model, tokenizer, output_dir)
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output_dir)))
+    seconds = time.perf_counter() - started
+
+    merged = merge_adapters(plain_model(trainer)).eval()
+    only_evaluate = replace(
+        trainer.args,
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        train_sampling_strategy="random",  # grouping by length reorders evaluation too
+    )
+    evaluator = Trainer(model=merged, args=only_evaluate, data_collator=trainer.data_collator)
+    outputs = {name: predict(evaluator, split, data.problem) for name, split in tokens.items() if name != "train"}
+    results = {
+        "task": "text-classification",
+        "problem": data.problem,
+        "label_names": data.label_names,
+        "arguments": arguments.without_places(),
+        "seed": seed_of(arguments),
+        "notes": data.notes,
+        "parameters": parameters,
+        "training": training_record(trainer, seconds),
+        "environment": environment(),
+        "splits": score_splits(data, outputs, output_dir),
+    }
+    if arguments.baseline:
+        results["baseline"] = {"tfidf": score_baseline(data, seed_of(arguments))}
+    if trainer.is_world_process_zero():
+        save_model(plain_model(evaluator), tokenizer, output_dir, tokens["validation"], trainer.data_collator)
+        write_json(output_dir / RESULTS_FILE, results)
+    PartialState().wait_for_everyone()
+    say(summary(results))
+    return results
+
+
+def build_model(arguments: RecipeArguments, data: ClassificationData) -> torch.nn.Module:
+    """Return the model that trains: fresh heads on the backbone, with adapters where they are asked for.
+
+    Dropout inside the backbone's attention is off unless `backbone` sets it: it keeps attention from its fused
+    kernel, which costs more than half of a step on 512 tokens, and the heads have their own.
+
+    Args:
+        arguments: the arguments of the recipe.
+        data: checked data.
+    """
+    hub_options = {"revision": arguments.model_revision} if arguments.model_revision else {}
+    backbone_config = AutoConfig.from_pretrained(arguments.model, **hub_options)
+    no_dropout = {name: 0.0 for name in ATTENTION_DROPOUT_FIELDS if hasattr(backbone_config, name)}
+    model = SelfAttnForSequenceClassification.from_backbone(
+        arguments.model,
+        hub_options=hub_options,
+        backbone_options={**no_dropout, **arguments.backbone},
+        **label_options(data),
+        **arguments.heads,
+    )
+    return add_lora(model, "SEQ_CLS", **arguments.lora) if arguments.tuning == "lora" else model
+
+
+def build_trainer(
+    arguments: RecipeArguments,
+    data: ClassificationData,
+    tokens: dict[str, Dataset],
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    output_dir: Path,
+) -> Trainer:
+    """Return the `Trainer` of a run.
+
+    Args:
+        arguments: the arguments of the recipe.
+        data: checked data.
+        tokens: tokenised splits.
+        model: the model that trains.
+        tokenizer: its tokenizer.
+        output_dir: folder of the run.
+    """
+    patience = arguments.early_stopping_patience
+    return Trainer(
+        model=model,
+        args=training_arguments(arguments, data.problem, output_dir),
+        train_dataset=tokens["train"],
+        eval_dataset=tokens["validation"],
+        data_collator=DataCollatorWithPadding(tokenizer),
+        processing_class=tokenizer,
+        compute_metrics=metrics_function(data),
+        callbacks=[EarlyStoppingCallback(early_stopping_patience=patience)] if patience else None,
+    )
+
+
+def training_arguments(arguments: RecipeArguments, problem: str, output_dir: Path) -> TrainingArguments:
+    """Return the options of `Trainer`: the recipe's defaults, then what the user set.
+
+    Args:
+        arguments: the arguments of the recipe.
+        problem: one of `tasks.PROBLEMS`.
+        output_dir: folder of the run.
+    """
+    metric = arguments.selection_metric or PROBLEMS[problem].selection_metric
+    defaults = {
+        "learning_rate": LEARNING_RATE[arguments.tuning],
+        "num_train_epochs": 3,
+        "per_device_train_batch_size": 16,
+        "per_device_eval_batch_size": 32,
+        "warmup_steps": 0.1,
+        "weight_decay": 0.01,
+        "bf16": has_bf16(),
+        "use_cpu": not torch.accelerator.is_available(),
+        "train_sampling_strategy": "group_by_length",
+        "length_column_name": "length",
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "save_total_limit": 2,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": metric,
+        "greater_is_better": metric not in LOWER_IS_BETTER,
+        "logging_steps": 0.05,
+        "report_to": "none",
+        "label_names": ["labels"],
+    }
+    return TrainingArguments(output_dir=str(output_dir), **{**defaults, **arguments.options})
+
+
+def has_bf16() -> bool:
+    """Return whether the machine multiplies bfloat16 matrices in hardware."""
+    if torch.accelerator.is_available():
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def metrics_function(data: ClassificationData) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Return what `Trainer` calls after each evaluation.
+
+    Args:
+        data: checked data.
+    """
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        outputs = PROBLEMS[data.problem].probabilities(logits_of(prediction.predictions))
+        references = np.asarray(prediction.label_ids)
+        values = metric_values(data.problem, references, outputs, data.label_names)
+        return {name: value for name, value in values.items() if "/" not in name}
+
+    return compute
+
+
+def logits_of(predictions: Any) -> Array:
+    """Return the logits (N, C) among what a model put out, in double precision.
+
+    Args:
+        predictions: `EvalPrediction.predictions`.
+    """
+    logits = predictions[0] if isinstance(predictions, tuple) else predictions
+    return np.asarray(logits, dtype=np.float64)
+
+
+def predict(trainer: Trainer, tokens: Dataset, problem: str) -> Array:
+    """Return what is scored for every row, in the order of the rows.
+
+    Rows of like length stand together in a batch, so that little padding is read.
+
+    Args:
+        trainer: holds the model.
+        tokens: a tokenised split.
+        problem: one of `tasks.PROBLEMS`.
+
+    Raises:
+        ValueError: if a row got no prediction, or more than one.
+    """
+    order = np.argsort(tokens["length"][:], kind="stable")
+    prediction = trainer.predict(tokens.select(order))
+    logits = logits_of(prediction.predictions)
+    references = as_references(tokens["labels"][:], problem)[order]
+    if len(logits) != len(tokens) or not np.allclose(np.asarray(prediction.label_ids), references):
+        raise ValueError(
+            f"{len(tokens)} rows were evaluated, but {len(logits)} predictions came back, or in another order. Each "
+            "row must be predicted once: check custom samplers and `dataloader_drop_last`."
+        )
+    outputs = np.empty_like(logits)
+    outputs[order] = logits
+    return PROBLEMS[problem].probabilities(outputs)
+
+
+def score_splits(data: ClassificationData, outputs: dict[str, Array], output_dir: Path) -> dict[str, Any]:
+    """Score each evaluation split with intervals and write its predictions.
+
+    Args:
+        data: checked data.
+        outputs: what `predict` returned, by split.
+        output_dir: folder of the run.
+    """
+    record = {}
+    for name, output in outputs.items():
+        split = data.splits[name]
+        references = as_references(split["label"][:], data.problem)
+        scores = score(data.problem, references, output, data.label_names)
+        predictions_file = f"predictions-{name}.jsonl"
+        if PartialState().is_main_process:
+            write_predictions(output_dir / predictions_file, references.tolist(), output)
+        record[name] = {
+            "rows": len(split),
+            "fingerprint": fingerprint(split),
+            "scores": {metric: value.as_dict() for metric, value in scores.items()},
+            "predictions_file": predictions_file,
+        }
+    return record
+
+
+def score_baseline(data: ClassificationData, seed: int) -> dict[str, Any]:
+    """Score TF-IDF features with a linear model on the same rows.
+
+    Args:
+        data: checked data.
+        seed: of the linear model.
+    """
+    texts = {name: joined_texts(split) for name, split in data.splits.items()}
+    references = as_references(data.splits["train"]["label"][:], data.problem)
+    started = time.perf_counter()
+    evaluated = {name: texts[name] for name in texts if name != "train"}
+    answers = tfidf_baseline(
+        data.problem, texts["train"], references, evaluated, seed=seed, num_labels=len(data.label_names)
+    )
+    record: dict[str, Any] = {"seconds": time.perf_counter() - started, "splits": {}}
+    for name, output in answers.items():
+        truth = as_references(data.splits[name]["label"][:], data.problem)
+        scores = score(data.problem, truth, output, data.label_names)
+        record["splits"][name] = {"scores": {metric: value.as_dict() for metric, value in scores.items()}}
+    return record
+
+
+def joined_texts(split: Dataset) -> list[str]:
+    """Return the text of each row, a pair joined by a line break.
+
+    Args:
+        split: prepared rows.
+    """
+    texts = list(split["text"])
+    if "text_pair" not in split.column_names:
+        return texts
+    return [f"{text}\n{pair}" for text, pair in zip(texts, split["text_pair"], strict=True)]
+
+
+def plain_model(trainer: Trainer) -> torch.nn.Module:
+    """Return the model without the wrappers of accelerate, its autocast among them.
+
+    Args:
+        trainer: after training or evaluation.
+    """
+    return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+
+
+def training_record(trainer: Trainer, seconds: float) -> dict[str, Any]:
+    """Return how training went.
+
+    Args:
+        trainer: after training.
+        seconds: wall time of training.
+    """
+    return {
+        "seconds": seconds,
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "best_step": trainer.state.best_global_step,
+        "best_metric": trainer.state.best_metric,
+        "processes": trainer.args.world_size,
+        "device": str(trainer.args.device),
+        "bf16": trainer.args.bf16,
+        "history": trainer.state.log_history,
+    }
+
+
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    output_dir: Path,
+    tokens: Dataset,
+    collate: Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]],
+) -> None:
+    """Save the model and its tokenizer, open them again and compare the logits.
+
+    Args:
+        model: the merged model.
+        tokenizer: its tokenizer.
+        output_dir: folder of the run.
+        tokens: a tokenised split, of which a few rows are compared.
+        collate: makes a batch of rows.
+
+    Raises:
+        ValueError: if the saved model answers differently.
+    """
+    model.save_pretrained(output_dir)
+    tokenizer.save_pretrained(output_dir)
+    rows = [{name: tokens[i][name] for name in tokenizer.model_input_names} for i in range(min(4, len(tokens)))]
+    batch = {name: values.to(model.device) for name, values in collate(rows).items()}
+    reopened = AutoModelForSequenceClassification.from_pretrained(output_dir).to(model.device).eval()
+    with torch.no_grad():
+        difference = (model(**batch).logits - reopened(**batch).logits).abs().max().item()
+    if difference > 1e-6 or reopened.config.id2label != model.config.id2label:
+        raise ValueError(
+            f"The model saved in {output_dir} answers differently when it is opened again (logits differ by "
+            f"{difference:.1e}). The checkpoints in that folder are whole; please report this."
+        )

@@ -1,0 +1,260 @@
+"""Reading of every format, and the errors that name file and line."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+import socket
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+import pandas as pd
+import pyarrow as pa
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict
+
+from hf_selfattn.data.reading import ORIGIN
+from hf_selfattn.data.sources import load_splits
+
+ROWS = [{"text": "good film", "label": "01"}, {"text": "NA", "label": "null"}, {"text": "007", "label": "1.0"}]
+CSV = "text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in ROWS)
+JSONL = "".join(json.dumps(row) + "\n" for row in ROWS)
+
+
+def write_parquet(path: Path) -> None:
+    pd.DataFrame(ROWS).to_parquet(path)
+
+
+def write_arrow_stream(path: Path) -> None:
+    table = pa.Table.from_pylist(ROWS)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def write_arrow_file(path: Path) -> None:
+    table = pa.Table.from_pylist(ROWS)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def write_zstd(path: Path) -> None:
+    with pa.CompressedOutputStream(str(path), "zstd") as sink:
+        sink.write(JSONL.encode())
+
+
+FORMATS = {
+    "rows.csv": (lambda path: path.write_text(CSV), "{}:3"),
+    "semicolon.csv": (lambda path: path.write_text(CSV.replace(",", ";")), "{}:3"),
+    "rows.tsv": (lambda path: path.write_text(CSV.replace(",", "\t")), "{}:3"),
+    "rows.jsonl": (lambda path: path.write_text(JSONL), "{}:2"),
+    "lines.json": (lambda path: path.write_text(JSONL), "{}:2"),
+    "array.json": (lambda path: path.write_text(json.dumps(ROWS, indent=1)), "{}[1]"),
+    "rows.parquet": (write_parquet, "{}[1]"),
+    "stream.arrow": (write_arrow_stream, "{}[1]"),
+    "file.arrow": (write_arrow_file, "{}[1]"),
+    "rows.csv.gz": (lambda path: path.write_bytes(gzip.compress(CSV.encode())), "{}:3"),
+    "rows.csv.bz2": (lambda path: path.write_bytes(bz2.compress(CSV.encode())), "{}:3"),
+    "rows.tsv.xz": (lambda path: path.write_bytes(lzma.compress(CSV.replace(",", "\t").encode())), "{}:3"),
+    "rows.jsonl.zst": (write_zstd, "{}:2"),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_keeps_text_and_place(tmp_path: Path, name: str) -> None:
+    write, place = FORMATS[name]
+    path = tmp_path / name
+    write(path)
+    split = load_splits(train=path)["train"]
+    assert split.select_columns(["text", "label"]).to_list() == ROWS
+    assert split[1][ORIGIN] == place.format(path)
+
+
+def test_quotes_line_ends_byte_order_mark_and_blank_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes('\ufefftext,label\r\n"one ""two"", \r\nthree",a\r\n\r\n  x ,b\r\n'.encode())
+    split = load_splits(train=path)["train"]
+    assert split["text"][:] == ['one "two", \r\nthree', "  x "]
+    assert split[ORIGIN][:] == [f"{path}:2", f"{path}:5"]
+
+
+def test_a_document_above_the_csv_modules_limit_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "word " * 60_000 + ",a\n")
+    assert len(load_splits(train=path)["train"][0]["text"]) == 300_000
+
+
+def test_index_column_without_a_name_is_kept_apart(tmp_path: Path) -> None:
+    pd.DataFrame(ROWS).to_csv(tmp_path / "a.csv")
+    assert load_splits(train=tmp_path / "a.csv")["train"].column_names == ["unnamed_0", "text", "label", ORIGIN]
+
+
+def test_mixed_json_types_and_missing_keys_keep_their_values(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [{"text": "a", "label": 1}, {"text": 5, "label": "x"}, {"text": "b", "label": None, "more": [1, "z"]}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    split = load_splits(train=path)["train"]
+    assert split["text"][:] == ["a", 5, "b"]
+    assert split["label"][:] == [1, "x", None]
+    assert split["more"][:] == [None, None, [1, "z"]]
+
+
+def test_types_that_change_after_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_selfattn.data.reading.BATCH_ROWS", 2)
+    path = tmp_path / "a.jsonl"
+    values = [None, None, 1, 2, 2.5, 3, "x", ["y"]]
+    path.write_text(
+        "\n".join(json.dumps({"n": value, "f": i if i < 4 else i + 0.5}) for i, value in enumerate(values))
+    )
+    split = load_splits(train=path)["train"]
+    assert split["n"][:] == values
+    assert split["f"][:] == [0.0, 1.0, 2.0, 3.0, 4.5, 5.5, 6.5, 7.5]
+
+
+def test_globs_lists_and_extra_sets_are_joined(tmp_path: Path) -> None:
+    for name in ("b1", "b2", "amazon"):
+        (tmp_path / f"{name}.csv").write_text(f"text,label\n{name},x\n")
+    (tmp_path / "b2.csv").write_text("label,text\nx,b2\n")  # the order of the columns does not matter
+    splits = load_splits(
+        train=str(tmp_path / "b*.csv"), test=[tmp_path / "b1.csv"], extra={"amazon": tmp_path / "amazon.csv"}
+    )
+    assert list(splits) == ["train", "test", "amazon"]
+    assert splits["train"]["text"][:] == ["b1", "b2"]
+    assert splits["train"][1][ORIGIN] == f"{tmp_path / 'b2.csv'}:2"
+
+
+def test_datasets_in_python_folders_and_parquet_keep_class_labels(tmp_path: Path) -> None:
+    rows = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}).cast_column("label", ClassLabel(names=["z", "a"]))
+    rows.to_parquet(tmp_path / "a.parquet")
+    DatasetDict({"train": rows, "dev": rows, "unsupervised": rows}).save_to_disk(tmp_path / "disk")
+    before = sorted(tmp_path.joinpath("disk").rglob("*"))
+    from_disk = load_splits(dataset=tmp_path / "disk", extra={"more": "unsupervised"})
+    assert list(from_disk) == ["train", "validation", "more"]
+    for split in (
+        load_splits(train=tmp_path / "a.parquet")["train"],
+        load_splits(dataset=rows)["train"],
+        *from_disk.values(),
+    ):
+        assert split.features["label"] == ClassLabel(names=["z", "a"])
+    assert from_disk["validation"][1][ORIGIN] == f"{tmp_path / 'disk'}/dev[1]"
+    from_disk["train"].map(lambda row: {"n": len(row["text"])})
+    assert sorted(tmp_path.joinpath("disk").rglob("*")) == before, "nothing is written into the user's folder"
+
+
+def test_pandas_categories(tmp_path: Path) -> None:
+    pd.DataFrame({"text": ["a", "b"], "label": pd.Categorical(["x", "y"])}).to_parquet(tmp_path / "a.parquet")
+    assert load_splits(train=tmp_path / "a.parquet")["train"]["label"][:] == ["x", "y"]
+
+
+def test_a_changed_file_is_read_again_even_with_the_same_size_and_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\naaa,x\n")
+    first = load_splits(train=path)["train"]
+    stat = path.stat()
+    path.write_text("text,label\nbbb,x\n")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert load_splits(train=path)["train"]["text"][:] == ["bbb"]
+    assert first["text"][:] == ["aaa"]
+    assert sorted(entry.name for entry in tmp_path.glob("*.*")) == ["a.csv"]
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_files_need_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: bool) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", flag)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", flag)
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "disk")
+    (tmp_path / "a.csv").write_text(CSV)
+    splits = load_splits(dataset=tmp_path / "disk", test=tmp_path / "a.csv")
+    assert [len(split) for split in splits.values()] == [3, 3]
+
+
+def test_a_hub_name_without_the_network_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"'owner/name' \(config None, revision v1\) could not be opened.*train=…"):
+        load_splits(dataset="owner/name", revision="v1")
+
+
+BROKEN = {
+    "latin1": (
+        "a.csv",
+        b"text,label\nok,x\ncaf\xe9,x\n",
+        [r"a\.csv:3", r"byte 4 .*0xe9", "iconv -f latin1 -t utf-8 a.csv"],
+    ),
+    "cp1252": ("a.jsonl", b'{"text": "\x93q\x94"}\n', [r"a\.jsonl:1", "iconv -f cp1252"]),
+    "utf-16": ("a.csv", "text,label\nx,y\n".encode("utf-16"), [r"a\.csv:1", "iconv -f utf-16"]),
+    "no bytes": ("a.csv", b"", [r"a\.csv: the file is empty"]),
+    "header only": ("a.csv", b"text,label\n", [r"a\.csv: the file holds no rows"]),
+    "empty array": ("a.json", b"[]", [r"a\.json: the file holds no rows"]),
+    "unknown ending": ("a.xlsx", b"x", [r"a\.xlsx: unknown file ending '\.xlsx'", r"\.parquet"]),
+    "ragged": (
+        "a.csv",
+        b"text,label\nx,y\na,b,c\n\nd\n",
+        [r"2 row\(s\)", r"a\.csv:3 has 3", r"a\.csv:5 has 1", "2 cells"],
+    ),
+    "open quote": ("a.csv", b'text,label\nx,y\n"never closed,y\nz,w\n', [r"a\.csv:3", "double quote"]),
+    "bad line": (
+        "a.jsonl",
+        b'{"text": "a"}\n{"text": \n[1]\n',
+        [r"a\.jsonl:2", r"a\.jsonl:3: a list", r"2 line\(s\)"],
+    ),
+    "bad array": ("a.json", b'[{"text": "a"},\n{"text" 1}]', [r"a\.json:2"]),
+    "array of texts": ("a.json", b'[{"text": "a"}, "b"]', [r"a\.json\[1\]: a str"]),
+    "half a character": ("a.jsonl", b'{"text": "\\ud83d"}\n', [r"a\.jsonl:1", "surrogate"]),
+    "same name twice": ("a.csv", b"text,text\na,b\n", [r"a\.csv:1", "two columns are named 'text'"]),
+    "not gzip": ("a.csv.gz", b"text,label\n", [r"a\.csv\.gz", "damaged"]),
+    "cut gzip": ("a.csv.gz", gzip.compress(CSV.encode())[:-12], [r"a\.csv\.gz", "damaged"]),
+    "not parquet": ("a.parquet", b"text,label\n", [r"a\.parquet", "not readable Parquet"]),
+    "not arrow": ("a.arrow", b"text,label and more\n", [r"a\.arrow", "not readable Arrow"]),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_is_named_with_its_line(tmp_path: Path, case: str) -> None:
+    name, content, patterns = BROKEN[case]
+    (tmp_path / name).write_bytes(content)
+    for pattern in patterns:
+        with pytest.raises(ValueError, match=pattern):
+            load_splits(train=tmp_path / name)
+
+
+def test_no_match_lists_similar_names(tmp_path: Path) -> None:
+    (tmp_path / "train_2024.csv").write_text(CSV)
+    with pytest.raises(ValueError, match=r"test: no file matches .*train2024\.csv.*holds: train_2024\.csv"):
+        load_splits(test=tmp_path / "train2024.csv")
+    with pytest.raises(ValueError, match="The folder .*nowhere' does not exist"):
+        load_splits(train=tmp_path / "nowhere" / "*.csv")
+    with pytest.raises(ValueError, match=r"It is a folder: write .*\*\.csv"):
+        load_splits(train=tmp_path)
+
+
+def test_files_of_a_split_with_other_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\na,b\n")
+    (tmp_path / "b.csv").write_text("text,class\na,b\n")
+    with pytest.raises(ValueError, match=r"a\.csv has \['text', 'label'\], .*b\.csv has \['text', 'class'\]"):
+        load_splits(train=tmp_path / "*.csv")
+
+
+def test_sources_that_contradict_each_other(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(CSV)
+    rows = Dataset.from_list(ROWS)
+    with pytest.raises(ValueError, match="no data"):
+        load_splits()
+    with pytest.raises(ValueError, match=r"\['train'\] are given as files"):
+        load_splits(train=tmp_path / "a.csv", dataset=rows)
+    with pytest.raises(ValueError, match="these names are taken"):
+        load_splits(dataset=rows, extra={"test": tmp_path / "a.csv"})
+    with pytest.raises(ValueError, match="was not written by save_to_disk"):
+        load_splits(dataset=tmp_path)
+    with pytest.raises(ValueError, match=r"is no folder\. Give files as train="):
+        load_splits(dataset=tmp_path / "a.csv")
+    with pytest.raises(ValueError, match="load it without streaming"):
+        load_splits(dataset={"train": rows.to_iterable_dataset()})

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+from math import log, sqrt
+
+import pytest
+import torch
+from tiny_models import HIDDEN_SIZE, tiny_config
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hf_selfattn.modeling.attention_selfattn import (
+    GroupedAttentionHead,
+    HeadMasks,
+    SelfAttentionHead,
+    SelfAttnHeads,
+    SelfAttnLayer,
+    permute_tokens,
+)
+from hf_selfattn.modeling.modeling_selfattn import SelfAttnModel
+
+LENGTHS = [23, 17, 1]
+BLOCK_SIZES = [1, 4, 7, 16, 64]
+
+
+def head_of(model_class: type[nn.Module], implementation: str = "sdpa", **options: int) -> nn.Module:
+    """A head in double precision with random weights, biases and metric scales."""
+    config = tiny_config(**options)
+    config._attn_implementation = implementation
+    head = model_class(config)
+    for parameter in head.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    if isinstance(head, GroupedAttentionHead):
+        head.prototypes.copy_(F.normalize(torch.randn_like(head.prototypes), dim=-1))
+    return head.double()
+
+
+def masks_of(head: nn.Module, features: Tensor, lengths: list[int] | None) -> HeadMasks:
+    given = None if lengths is None else torch.tensor(lengths)
+    return SelfAttnHeads(head.config)._masks(features, given)
+
+
+def naive_grouped(head: GroupedAttentionHead, x: Tensor) -> tuple[Tensor, Tensor]:
+    """One row without padding, (N, D): double loop over heads and tokens. Returns (N, D) and (H, N, K)."""
+    config = head.config
+    N, d, w = len(x), config.head_dim, config.block_size
+    projected = head.qkv(x).view(N, head.num_heads, -1)
+    u = F.normalize(head.metric(x), dim=-1)
+    num_blocks = -(-N // w)
+    heads, summaries = [], x.new_zeros(head.num_heads, N, num_blocks)
+    for h in range(head.num_heads):
+        q, k, v = projected[:, h, :d], projected[:, h, d : 2 * d], projected[:, h, 2 * d :]
+        group = (u @ head.prototypes[h].T).argmax(dim=-1).tolist()
+        order = sorted(range(N), key=lambda i, group=group: (group[i], i))
+        blocks = [order[start : start + w] for start in range(0, N, w)]
+        rows: list[Tensor] = [torch.empty(0)] * N
+        for own, block in enumerate(blocks):
+            others = [number for number in range(len(blocks)) if number != own]
+            for i in block:
+                logits = [q[i] @ k[j] / sqrt(d) + head.metric_scale[h] * (u[i] @ u[j]) for j in block]
+                values = [v[j] for j in block]
+                for number in others:
+                    far = blocks[number]
+                    similarity = head.metric_scale[h] * (u[i] @ u[far].mean(dim=0))
+                    logits.append(q[i] @ k[far].mean(dim=0) / sqrt(d) + similarity + log(len(far)))
+                    values.append(v[far].mean(dim=0))
+                weights = torch.stack(logits).softmax(dim=0)
+                rows[i] = weights @ torch.stack(values)
+                summaries[h, i, others] = weights[len(block) :].detach()
+        heads.append(torch.stack(rows))
+    return head.output(torch.cat(heads, dim=-1)), summaries
+
+
+def naive_self_attention(head: SelfAttentionHead, x: Tensor) -> Tensor:
+    """One row without padding, (N, D): full attention inside each window of it, head by head."""
+    parts = []
+    for window in x.split(head.window):
+        q, k, v = head.qkv(window).view(len(window), 3, head.num_heads, head.head_dim).unbind(dim=1)
+        rows = [((q[:, h] @ k[:, h].T / sqrt(head.head_dim)).softmax(dim=-1) @ v[:, h]) for h in range(head.num_heads)]
+        parts.append(torch.cat(rows, dim=-1))
+    return head.output(torch.cat(parts))
+
+
+def gradients(head: nn.Module, outputs: list[Tensor], directions: list[Tensor], x: Tensor) -> list[Tensor]:
+    total = sum((output * direction).sum() for output, direction in zip(outputs, directions, strict=True))
+    return list(torch.autograd.grad(total, [x, *head.parameters()]))
+
+
+def features_of(length: int, rows: int = 1) -> Tensor:
+    return torch.randn(rows, length, HIDDEN_SIZE, dtype=torch.float64)
+
+
+def assert_all_close(actual: list[Tensor], expected: list[Tensor], implementation: str = "sdpa") -> None:
+    tolerance = 1e-9 if implementation == "sdpa" else 1e-4  # eager has its softmax in single precision
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("block_size", BLOCK_SIZES)
+def test_grouped_attention_is_the_naive_double_loop(block_size: int, implementation: str) -> None:
+    head = head_of(GroupedAttentionHead, implementation, block_size=block_size)
+    x = features_of(max(LENGTHS), rows=len(LENGTHS)).requires_grad_()
+    output, _ = head(x, masks_of(head, x, LENGTHS))
+    real = [output[row, :length] for row, length in enumerate(LENGTHS)]
+    expected = [naive_grouped(head, x[row, :length])[0] for row, length in enumerate(LENGTHS)]
+    assert_all_close(real, expected, implementation)
+    directions = [torch.randn_like(row) for row in real]
+    actual_gradients = gradients(head, real, directions, x)
+    assert all(bool(gradient.any()) for gradient in actual_gradients[1:]), "a weight has no part in the output"
+    assert_all_close(actual_gradients, gradients(head, expected, directions, x), implementation)
+
+
+@pytest.mark.parametrize("block_size", BLOCK_SIZES)
+def test_summary_attentions_are_those_of_the_naive_form(block_size: int) -> None:
+    head = head_of(GroupedAttentionHead, "eager", block_size=block_size)
+    x = features_of(max(LENGTHS), rows=len(LENGTHS))
+    _, (groups, probabilities, summary) = head(x, masks_of(head, x, LENGTHS), output_attentions=True)
+    assert torch.equal(probabilities.argmax(dim=-1), groups)
+    torch.testing.assert_close(probabilities.sum(dim=-1), x.new_ones(groups.shape))
+    for row, length in enumerate(LENGTHS):
+        _, expected = naive_grouped(head, x[row, :length])
+        torch.testing.assert_close(summary[row, :, :length, : expected.shape[-1]], expected, atol=1e-6, rtol=1e-5)
+        assert not summary[row, :, :length, expected.shape[-1] :].any(), "blocks of padding take no attention"
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("window", [1, 5, 16, 64])
+def test_self_attention_is_the_naive_form(window: int, implementation: str) -> None:
+    head = head_of(SelfAttentionHead, implementation, attention_window=window)
+    x = features_of(max(LENGTHS), rows=len(LENGTHS)).requires_grad_()
+    output = head(x, masks_of(head, x, LENGTHS))
+    real = [output[row, :length] for row, length in enumerate(LENGTHS)]
+    expected = [naive_self_attention(head, x[row, :length]) for row, length in enumerate(LENGTHS)]
+    assert_all_close(real, expected, implementation)
+    directions = [torch.randn_like(row) for row in real]
+    actual_gradients = gradients(head, real, directions, x)
+    assert_all_close(actual_gradients, gradients(head, expected, directions, x), implementation)
+
+
+@pytest.mark.parametrize("head_class", [SelfAttentionHead, GroupedAttentionHead])
+@pytest.mark.parametrize("length", [16, 21])
+def test_without_padding_the_mask_changes_nothing(head_class: type[nn.Module], length: int) -> None:
+    head = head_of(head_class)
+    x = features_of(length, rows=2)
+    without, given = (head(x, masks_of(head, x, lengths)) for lengths in (None, [length, length]))
+    torch.testing.assert_close(without, given)
+
+
+def full_attention(head: GroupedAttentionHead, x: Tensor) -> Tensor:
+    """Attention of each token to each other one, (B, N, D), with the metric in the logits."""
+    d = head.head_dim
+    q, k, v = head.qkv(x).unflatten(-1, (head.num_heads, -1)).transpose(1, 2).split([d, d, head.value_dim], dim=-1)
+    u = F.normalize(head.metric(x), dim=-1)
+    bias = head.metric_scale[:, None, None] * (u @ u.transpose(1, 2))[:, None]
+    return head.output(F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2))
+
+
+def test_one_block_is_full_attention() -> None:
+    head = head_of(GroupedAttentionHead, block_size=32)
+    x = features_of(21, rows=2)
+    torch.testing.assert_close(head(x, masks_of(head, x, None))[0], full_attention(head, x))
+
+
+def test_far_blocks_of_equal_tokens_are_exact() -> None:
+    """Four groups of six equal tokens each: a mean over equal keys and values loses nothing."""
+    head = head_of(GroupedAttentionHead, block_size=6)
+    kinds = features_of(4)[0]
+    head.prototypes.copy_(F.normalize(head.metric(kinds), dim=-1).detach().expand_as(head.prototypes))
+    shuffled = torch.arange(24)[torch.randperm(24)] % 4
+    x = kinds[shuffled][None]
+    torch.testing.assert_close(head(x, masks_of(head, x, None))[0], full_attention(head, x))
+
+
+def test_far_blocks_of_unlike_tokens_are_not_exact() -> None:
+    head = head_of(GroupedAttentionHead, block_size=6)
+    x = features_of(24)
+    assert (head(x, masks_of(head, x, None))[0] - full_attention(head, x)).abs().max() > 1e-3
+
+
+def test_permute_tokens() -> None:
+    values, index = torch.randn(2, 5, 3, 4), torch.randint(5, (2, 7, 3))
+    taken = permute_tokens(values, index)
+    for b in range(2):
+        for m in range(7):
+            for h in range(3):
+                assert torch.equal(taken[b, m, h], values[b, index[b, m, h], h])
+
+
+@pytest.mark.parametrize("fusion", ["scalar", "channel", "fixed"])
+@pytest.mark.parametrize("norm_position", ["pre", "post"])
+@pytest.mark.parametrize("norm_type", ["layernorm", "rmsnorm"])
+def test_layer_is_the_weighted_sum(fusion: str, norm_position: str, norm_type: str) -> None:
+    layer = SelfAttnLayer(tiny_config(fusion=fusion, norm_position=norm_position, norm_type=norm_type))
+    nn.init.normal_(layer.fusion_weight)
+    layer.grouped_attention.prototypes.normal_()
+    x = torch.randn(2, 11, HIDDEN_SIZE)
+    masks = masks_of(layer, x, [11, 4])
+
+    def same(value: Tensor) -> Tensor:
+        return value
+
+    a = layer.self_attention((layer.self_norm or same)(x), masks)
+    g, _ = layer.grouped_attention((layer.grouped_norm or same)(x + a), masks)
+    expected = (layer.output_norm or same)(x + layer.fusion_weight[0] * a + layer.fusion_weight[1] * g)
+    torch.testing.assert_close(layer(x, masks)[0], expected)
+    assert (layer.output_norm is None) == (norm_position == "pre")
+    assert ("fusion_weight" in dict(layer.named_parameters())) == (fusion != "fixed")
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_self_attention_heads": 0}, {"num_grouped_attention_heads": 0}, {"num_head_layers": 3}]
+)
+def test_heads_that_are_off_have_no_weights(options: dict[str, int]) -> None:
+    model = SelfAttnModel(tiny_config(**options))
+    names = {name.split(".")[3] for name, _ in model.named_parameters() if name.startswith("heads.layers")}
+    assert ("self_attention" in names) == ("num_self_attention_heads" not in options)
+    assert ("grouped_attention" in names) == ("num_grouped_attention_heads" not in options)
+    assert len(model.heads.layers) == options.get("num_head_layers", 1)
+
+
+def test_with_both_heads_off_nothing_stands_between_backbone_and_classifier() -> None:
+    heads = SelfAttnHeads(tiny_config(num_self_attention_heads=0, num_grouped_attention_heads=0))
+    x = torch.randn(2, 5, HIDDEN_SIZE)
+    output = heads((x,), output_attentions=True)
+    assert output.features is x and not list(heads.parameters()) and output.group_ids == ()

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+from tiny_models import BACKBONES, CLS, HIDDEN_SIZE, SEP, VOCAB_SIZE, WINDOW, tiny_config
+from transformers import AutoConfig, BertConfig, Wav2Vec2Config
+
+from hf_selfattn import SelfAttnConfig
+from hf_selfattn.modeling.configuration_selfattn import AUTO_MAP, backbone_window
+
+
+@pytest.mark.parametrize("family", BACKBONES)
+def test_sizes_are_those_of_the_backbone(family: str) -> None:
+    config = tiny_config(family)
+    assert config.hidden_size == HIDDEN_SIZE
+    assert (config.num_hidden_layers, config.num_attention_heads) == (2, 4)
+    assert config.vocab_size == VOCAB_SIZE
+    assert config.pad_token_id == BACKBONES[family].pad_token_id
+    assert config.subsequence_length == backbone_window(BACKBONES[family]) == WINDOW
+
+
+@pytest.mark.parametrize("family", BACKBONES)
+def test_saved_configuration_is_the_same(family: str, tmp_path: Path) -> None:
+    config = tiny_config(family, num_groups=7, pooling="mean", id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1})
+    config.save_pretrained(tmp_path)
+    reopened = AutoConfig.from_pretrained(tmp_path)
+    assert type(reopened) is SelfAttnConfig
+    assert type(reopened.backbone_config) is type(BACKBONES[family])
+    assert reopened.to_dict() == config.to_dict()
+    assert reopened.id2label == {0: "no", 1: "yes"}
+    assert reopened.auto_map == AUTO_MAP
+
+
+def test_backbone_can_be_a_dictionary_or_left_out() -> None:
+    as_dictionary = SelfAttnConfig(backbone_config=BACKBONES["bert"].to_dict(), subsequence_stride=4)
+    assert as_dictionary.backbone_config.to_dict() == BACKBONES["bert"].to_dict()
+    assert type(SelfAttnConfig().backbone_config) is BertConfig
+
+
+def test_attention_implementation_of_each_part() -> None:
+    config = tiny_config(attn_implementation={"": "eager", "backbone_config": "sdpa"})
+    assert config._attn_implementation == "eager"
+    assert config.backbone_config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"blok_size": 3}, "no field 'blok_size'. Did you mean 'block_size'"),
+        ({"zzz": 3}, "no field 'zzz'. Valid keys: .*attention_window"),
+        ({"head_dim": 12}, "head_dim=12 is not divisible by 8.* Take 16"),
+        ({"head_dim": 3}, "head_dim=3 is not divisible by 8.* Take 8"),
+        ({"block_size": 0}, "block_size=0 is too small: it must be at least 1"),
+        ({"num_self_attention_heads": -1}, "num_self_attention_heads=-1 is too small: it must be at least 0"),
+        ({"num_head_layers": 0}, "num_head_layers=0 is too small"),
+        ({"attention_window": 0}, "attention_window=0 is too small"),
+        ({"num_mixed_layers": 4}, "num_mixed_layers=4 is more than the backbone has: 2 hidden layers"),
+        ({"subsequence_length": 33}, r"subsequence_length=33 is longer than what the backbone can read \(32 tokens\)"),
+        ({"subsequence_stride": 30}, "subsequence_stride=30 leaves no step.*stride from 0 to 29"),
+        ({"subsequence_stride": -1}, "subsequence_stride=-1 leaves no step"),
+        ({"prefix_token_ids": [99]}, "prefix_token_ids has 99, but the backbone's ids are from 0 to below 99"),
+        ({"group_temperature": 0.0}, "group_temperature=0.0 must be above 0"),
+        ({"head_dropout": 1.0}, "head_dropout=1.0 must be at least 0 and below 1"),
+        ({"classifier_dropout": -0.1}, "classifier_dropout=-0.1 must be at least 0"),
+        ({"problem_type": "classification"}, "problem_type='classification' must be None or one of regression"),
+    ],
+)
+def test_errors_name_the_field_and_the_mend(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_config(**options)
+
+
+@pytest.mark.parametrize("options", [{"fusion": "sum"}, {"block_size": "8"}, {"prefix_token_ids": ["a"]}])
+def test_types_are_checked(options: dict[str, Any]) -> None:
+    with pytest.raises(StrictDataclassFieldValidationError, match=next(iter(options))):
+        tiny_config(**options)
+
+
+def test_types_are_checked_on_assignment() -> None:
+    config = tiny_config()
+    with pytest.raises(StrictDataclassFieldValidationError, match="num_groups"):
+        config.num_groups = "many"
+
+
+def test_backbone_without_hidden_size_is_refused() -> None:
+    class NoHiddenSize(BertConfig):
+        model_type = "no-hidden-size"
+
+    backbone = NoHiddenSize()
+    del backbone.hidden_size
+    backbone.__class__.hidden_size = None
+    with pytest.raises(ValueError, match="'no-hidden-size' has no `hidden_size`"):
+        SelfAttnConfig(backbone_config=backbone)
+
+
+def test_backbone_dictionary_without_model_type_is_refused() -> None:
+    with pytest.raises(ValueError, match="backbone_config has no `model_type`"):
+        SelfAttnConfig(backbone_config={"hidden_size": 8})
+
+
+def test_window_of_backbones_without_positions_is_unlimited() -> None:
+    assert backbone_window(Wav2Vec2Config()) is None
+    unlimited = deepcopy(BACKBONES["deberta-v2"])
+    unlimited.max_position_embeddings = -1
+    assert backbone_window(unlimited) is None
+    assert SelfAttnConfig(backbone_config=unlimited).subsequence_length == 512
+
+
+def test_special_tokens_are_saved(tmp_path: Path) -> None:
+    tiny_config().save_pretrained(tmp_path)
+    reopened = SelfAttnConfig.from_pretrained(tmp_path)
+    assert (reopened.prefix_token_ids, reopened.suffix_token_ids) == ([CLS], [SEP])

@@ -1,0 +1,214 @@
+"""Tiny random backbones, models, batches and a tokenizer: what the tests of the model and of the recipes stand on."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from torch import Tensor
+from transformers import (
+    BertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    ElectraConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
+
+from hf_selfattn import (
+    SelfAttnConfig,
+    SelfAttnForSequenceClassification,
+    SelfAttnForTokenClassification,
+    SelfAttnModel,
+)
+
+WINDOW = 32
+VOCAB_SIZE = 99
+HIDDEN_SIZE = 32
+CLS, SEP, FIRST_WORD = 3, 4, 5
+
+_SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": HIDDEN_SIZE,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 37,
+}
+
+# Position embeddings of RoBERTa-likes begin at pad_token_id + 1.
+BACKBONES: dict[str, PreTrainedConfig] = {
+    "bert": BertConfig(**_SIZES, max_position_embeddings=WINDOW),
+    "roberta": RobertaConfig(**_SIZES, max_position_embeddings=WINDOW + 2, pad_token_id=1, type_vocab_size=1),
+    "xlm-roberta": XLMRobertaConfig(**_SIZES, max_position_embeddings=WINDOW + 2, pad_token_id=1, type_vocab_size=1),
+    "distilbert": DistilBertConfig(
+        vocab_size=VOCAB_SIZE, dim=HIDDEN_SIZE, n_layers=2, n_heads=4, hidden_dim=37, max_position_embeddings=WINDOW
+    ),
+    "mpnet": MPNetConfig(**_SIZES, max_position_embeddings=WINDOW + 2, pad_token_id=1),
+    "electra": ElectraConfig(**_SIZES, embedding_size=16, max_position_embeddings=WINDOW),
+    "deberta-v2": DebertaV2Config(
+        **_SIZES,
+        max_position_embeddings=WINDOW,
+        relative_attention=True,
+        pos_att_type=["p2c", "c2p"],
+        position_buckets=8,
+        share_att_key=True,
+        norm_rel_ebd="layer_norm",
+        position_biased_input=False,
+        type_vocab_size=0,
+    ),
+    "modernbert": ModernBertConfig(
+        **_SIZES,
+        max_position_embeddings=WINDOW,
+        local_attention=8,
+        pad_token_id=0,
+        bos_token_id=CLS,
+        eos_token_id=SEP,
+        cls_token_id=CLS,
+        sep_token_id=SEP,
+    ),
+}
+
+TASKS: dict[str, tuple[type, dict[str, Any]]] = {
+    "model": (SelfAttnModel, {}),
+    "single_label": (
+        SelfAttnForSequenceClassification,
+        {"num_labels": 3, "problem_type": "single_label_classification"},
+    ),
+    "multi_label": (
+        SelfAttnForSequenceClassification,
+        {"num_labels": 3, "problem_type": "multi_label_classification"},
+    ),
+    "regression": (SelfAttnForSequenceClassification, {"num_labels": 1, "problem_type": "regression"}),
+    "token": (SelfAttnForTokenClassification, {"num_labels": 5}),
+}
+
+
+def tiny_config(family: str = "bert", **options: Any) -> SelfAttnConfig:
+    """Return a configuration of a tiny model whose windows hold 30 tokens of text and share 4.
+
+    Args:
+        family: a key of `BACKBONES`.
+        options: fields of the configuration that differ.
+    """
+    sizes: dict[str, Any] = {
+        "num_self_attention_heads": 2,
+        "num_grouped_attention_heads": 3,
+        "head_dim": 8,
+        "group_dim": 8,
+        "num_groups": 4,
+        "block_size": 8,
+        "attention_window": 16,
+        "subsequence_stride": 4,
+        "prefix_token_ids": [CLS],
+        "suffix_token_ids": [SEP],
+    }
+    return SelfAttnConfig(backbone_config=deepcopy(BACKBONES[family]), **{**sizes, **options})
+
+
+def tiny_model(task: str = "single_label", family: str = "bert", seed: int = 0, **options: Any) -> Any:
+    """Return a tiny random model in evaluation mode, its fusion weights far from 0 so that the heads count.
+
+    Args:
+        task: a key of `TASKS`.
+        family: a key of `BACKBONES`.
+        seed: of the weights.
+        options: fields of the configuration that differ.
+    """
+    torch.manual_seed(seed)
+    model_class, task_options = TASKS[task]
+    return model_class(tiny_config(family, **{"fusion_init": 0.7, **task_options, **options})).eval()
+
+
+def tiny_batch(
+    lengths: list[int], family: str = "bert", padding_side: str = "right", framed: bool = True, seed: int = 1
+) -> dict[str, Tensor]:
+    """Return random input_ids and attention_mask (B, T) with T the greatest length.
+
+    Args:
+        lengths: tokens of each row, special tokens included. The words of a row depend on its place alone.
+        family: a key of `BACKBONES`, for its padding id.
+        padding_side: "right" or "left".
+        framed: whether rows begin with CLS and end with SEP.
+        seed: of the words.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    width = max(lengths)
+    words = torch.randint(FIRST_WORD, VOCAB_SIZE, (len(lengths), 512), generator=generator)
+    input_ids = torch.full((len(lengths), width), int(BACKBONES[family].pad_token_id or 0))
+    attention_mask = torch.zeros_like(input_ids)
+    for row, length in enumerate(lengths):
+        start = 0 if padding_side == "right" else width - length
+        input_ids[row, start : start + length] = words[row, :length]
+        attention_mask[row, start : start + length] = 1
+        if framed and length > 1:
+            input_ids[row, start], input_ids[row, start + length - 1] = CLS, SEP
+    return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+
+def tiny_labels(task: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the labels of a batch as keyword arguments; none for the model without a task.
+
+    Args:
+        task: a key of `TASKS`.
+        batch: input_ids and attention_mask (B, T).
+    """
+    rows = len(batch["input_ids"])
+    if task == "model":
+        return {}
+    if task == "single_label":
+        return {"labels": torch.arange(rows) % 3}
+    if task == "multi_label":
+        return {"labels": (torch.arange(rows * 3).view(rows, 3) % 2).float()}
+    if task == "regression":
+        return {"labels": torch.arange(rows).float()}
+    return {"labels": torch.where(batch["attention_mask"].bool(), batch["input_ids"] % 5, -100)}
+
+
+def main_output(outputs: Any) -> Tensor:
+    """Return the features of the bare model or the logits of a task model.
+
+    Args:
+        outputs: what the model returned.
+    """
+    return outputs.logits if "logits" in outputs else outputs.last_hidden_state
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer of the words w5 … w98 that frames texts and pairs and cuts nothing."""
+    special = {"[PAD]": 0, "[UNK]": 1, "[MASK]": 2, "[CLS]": CLS, "[SEP]": SEP}
+    vocabulary = special | {f"w{number}": number for number in range(FIRST_WORD, VOCAB_SIZE)}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        mask_token="[MASK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    )
+
+
+def tiny_text(num_words: int, seed: int = 0) -> str:
+    """Return a text of random words that `tiny_tokenizer` knows.
+
+    Args:
+        num_words: number of words, each one token.
+        seed: of the words.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return " ".join(f"w{n}" for n in torch.randint(FIRST_WORD, VOCAB_SIZE, (num_words,), generator=generator).tolist())
