@@ -28,8 +28,9 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from .adapters import add_lora, count_parameters, merge_adapters
+from .adapters import add_lora, base_model, count_parameters, merge_adapters
 from .arguments import RecipeArguments
+from .attention_cpu import use_fast_attention, use_fused_attention
 from .baselines import tfidf_baseline
 from .data import (
     ClassificationData,
@@ -171,11 +172,14 @@ def train_and_evaluate(arguments: RecipeArguments, data: ClassificationData, out
     say(f"{parameters['trainable']:,} of {parameters['all']:,} parameters train ({arguments.tuning}).")
 
     trainer = build_trainer(arguments, data, tokens, model, tokenizer, output_dir)
+    if trainer.args.bf16 and trainer.args.device.type == "cpu":
+        use_fast_attention(base_model(model))
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output_dir)))
     seconds = time.perf_counter() - started
 
     merged = merge_adapters(plain_model(trainer)).eval()
+    use_fused_attention(merged)
     only_evaluate = replace(
         trainer.args,
         eval_strategy="no",

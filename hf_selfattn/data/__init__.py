@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from .check import check_classification, format_report
+from .check_tags import check_tagging
 from .classification import ClassificationData, prepare
 from .sources import load_splits
 from .splits import deduplicate, fingerprint, k_folds, make_validation
+from .tagging import TaggingData, by_document, prepare_tagging
 
 __all__ = [
     "ClassificationData",
+    "TaggingData",
+    "by_document",
     "check_classification",
+    "check_tagging",
     "deduplicate",
     "fingerprint",
     "format_report",
@@ -17,4 +22,5 @@ __all__ = [
     "load_splits",
     "make_validation",
     "prepare",
+    "prepare_tagging",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -74,7 +74,9 @@ def check_classification(
     for name, split in filled.items():
         targets, bad = inspect_rows(split, columns, scheme)
         usable = [target for target in targets if target is not None]
-        findings += summarise(name, bad) + _odd_characters(name, split, columns)
+        findings += summarise(name, bad)
+        for column in columns.texts:
+            findings += odd_characters(name, column, column_values(split, column), column_values(split, ORIGIN))
         if name == "train":
             findings += _label_findings(split, columns, scheme, targets)
         report[name] = {
@@ -82,7 +84,8 @@ def check_classification(
             "classes": _class_counts(scheme, usable),
             **_lengths(split, columns, tokenizer, window),
         }
-    findings += _duplicate_findings(filled, columns)
+    keys = {name: text_keys(split, columns.texts) for name, split in filled.items()}
+    findings += duplicate_findings(filled, keys, columns.label)
     return {
         "columns": asdict(columns),
         "columns_found": found_columns(next(iter(filled.values()))),
@@ -96,7 +99,7 @@ def check_classification(
 
 
 def format_report(report: Mapping[str, Any]) -> str:
-    """Write a report of `check_classification` as plain text for the terminal.
+    """Write a report of `check_classification` or `check_tagging` as plain text for the terminal.
 
     Args:
         report: the report.
@@ -104,10 +107,13 @@ def format_report(report: Mapping[str, Any]) -> str:
     lines = ["Data check", *(f"  {note}" for note in report["notes"])]
     for name, split in report["splits"].items():
         lengths = ", ".join(f"{quantile} {value}" for quantile, value in split["lengths"].items())
+        sizes = [f"{split[unit]} {unit}" for unit in ("rows", "documents", "words") if unit in split]
+        counted = "entities" if "entities" in split else "classes"
         lines += [
             "",
-            f"{name}: {split['rows']} rows",
-            "  labels: " + ", ".join(f"{label} {count}" for label, count in split["classes"].items()),
+            f"{name}: {', '.join(sizes)}",
+            f"  {'labels' if counted == 'classes' else counted}: "
+            + ", ".join(f"{label} {count}" for label, count in split[counted].items()),
             f"  tokens: {lengths}",
             f"  longer than the backbone's window of {report['window']} tokens: {split['longer_than_window']} rows "
             + f"({split['share_longer_than_window']:.1%}). Nothing is cut: long rows are read in several windows.",
@@ -159,20 +165,33 @@ def _label_findings(
     return findings
 
 
-def _odd_characters(name: str, split: Dataset, columns: Columns) -> list[Finding]:
-    places = column_values(split, ORIGIN)
+def odd_characters(name: str, column: str, texts: Sequence[Any], places: Sequence[str]) -> list[Finding]:
+    """Find texts with characters of a wrong decoding or invisible ones.
+
+    Args:
+        name: the split's name.
+        column: the column's name.
+        texts: N cells; what is no string is passed over.
+        places: N places.
+    """
     findings = []
-    for column in columns.texts:
-        texts = column_values(split, column)
-        for kind, (message, search) in ODD_CHARACTERS.items():
-            rows = [place for place, text in zip(places, texts, strict=True) if isinstance(text, str) and search(text)]
-            if rows:
-                findings.append(Finding(kind, name, f"column '{column}': {message}", len(rows), rows[:PLACES]))
+    for kind, (message, search) in ODD_CHARACTERS.items():
+        rows = [place for place, text in zip(places, texts, strict=True) if isinstance(text, str) and search(text)]
+        if rows:
+            findings.append(Finding(kind, name, f"column '{column}': {message}", len(rows), rows[:PLACES]))
     return findings
 
 
-def _duplicate_findings(splits: Mapping[str, Dataset], columns: Columns) -> list[Finding]:
-    keys = {name: text_keys(split, columns.texts) for name, split in splits.items()}
+def duplicate_findings(
+    splits: Mapping[str, Dataset], keys: Mapping[str, Sequence[Hashable]], label: str
+) -> list[Finding]:
+    """Find rows that repeat another row of the same or of another split.
+
+    Args:
+        splits: the rows, with ``__origin__``.
+        keys: the key of each row's text.
+        label: the label column; twins that differ in it are a finding of their own.
+    """
     places = {name: column_values(split, ORIGIN) for name, split in splits.items()}
     duplicates = find_duplicates(keys)
     findings = []
@@ -180,8 +199,8 @@ def _duplicate_findings(splits: Mapping[str, Dataset], columns: Columns) -> list
         if pairs:
             shown = [f"{places[name][index]} = {places[name][twin]}" for index, twin in pairs[:PLACES]]
             findings.append(Finding("duplicate", name, "the text repeats an earlier row", len(pairs), shown))
-        if conflicts := find_conflicts(splits[name], pairs, columns.label):
-            message = f"column '{columns.label}': the text repeats an earlier row with another label"
+        if conflicts := find_conflicts(splits[name], pairs, label):
+            message = f"column '{label}': the text repeats an earlier row with another label"
             findings.append(Finding("conflicting_labels", name, message, len(conflicts), conflicts[:PLACES]))
     for (one, other), pairs in duplicates.across.items():
         shown = [f"{places[one][index]} = {places[other][twin]}" for index, twin in pairs[:PLACES]]
@@ -198,6 +217,16 @@ def _lengths(split: Dataset, columns: Columns, tokenizer: PreTrainedTokenizerBas
         if rows:
             encoded = tokenizer(*map(list, zip(*rows, strict=True)), truncation=False, padding=False, verbose=False)
             lengths += [len(ids) for ids in encoded["input_ids"]]
+    return length_summary(lengths, window)
+
+
+def length_summary(lengths: Sequence[int], window: int) -> dict[str, Any]:
+    """Give the quantiles of lengths in tokens, and how many are longer than the window.
+
+    Args:
+        lengths: of N rows.
+        window: tokens that the backbone reads at once.
+    """
     longer = sum(length > window for length in lengths)
     values: Sequence[float] = np.percentile(lengths, QUANTILES, method="higher").tolist() if lengths else []
     names = [f"{quantile}%" if quantile < 100 else "max" for quantile in QUANTILES]

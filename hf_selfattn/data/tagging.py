@@ -113,7 +113,7 @@ def prepare_tagging(
             f"Is this the right column? {columns_note(read.columns['train'])}"
         )
     names = iob2_names(read.entity_types)
-    built = {name: _build(splits[name], rows, names, list(keep_columns)) for name, rows in read.sentences.items()}
+    built = {name: build_split(splits[name], rows, names, keep_columns) for name, rows in read.sentences.items()}
     return TaggingData(DatasetDict(built), names, read.entity_types, notes)
 
 
@@ -149,12 +149,23 @@ def _judge(read: ReadTags, refused: Mapping[str, bool], on_bad_row: str) -> tupl
     return list(dict.fromkeys(notes)), {name: {row.index for row in rows} for name, rows in bad.items()}
 
 
-def _build(split: Dataset, rows: list[Sentence], names: list[str], keep: list[str]) -> Dataset:
+def build_split(split: Dataset, rows: Sequence[Sentence], names: list[str], keep: Sequence[str] = ()) -> Dataset:
+    """Write sentences as a prepared split.
+
+    Args:
+        split: the raw rows.
+        rows: its sentences, at least one, with tags in IOB2.
+        names: the tags in the order of their ids.
+        keep: further columns of the raw rows.
+
+    Raises:
+        ValueError: a column to keep does not exist, or is made anew.
+    """
     ids = {name: index for index, name in enumerate(names)}
     taken = [name for name in keep if name in COLUMNS or name not in split.column_names]
     if taken:
         raise ValueError(
-            f"keep_columns={keep}: {taken} are not columns of the data, or are made anew; "
+            f"keep_columns={list(keep)}: {taken} are not columns of the data, or are made anew; "
             f"the columns found are {split.column_names}."
         )
     documents = [row.place if row.document is None else row.document for row in rows]
@@ -172,7 +183,7 @@ def _build(split: Dataset, rows: list[Sentence], names: list[str], keep: list[st
     result = Dataset.from_dict({name: values for name, (_, values) in columns.items()}, features=features)
     if not keep:
         return result
-    kept = split.with_format(None).select([row.index for row in rows]).select_columns(keep)
+    kept = split.with_format(None).select([row.index for row in rows]).select_columns(list(keep))
     return concatenate_datasets([result, kept], axis=1)
 
 

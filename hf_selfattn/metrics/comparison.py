@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hf_selfattn.metrics.inputs import Array, Predictions, check_predictions
-from hf_selfattn.metrics.intervals import bca_interval, check_confidence, replicate
+from hf_selfattn.metrics.intervals import Statistic, bca_interval, check_confidence, replicate
 from hf_selfattn.metrics.scores import statistic_of
 
 
@@ -137,16 +137,33 @@ def compare_results(
     return _compare(systems[0], systems[1], metric, confidence, resamples, seed)
 
 
-def _compare(
-    first: Predictions, second: Predictions, metric: str, confidence: float, resamples: int, seed: int
+def compare_statistics(
+    statistic_a: Statistic,
+    statistic_b: Statistic,
+    metric: str,
+    rows: int,
+    *,
+    confidence: float,
+    resamples: int,
+    seed: int,
 ) -> PairedTest:
-    statistic_a, statistic_b = statistic_of(first, metric), statistic_of(second, metric)
+    """Test whether two systems differ in a metric, as `paired_bootstrap` describes.
+
+    Args:
+        statistic_a: Of system A, with the metric defined on the data.
+        statistic_b: Of system B, on the same rows.
+        metric: A name that both give.
+        rows: N, what is drawn.
+        confidence: Of the interval.
+        resamples: R.
+        seed: Of the resamples.
+    """
 
     def both(weights: Array) -> dict[str, Array]:
         value_a, value_b = statistic_a(weights)[metric], statistic_b(weights)[metric]
         return {"a": value_a, "b": value_b, "difference": value_a - value_b}
 
-    replicates = replicate(both, len(first.outputs), resamples, seed)
+    replicates = replicate(both, rows, resamples, seed)
     difference, resampled = replicates.values["difference"], replicates.resampled["difference"]
     low, high = bca_interval(difference, resampled, replicates.jackknife["difference"], confidence)
     defined = resampled[np.isfinite(resampled)]
@@ -154,6 +171,14 @@ def _compare(
     by_chance = np.sum(np.abs(defined - difference) >= abs(difference) - 1e-12)
     p_value = float((1 + by_chance) / (1 + len(defined)))
     return PairedTest(metric, replicates.values["a"], replicates.values["b"], difference, low, high, p_value)
+
+
+def _compare(
+    first: Predictions, second: Predictions, metric: str, confidence: float, resamples: int, seed: int
+) -> PairedTest:
+    statistics = statistic_of(first, metric), statistic_of(second, metric)
+    rows = len(first.outputs)
+    return compare_statistics(*statistics, metric, rows, confidence=confidence, resamples=resamples, seed=seed)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -138,6 +138,7 @@ def illegal_words(labels_BN: Tensor, mask_BN: Tensor, start: Tensor, transitions
         transitions: (C, C) True where the column may follow the row.
         end: (C,) True where a label may end a row.
     """
+    start, transitions, end = (table.to(labels_BN.device) for table in (start, transitions, end))
     order_BN, inverse_BN = right_pad_order(mask_BN)
     words, labels = mask_BN.gather(1, order_BN), labels_BN.masked_fill(~mask_BN, 0).gather(1, order_BN)
     legal = torch.cat([start[labels[:, :1]], transitions[labels[:, :-1], labels[:, 1:]]], dim=1)
@@ -243,6 +244,7 @@ def span_log_probability(
     rows = right_padded(scores_BNC, mask_BN, start, transitions, end)
     labels = labels_BN.masked_fill(~mask_BN, 0).gather(1, rows.order_BN)
     here_BM, next_BM = labels[:, :-1], labels[:, 1:]
+    continuation = continuation.to(labels.device)
     alphas_BNC, betas_BNC = forward_scores(rows)[0], backward_scores(rows)
     log_probs_BN = pick(F.log_softmax(alphas_BNC + betas_BNC, dim=2), labels)
     # log P(label at n + 1 | the path's label at n), and log P(label at n | the path's label at n + 1)
@@ -334,8 +336,8 @@ def forward_scores(rows: RightPaddedRows) -> tuple[Tensor, Tensor]:
     """Return the log sum of exp(score) of the beginnings of sequences that end in each label, with its own score.
 
     Returns:
-        (B, N, C) with 0 as the largest number of each position, and (B, N) what was subtracted there, 0 at no word. The
-        positions after the last word repeat it.
+        (B, N, C) with 0 as the largest number of each position, and (B, N) what was subtracted there for it. The
+        positions after the last word repeat it and subtract nothing.
     """
     step_BC = rows.start + rows.scores_BNC[:, 0]
     shifts = [step_BC.detach().amax(dim=1, keepdim=True)]
@@ -348,7 +350,7 @@ def forward_scores(rows: RightPaddedRows) -> tuple[Tensor, Tensor]:
 
 
 def backward_scores(rows: RightPaddedRows) -> Tensor:
-    """Return (B, N, C) the log sum of exp(score) of the continuations after each label, up to a number per position."""
+    """Return (B, N, C) the log sum of exp(score) of what follows each label, up to one number per position."""
     betas = [rows.end.expand_as(rows.scores_BNC[:, 0])]
     for scores_BC, word_B1 in reversed(rows.later_words()):
         step_BC = torch.logsumexp(rows.transitions + (scores_BC + betas[-1])[:, None], dim=2)
@@ -362,7 +364,7 @@ def last_step(rows: RightPaddedRows, alphas_BNC: Tensor) -> Tensor:
 
 
 def path_terms(rows: RightPaddedRows, labels_BN: Tensor) -> Tensor:
-    """Return (B, N) what each word adds to the score of its row's labels, which are given in the order before padding."""
+    """Return (B, N) what each word adds to the score of its row's labels, which come in their order before padding."""
     words = rows.mask_BN
     labels = labels_BN.gather(1, rows.order_BN).masked_fill(~words, 0)
     is_last = words & ~F.pad(words[:, 1:], (0, 1))

@@ -168,6 +168,18 @@ def test_span_probability_equals_brute_force(kind, seed):
             torch.testing.assert_close(found[row, words].exp(), naive)
 
 
+def test_the_order_of_the_labels_changes_nothing():
+    scores, order = random_scores(), torch.tensor([2, 1, 4, 3, 0])  # I-PER has the number that padding gets
+    names = [IOB2[label] for label in order]
+    paths = viterbi_decode(scores + torch.tensor([-3.0, 0, 1, 0, 1]), MASKS, *transition_mask(IOB2))
+    expected = span_log_probability(scores, paths, MASKS, *transition_mask(IOB2), entity_continuation(IOB2))
+    renamed = order.argsort()[paths.clamp(min=0)]
+    found = span_log_probability(
+        scores[..., order], renamed, MASKS, *transition_mask(names), entity_continuation(names)
+    )
+    torch.testing.assert_close(found, expected)
+
+
 def test_an_illegal_entity_has_no_probability():
     scores, mask = torch.zeros(1, 3, 5), torch.ones(1, 3, dtype=torch.bool)
     path = torch.tensor([[0, 2, 1]])  # O I-PER B-PER
@@ -195,7 +207,9 @@ def test_padding_and_holes_change_nothing(kind):
 
 
 def test_a_row_without_words():
-    scores = random_scores(dtype=torch.float32)[:2].requires_grad_()
+    scores = random_scores(dtype=torch.float32)[:2]
+    scores[0] = torch.nan
+    scores.requires_grad_()
     mask = torch.stack([torch.zeros(6).bool(), torch.ones(6).bool()])
     table = tables("iob2")
     paths = viterbi_decode(scores, mask, *table)
@@ -229,8 +243,8 @@ def test_long_rows_in_low_precision(dtype):
     torch.testing.assert_close(nll.double(), crf_nll(exact, paths, mask, *table), rtol=1e-5, atol=1e-3)
     probs = marginals(scores.detach(), mask, *table)
     torch.testing.assert_close(probs.double(), marginals(exact, mask, *table), rtol=0, atol=1e-5)
-    best = sequence_score(exact, viterbi_decode(exact, mask, *table), mask, *table)
-    torch.testing.assert_close(sequence_score(exact, paths, mask, *table), best, rtol=1e-6, atol=0)
+    offset = scores.detach().float() + 1e4  # the sums pass the precision of float32
+    assert torch.equal(viterbi_decode(offset, mask, *table), viterbi_decode(offset.double(), mask, *table))
 
 
 @pytest.mark.parametrize("names", GRAMMARS)

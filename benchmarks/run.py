@@ -1,0 +1,81 @@
+"""Run the experiments that have no result yet: `python benchmarks/run.py [benchmarks/experiments/NAME.yaml …]`.
+
+An experiment is a YAML file with `settings`, which all its runs share, and `runs`, which add to them. The runs that are
+missing are trained one after the other with the recipe itself; the scores of all of them stand in
+`benchmarks/results/NAME.json`. An experiment is added, never edited.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from hf_selfattn.arguments import build_arguments, read_yaml
+from hf_selfattn.results import read_json, write_json
+from hf_selfattn.training import run
+
+HERE = Path(__file__).parent
+EXPERIMENTS, RESULTS, RUNS = HERE / "experiments", HERE / "results", HERE.parent / "runs"
+KEPT = ("problem", "label_names", "arguments", "seed", "parameters", "environment", "baseline")
+
+
+def run_experiment(path: Path) -> dict[str, Any]:
+    """Train what is missing of an experiment and write its results file after each run."""
+    experiment = read_yaml(path)
+    target = RESULTS / f"{path.stem}.json"
+    record = read_json(target) if target.is_file() else {"experiment": path.stem, "runs": {}}
+    record["command"] = f"python benchmarks/run.py benchmarks/experiments/{path.name}"
+    for name, changes in experiment["runs"].items():
+        if name in record["runs"]:
+            continue
+        folder = RUNS / path.stem / str(name)
+        results = run(build_arguments({**experiment["settings"], **changes, "output_dir": str(folder)}))
+        record["runs"][name] = shortened(results)
+        record["summary"] = summarise(record["runs"])
+        write_json(target, record)
+    return record
+
+
+def shortened(results: dict[str, Any]) -> dict[str, Any]:
+    """Keep of a run what a reader needs to judge and repeat it."""
+    kept = {name: results[name] for name in KEPT if name in results}
+    kept["training"] = {name: value for name, value in results["training"].items() if name != "history"}
+    kept["splits"] = {
+        name: {key: value for key, value in split.items() if key != "predictions_file"}
+        for name, split in results["splits"].items()
+    }
+    return kept
+
+
+def summarise(runs: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return mean and standard deviation over the runs of every score of every split."""
+    summary: dict[str, dict[str, dict[str, float]]] = {}
+    first = next(iter(runs.values()))
+    for split, content in first["splits"].items():
+        for metric in content["scores"]:
+            values = [
+                entry["splits"][split]["scores"][metric]["value"]
+                for entry in runs.values()
+                if metric in entry["splits"][split]["scores"]
+            ]
+            summary.setdefault(split, {})[metric] = {
+                "mean": statistics.fmean(values),
+                "sd": statistics.stdev(values) if len(values) > 1 else 0.0,
+                "runs": len(values),
+            }
+    return summary
+
+
+def main() -> None:
+    paths = [Path(word) for word in sys.argv[1:]] or sorted(EXPERIMENTS.glob("*.yaml"))
+    for path in paths:
+        record = run_experiment(path)
+        for split, scores in record["summary"].items():
+            shown = {metric: f"{s['mean']:.4f} ± {s['sd']:.4f}" for metric, s in scores.items() if "/" not in metric}
+            print(f"{path.stem} {split}: {shown}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Entities of tag sequences in IOB2, strict and lenient, in flat arrays over the words of all sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hf_selfattn.metrics.inputs import Array
+
+_ROLES = {"O": 0, "B": 1, "I": 2}
+
+
+@dataclass(frozen=True)
+class TagNames:
+    """What the C label names of IOB2 mean.
+
+    Args:
+        roles: (C,) 0 for O, 1 for B-, 2 for I-.
+        types: (C,) index into entity_types, -1 for O.
+        entity_types: T names, in the order of the labels.
+    """
+
+    roles: Array
+    types: Array
+    entity_types: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Entities:
+    """E entities in the order of their words.
+
+    Args:
+        starts: (E,) first word, counted over all sentences.
+        ends: (E,) the word after the last.
+        types: (E,) index of the entity type.
+        opened: (E,) whether it begins with B-, as IOB2 demands.
+    """
+
+    starts: Array
+    ends: Array
+    types: Array
+    opened: Array
+
+    def strict(self) -> Entities:
+        """Leave out the entities that begin with I-."""
+        return self.select(self.opened)
+
+    def select(self, chosen: Array) -> Entities:
+        """Keep the entities where (E,) booleans are true."""
+        return Entities(self.starts[chosen], self.ends[chosen], self.types[chosen], self.opened[chosen])
+
+    def keys(self) -> list[tuple[int, int, int]]:
+        """List the entities as (start, end, type)."""
+        return list(zip(self.starts.tolist(), self.ends.tolist(), self.types.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class TaggedWords:
+    """Checked references and predictions of N sentences with W words.
+
+    Args:
+        names: of the labels.
+        references: (W,) label ids.
+        predictions: (W,) label ids.
+        sentences: (W,) index of each word's sentence.
+        offsets: (N + 1,) first word of each sentence, and W.
+    """
+
+    names: TagNames
+    references: Array
+    predictions: Array
+    sentences: Array
+    offsets: Array
+
+    def entities(self, tags: Array) -> Entities:
+        """Decode the entities of (W,) label ids, as `decode_entities` does."""
+        return decode_entities(tags, self.offsets, self.names)
+
+
+def read_names(label_names: Sequence[str]) -> TagNames:
+    """Split the label names into roles and types.
+
+    Args:
+        label_names: C different names: "O", and "B-TYPE" and "I-TYPE" for each type.
+
+    Raises:
+        ValueError: If a name is none of IOB2, or stands twice.
+    """
+    bad = [name for name in label_names if name != "O" and not (name[:2] in ("B-", "I-") and len(name) > 2)]
+    if bad or len(set(label_names)) != len(label_names):
+        raise ValueError(
+            f"label_names must be different tags of IOB2 such as 'O', 'B-LOC', 'I-LOC'; got {list(label_names)}."
+        )
+    types = dict.fromkeys(name[2:] for name in label_names if name != "O")
+    numbers = {name: index for index, name in enumerate(types)}
+    return TagNames(
+        np.array([_ROLES[name[0]] if name != "O" else 0 for name in label_names], dtype=np.int64),
+        np.array([numbers[name[2:]] if name != "O" else -1 for name in label_names], dtype=np.int64),
+        tuple(types),
+    )
+
+
+def check_tags(
+    references: Sequence[Sequence[int]], predictions: Sequence[Sequence[int]], label_names: Sequence[str]
+) -> TaggedWords:
+    """Check label ids of N sentences, one per word, and join them.
+
+    Args:
+        references: N lists of ids.
+        predictions: N lists of as many ids.
+        label_names: C names.
+
+    Raises:
+        ValueError: With the first sentence and word at fault, if lengths differ or an id is no label.
+    """
+    names = read_names(label_names)
+    if len(references) != len(predictions) or not len(references):
+        raise ValueError(
+            f"there are {len(references)} sentences of references and {len(predictions)} of predictions; "
+            "give one prediction for each sentence, and at least one."
+        )
+    lengths = np.array([len(tags) for tags in references], dtype=np.int64)
+    answered = np.array([len(tags) for tags in predictions], dtype=np.int64)
+    if (lengths != answered).any():
+        row = int((lengths != answered).argmax())
+        raise ValueError(
+            f"sentence {row} has {lengths[row]} references, but {answered[row]} predictions: give one tag per word."
+        )
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    sentences = np.repeat(np.arange(len(lengths)), lengths)
+    truth = _joined(references, sentences, offsets, label_names, "reference")
+    guess = _joined(predictions, sentences, offsets, label_names, "prediction")
+    return TaggedWords(names, truth, guess, sentences, offsets)
+
+
+def decode_entities(tags: Array, offsets: Array, names: TagNames) -> Entities:
+    """Decode the entities as the conlleval script does (Tjong Kim Sang & Buchholz 2000).
+
+    An entity begins at B-X, or at an I-X that follows no X in its sentence, and goes on through I-X. Those that begin
+    with B-X are the entities of strict IOB2, where an I-X that continues none is no entity.
+
+    Args:
+        tags: (W,) label ids.
+        offsets: (N + 1,) first word of each sentence, and W.
+        names: of the labels.
+    """
+    roles, types = names.roles[tags], names.types[tags]
+    previous = np.concatenate([[-1], types[:-1]])
+    previous[offsets[:-1][offsets[:-1] < len(tags)]] = -1  # a sentence's first word continues nothing
+    continues = (roles == 2) & (previous == types)
+    starts = np.flatnonzero((roles > 0) & ~continues)
+    stops = np.append(np.flatnonzero(~continues), len(tags))
+    ends = stops[np.searchsorted(stops, starts, side="right")]
+    return Entities(starts, ends, types[starts], roles[starts] == 1)
+
+
+def _joined(
+    tags: Sequence[Sequence[int]], sentences: Array, offsets: Array, label_names: Sequence[str], what: str
+) -> Array:
+    ids = np.concatenate([np.asarray(row, dtype=np.float64) for row in tags]) if len(sentences) else np.zeros(0)
+    bad = ~np.isin(ids, np.arange(len(label_names)))
+    if bad.any():
+        word = int(bad.argmax())
+        row = int(sentences[word])
+        raise ValueError(
+            f"the {what} of word {word - offsets[row]} of sentence {row} is {ids[word]:g}, but must be an id from 0 "
+            f"to {len(label_names) - 1}. Score words only, without -100."
+        )
+    return ids.astype(np.int64)
