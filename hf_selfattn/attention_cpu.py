@@ -40,8 +40,11 @@ def attention_on_cpu(
         dropout: share of the attention weights set to 0 in training.
         kwargs: passed on to the fused kernel.
     """
-    plain = key.shape[:2] == query.shape[:2] and kwargs.get("position_bias") is None and not kwargs.get("is_causal")
-    if not (plain and torch.is_grad_enabled() and query.dtype == torch.bfloat16 and key.shape[2] <= LONGEST_EAGER):
+    is_causal = kwargs.get("is_causal")
+    looks_back_only = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    plain = not looks_back_only and kwargs.get("position_bias") is None and key.shape[:2] == query.shape[:2]
+    trains = torch.is_grad_enabled() and query.dtype == torch.bfloat16
+    if not (plain and trains and key.shape[2] <= LONGEST_EAGER):
         fused = AttentionInterface()["sdpa"]
         return fused(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
     if attention_mask is not None and attention_mask.dtype == torch.bool:

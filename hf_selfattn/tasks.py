@@ -37,8 +37,8 @@ PROBLEMS = {
         "single_label_classification", lambda logits: softmax(logits, axis=-1), "macro_f1"
     ),
     "multi_label_classification": Problem("multi_label_classification", expit, "macro_f1"),
-    "ordinal": Problem("single_label_classification", lambda logits: softmax(logits, axis=-1), "quadratic_kappa"),
-    "regression": Problem("regression", lambda logits: logits[:, 0], "pearson"),
+    "ordinal": Problem("single_label_classification", lambda logits: softmax(logits, axis=-1), "mae"),
+    "regression": Problem("regression", lambda logits: logits[:, 0], "rmse"),
 }
 
 

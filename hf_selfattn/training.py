@@ -20,6 +20,7 @@ from transformers import (
     DataCollatorWithPadding,
     EarlyStoppingCallback,
     EvalPrediction,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -147,9 +148,8 @@ def report_on_data(data: ClassificationData, arguments: RecipeArguments) -> dict
         data: checked data.
         arguments: the arguments of the recipe.
     """
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model, revision=arguments.model_revision or "main")
-    config = AutoConfig.from_pretrained(arguments.model, revision=arguments.model_revision or "main")
-    report = check_classification(data, tokenizer, backbone_window(config) or tokenizer.model_max_length)
+    backbone_config, tokenizer = open_backbone(arguments)
+    report = check_classification(data, tokenizer, backbone_window(backbone_config) or tokenizer.model_max_length)
     say(format_report(report))
     return report
 
@@ -163,11 +163,11 @@ def train_and_evaluate(arguments: RecipeArguments, data: ClassificationData, out
         output_dir: folder of the run.
     """
     set_seed(seed_of(arguments))
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model, revision=arguments.model_revision or "main")
+    backbone_config, tokenizer = open_backbone(arguments)
     tokenizer.model_max_length = NO_LIMIT
     with PartialState().main_process_first():
         tokens = {name: tokenise(split, tokenizer, data.problem) for name, split in data.splits.items()}
-    model = build_model(arguments, data)
+    model = build_model(arguments, data, backbone_config)
     parameters = count_parameters(model)
     say(f"{parameters['trainable']:,} of {parameters['all']:,} parameters train ({arguments.tuning}).")
 
@@ -211,7 +211,38 @@ def train_and_evaluate(arguments: RecipeArguments, data: ClassificationData, out
     return results
 
 
-def build_model(arguments: RecipeArguments, data: ClassificationData) -> torch.nn.Module:
+def hub_options(arguments: RecipeArguments) -> dict[str, str]:
+    """Return what every download of the backbone has in common.
+
+    Args:
+        arguments: the arguments of the recipe.
+    """
+    return {"revision": arguments.model_revision} if arguments.model_revision else {}
+
+
+def open_backbone(arguments: RecipeArguments) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """Return the configuration and the tokenizer of the backbone.
+
+    Args:
+        arguments: the arguments of the recipe.
+
+    Raises:
+        ValueError: if there is no such backbone.
+    """
+    options = hub_options(arguments)
+    try:
+        config = AutoConfig.from_pretrained(arguments.model, **options)
+        return config, AutoTokenizer.from_pretrained(arguments.model, **options)
+    except OSError as error:
+        raise ValueError(
+            f"The backbone model={arguments.model!r} cannot be opened. Give a name on the hub or a folder with "
+            f"config.json, weights and tokenizer. {error}"
+        ) from error
+
+
+def build_model(
+    arguments: RecipeArguments, data: ClassificationData, backbone_config: PreTrainedConfig
+) -> torch.nn.Module:
     """Return the model that trains: fresh heads on the backbone, with adapters where they are asked for.
 
     Dropout inside the backbone's attention is off unless `backbone` sets it: it keeps attention from its fused
@@ -220,13 +251,12 @@ def build_model(arguments: RecipeArguments, data: ClassificationData) -> torch.n
     Args:
         arguments: the arguments of the recipe.
         data: checked data.
+        backbone_config: configuration of the backbone as it was trained.
     """
-    hub_options = {"revision": arguments.model_revision} if arguments.model_revision else {}
-    backbone_config = AutoConfig.from_pretrained(arguments.model, **hub_options)
     no_dropout = {name: 0.0 for name in ATTENTION_DROPOUT_FIELDS if hasattr(backbone_config, name)}
     model = SelfAttnForSequenceClassification.from_backbone(
         arguments.model,
-        hub_options=hub_options,
+        hub_options=hub_options(arguments),
         backbone_options={**no_dropout, **arguments.backbone},
         **label_options(data),
         **arguments.heads,
@@ -255,7 +285,7 @@ def build_trainer(
     patience = arguments.early_stopping_patience
     return Trainer(
         model=model,
-        args=training_arguments(arguments, data.problem, output_dir),
+        args=training_arguments(arguments, data, output_dir),
         train_dataset=tokens["train"],
         eval_dataset=tokens["validation"],
         data_collator=DataCollatorWithPadding(tokenizer),
@@ -265,15 +295,20 @@ def build_trainer(
     )
 
 
-def training_arguments(arguments: RecipeArguments, problem: str, output_dir: Path) -> TrainingArguments:
+def training_arguments(arguments: RecipeArguments, data: ClassificationData, output_dir: Path) -> TrainingArguments:
     """Return the options of `Trainer`: the recipe's defaults, then what the user set.
 
     Args:
         arguments: the arguments of the recipe.
-        problem: one of `tasks.PROBLEMS`.
+        data: checked data.
         output_dir: folder of the run.
+
+    Raises:
+        ValueError: if the validation split has no such metric as is to pick the checkpoint.
     """
-    metric = arguments.selection_metric or PROBLEMS[problem].selection_metric
+    metric = arguments.selection_metric or PROBLEMS[data.problem].selection_metric
+    if metric not in (known := {"loss", *metric_names(data)}):
+        raise ValueError(f"selection_metric={metric!r} is unknown; it is one of {', '.join(sorted(known))}.")
     defaults = {
         "learning_rate": LEARNING_RATE[arguments.tuning],
         "num_train_epochs": 3,
@@ -290,7 +325,7 @@ def training_arguments(arguments: RecipeArguments, problem: str, output_dir: Pat
         "save_total_limit": 2,
         "load_best_model_at_end": True,
         "metric_for_best_model": metric,
-        "greater_is_better": metric not in LOWER_IS_BETTER,
+        "greater_is_better": metric not in {"loss", *LOWER_IS_BETTER},
         "logging_steps": 0.05,
         "report_to": "none",
         "label_names": ["labels"],
@@ -320,6 +355,18 @@ def metrics_function(data: ClassificationData) -> Callable[[EvalPrediction], dic
         return {name: value for name, value in values.items() if "/" not in name}
 
     return compute
+
+
+def metric_names(data: ClassificationData) -> list[str]:
+    """Return the metrics that the validation split defines, as the right answers themselves are scored.
+
+    Args:
+        data: checked data.
+    """
+    references = as_references(data.splits["validation"]["label"][:], data.problem)
+    classes = data.problem in ("single_label_classification", "ordinal")
+    outputs = np.eye(len(data.label_names))[references] if classes else references
+    return list(metric_values(data.problem, references, outputs, data.label_names))
 
 
 def logits_of(predictions: Any) -> Array:

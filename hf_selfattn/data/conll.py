@@ -80,10 +80,9 @@ def _row(names: list[str], words: list[list[str]], numbers: list[int], document:
 def _document(line: str, current: str | None, path: Path, number: int) -> str | None:
     """Give the document that holds the lines after this one."""
     if line.startswith(DOCSTART):
-        cells = line.split()[1:]
-        given = next((cell.strip("()") for cell in cells if cell.startswith("(")), "")
-        if not given and len(cells) == 1 and cells[0] not in NO_ID:
-            given = cells[0]
+        rest = line[len(DOCSTART) :].strip()
+        bracketed = re.search(r"\((.+)\)", rest)
+        given = bracketed[1] if bracketed else rest if len(rest.split()) == 1 and rest not in NO_ID else ""
         return _document_id(given, path, number)
     if match := BEGIN_DOCUMENT.match(line):
         return _document_id(f"{match['id']} {match['part']}".strip(), path, number)

@@ -20,11 +20,17 @@ Target = Union[int, float, "list[float]"]
 
 
 class LabelError(ValueError):
-    """One value that is no valid label; ``kind`` names the sort of mistake."""
+    """One value that is no valid label.
 
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
+    Args:
+        kind: names the sort of mistake.
+        message: the same for all values with this mistake, so that they can be counted.
+        detail: what is special to this value.
+    """
+
+    def __init__(self, kind: str, message: str, detail: str = "") -> None:
+        super().__init__(f"{message}: {detail}" if detail else message)
+        self.kind, self.message, self.detail = kind, message, detail
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Sentence:
         lines: n line numbers of a column file, else empty.
         text: the raw text of span data.
         offsets: n (start, end) of the words in it.
-        cut: spans that cut a word, as (index of the word, what is wrong).
+        cut: spans that cut a word, as (index of the word, the span).
     """
 
     index: int
@@ -148,7 +148,8 @@ def read_sentences(
             else:
                 sentences.append(_read_text(index, place, left, right, document, columns))
         except LabelError as error:
-            bad.append(BadRow(index, place, error.kind, str(error)))
+            shown = f"{place} ({error.detail})" if error.detail else place
+            bad.append(BadRow(index, shown, error.kind, error.message))
     return sentences, bad
 
 
@@ -190,7 +191,8 @@ def _check_lengths(tokens: list[str], tags: list[str], columns: TaggingColumns) 
     if len(tokens) != len(tags):
         raise LabelError(
             "unequal_lengths",
-            f"'{columns.tokens}' has {len(tokens)} words, but '{columns.tags}' has {len(tags)} tags",
+            f"'{columns.tokens}' and '{columns.tags}' have unequal lengths",
+            f"{len(tokens)} words, {len(tags)} tags",
         )
 
 
@@ -206,7 +208,7 @@ def _read_text(
         spans = read_spans(value, len(text))
         tags, cut = tag_words(text, words, spans)
     except LabelError as error:
-        raise LabelError(error.kind, f"column '{columns.spans}': {error}") from error
+        raise LabelError(error.kind, f"column '{columns.spans}': {error.message}", error.detail) from error
     return Sentence(index, place, [text[s:e] for s, e in words], tags, document, [], text, words, cut)
 
 

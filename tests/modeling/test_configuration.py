@@ -25,7 +25,9 @@ def test_sizes_are_those_of_the_backbone(family: str) -> None:
 
 @pytest.mark.parametrize("family", BACKBONES)
 def test_saved_configuration_is_the_same(family: str, tmp_path: Path) -> None:
-    config = tiny_config(family, num_groups=7, pooling="mean", id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1})
+    config = tiny_config(
+        family, num_groups=7, pooling="mean", id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1}
+    )
     config.save_pretrained(tmp_path)
     reopened = AutoConfig.from_pretrained(tmp_path)
     assert type(reopened) is SelfAttnConfig

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_models import BACKBONES, main_output, tiny_batch, tiny_labels, tiny_model
+
+from hf_selfattn.adapters import LORA_TARGETS, add_lora, backbone_linears, count_parameters, lora_config, merge_adapters
+
+KINDS = {"single_label": "SEQ_CLS", "token": "TOKEN_CLS"}
+
+
+@pytest.mark.parametrize("task", KINDS)
+@pytest.mark.parametrize("family", BACKBONES)
+def test_adapters_and_heads_train_and_nothing_else(family: str, task: str) -> None:
+    model = add_lora(tiny_model(task, family), KINDS[task], r=4)
+    model.train()
+    batch = tiny_batch([40, 9], family)
+    model(**batch, **tiny_labels(task, batch)).loss.backward()
+    for name, parameter in model.named_parameters():
+        in_head = ".modules_to_save.default." in name
+        assert parameter.requires_grad == ("lora_" in name or in_head), name
+        assert (parameter.grad is not None) == parameter.requires_grad, f"No gradient for {name}"
+    adapted = {name.split(".lora_A")[0].split(".")[-1] for name, _ in model.named_parameters() if "lora_A" in name}
+    assert adapted == set(LORA_TARGETS[family])
+    assert not any("lora" in name and (".heads." in name or ".classifier." in name) for name, _ in model.named_parameters())
+
+
+def test_merged_adapters_answer_the_same() -> None:
+    batch = tiny_batch([40, 9])
+    model = add_lora(tiny_model(), "SEQ_CLS", r=4)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    before = main_output(model.eval()(**batch))
+    merged = merge_adapters(model)
+    assert type(merged).__name__ == "SelfAttnForSequenceClassification"
+    torch.testing.assert_close(main_output(merged(**batch)), before, atol=1e-5, rtol=0)
+    assert merge_adapters(merged) is merged
+
+
+def test_a_family_without_preset_adapts_every_linear_layer_of_the_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(LORA_TARGETS, "bert")
+    model = tiny_model()
+    config = lora_config(model, "SEQ_CLS")
+    assert set(config.target_modules) == set(backbone_linears(model))
+    assert config.target_modules == lora_config(model, "SEQ_CLS", target_modules="all-linear").target_modules
+    names = [name for name, _ in add_lora(model, "SEQ_CLS").named_parameters() if "lora_A" in name]
+    assert len(names) == 2 * 6 and all(".backbone." in name for name in names)
+
+
+def test_options_of_peft_win() -> None:
+    config = lora_config(tiny_model(), "SEQ_CLS", r=2, lora_alpha=7, use_dora=True, target_modules=["key"])
+    assert (config.r, config.lora_alpha, config.use_dora, config.target_modules) == (2, 7, True, {"key"})
+    with pytest.raises(ValueError, match="task_type='NER' is unknown"):
+        lora_config(tiny_model(), "NER")
+
+
+def test_parameters_are_counted() -> None:
+    model = tiny_model()
+    every = sum(p.numel() for p in model.parameters())
+    assert count_parameters(model) == {"all": every, "trainable": every}
+    tuned = add_lora(model, "SEQ_CLS", r=4)
+    assert 0 < count_parameters(tuned)["trainable"] < every < count_parameters(tuned)["all"]

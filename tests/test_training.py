@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import BACKBONES, tiny_text, tiny_tokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, pipeline
+
+from hf_selfattn.arguments import build_arguments
+from hf_selfattn.training import run
+
+TINY_HEADS = {"head_dim": 8, "group_dim": 8, "num_groups": 4, "block_size": 8, "subsequence_stride": 4}
+QUICK = {"num_train_epochs": 1, "per_device_train_batch_size": 4, "bf16": False, "disable_tqdm": True, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("backbone")
+    torch.manual_seed(0)
+    AutoModel.from_config(BACKBONES["bert"]).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def rows_of(problem: str, count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Rows whose label shows in the first word; every fifth text is longer than the backbone's window."""
+    rows = []
+    for i in range(count):
+        kind = i % 3
+        words = 70 if i % 5 == 0 else 4 + i % 7
+        label: Any = {
+            "single_label_classification": ("left", "right", "up")[kind],
+            "multi_label_classification": [["a"], ["b", "c"], []][kind],
+            "regression": kind + 0.25,
+            "ordinal": str(kind),
+        }[problem]
+        rows.append({"text": f"w{10 + kind} " + tiny_text(words, seed=1000 * seed + i), "label": label})
+    return rows
+
+
+def settings(backbone: str, folder: Path, kind: str = "single_label_classification", **changes: Any) -> dict[str, Any]:
+    return {
+        "model": backbone,
+        "output_dir": str(folder / "run"),
+        "train": write_rows(folder / "train.jsonl", rows_of(kind, 48)),
+        "test": write_rows(folder / "test.jsonl", rows_of(kind, 17, seed=1)),
+        "heads": TINY_HEADS,
+        "baseline": False,
+        **QUICK,
+        **changes,
+    }
+
+
+@pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification", "regression", "ordinal"])
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_a_run_is_scored_saved_and_opens(backbone: str, tmp_path: Path, problem: str, tuning: str) -> None:
+    extra = {"problem": "ordinal"} if problem == "ordinal" else {}
+    results = run(build_arguments(settings(backbone, tmp_path, problem, tuning=tuning, **extra)))
+    folder = tmp_path / "run"
+    assert results == json.loads((folder / "results.json").read_text())
+    assert results["problem"] == problem and results["splits"]["test"]["rows"] == 17
+    for score in results["splits"]["test"]["scores"].values():
+        assert score["low"] <= score["value"] <= score["high"]
+
+    predictions = [json.loads(line) for line in (folder / "predictions-test.jsonl").read_text().splitlines()]
+    assert [row["row"] for row in predictions] == list(range(17))
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    if problem != "regression":
+        assert list(model.config.id2label.values()) == results["label_names"]
+    texts = [row["text"] for row in rows_of(problem, 17, seed=1)]
+    answers = pipeline("text-classification", model=str(folder), top_k=None)(texts, batch_size=4)
+    for prediction, answer in zip(predictions, answers, strict=True):
+        by_label = {entry["label"]: entry["score"] for entry in answer}
+        if problem == "regression":
+            assert prediction["output"] == pytest.approx(answer[0]["score"], abs=1e-5)
+        else:
+            mine = dict(zip(results["label_names"], prediction["output"], strict=True))
+            assert mine == pytest.approx(by_label, abs=1e-5)
+
+
+def test_full_tuning_changes_the_backbone_and_lora_freezes_it(backbone: str, tmp_path: Path) -> None:
+    trained: dict[str, int] = {}
+    for tuning in ("lora", "full"):
+        (tmp_path / tuning).mkdir()
+        results = run(build_arguments(settings(backbone, tmp_path / tuning, tuning=tuning)))
+        trained[tuning] = results["parameters"]["trainable"]
+        before = AutoModel.from_pretrained(backbone).embeddings.word_embeddings.weight
+        after = AutoModelForSequenceClassification.from_pretrained(tmp_path / tuning / "run").get_input_embeddings().weight
+        assert torch.equal(before, after) == (tuning == "lora")
+    assert trained["lora"] < trained["full"] == results["parameters"]["all"]
+
+
+def test_the_same_arguments_train_once(
+    backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = settings(backbone, tmp_path, baseline=True)
+    first = run(build_arguments(given))
+    monkeypatch.setattr("hf_selfattn.training.train_and_evaluate", lambda *_: pytest.fail("trained again"))
+    assert run(build_arguments(given)) == first
+    assert "nothing to train" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="already holds another run; it differs in options"):
+        run(build_arguments({**given, "learning_rate": 0.5}))
+
+
+def test_a_run_that_was_stopped_goes_on_and_ends_alike(backbone: str, tmp_path: Path) -> None:
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    changes = {"num_train_epochs": 3, "save_total_limit": 5}
+    whole = run(build_arguments(settings(backbone, tmp_path / "whole", **changes)))
+    given = settings(backbone, tmp_path / "stopped", **changes)
+
+    class Stop(Exception):
+        pass
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformers.Trainer.predict", stop)  # all epochs are trained, nothing is scored
+        with pytest.raises(Stop):
+            run(build_arguments(given))
+    newest = sorted((tmp_path / "stopped/run").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))[-1]
+    for path in sorted(newest.rglob("*"), reverse=True):
+        path.unlink()
+    newest.rmdir()
+    resumed = run(build_arguments(given))
+    assert resumed["splits"]["test"]["scores"] == whole["splits"]["test"]["scores"]
+    models = [AutoModelForSequenceClassification.from_pretrained(tmp_path / name / "run") for name in ("whole", "stopped")]
+    for mine, theirs in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_model_that_is_saved_wrong_is_noticed(
+    backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = AutoModelForSequenceClassification.from_pretrained
+
+    def opened_wrong(*args: Any, **kwargs: Any) -> Any:
+        model = opened(*args, **kwargs)
+        model.classifier.vote.bias.data += 1
+        return model
+
+    monkeypatch.setattr("hf_selfattn.training.AutoModelForSequenceClassification.from_pretrained", opened_wrong)
+    with pytest.raises(ValueError, match="answers differently when it is opened again"):
+        run(build_arguments(settings(backbone, tmp_path)))
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text_column": "body"}, "body"),
+        ({"train": "nowhere.csv"}, "nowhere.csv"),
+        ({"model": "no/such-model"}, "no/such-model"),
+        ({"heads": {"blok_size": 4}}, "Did you mean 'block_size'"),
+        ({"heads": {"head_dim": 12}}, "head_dim=12"),
+        ({"selection_metric": "macro_f2"}, "macro_f2"),
+    ],
+)
+def test_bad_input_is_an_error_that_names_it(
+    backbone: str, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((ValueError, OSError), match=message):
+        run(build_arguments(settings(backbone, tmp_path, **change)))
+
+
+def test_a_row_of_the_evaluation_with_an_unknown_label_is_named(backbone: str, tmp_path: Path) -> None:
+    given = settings(backbone, tmp_path)
+    rows = rows_of("single_label_classification", 5)
+    rows[3]["label"] = "down"
+    write_rows(tmp_path / "test.jsonl", rows)
+    with pytest.raises(ValueError, match=r"test\.jsonl:4") as caught:
+        run(build_arguments(given))
+    assert "down" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_check_reports_and_trains_nothing(
+    backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = run(build_arguments(settings(backbone, tmp_path, check=True)))
+    assert not (tmp_path / "run").exists()
+    printed = capsys.readouterr().out
+    assert "left" in printed and json.dumps(report)
