@@ -201,7 +201,9 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
 
 
 def _checked_option(name: str, value: Any) -> Any:
-    """Return an option of `TrainingArguments`; YAML reads `1e-3` as text where a number is wanted."""
+    """Return an option of `TrainingArguments`; YAML reads `1e-3` as text and `no` as false."""
+    if value is False and name.endswith("_strategy"):
+        return "no"
     default = next(item.default for item in fields(TrainingArguments) if item.name == name)
     if isinstance(default, float) and isinstance(value, str):
         return _as_float(name, value)

@@ -30,6 +30,11 @@ def test_every_option_of_trainer_is_taken() -> None:
     assert arguments.options == {"gradient_accumulation_steps": 4, "seed": 3}
 
 
+def test_no_is_a_strategy_and_not_false() -> None:
+    arguments = parse_arguments(["model=m", "output_dir=o", "eval_strategy=no", "save_strategy=no", "tf32=no"])
+    assert arguments.options == {"eval_strategy": "no", "save_strategy": "no", "tf32": False}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

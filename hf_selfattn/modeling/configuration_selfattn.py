@@ -104,8 +104,9 @@ class SelfAttnConfig(PreTrainedConfig):
     subsequence_length (`int`, *optional*):
         Window in which the backbone reads a longer input, special tokens included. The backbone's own where it
         is not given.
-    subsequence_stride (`int`, *optional*, defaults to 64):
-        Tokens that neighbouring windows share, as the `stride` of a tokenizer.
+    subsequence_stride (`int`, *optional*):
+        Tokens that neighbouring windows share, as the `stride` of a tokenizer. An eighth of the window where it is
+        not given.
     attention_window (`int`, *optional*, defaults to 512):
         Tokens over which the self-attention head looks: the features are cut into pieces of this length.
     prefix_token_ids (`list[int]`, *optional*):

@@ -343,7 +343,7 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
             lengths_B,
             values.shape[1],
             self.window,
-            config.subsequence_stride,
+            cast(int, config.subsequence_stride),
             num_prefix,
             num_suffix,
             has_prefix,

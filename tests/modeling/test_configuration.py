@@ -44,6 +44,11 @@ def test_backbone_can_be_a_dictionary_or_left_out() -> None:
     assert type(SelfAttnConfig().backbone_config) is BertConfig
 
 
+@pytest.mark.parametrize(("length", "stride"), [(None, 4), (16, 2), (7, 0)])
+def test_windows_share_an_eighth_by_default(length: int | None, stride: int) -> None:
+    assert tiny_config(subsequence_length=length, subsequence_stride=None).subsequence_stride == stride
+
+
 def test_attention_implementation_of_each_part() -> None:
     config = tiny_config(attn_implementation={"": "eager", "backbone_config": "sdpa"})
     assert config._attn_implementation == "eager"

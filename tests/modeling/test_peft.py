@@ -40,7 +40,7 @@ def test_lora_and_heads_train_and_nothing_else(family: str, task: str, checkpoin
 @pytest.mark.parametrize("task", ["single_label", "token"])
 def test_saved_adapter_is_equal(family: str, task: str, tmp_path: Path) -> None:
     adapted = get_peft_model(tiny_model(task, family), lora(family))
-    for name, parameter in adapted.named_parameters():
+    for parameter in adapted.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.2)
     adapted.save_pretrained(tmp_path)
@@ -57,7 +57,7 @@ def test_saved_adapter_is_equal(family: str, task: str, tmp_path: Path) -> None:
 
 def test_merged_adapter_is_equal() -> None:
     adapted = get_peft_model(tiny_model(), lora("bert"))
-    for name, parameter in adapted.named_parameters():
+    for parameter in adapted.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.2)
     batch = tiny_batch([70, 9])

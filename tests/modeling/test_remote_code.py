@@ -1,4 +1,4 @@
-"""A checkpoint opens by the code that travels with it where the package cannot be imported, and by the package else."""
+"""A checkpoint opens by its own code where the package cannot be imported, and by the package where it can."""
 
 from __future__ import annotations
 

@@ -1,0 +1,132 @@
+"""The recipes as a user types them: real backbone, real data, one and two processes, killed and continued."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DATA = ROOT / ".data"
+BIN = Path(sys.executable).parent
+ROWS = {"train": 160, "validation": 41, "test": 61}  # odd numbers, so that two processes share them unevenly
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A backbone and the first rows of the movie-review splits, fetched where they are not there yet."""
+    subprocess.run([sys.executable, "benchmarks/fetch.py", "minilm", "vader"], cwd=ROOT, check=True)
+    folder = tmp_path_factory.mktemp("reviews")
+    settings = {"model": str(DATA / "minilm")}
+    for split, count in ROWS.items():
+        lines = (DATA / f"vader/movies-polarity-{split}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+        (folder / f"{split}.jsonl").write_text("".join(lines[:count]), encoding="utf-8")
+        settings[split] = str(folder / f"{split}.jsonl")
+    return settings
+
+
+def command(*launcher: str, **settings: Any) -> list[str]:
+    words = [f"{key}={value}" for key, value in settings.items()]
+    return [*launcher, "recipes/text_classification.py", *words]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **changes}
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+def outputs_of(folder: Path) -> list[Any]:
+    lines = (folder / "predictions-test.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["output"] for line in lines]
+
+
+def test_a_csv_that_nobody_prepared(reviews: dict[str, str], tmp_path: Path) -> None:
+    """One command, no network: the proxy leads nowhere and the hub is closed."""
+    rows = [json.loads(line) for line in Path(reviews["train"]).read_text(encoding="utf-8").splitlines()]
+    table = "text,label\r\n" + "".join('"{}",{}\r\n'.format(r["text"].replace('"', '""'), r["label"]) for r in rows)
+    (tmp_path / "reviews.csv").write_text(table, encoding="utf-8")
+    nowhere = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
+    words = command(
+        sys.executable, model=reviews["model"], train=tmp_path / "reviews.csv", output_dir=tmp_path / "run", num_train_epochs=1
+    )
+    subprocess.run(words, cwd=ROOT, check=True, env=environment(**nowhere), timeout=300)
+    results = results_of(tmp_path / "run")
+    assert results["label_names"] == ["negative", "positive"]
+    assert results["splits"]["validation"]["scores"]["accuracy"]["value"] > 0.5
+    assert "tfidf" in results["baseline"]
+
+
+def test_two_processes_answer_as_one(reviews: dict[str, str], tmp_path: Path) -> None:
+    """The same batch of 16 rows on one process, on one in four steps, and on two."""
+    shared = {
+        **reviews,
+        "max_steps": 6,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "load_best_model_at_end": False,
+        "train_sampling_strategy": "sequential",
+        "baseline": False,
+        "bf16": False,
+        "seed": 0,
+        "backbone": "{hidden_dropout_prob: 0.0}",
+        "heads": "{classifier_dropout: 0.0}",
+    }
+    launch = [str(BIN / "accelerate"), "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    ways = {
+        "one": (command(sys.executable, **shared, per_device_train_batch_size=16), {}),
+        "steps": (
+            command(sys.executable, **shared, per_device_train_batch_size=4, gradient_accumulation_steps=4),
+            {},
+        ),
+        "two": (command(*launch, **shared, per_device_train_batch_size=8), {"ACCELERATE_USE_CPU": "true"}),
+    }
+    found = {}
+    for name, (words, changes) in ways.items():
+        words.append(f"output_dir={tmp_path / name}")
+        subprocess.run(words, cwd=ROOT, check=True, env=environment(**changes), timeout=300)
+        found[name] = results_of(tmp_path / name)
+        assert len(outputs_of(tmp_path / name)) == ROWS["test"]
+    assert [found[name]["training"]["processes"] for name in ways] == [1, 1, 2]
+    for name in ("steps", "two"):
+        for mine, theirs in zip(outputs_of(tmp_path / "one"), outputs_of(tmp_path / name), strict=True):
+            assert mine == pytest.approx(theirs, abs=1e-4)
+
+
+def test_a_killed_run_goes_on_with_the_same_command(reviews: dict[str, str], tmp_path: Path) -> None:
+    settings = {**reviews, "num_train_epochs": 3, "baseline": False, "seed": 0}
+    whole = command(sys.executable, **settings, output_dir=tmp_path / "whole")
+    subprocess.run(whole, cwd=ROOT, check=True, env=environment(), timeout=300)
+
+    killed = command(sys.executable, **settings, output_dir=tmp_path / "killed")
+    process = subprocess.Popen(killed, cwd=ROOT, env=environment(), start_new_session=True)
+    deadline = time.monotonic() + 240
+    while not list((tmp_path / "killed").glob("checkpoint-*/trainer_state.json")):
+        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint was written in time"
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "results.json").exists()
+
+    again = subprocess.run(killed, cwd=ROOT, check=True, env=environment(), timeout=300, capture_output=True, text=True)
+    assert outputs_of(tmp_path / "killed") == outputs_of(tmp_path / "whole"), again.stdout
+    assert results_of(tmp_path / "killed")["training"]["steps"] == results_of(tmp_path / "whole")["training"]["steps"]
+
+
+def test_a_mistake_is_one_line_and_no_traceback(tmp_path: Path) -> None:
+    words = command(sys.executable, model="m", output_dir=tmp_path, lerning_rate=1)
+    answer = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=100)
+    assert answer.returncode == 1 and "Did you mean 'learning_rate'" in answer.stderr
+    assert "Traceback" not in answer.stderr
