@@ -1,7 +1,7 @@
 """Run the experiments that have no result yet: `python benchmarks/run.py [benchmarks/experiments/NAME.yaml …]`.
 
-An experiment is a YAML file with `settings`, which all its runs share, and `runs`, which add to them. The runs that are
-missing are trained one after the other with the recipe itself; the scores of all of them stand in
+An experiment is a YAML file with `settings`, which all its runs share, and `runs`, which add to them. The runs that
+are missing are trained one after the other with the recipe itself; the scores of all of them stand in
 `benchmarks/results/NAME.json`. An experiment is added, never edited.
 """
 

@@ -100,7 +100,7 @@ def base_model(model: nn.Module) -> PreTrainedModel:
     Args:
         model: a model with or without adapters.
     """
-    return model.get_base_model() if isinstance(model, PeftModel) else model  # type: ignore[return-value]
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def merge_adapters(model: nn.Module) -> PreTrainedModel:
@@ -109,7 +109,7 @@ def merge_adapters(model: nn.Module) -> PreTrainedModel:
     Args:
         model: a model with or without adapters.
     """
-    return model.merge_and_unload() if isinstance(model, PeftModel) else model  # type: ignore[return-value]
+    return model.merge_and_unload() if isinstance(model, PeftModel) else model
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

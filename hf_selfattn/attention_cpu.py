@@ -46,7 +46,9 @@ def attention_on_cpu(
     trains = torch.is_grad_enabled() and query.dtype == torch.bfloat16
     if not (plain and trains and key.shape[2] <= LONGEST_EAGER):
         fused = AttentionInterface()["sdpa"]
-        return fused(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+        options = {"scaling": scaling, "dropout": dropout, **kwargs}
+        attended, weights = fused(module, query, key, value, attention_mask, **options)
+        return attended, weights
     if attention_mask is not None and attention_mask.dtype == torch.bool:
         lowest = torch.finfo(query.dtype).min
         attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill(~attention_mask, lowest)

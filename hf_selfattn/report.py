@@ -19,7 +19,9 @@ def summary(results: dict[str, Any]) -> str:
         rows = [["", "model", *baselines]]
         for metric, value in split["scores"].items():
             if "/" not in metric:
-                rows.append([metric, with_interval(value), *(with_interval(b.get(metric)) for b in baselines.values())])
+                rows.append(
+                    [metric, with_interval(value), *(with_interval(b.get(metric)) for b in baselines.values())]
+                )
         blocks.append(f"{name}: {split['rows']} rows, 95 % intervals\n{table(rows)}")
     return "\n\n".join(blocks)
 

@@ -108,6 +108,7 @@ def open_run(output_dir: Path, arguments: Mapping[str, Any]) -> dict[str, Any] |
         return read_json(finished) if finished.is_file() else None
     if output_dir.is_dir() and any(output_dir.iterdir()):
         raise ValueError(
-            f"{output_dir} is not empty and holds no run of this package. Nothing was changed. Choose another output_dir."
+            f"{output_dir} is not empty and holds no run of this package. Nothing was changed. Choose another "
+            "output_dir."
         )
     return None

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from numpy.typing import NDArray
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
     EarlyStoppingCallback,
-    EvalPrediction,
     PreTrainedConfig,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
@@ -32,25 +26,23 @@ from transformers.trainer_utils import get_last_checkpoint
 from .adapters import add_lora, base_model, count_parameters, merge_adapters
 from .arguments import RecipeArguments
 from .attention_cpu import use_fast_attention, use_fused_attention
-from .baselines import tfidf_baseline
 from .data import (
     ClassificationData,
     check_classification,
     deduplicate,
-    fingerprint,
     format_report,
     load_splits,
     make_validation,
     prepare,
 )
-from .metrics import LOWER_IS_BETTER, metric_values, score
+from .evaluation import metric_names, metrics_function, plain_model, predict, score_baseline, score_splits
+from .metrics import LOWER_IS_BETTER
 from .modeling.configuration_selfattn import backbone_window
 from .modeling.modeling_selfattn import SelfAttnForSequenceClassification
 from .report import summary
-from .results import ARGUMENTS_FILE, RESULTS_FILE, environment, open_run, write_json, write_predictions
-from .tasks import PROBLEMS, as_references, label_options, tokenise
-
-Array = NDArray[Any]
+from .results import ARGUMENTS_FILE, RESULTS_FILE, environment, open_run, write_json
+from .saving import save_model
+from .tasks import PROBLEMS, label_options, tokenise
 
 # A tokenizer that claims no limit makes pipelines pass a text on whole: the model reads any length.
 NO_LIMIT = int(1e30)
@@ -341,139 +333,6 @@ def has_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def metrics_function(data: ClassificationData) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Return what `Trainer` calls after each evaluation.
-
-    Args:
-        data: checked data.
-    """
-
-    def compute(prediction: EvalPrediction) -> dict[str, float]:
-        outputs = PROBLEMS[data.problem].probabilities(logits_of(prediction.predictions))
-        references = np.asarray(prediction.label_ids)
-        values = metric_values(data.problem, references, outputs, data.label_names)
-        return {name: value for name, value in values.items() if "/" not in name}
-
-    return compute
-
-
-def metric_names(data: ClassificationData) -> list[str]:
-    """Return the metrics that the validation split defines, as the right answers themselves are scored.
-
-    Args:
-        data: checked data.
-    """
-    references = as_references(data.splits["validation"]["label"][:], data.problem)
-    classes = data.problem in ("single_label_classification", "ordinal")
-    outputs = np.eye(len(data.label_names))[references] if classes else references
-    return list(metric_values(data.problem, references, outputs, data.label_names))
-
-
-def logits_of(predictions: Any) -> Array:
-    """Return the logits (N, C) among what a model put out, in double precision.
-
-    Args:
-        predictions: `EvalPrediction.predictions`.
-    """
-    logits = predictions[0] if isinstance(predictions, tuple) else predictions
-    return np.asarray(logits, dtype=np.float64)
-
-
-def predict(trainer: Trainer, tokens: Dataset, problem: str) -> Array:
-    """Return what is scored for every row, in the order of the rows.
-
-    Rows of like length stand together in a batch, so that little padding is read.
-
-    Args:
-        trainer: holds the model.
-        tokens: a tokenised split.
-        problem: one of `tasks.PROBLEMS`.
-
-    Raises:
-        ValueError: if a row got no prediction, or more than one.
-    """
-    order = np.argsort(tokens["length"][:], kind="stable")
-    prediction = trainer.predict(tokens.select(order))
-    logits = logits_of(prediction.predictions)
-    references = as_references(tokens["labels"][:], problem)[order]
-    if len(logits) != len(tokens) or not np.allclose(np.asarray(prediction.label_ids), references):
-        raise ValueError(
-            f"{len(tokens)} rows were evaluated, but {len(logits)} predictions came back, or in another order. Each "
-            "row must be predicted once: check custom samplers and `dataloader_drop_last`."
-        )
-    outputs = np.empty_like(logits)
-    outputs[order] = logits
-    return PROBLEMS[problem].probabilities(outputs)
-
-
-def score_splits(data: ClassificationData, outputs: dict[str, Array], output_dir: Path) -> dict[str, Any]:
-    """Score each evaluation split with intervals and write its predictions.
-
-    Args:
-        data: checked data.
-        outputs: what `predict` returned, by split.
-        output_dir: folder of the run.
-    """
-    record = {}
-    for name, output in outputs.items():
-        split = data.splits[name]
-        references = as_references(split["label"][:], data.problem)
-        scores = score(data.problem, references, output, data.label_names)
-        predictions_file = f"predictions-{name}.jsonl"
-        if PartialState().is_main_process:
-            write_predictions(output_dir / predictions_file, references.tolist(), output)
-        record[name] = {
-            "rows": len(split),
-            "fingerprint": fingerprint(split),
-            "scores": {metric: value.as_dict() for metric, value in scores.items()},
-            "predictions_file": predictions_file,
-        }
-    return record
-
-
-def score_baseline(data: ClassificationData, seed: int) -> dict[str, Any]:
-    """Score TF-IDF features with a linear model on the same rows.
-
-    Args:
-        data: checked data.
-        seed: of the linear model.
-    """
-    texts = {name: joined_texts(split) for name, split in data.splits.items()}
-    references = as_references(data.splits["train"]["label"][:], data.problem)
-    started = time.perf_counter()
-    evaluated = {name: texts[name] for name in texts if name != "train"}
-    answers = tfidf_baseline(
-        data.problem, texts["train"], references, evaluated, seed=seed, num_labels=len(data.label_names)
-    )
-    record: dict[str, Any] = {"seconds": time.perf_counter() - started, "splits": {}}
-    for name, output in answers.items():
-        truth = as_references(data.splits[name]["label"][:], data.problem)
-        scores = score(data.problem, truth, output, data.label_names)
-        record["splits"][name] = {"scores": {metric: value.as_dict() for metric, value in scores.items()}}
-    return record
-
-
-def joined_texts(split: Dataset) -> list[str]:
-    """Return the text of each row, a pair joined by a line break.
-
-    Args:
-        split: prepared rows.
-    """
-    texts = list(split["text"])
-    if "text_pair" not in split.column_names:
-        return texts
-    return [f"{text}\n{pair}" for text, pair in zip(texts, split["text_pair"], strict=True)]
-
-
-def plain_model(trainer: Trainer) -> torch.nn.Module:
-    """Return the model without the wrappers of accelerate, its autocast among them.
-
-    Args:
-        trainer: after training or evaluation.
-    """
-    return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-
-
 def training_record(trainer: Trainer, seconds: float) -> dict[str, Any]:
     """Return how training went.
 
@@ -492,36 +351,3 @@ def training_record(trainer: Trainer, seconds: float) -> dict[str, Any]:
         "bf16": trainer.args.bf16,
         "history": trainer.state.log_history,
     }
-
-
-def save_model(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    output_dir: Path,
-    tokens: Dataset,
-    collate: Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]],
-) -> None:
-    """Save the model and its tokenizer, open them again and compare the logits.
-
-    Args:
-        model: the merged model.
-        tokenizer: its tokenizer.
-        output_dir: folder of the run.
-        tokens: a tokenised split, of which a few rows are compared.
-        collate: makes a batch of rows.
-
-    Raises:
-        ValueError: if the saved model answers differently.
-    """
-    model.save_pretrained(output_dir)
-    tokenizer.save_pretrained(output_dir)
-    rows = [{name: tokens[i][name] for name in tokenizer.model_input_names} for i in range(min(4, len(tokens)))]
-    batch = {name: values.to(model.device) for name, values in collate(rows).items()}
-    reopened = AutoModelForSequenceClassification.from_pretrained(output_dir).to(model.device).eval()
-    with torch.no_grad():
-        difference = (model(**batch).logits - reopened(**batch).logits).abs().max().item()
-    if difference > 1e-6 or reopened.config.id2label != model.config.id2label:
-        raise ValueError(
-            f"The model saved in {output_dir} answers differently when it is opened again (logits differ by "
-            f"{difference:.1e}). The checkpoints in that folder are whole; please report this."
-        )

@@ -4,7 +4,14 @@ import pytest
 import torch
 from tiny_models import BACKBONES, main_output, tiny_batch, tiny_labels, tiny_model
 
-from hf_selfattn.adapters import LORA_TARGETS, add_lora, backbone_linears, count_parameters, lora_config, merge_adapters
+from hf_selfattn.adapters import (
+    LORA_TARGETS,
+    add_lora,
+    backbone_linears,
+    count_parameters,
+    lora_config,
+    merge_adapters,
+)
 
 KINDS = {"single_label": "SEQ_CLS", "token": "TOKEN_CLS"}
 
@@ -22,7 +29,9 @@ def test_adapters_and_heads_train_and_nothing_else(family: str, task: str) -> No
         assert (parameter.grad is not None) == parameter.requires_grad, f"No gradient for {name}"
     adapted = {name.split(".lora_A")[0].split(".")[-1] for name, _ in model.named_parameters() if "lora_A" in name}
     assert adapted == set(LORA_TARGETS[family])
-    assert not any("lora" in name and (".heads." in name or ".classifier." in name) for name, _ in model.named_parameters())
+    assert not any(
+        "lora" in name and (".heads." in name or ".classifier." in name) for name, _ in model.named_parameters()
+    )
 
 
 def test_merged_adapters_answer_the_same() -> None:

@@ -22,6 +22,7 @@ FLOORS = (
     {"modeling"},
     {"data", "metrics", "baselines", "attention_cpu"},
     {"tasks", "adapters", "arguments", "features", "results", "report", "card"},
+    {"evaluation", "saving"},
     {"training"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

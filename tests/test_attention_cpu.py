@@ -41,7 +41,9 @@ def test_both_ways_attend_alike(mask: str, trains: bool) -> None:
 
 def test_a_causal_layer_stays_causal() -> None:
     query, key, value = (torch.randn(2, 3, 7, 8).bfloat16().requires_grad_() for _ in range(3))
-    attended, _ = attention_on_cpu(nn.Identity(), query, key, value, None)  # a layer is causal unless it says otherwise
+    attended, _ = attention_on_cpu(
+        nn.Identity(), query, key, value, None
+    )  # a layer is causal unless it says otherwise
     wanted = F.scaled_dot_product_attention(query.double(), key.double(), value.double(), is_causal=True)
     torch.testing.assert_close(attended.double(), wanted.transpose(1, 2), atol=0.03, rtol=0.03)
 

@@ -59,7 +59,11 @@ def test_a_csv_that_nobody_prepared(reviews: dict[str, str], tmp_path: Path) -> 
     (tmp_path / "reviews.csv").write_text(table, encoding="utf-8")
     nowhere = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
     words = command(
-        sys.executable, model=reviews["model"], train=tmp_path / "reviews.csv", output_dir=tmp_path / "run", num_train_epochs=1
+        sys.executable,
+        model=reviews["model"],
+        train=tmp_path / "reviews.csv",
+        output_dir=tmp_path / "run",
+        num_train_epochs=1,
     )
     subprocess.run(words, cwd=ROOT, check=True, env=environment(**nowhere), timeout=300)
     results = results_of(tmp_path / "run")
@@ -120,7 +124,9 @@ def test_a_killed_run_goes_on_with_the_same_command(reviews: dict[str, str], tmp
     process.wait()
     assert not (tmp_path / "killed" / "results.json").exists()
 
-    again = subprocess.run(killed, cwd=ROOT, check=True, env=environment(), timeout=300, capture_output=True, text=True)
+    again = subprocess.run(
+        killed, cwd=ROOT, check=True, env=environment(), timeout=300, capture_output=True, text=True
+    )
     assert outputs_of(tmp_path / "killed") == outputs_of(tmp_path / "whole"), again.stdout
     assert results_of(tmp_path / "killed")["training"]["steps"] == results_of(tmp_path / "whole")["training"]["steps"]
 

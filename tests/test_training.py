@@ -59,7 +59,9 @@ def settings(backbone: str, folder: Path, kind: str = "single_label_classificati
     }
 
 
-@pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification", "regression", "ordinal"])
+@pytest.mark.parametrize(
+    "problem", ["single_label_classification", "multi_label_classification", "regression", "ordinal"]
+)
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_a_run_is_scored_saved_and_opens(backbone: str, tmp_path: Path, problem: str, tuning: str) -> None:
     extra = {"problem": "ordinal"} if problem == "ordinal" else {}
@@ -93,7 +95,9 @@ def test_full_tuning_changes_the_backbone_and_lora_freezes_it(backbone: str, tmp
         results = run(build_arguments(settings(backbone, tmp_path / tuning, tuning=tuning)))
         trained[tuning] = results["parameters"]["trainable"]
         before = AutoModel.from_pretrained(backbone).embeddings.word_embeddings.weight
-        after = AutoModelForSequenceClassification.from_pretrained(tmp_path / tuning / "run").get_input_embeddings().weight
+        after = (
+            AutoModelForSequenceClassification.from_pretrained(tmp_path / tuning / "run").get_input_embeddings().weight
+        )
         assert torch.equal(before, after) == (tuning == "lora")
     assert trained["lora"] < trained["full"] == results["parameters"]["all"]
 
@@ -133,7 +137,9 @@ def test_a_run_that_was_stopped_goes_on_and_ends_alike(backbone: str, tmp_path: 
     newest.rmdir()
     resumed = run(build_arguments(given))
     assert resumed["splits"]["test"]["scores"] == whole["splits"]["test"]["scores"]
-    models = [AutoModelForSequenceClassification.from_pretrained(tmp_path / name / "run") for name in ("whole", "stopped")]
+    models = [
+        AutoModelForSequenceClassification.from_pretrained(tmp_path / name / "run") for name in ("whole", "stopped")
+    ]
     for mine, theirs in zip(*(model.parameters() for model in models), strict=True):
         assert torch.equal(mine, theirs)
 
@@ -148,7 +154,7 @@ def test_a_model_that_is_saved_wrong_is_noticed(
         model.classifier.vote.bias.data += 1
         return model
 
-    monkeypatch.setattr("hf_selfattn.training.AutoModelForSequenceClassification.from_pretrained", opened_wrong)
+    monkeypatch.setattr("hf_selfattn.saving.AutoModelForSequenceClassification.from_pretrained", opened_wrong)
     with pytest.raises(ValueError, match="answers differently when it is opened again"):
         run(build_arguments(settings(backbone, tmp_path)))
     assert not (tmp_path / "run" / "results.json").exists()
@@ -183,9 +189,7 @@ def test_a_row_of_the_evaluation_with_an_unknown_label_is_named(backbone: str, t
     assert not (tmp_path / "run").exists()
 
 
-def test_check_reports_and_trains_nothing(
-    backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_reports_and_trains_nothing(backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = run(build_arguments(settings(backbone, tmp_path, check=True)))
     assert not (tmp_path / "run").exists()
     printed = capsys.readouterr().out

@@ -1,0 +1,155 @@
+"""Predict every row once, and score the predictions beside a baseline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from datasets import Dataset
+from numpy.typing import NDArray
+from transformers import EvalPrediction, PreTrainedModel, Trainer
+
+from .baselines import tfidf_baseline
+from .data import ClassificationData, fingerprint
+from .metrics import metric_values, score
+from .results import write_predictions
+from .tasks import PROBLEMS, as_references
+
+Array = NDArray[Any]
+
+
+def plain_model(trainer: Trainer) -> PreTrainedModel:
+    """Return the model without the wrappers of accelerate, its autocast among them.
+
+    Args:
+        trainer: after training or evaluation.
+    """
+    return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+
+
+def metrics_function(data: ClassificationData) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Return what `Trainer` calls after each evaluation.
+
+    Args:
+        data: checked data.
+    """
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        outputs = PROBLEMS[data.problem].probabilities(logits_of(prediction.predictions))
+        references = np.asarray(prediction.label_ids)
+        values = metric_values(data.problem, references, outputs, data.label_names)
+        return {name: value for name, value in values.items() if "/" not in name}
+
+    return compute
+
+
+def metric_names(data: ClassificationData) -> list[str]:
+    """Return the metrics that the validation split defines, as the right answers themselves are scored.
+
+    Args:
+        data: checked data.
+    """
+    references = as_references(data.splits["validation"]["label"][:], data.problem)
+    classes = data.problem in ("single_label_classification", "ordinal")
+    outputs = np.eye(len(data.label_names))[references] if classes else references
+    return list(metric_values(data.problem, references, outputs, data.label_names))
+
+
+def logits_of(predictions: Any) -> Array:
+    """Return the logits (N, C) among what a model put out, in double precision.
+
+    Args:
+        predictions: `EvalPrediction.predictions`.
+    """
+    logits = predictions[0] if isinstance(predictions, tuple) else predictions
+    return np.asarray(logits, dtype=np.float64)
+
+
+def predict(trainer: Trainer, tokens: Dataset, problem: str) -> Array:
+    """Return what is scored for every row, in the order of the rows.
+
+    Rows of like length stand together in a batch, so that little padding is read.
+
+    Args:
+        trainer: holds the model.
+        tokens: a tokenised split.
+        problem: one of `tasks.PROBLEMS`.
+
+    Raises:
+        ValueError: if a row got no prediction, or more than one.
+    """
+    order = np.argsort(tokens["length"][:], kind="stable")
+    prediction = trainer.predict(tokens.select(order))
+    logits = logits_of(prediction.predictions)
+    references = as_references(tokens["labels"][:], problem)[order]
+    if len(logits) != len(tokens) or not np.allclose(np.asarray(prediction.label_ids), references):
+        raise ValueError(
+            f"{len(tokens)} rows were evaluated, but {len(logits)} predictions came back, or in another order. Each "
+            "row must be predicted once: check custom samplers and `dataloader_drop_last`."
+        )
+    outputs = np.empty_like(logits)
+    outputs[order] = logits
+    return PROBLEMS[problem].probabilities(outputs)
+
+
+def score_splits(data: ClassificationData, outputs: dict[str, Array], output_dir: Path) -> dict[str, Any]:
+    """Score each evaluation split with intervals and write its predictions.
+
+    Args:
+        data: checked data.
+        outputs: what `predict` returned, by split.
+        output_dir: folder of the run.
+    """
+    record = {}
+    for name, output in outputs.items():
+        split = data.splits[name]
+        references = as_references(split["label"][:], data.problem)
+        scores = score(data.problem, references, output, data.label_names)
+        predictions_file = f"predictions-{name}.jsonl"
+        if PartialState().is_main_process:
+            write_predictions(output_dir / predictions_file, references.tolist(), output)
+        record[name] = {
+            "rows": len(split),
+            "fingerprint": fingerprint(split),
+            "scores": {metric: value.as_dict() for metric, value in scores.items()},
+            "predictions_file": predictions_file,
+        }
+    return record
+
+
+def score_baseline(data: ClassificationData, seed: int) -> dict[str, Any]:
+    """Score TF-IDF features with a linear model on the same rows.
+
+    Args:
+        data: checked data.
+        seed: of the linear model.
+    """
+    texts = {name: joined_texts(split) for name, split in data.splits.items()}
+    references = as_references(data.splits["train"]["label"][:], data.problem)
+    started = time.perf_counter()
+    evaluated = {name: texts[name] for name in texts if name != "train"}
+    answers = tfidf_baseline(
+        data.problem, texts["train"], references, evaluated, seed=seed, num_labels=len(data.label_names)
+    )
+    record: dict[str, Any] = {"seconds": time.perf_counter() - started, "splits": {}}
+    for name, output in answers.items():
+        truth = as_references(data.splits[name]["label"][:], data.problem)
+        scores = score(data.problem, truth, output, data.label_names)
+        record["splits"][name] = {"scores": {metric: value.as_dict() for metric, value in scores.items()}}
+    return record
+
+
+def joined_texts(split: Dataset) -> list[str]:
+    """Return the text of each row, a pair joined by a line break.
+
+    Args:
+        split: prepared rows.
+    """
+    texts = list(split["text"])
+    if "text_pair" not in split.column_names:
+        return texts
+    return [f"{text}\n{pair}" for text, pair in zip(texts, split["text_pair"], strict=True)]
