@@ -7,18 +7,17 @@ are missing are trained one after the other with the recipe itself; the scores o
 
 from __future__ import annotations
 
-import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
 from hf_selfattn.arguments import build_arguments, read_yaml
-from hf_selfattn.results import read_json, write_json
+from hf_selfattn.results import read_json, together, write_json
 from hf_selfattn.training import run
 
 HERE = Path(__file__).parent
 EXPERIMENTS, RESULTS, RUNS = HERE / "experiments", HERE / "results", HERE.parent / "runs"
-KEPT = ("problem", "label_names", "arguments", "seed", "parameters", "environment", "baseline")
+KEPT = ("task", "problem", "label_names", "arguments", "seed", "calibration", "parameters", "environment", "baseline")
 
 
 def run_experiment(path: Path) -> dict[str, Any]:
@@ -32,8 +31,8 @@ def run_experiment(path: Path) -> dict[str, Any]:
             continue
         folder = RUNS / path.stem / str(name)
         results = run(build_arguments({**experiment["settings"], **changes, "output_dir": str(folder)}))
-        record["runs"][name] = shortened(results)
-        record["summary"] = summarise(record["runs"])
+        runs = {**record["runs"], name: shortened(results)}
+        record.update(together(runs))
         write_json(target, record)
     return record
 
@@ -47,25 +46,6 @@ def shortened(results: dict[str, Any]) -> dict[str, Any]:
         for name, split in results["splits"].items()
     }
     return kept
-
-
-def summarise(runs: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return mean and standard deviation over the runs of every score of every split."""
-    summary: dict[str, dict[str, dict[str, float]]] = {}
-    first = next(iter(runs.values()))
-    for split, content in first["splits"].items():
-        for metric in content["scores"]:
-            values = [
-                entry["splits"][split]["scores"][metric]["value"]
-                for entry in runs.values()
-                if metric in entry["splits"][split]["scores"]
-            ]
-            summary.setdefault(split, {})[metric] = {
-                "mean": statistics.fmean(values),
-                "sd": statistics.stdev(values) if len(values) > 1 else 0.0,
-                "runs": len(values),
-            }
-    return summary
 
 
 def main() -> None:

@@ -36,6 +36,14 @@ class RecipeArguments:
         lora: options of `peft.LoraConfig`, such as `r` and `target_modules`.
         heads: fields of `SelfAttnConfig`.
         backbone: fields of the backbone's own configuration to change.
+        loss: `cross_entropy` or `focal`; `ordinal` adds the squared earth mover's distance and is the default for
+            ordinal problems.
+        class_weights: `balanced` weighs a class by the inverse of its frequency.
+        focal_gamma: exponent of the focal loss.
+        layer_decay: factor of the learning rate from one layer of the backbone to the one below, with `full` tuning.
+        calibrate: fit temperature and thresholds on the validation split and store them in the model.
+        seeds: train as many times, with the seeds `seed`, `seed` + 1 and so on; mean and deviation are reported.
+        folds: cross-validate: every row of train is tested once.
         model_revision: branch, tag or commit of the backbone.
         selection_metric: metric of the validation split by which the best checkpoint is kept.
         early_stopping_patience: evaluations without gain after which training ends; 0 never stops early.
@@ -66,6 +74,13 @@ class RecipeArguments:
     lora: dict[str, Any] = field(default_factory=dict)
     heads: dict[str, Any] = field(default_factory=dict)
     backbone: dict[str, Any] = field(default_factory=dict)
+    loss: str | None = None
+    class_weights: Literal["balanced"] | None = None
+    focal_gamma: float = 2.0
+    layer_decay: float = 1.0
+    calibrate: bool = True
+    seeds: int = 1
+    folds: int = 0
     model_revision: str | None = None
     selection_metric: str | None = None
     early_stopping_patience: int = 0
@@ -186,11 +201,12 @@ def _assign(settings: dict[str, Any], key: str, value: Any) -> None:
 def _checked(name: str, value: Any, hint: Any) -> Any:
     """Return the value in its declared type, or raise a ValueError that names it."""
     origin, choices = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        if value not in choices:
-            raise ValueError(f"{name}={value!r} is unknown; it is {' or '.join(map(repr, choices))}.")
+    kinds = choices if origin is not None and origin not in (dict, list, Literal) else (hint,)
+    literal = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), None)
+    if literal is not None:
+        if value not in literal and not (value is None and type(None) in kinds):
+            raise ValueError(f"{name}={value!r} is unknown; it is {' or '.join(map(repr, literal))}.")
         return value
-    kinds = choices if origin is not None and origin not in (dict, list) else (hint,)
     plain = tuple(get_origin(kind) or kind for kind in kinds)
     if float in plain and isinstance(value, (int, str)) and not isinstance(value, bool):
         value = _as_float(name, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer
 
 from .baselines import tfidf_baseline
 from .data import ClassificationData, fingerprint
-from .metrics import metric_values, score
+from .metrics import fit_temperature, fit_thresholds, metric_values, score
 from .results import write_predictions
 from .tasks import PROBLEMS, as_references
 
@@ -70,7 +71,7 @@ def logits_of(predictions: Any) -> Array:
 
 
 def predict(trainer: Trainer, tokens: Dataset, problem: str) -> Array:
-    """Return what is scored for every row, in the order of the rows.
+    """Return the logits of every row, in the order of the rows.
 
     Rows of like length stand together in a batch, so that little padding is read.
 
@@ -91,24 +92,64 @@ def predict(trainer: Trainer, tokens: Dataset, problem: str) -> Array:
             f"{len(tokens)} rows were evaluated, but {len(logits)} predictions came back, or in another order. Each "
             "row must be predicted once: check custom samplers and `dataloader_drop_last`."
         )
-    outputs = np.empty_like(logits)
-    outputs[order] = logits
-    return PROBLEMS[problem].probabilities(outputs)
+    by_row = np.empty_like(logits)
+    by_row[order] = logits
+    return by_row
 
 
-def score_splits(data: ClassificationData, outputs: dict[str, Array], output_dir: Path) -> dict[str, Any]:
-    """Score each evaluation split with intervals and write its predictions.
+@dataclass(frozen=True)
+class Calibration:
+    """What turns logits into calibrated answers; without arguments it changes nothing.
+
+    Args:
+        temperature: divides the logits.
+        thresholds: least probability of each label of a multi-label problem.
+    """
+
+    temperature: float = 1.0
+    thresholds: list[float] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the numbers as they stand in `results.json`."""
+        return {"temperature": self.temperature, "thresholds": self.thresholds}
+
+
+def fit_calibration(data: ClassificationData, logits: Array) -> Calibration:
+    """Fit temperature and thresholds on the validation split; a regression has neither.
 
     Args:
         data: checked data.
-        outputs: what `predict` returned, by split.
+        logits: (N, C) of the validation split.
+    """
+    if data.problem == "regression":
+        return Calibration()
+    references = as_references(data.splits["validation"]["label"][:], data.problem)
+    temperature = fit_temperature(data.problem, references, logits)
+    if data.problem != "multi_label_classification":
+        return Calibration(temperature)
+    probabilities = PROBLEMS[data.problem].probabilities(logits / temperature)
+    return Calibration(temperature, fit_thresholds(references, probabilities).tolist())
+
+
+def score_splits(
+    data: ClassificationData, logits: dict[str, Array], calibration: Calibration, output_dir: Path
+) -> dict[str, Any]:
+    """Score each evaluation split with intervals, before and after calibration, and write its predictions.
+
+    Args:
+        data: checked data.
+        logits: what `predict` returned, by split.
+        calibration: fitted on the validation split.
         output_dir: folder of the run.
     """
     record = {}
-    for name, output in outputs.items():
+    probabilities = PROBLEMS[data.problem].probabilities
+    for name, raw in logits.items():
         split = data.splits[name]
         references = as_references(split["label"][:], data.problem)
-        scores = score(data.problem, references, output, data.label_names)
+        output = probabilities(raw / calibration.temperature)
+        scores = score(data.problem, references, output, data.label_names, thresholds=calibration.thresholds)
+        before = metric_values(data.problem, references, probabilities(raw), data.label_names)
         predictions_file = f"predictions-{name}.jsonl"
         if PartialState().is_main_process:
             write_predictions(output_dir / predictions_file, references.tolist(), output)
@@ -116,6 +157,7 @@ def score_splits(data: ClassificationData, outputs: dict[str, Array], output_dir
             "rows": len(split),
             "fingerprint": fingerprint(split),
             "scores": {metric: value.as_dict() for metric, value in scores.items()},
+            "uncalibrated": {metric: value for metric, value in before.items() if "/" not in metric},
             "predictions_file": predictions_file,
         }
     return record

@@ -11,6 +11,8 @@ def summary(results: dict[str, Any]) -> str:
     Args:
         results: the content of `results.json`.
     """
+    if "summary" in results:
+        return repeats_summary(results)
     blocks = []
     for name, split in results["splits"].items():
         baselines = {
@@ -23,6 +25,23 @@ def summary(results: dict[str, Any]) -> str:
                     [metric, with_interval(value), *(with_interval(b.get(metric)) for b in baselines.values())]
                 )
         blocks.append(f"{name}: {split['rows']} rows, 95 % intervals\n{table(rows)}")
+    return "\n\n".join(blocks)
+
+
+def repeats_summary(results: dict[str, Any]) -> str:
+    """Return a table of mean and standard deviation over several runs.
+
+    Args:
+        results: the content of `results.json` of several seeds or folds.
+    """
+    blocks = []
+    for name, scores in results["summary"].items():
+        rows = [
+            [metric, f"{score['mean']:.3f} ± {score['sd']:.3f}"]
+            for metric, score in scores.items()
+            if "/" not in metric
+        ]
+        blocks.append(f"{name}: mean ± standard deviation of {len(results['runs'])} runs\n{table(rows)}")
     return "\n\n".join(blocks)
 
 

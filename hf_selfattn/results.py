@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import statistics
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -69,6 +70,36 @@ def write_predictions(path: Path, references: Sequence[Any], outputs: NDArray[An
         for number, (reference, output) in enumerate(zip(references, outputs.tolist(), strict=True))
     )
     write_text(path, "".join(f"{row}\n" for row in rows))
+
+
+def together(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Put the results of several runs into one record, with mean and standard deviation of every score.
+
+    Args:
+        runs: results by name, all of the same problem.
+    """
+    first = next(iter(runs.values()))
+    record: dict[str, Any] = {name: first[name] for name in ("task", "problem", "label_names", "environment")}
+    record["runs"] = dict(runs)
+    record["summary"] = {
+        split: {metric: mean_and_deviation(runs, split, metric) for metric in content["scores"]}
+        for split, content in first["splits"].items()
+    }
+    return record
+
+
+def mean_and_deviation(runs: Mapping[str, Mapping[str, Any]], split: str, metric: str) -> dict[str, float]:
+    """Return mean and standard deviation of a score over the runs that define it.
+
+    Args:
+        runs: results by name.
+        split: name of an evaluation split.
+        metric: name of a score.
+    """
+    scores = (run["splits"][split]["scores"] for run in runs.values() if split in run["splits"])
+    values = [score[metric]["value"] for score in scores if metric in score]
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": statistics.fmean(values), "sd": deviation, "runs": len(values)}
 
 
 def environment() -> dict[str, Any]:

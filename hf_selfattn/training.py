@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,8 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import (
-    AutoConfig,
-    AutoTokenizer,
     DataCollatorWithPadding,
     EarlyStoppingCallback,
-    PreTrainedConfig,
     PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
@@ -23,30 +21,34 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from .adapters import add_lora, base_model, count_parameters, merge_adapters
+from .adapters import base_model, count_parameters, merge_adapters
 from .arguments import RecipeArguments
 from .attention_cpu import use_fast_attention, use_fused_attention
 from .data import (
     ClassificationData,
-    check_classification,
-    deduplicate,
-    format_report,
-    load_splits,
-    make_validation,
-    prepare,
+    k_folds,
 )
-from .evaluation import metric_names, metrics_function, plain_model, predict, score_baseline, score_splits
+from .evaluation import (
+    Calibration,
+    fit_calibration,
+    metric_names,
+    metrics_function,
+    plain_model,
+    predict,
+    score_baseline,
+    score_splits,
+)
+from .losses import build_loss
 from .metrics import LOWER_IS_BETTER
-from .modeling.configuration_selfattn import backbone_window
-from .modeling.modeling_selfattn import SelfAttnForSequenceClassification
+from .optimizer import layer_decay_optimizer
+from .preparation import build_model, load_data, open_backbone, report_on_data, say, seed_of, with_validation
 from .report import summary
-from .results import ARGUMENTS_FILE, RESULTS_FILE, environment, open_run, write_json
+from .results import ARGUMENTS_FILE, RESULTS_FILE, environment, open_run, together, write_json
 from .saving import save_model
-from .tasks import PROBLEMS, label_options, tokenise
+from .tasks import PROBLEMS, as_references, tokenise
 
 # A tokenizer that claims no limit makes pipelines pass a text on whole: the model reads any length.
 NO_LIMIT = int(1e30)
-ATTENTION_DROPOUT_FIELDS = ("attention_probs_dropout_prob", "attention_dropout")
 LEARNING_RATE = {"lora": 1e-3, "full": 5e-5}
 
 
@@ -65,10 +67,9 @@ def run(arguments: RecipeArguments) -> dict[str, Any]:
     Raises:
         ValueError: for data, options or an output folder that cannot be used; nothing is lost.
     """
-    state = PartialState()
-    data = load_data(arguments)
     if arguments.check:
-        return report_on_data(data, arguments)
+        return report_on_data(arguments)
+    data = load_data(arguments)
     output_dir = Path(arguments.output_dir)
     finished = open_run(output_dir, arguments.without_places())
     if finished is not None:
@@ -76,74 +77,60 @@ def run(arguments: RecipeArguments) -> dict[str, Any]:
         return finished
     for note in data.notes:
         say(note)
-    if state.is_main_process:
+    if PartialState().is_main_process:
         write_json(output_dir / ARGUMENTS_FILE, arguments.without_places())
-    state.wait_for_everyone()
-    return train_and_evaluate(arguments, data, output_dir)
+    PartialState().wait_for_everyone()
+    if arguments.seeds > 1 or arguments.folds:
+        return run_repeats(arguments, data, output_dir)
+    return train_and_evaluate(arguments, with_validation(arguments, data), output_dir)
 
 
-def say(text: str) -> None:
-    """Print a line on the main process.
-
-    Args:
-        text: the line.
-    """
-    PartialState().print(text, flush=True)
-
-
-def load_data(arguments: RecipeArguments) -> ClassificationData:
-    """Load the splits that the arguments name, check them, and make a validation split where there is none.
+def run_repeats(arguments: RecipeArguments, data: ClassificationData, output_dir: Path) -> dict[str, Any]:
+    """Carry out the runs of several seeds or folds, each in a folder of its own, and put their scores together.
 
     Args:
         arguments: the arguments of the recipe.
-    """
-    with PartialState().main_process_first():
-        splits = load_splits(
-            train=arguments.train,
-            validation=arguments.validation,
-            test=arguments.test,
-            dataset=arguments.dataset,
-            dataset_config=arguments.dataset_config,
-            revision=arguments.revision,
-            extra=arguments.test_files or None,
-        )
-        data = prepare(
-            splits,
-            text_column=arguments.text_column,
-            text_pair_column=arguments.text_pair_column,
-            label_column=arguments.label_column,
-            problem=arguments.problem,
-            label_names=arguments.label_names,
-            on_bad_row=arguments.on_bad_row,
-            keep_columns=[arguments.group_column] if arguments.group_column else [],
-        )
-    if arguments.deduplicate:
-        data = deduplicate(data)
-    return make_validation(
-        data, fraction=arguments.validation_fraction, seed=seed_of(arguments), group_column=arguments.group_column
-    )
-
-
-def seed_of(arguments: RecipeArguments) -> int:
-    """Return the seed of a run.
-
-    Args:
-        arguments: the arguments of the recipe.
-    """
-    return int(arguments.options.get("seed", 42))
-
-
-def report_on_data(data: ClassificationData, arguments: RecipeArguments) -> dict[str, Any]:
-    """Print the report on the data and return it.
-
-    Args:
         data: checked data.
-        arguments: the arguments of the recipe.
+        output_dir: folder of all runs; a run that is finished there is not repeated.
     """
-    backbone_config, tokenizer = open_backbone(arguments)
-    report = check_classification(data, tokenizer, backbone_window(backbone_config) or tokenizer.model_max_length)
-    say(format_report(report))
-    return report
+    runs = {}
+    for name, part, part_data in repeats(arguments, data):
+        say(f"\n{name}")
+        finished = open_run(output_dir / name, part.without_places())
+        if finished is None and PartialState().is_main_process:
+            write_json(output_dir / name / ARGUMENTS_FILE, part.without_places())
+        PartialState().wait_for_everyone()
+        runs[name] = finished or train_and_evaluate(part, with_validation(part, part_data), output_dir / name)
+    results = together(runs)
+    if PartialState().is_main_process:
+        write_json(output_dir / RESULTS_FILE, results)
+    PartialState().wait_for_everyone()
+    say(f"\n{summary(results)}")
+    return results
+
+
+def repeats(
+    arguments: RecipeArguments, data: ClassificationData
+) -> Iterator[tuple[str, RecipeArguments, ClassificationData]]:
+    """Yield name, arguments and data of each run of several seeds or folds.
+
+    Args:
+        arguments: the arguments of the recipe.
+        data: checked data.
+
+    Raises:
+        ValueError: if both are asked for.
+    """
+    if arguments.seeds > 1 and arguments.folds:
+        raise ValueError(f"seeds={arguments.seeds} and folds={arguments.folds} cannot go together. Leave one out.")
+    first = seed_of(arguments)
+    if arguments.folds:
+        parts = k_folds(data, arguments.folds, first, arguments.group_column)
+        for number, part in enumerate(parts):
+            yield f"fold-{number}", replace(arguments, folds=0), part
+        return
+    for seed in range(first, first + arguments.seeds):
+        yield f"seed-{seed}", replace(arguments, seeds=1, options={**arguments.options, "seed": seed}), data
 
 
 def train_and_evaluate(arguments: RecipeArguments, data: ClassificationData, output_dir: Path) -> dict[str, Any]:
@@ -180,7 +167,8 @@ def train_and_evaluate(arguments: RecipeArguments, data: ClassificationData, out
         train_sampling_strategy="random",  # grouping by length reorders evaluation too
     )
     evaluator = Trainer(model=merged, args=only_evaluate, data_collator=trainer.data_collator)
-    outputs = {name: predict(evaluator, split, data.problem) for name, split in tokens.items() if name != "train"}
+    logits = {name: predict(evaluator, split, data.problem) for name, split in tokens.items() if name != "train"}
+    calibration = fit_calibration(data, logits["validation"]) if arguments.calibrate else Calibration()
     results = {
         "task": "text-classification",
         "problem": data.problem,
@@ -191,69 +179,20 @@ def train_and_evaluate(arguments: RecipeArguments, data: ClassificationData, out
         "parameters": parameters,
         "training": training_record(trainer, seconds),
         "environment": environment(),
-        "splits": score_splits(data, outputs, output_dir),
+        "thresholds": calibration.thresholds,
+        "calibration": calibration.as_dict(),
+        "splits": score_splits(data, logits, calibration, output_dir),
     }
     if arguments.baseline:
         results["baseline"] = {"tfidf": score_baseline(data, seed_of(arguments))}
     if trainer.is_world_process_zero():
-        save_model(plain_model(evaluator), tokenizer, output_dir, tokens["validation"], trainer.data_collator)
+        final = plain_model(evaluator)
+        final.config.temperature, final.config.thresholds = calibration.temperature, calibration.thresholds
+        save_model(final, tokenizer, output_dir, tokens["validation"], trainer.data_collator)
         write_json(output_dir / RESULTS_FILE, results)
     PartialState().wait_for_everyone()
     say(summary(results))
     return results
-
-
-def hub_options(arguments: RecipeArguments) -> dict[str, str]:
-    """Return what every download of the backbone has in common.
-
-    Args:
-        arguments: the arguments of the recipe.
-    """
-    return {"revision": arguments.model_revision} if arguments.model_revision else {}
-
-
-def open_backbone(arguments: RecipeArguments) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
-    """Return the configuration and the tokenizer of the backbone.
-
-    Args:
-        arguments: the arguments of the recipe.
-
-    Raises:
-        ValueError: if there is no such backbone.
-    """
-    options = hub_options(arguments)
-    try:
-        config = AutoConfig.from_pretrained(arguments.model, **options)
-        return config, AutoTokenizer.from_pretrained(arguments.model, **options)
-    except OSError as error:
-        raise ValueError(
-            f"The backbone model={arguments.model!r} cannot be opened. Give a name on the hub or a folder with "
-            f"config.json, weights and tokenizer. {error}"
-        ) from error
-
-
-def build_model(
-    arguments: RecipeArguments, data: ClassificationData, backbone_config: PreTrainedConfig
-) -> torch.nn.Module:
-    """Return the model that trains: fresh heads on the backbone, with adapters where they are asked for.
-
-    Dropout inside the backbone's attention is off unless `backbone` sets it: it keeps attention from its fused
-    kernel, which costs more than half of a step on 512 tokens, and the heads have their own.
-
-    Args:
-        arguments: the arguments of the recipe.
-        data: checked data.
-        backbone_config: configuration of the backbone as it was trained.
-    """
-    no_dropout = {name: 0.0 for name in ATTENTION_DROPOUT_FIELDS if hasattr(backbone_config, name)}
-    model = SelfAttnForSequenceClassification.from_backbone(
-        arguments.model,
-        hub_options=hub_options(arguments),
-        backbone_options={**no_dropout, **arguments.backbone},
-        **label_options(data),
-        **arguments.heads,
-    )
-    return add_lora(model, "SEQ_CLS", **arguments.lora) if arguments.tuning == "lora" else model
 
 
 def build_trainer(
@@ -275,9 +214,23 @@ def build_trainer(
         output_dir: folder of the run.
     """
     patience = arguments.early_stopping_patience
+    options = training_arguments(arguments, data, output_dir)
+    optimizer = None
+    if arguments.tuning == "full" and arguments.layer_decay != 1:
+        optimizer = layer_decay_optimizer(model, options, arguments.layer_decay)
     return Trainer(
         model=model,
-        args=training_arguments(arguments, data, output_dir),
+        args=options,
+        optimizers=(optimizer, None),
+        compute_loss_func=build_loss(
+            data.problem,
+            as_references(data.splits["train"]["label"][:], data.problem),
+            len(data.label_names),
+            kind=arguments.loss,
+            class_weights=arguments.class_weights,
+            label_smoothing=options.label_smoothing_factor,
+            focal_gamma=arguments.focal_gamma,
+        ),
         train_dataset=tokens["train"],
         eval_dataset=tokens["validation"],
         data_collator=DataCollatorWithPadding(tokenizer),

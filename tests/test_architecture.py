@@ -22,7 +22,7 @@ FLOORS = (
     {"modeling"},
     {"data", "metrics", "baselines", "attention_cpu"},
     {"tasks", "adapters", "arguments", "features", "results", "report", "card"},
-    {"evaluation", "saving"},
+    {"evaluation", "saving", "losses", "optimizer", "preparation"},
     {"training"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

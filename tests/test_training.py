@@ -189,6 +189,82 @@ def test_a_row_of_the_evaluation_with_an_unknown_label_is_named(backbone: str, t
     assert not (tmp_path / "run").exists()
 
 
+def test_options_of_the_training_reach_it(backbone: str, tmp_path: Path) -> None:
+    weighted = settings(
+        backbone,
+        tmp_path,
+        tuning="full",
+        loss="focal",
+        class_weights="balanced",
+        layer_decay=0.5,
+        label_smoothing_factor=0.1,
+        early_stopping_patience=1,
+        num_train_epochs=2,
+        test_files={"second": "*"},
+    )
+    weighted["test_files"] = {"second": weighted["test"]}
+    results = run(build_arguments(weighted))
+    assert results["splits"]["second"]["scores"] == results["splits"]["test"]["scores"]
+    assert results["splits"]["second"]["fingerprint"] == results["splits"]["test"]["fingerprint"]
+    (tmp_path / "plain").mkdir()
+    plain = run(build_arguments(settings(backbone, tmp_path / "plain", tuning="full", num_train_epochs=2)))
+    losses = [
+        [entry["loss"] for entry in record["training"]["history"] if "loss" in entry] for record in (results, plain)
+    ]
+    assert losses[0] != losses[1]
+
+
+def test_answers_are_calibrated_by_the_model_itself(backbone: str, tmp_path: Path) -> None:
+    results = run(build_arguments(settings(backbone, tmp_path, "multi_label_classification", num_train_epochs=2)))
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")
+    assert model.config.temperature == results["calibration"]["temperature"] != 1
+    assert model.config.thresholds == results["thresholds"] and len(results["thresholds"]) == 3
+    (tmp_path / "raw").mkdir()
+    raw = run(
+        build_arguments(
+            settings(backbone, tmp_path / "raw", "multi_label_classification", num_train_epochs=2, calibrate=False)
+        )
+    )
+    assert raw["calibration"] == {"temperature": 1.0, "thresholds": None}
+    validation = results["splits"]["validation"]
+    assert validation["scores"]["nll"]["value"] < validation["uncalibrated"]["nll"]
+    assert raw["splits"]["test"]["scores"]["nll"]["value"] == pytest.approx(
+        results["splits"]["test"]["uncalibrated"]["nll"]
+    )
+
+
+def test_several_seeds_stand_in_one_record(backbone: str, tmp_path: Path) -> None:
+    results = run(build_arguments(settings(backbone, tmp_path, seeds=2)))
+    assert list(results["runs"]) == ["seed-0", "seed-1"]
+    values = [entry["splits"]["test"]["scores"]["nll"]["value"] for entry in results["runs"].values()]
+    assert values[0] != values[1]
+    summary = results["summary"]["test"]["nll"]
+    assert summary == pytest.approx({"mean": sum(values) / 2, "sd": abs(values[0] - values[1]) / 2**0.5, "runs": 2})
+    assert results["runs"]["seed-1"]["seed"] == 1
+    for name in results["runs"]:
+        AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / name)
+
+
+def test_folds_test_every_row_of_train_once(backbone: str, tmp_path: Path) -> None:
+    given = settings(backbone, tmp_path, folds=3)
+    del given["test"]
+    results = run(build_arguments(given))
+    assert list(results["runs"]) == ["fold-0", "fold-1", "fold-2"]
+    assert sum(entry["splits"]["test"]["rows"] for entry in results["runs"].values()) == 48
+    with pytest.raises(ValueError, match="seeds=2 and folds=3 cannot go together"):
+        run(build_arguments({**given, "seeds": 2, "output_dir": str(tmp_path / "both")}))
+
+
+def test_check_reports_bad_rows_too(backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = settings(backbone, tmp_path, check=True)
+    rows = rows_of("single_label_classification", 9)
+    rows[4]["text"], rows[6]["label"] = "  ", None
+    write_rows(tmp_path / "train.jsonl", rows)
+    run(build_arguments(given))
+    printed = capsys.readouterr().out
+    assert "train.jsonl:5" in printed and "train.jsonl:7" in printed
+
+
 def test_check_reports_and_trains_nothing(backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = run(build_arguments(settings(backbone, tmp_path, check=True)))
     assert not (tmp_path / "run").exists()

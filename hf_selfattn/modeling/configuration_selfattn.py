@@ -131,6 +131,12 @@ class SelfAttnConfig(PreTrainedConfig):
         Dropout on the output of each attention head.
     classifier_dropout (`float`, *optional*, defaults to 0.1):
         Dropout before the task head.
+    temperature (`float`, *optional*, defaults to 1.0):
+        Divides the logits of a sequence classifier, so that its probabilities are calibrated (Guo et al., 2017).
+    thresholds (`list[float]`, *optional*):
+        Least probability at which a multi-label classifier predicts each label. 0.5 where it is not given.
+    top_one_if_none (`bool`, *optional*, defaults to `True`):
+        Whether a multi-label classifier predicts the most probable label where none reaches its threshold.
     auto_map (`dict`, *optional*):
         Written by the class itself: where the code that travels with a checkpoint defines its classes.
     """
@@ -170,6 +176,9 @@ class SelfAttnConfig(PreTrainedConfig):
     pooling: Literal["class_query", "mean", "cls"] = "class_query"
     head_dropout: float | int = 0.0
     classifier_dropout: float | int = 0.1
+    temperature: float | int = 1.0
+    thresholds: list[float] | None = None
+    top_one_if_none: bool = True
     auto_map: dict[str, str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -180,6 +189,7 @@ class SelfAttnConfig(PreTrainedConfig):
         self._mirror_backbone()
         self._check_windows()
         self._check_heads()
+        self._check_answers()
 
     def _mirror_backbone(self) -> None:
         if not isinstance(getattr(self.backbone_config, "hidden_size", None), int):
@@ -243,13 +253,21 @@ class SelfAttnConfig(PreTrainedConfig):
                 f"num_mixed_layers={self.num_mixed_layers} is more than the backbone has: {self.num_hidden_layers} "
                 "hidden layers and the embeddings."
             )
-        if self.problem_type not in (None, *PROBLEM_TYPES):
-            raise ValueError(f"problem_type={self.problem_type!r} must be None or one of {', '.join(PROBLEM_TYPES)}.")
         if self.group_temperature <= 0:
             raise ValueError(f"group_temperature={self.group_temperature} must be above 0.")
         for name in ("head_dropout", "classifier_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1.")
+
+    def _check_answers(self) -> None:
+        if self.problem_type not in (None, *PROBLEM_TYPES):
+            raise ValueError(f"problem_type={self.problem_type!r} must be None or one of {', '.join(PROBLEM_TYPES)}.")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature={self.temperature} must be above 0.")
+        if self.thresholds is not None and len(self.thresholds) != self.num_labels:
+            raise ValueError(
+                f"thresholds has {len(self.thresholds)} numbers, but there are {self.num_labels} labels: one for each."
+            )
 
 
 def build_backbone_config(backbone_config: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig:

@@ -410,9 +410,30 @@ class SelfAttnForSequenceClassification(SelfAttnPreTrainedModel):
             Number of labels that share one update, as `Trainer` counts them.
         """
         outputs = self.model(input_ids, attention_mask, token_type_ids, inputs_embeds, return_dict=True, **kwargs)
-        logits = self.classifier(outputs.last_hidden_state, attention_mask)
+        logits = self.classifier(outputs.last_hidden_state, attention_mask) / self.config.temperature
         loss = None if labels is None else self._loss(logits.float(), labels, num_items_in_batch)
         return SelfAttnClassifierOutput(loss=loss, logits=logits, **without_features(outputs))
+
+    @torch.no_grad()
+    def predict_labels(self, logits: torch.Tensor) -> torch.Tensor:
+        r"""
+        Return the predicted labels: class numbers `(batch_size,)`, 0 and 1 `(batch_size, num_labels)` for multi-label
+        classification by the thresholds of the configuration, or the numbers of a regression.
+
+        Args:
+            logits (`torch.Tensor` of shape `(batch_size, num_labels)`):
+                What `forward` returned.
+        """
+        if self.config.problem_type == "regression" or self.num_labels == 1:
+            return logits.squeeze(-1)
+        if self.config.problem_type != "multi_label_classification":
+            return logits.argmax(dim=-1)
+        probabilities = logits.float().sigmoid()
+        passed = probabilities >= torch.tensor(self.config.thresholds or [0.5], device=logits.device)
+        if self.config.top_one_if_none:
+            best = F.one_hot(probabilities.argmax(dim=-1), self.num_labels).bool()
+            passed = passed | (best & ~passed.any(dim=-1, keepdim=True))
+        return passed.long()
 
     def _problem_type(self, labels: Tensor) -> str:
         """Return the configured problem type, or the one that the labels show."""

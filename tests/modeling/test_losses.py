@@ -129,3 +129,25 @@ def test_a_few_steps_lower_the_loss(task: str) -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.6 * losses[0]
+
+
+def test_answers_follow_temperature_and_thresholds() -> None:
+    batch = tiny_batch([9, 40])
+    plain = tiny_model("multi_label")(**batch).logits
+    model = tiny_model("multi_label", temperature=2.0, thresholds=[0.9, 0.5, 0.1])
+    assert torch.equal(model(**batch).logits, plain / 2)
+    logits = torch.tensor([[0.0, -9.0, 0.0], [0.0, -0.1, -9.0], [3.0, 3.0, -9.0]])
+    assert model.predict_labels(logits).tolist() == [[0, 0, 1], [1, 0, 0], [1, 1, 0]]
+    model.config.top_one_if_none = False
+    assert model.predict_labels(logits)[1].tolist() == [0, 0, 0]
+    assert tiny_model("single_label").predict_labels(logits).tolist() == [0, 0, 0]
+    assert tiny_model("regression").predict_labels(logits[:, :1]).tolist() == [0, 0, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"temperature": 0.0}, "temperature=0.0"), ({"thresholds": [0.5]}, "thresholds has 1 numb")],
+)
+def test_answers_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_model("multi_label", **options)

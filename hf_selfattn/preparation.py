@@ -1,0 +1,171 @@
+"""What a run needs before it trains: its data, its backbone and its model, as the arguments name them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from datasets import DatasetDict
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+
+from .adapters import add_lora
+from .arguments import RecipeArguments
+from .data import (
+    ClassificationData,
+    check_classification,
+    deduplicate,
+    format_report,
+    load_splits,
+    make_validation,
+    prepare,
+)
+from .modeling.configuration_selfattn import backbone_window
+from .modeling.modeling_selfattn import SelfAttnForSequenceClassification
+from .tasks import label_options
+
+# Dropout there keeps attention from its fused kernel, by the name it has in the families' configurations.
+ATTENTION_DROPOUT_FIELDS = ("attention_probs_dropout_prob", "attention_dropout")
+
+
+def load_data(arguments: RecipeArguments) -> ClassificationData:
+    """Load the splits that the arguments name and check them.
+
+    Args:
+        arguments: the arguments of the recipe.
+    """
+    with PartialState().main_process_first():
+        data = prepare(
+            raw_splits(arguments),
+            on_bad_row=arguments.on_bad_row,
+            keep_columns=[arguments.group_column] if arguments.group_column else [],
+            **column_options(arguments),
+        )
+    return deduplicate(data) if arguments.deduplicate else data
+
+
+def raw_splits(arguments: RecipeArguments) -> DatasetDict:
+    """Read the splits that the arguments name, as they are.
+
+    Args:
+        arguments: the arguments of the recipe.
+    """
+    return load_splits(
+        train=arguments.train,
+        validation=arguments.validation,
+        test=arguments.test,
+        dataset=arguments.dataset,
+        dataset_config=arguments.dataset_config,
+        revision=arguments.revision,
+        extra=arguments.test_files or None,
+    )
+
+
+def column_options(arguments: RecipeArguments) -> dict[str, Any]:
+    """Return what the user said of the columns and labels.
+
+    Args:
+        arguments: the arguments of the recipe.
+    """
+    names = ("text_column", "text_pair_column", "label_column", "problem", "label_names")
+    return {name: getattr(arguments, name) for name in names}
+
+
+def with_validation(arguments: RecipeArguments, data: ClassificationData) -> ClassificationData:
+    """Return the data with a validation split, taken from train where there is none.
+
+    Args:
+        arguments: the arguments of the recipe.
+        data: checked data.
+    """
+    if "validation" in data.splits:
+        return data
+    data = make_validation(
+        data, fraction=arguments.validation_fraction, seed=seed_of(arguments), group_column=arguments.group_column
+    )
+    say(data.notes[-1])
+    return data
+
+
+def seed_of(arguments: RecipeArguments) -> int:
+    """Return the seed of a run.
+
+    Args:
+        arguments: the arguments of the recipe.
+    """
+    return int(arguments.options.get("seed", 42))
+
+
+def say(text: str) -> None:
+    """Print a line on the main process.
+
+    Args:
+        text: the line.
+    """
+    PartialState().print(text, flush=True)
+
+
+def hub_options(arguments: RecipeArguments) -> dict[str, str]:
+    """Return what every download of the backbone has in common.
+
+    Args:
+        arguments: the arguments of the recipe.
+    """
+    return {"revision": arguments.model_revision} if arguments.model_revision else {}
+
+
+def open_backbone(arguments: RecipeArguments) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """Return the configuration and the tokenizer of the backbone.
+
+    Args:
+        arguments: the arguments of the recipe.
+
+    Raises:
+        ValueError: if there is no such backbone.
+    """
+    options = hub_options(arguments)
+    try:
+        config = AutoConfig.from_pretrained(arguments.model, **options)
+        return config, AutoTokenizer.from_pretrained(arguments.model, **options)
+    except OSError as error:
+        raise ValueError(
+            f"The backbone model={arguments.model!r} cannot be opened. Give a name on the hub or a folder with "
+            f"config.json, weights and tokenizer. {error}"
+        ) from error
+
+
+def build_model(
+    arguments: RecipeArguments, data: ClassificationData, backbone_config: PreTrainedConfig
+) -> torch.nn.Module:
+    """Return the model that trains: fresh heads on the backbone, with adapters where they are asked for.
+
+    Dropout inside the backbone's attention is off unless `backbone` sets it: it keeps attention from its fused
+    kernel, which costs more than half of a step on 512 tokens, and the heads have their own.
+
+    Args:
+        arguments: the arguments of the recipe.
+        data: checked data.
+        backbone_config: configuration of the backbone as it was trained.
+    """
+    no_dropout = {name: 0.0 for name in ATTENTION_DROPOUT_FIELDS if hasattr(backbone_config, name)}
+    model = SelfAttnForSequenceClassification.from_backbone(
+        arguments.model,
+        hub_options=hub_options(arguments),
+        backbone_options={**no_dropout, **arguments.backbone},
+        **label_options(data),
+        **arguments.heads,
+    )
+    return add_lora(model, "SEQ_CLS", **arguments.lora) if arguments.tuning == "lora" else model
+
+
+def report_on_data(arguments: RecipeArguments) -> dict[str, Any]:
+    """Print the report on the data, bad rows and all, and return it.
+
+    Args:
+        arguments: the arguments of the recipe.
+    """
+    backbone_config, tokenizer = open_backbone(arguments)
+    window = backbone_window(backbone_config) or tokenizer.model_max_length
+    report = check_classification(raw_splits(arguments), tokenizer, window, **column_options(arguments))
+    say(format_report(report))
+    return report
