@@ -48,6 +48,10 @@ class RecipeArguments:
         selection_metric: metric of the validation split by which the best checkpoint is kept.
         early_stopping_patience: evaluations without gain after which training ends; 0 never stops early.
         baseline: score TF-IDF with a linear model on the same rows beside the model.
+        lexicon: score the VADER sentiment lexicon, too (package vaderSentiment).
+        neutral_band: make polarity classes of a rated valence; nearer to 0 than this is neutral. With
+            `problem: regression` the valence is learned, and the classes that follow from it are scored as well.
+        neutral: `drop` leaves neutral texts out, `class` keeps them as a class.
         check: report on the data and train nothing.
         options: options of `transformers.TrainingArguments`.
     """
@@ -85,6 +89,9 @@ class RecipeArguments:
     selection_metric: str | None = None
     early_stopping_patience: int = 0
     baseline: bool = True
+    lexicon: bool = False
+    neutral_band: float | None = None
+    neutral: Literal["drop", "class"] = "drop"
     check: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 

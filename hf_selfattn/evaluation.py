@@ -14,10 +14,11 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import EvalPrediction, PreTrainedModel, Trainer
 
-from .baselines import tfidf_baseline
+from .baselines import tfidf_baseline, vader_baseline
 from .data import ClassificationData, fingerprint
 from .metrics import fit_temperature, fit_thresholds, metric_values, score
 from .results import write_predictions
+from .sentiment import POLARITIES, has_polarity, polarity_of, polarity_probabilities
 from .tasks import PROBLEMS, as_references
 
 Array = NDArray[Any]
@@ -163,25 +164,68 @@ def score_splits(
     return record
 
 
-def score_baseline(data: ClassificationData, seed: int) -> dict[str, Any]:
-    """Score TF-IDF features with a linear model on the same rows.
+def score_baselines(data: ClassificationData, seed: int, lexicon: bool) -> dict[str, Any]:
+    """Score what a model must beat to earn its cost, on the same rows.
 
     Args:
         data: checked data.
-        seed: of the linear model.
+        seed: of the linear model on TF-IDF features.
+        lexicon: also let the VADER lexicon answer.
+
+    Raises:
+        ValueError: if the lexicon cannot answer the problem, or its package is missing.
     """
     texts = {name: joined_texts(split) for name, split in data.splits.items()}
+    evaluated = {name: texts[name] for name in texts if name != "train"}
     references = as_references(data.splits["train"]["label"][:], data.problem)
     started = time.perf_counter()
-    evaluated = {name: texts[name] for name in texts if name != "train"}
     answers = tfidf_baseline(
         data.problem, texts["train"], references, evaluated, seed=seed, num_labels=len(data.label_names)
     )
-    record: dict[str, Any] = {"seconds": time.perf_counter() - started, "splits": {}}
+    record = {"tfidf": score_answers(data, answers, time.perf_counter() - started)}
+    if lexicon:
+        if not has_polarity(data.problem, data.label_names):
+            raise ValueError(
+                f"lexicon=true, but the labels are {data.label_names}: the lexicon knows valence, and the classes "
+                "negative, neutral and positive. Set lexicon=false."
+            )
+        started = time.perf_counter()
+        answers = {name: vader_baseline(part, data.problem, data.label_names) for name, part in evaluated.items()}
+        record["vader"] = score_answers(data, answers, time.perf_counter() - started)
+    return record
+
+
+def score_answers(data: ClassificationData, answers: dict[str, Array], seconds: float) -> dict[str, Any]:
+    """Return the scores of a baseline with intervals, by split.
+
+    Args:
+        data: checked data.
+        answers: probabilities or values, by split.
+        seconds: that the baseline took.
+    """
+    record: dict[str, Any] = {"seconds": seconds, "splits": {}}
     for name, output in answers.items():
         truth = as_references(data.splits[name]["label"][:], data.problem)
         scores = score(data.problem, truth, output, data.label_names)
         record["splits"][name] = {"scores": {metric: value.as_dict() for metric, value in scores.items()}}
+    return record
+
+
+def score_polarity(data: ClassificationData, values: dict[str, Array], band: float) -> dict[str, Any]:
+    """Score the polarity classes that a regression of valence implies, by split.
+
+    Args:
+        data: checked data of a regression.
+        values: (N,) predicted valence, by split.
+        band: a text whose valence is nearer to 0 than this is neutral.
+    """
+    truth = {name: as_references(data.splits[name]["label"][:], data.problem) for name in values}
+    error = max(float(np.sqrt(np.mean((values["validation"] - truth["validation"]) ** 2))), 1e-6)
+    record = {}
+    for name, value in values.items():
+        classes, outputs = polarity_of(truth[name], band), polarity_probabilities(value, band, error)
+        scores = score("single_label_classification", classes, outputs, POLARITIES)
+        record[name] = {metric: entry.as_dict() for metric, entry in scores.items()}
     return record
 
 

@@ -22,6 +22,7 @@ from .data import (
 )
 from .modeling.configuration_selfattn import backbone_window
 from .modeling.modeling_selfattn import SelfAttnForSequenceClassification
+from .sentiment import to_polarity
 from .tasks import label_options
 
 # Dropout there keeps attention from its fused kernel, by the name it has in the families' configurations.
@@ -35,12 +36,19 @@ def load_data(arguments: RecipeArguments) -> ClassificationData:
         arguments: the arguments of the recipe.
     """
     with PartialState().main_process_first():
+        splits, notes = raw_splits(arguments), []
+        if arguments.neutral_band is not None and arguments.problem != "regression":
+            splits, note = to_polarity(
+                splits, arguments.neutral_band, arguments.neutral, arguments.text_column, arguments.label_column
+            )
+            notes.append(note)
         data = prepare(
-            raw_splits(arguments),
+            splits,
             on_bad_row=arguments.on_bad_row,
             keep_columns=[arguments.group_column] if arguments.group_column else [],
             **column_options(arguments),
         )
+        data.notes[:0] = notes
     return deduplicate(data) if arguments.deduplicate else data
 
 

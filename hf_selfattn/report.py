@@ -24,6 +24,10 @@ def summary(results: dict[str, Any]) -> str:
                 rows.append(
                     [metric, with_interval(value), *(with_interval(b.get(metric)) for b in baselines.values())]
                 )
+        for metric in ("accuracy", "macro_f1") if "polarity" in results else ():
+            rows.append(
+                [f"polarity {metric}", with_interval(results["polarity"][name][metric])] + [""] * len(baselines)
+            )
         blocks.append(f"{name}: {split['rows']} rows, 95 % intervals\n{table(rows)}")
     return "\n\n".join(blocks)
 

@@ -35,7 +35,8 @@ from .evaluation import (
     metrics_function,
     plain_model,
     predict,
-    score_baseline,
+    score_baselines,
+    score_polarity,
     score_splits,
 )
 from .losses import build_loss
@@ -183,8 +184,11 @@ def train_and_evaluate(arguments: RecipeArguments, data: ClassificationData, out
         "calibration": calibration.as_dict(),
         "splits": score_splits(data, logits, calibration, output_dir),
     }
+    if data.problem == "regression" and arguments.neutral_band is not None:
+        values = {name: PROBLEMS[data.problem].probabilities(logits[name]) for name in logits}
+        results["polarity"] = score_polarity(data, values, arguments.neutral_band)
     if arguments.baseline:
-        results["baseline"] = {"tfidf": score_baseline(data, seed_of(arguments))}
+        results["baseline"] = score_baselines(data, seed_of(arguments), arguments.lexicon)
     if trainer.is_world_process_zero():
         final = plain_model(evaluator)
         final.config.temperature, final.config.thresholds = calibration.temperature, calibration.thresholds

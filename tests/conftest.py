@@ -6,8 +6,14 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+from collections.abc import Iterator  # noqa: E402
+
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hub_server import serve_hub  # noqa: E402
+from hub_state import Hub  # noqa: E402
+from tiny_models import BACKBONES, tiny_tokenizer  # noqa: E402
+from transformers import AutoModel  # noqa: E402
 
 # A deprecation fails the test. Excepted are warnings that a library gives about its own code.
 FILTERS = (
@@ -28,7 +34,24 @@ def closed_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """A fresh hub on loopback; only processes started with `hub_server.run_with_hub` reach it."""
+    with serve_hub() as server:
+        yield server
+
+
 @pytest.fixture(autouse=True)
 def reproducible() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a tiny random BERT and its tokenizer."""
+    folder = tmp_path_factory.mktemp("backbone")
+    torch.manual_seed(0)
+    AutoModel.from_config(BACKBONES["bert"]).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return str(folder)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -44,9 +45,9 @@ class Request:
         return self.hub.users.get(token)
 
     def readable(self, kind: str | None, name: str) -> Repo:
-        repo = self.hub.repos.get((kind or "models", name))
-        if repo is None or (repo.private and self.user != name.split("/")[0]):
-            raise Refusal(404 if self.user else 401, "RepoNotFound", "Repository not found")
+        user, repo = self.user, self.hub.repos.get((kind or "models", name))
+        if repo is None or (repo.private and user != name.split("/")[0]):
+            raise Refusal(404 if user else 401, "RepoNotFound", "Repository not found")
         return repo
 
     def writable(self, kind: str | None, name: str) -> Repo:
@@ -122,7 +123,7 @@ def tree(request: Request, kind: str, name: str, rev: str, path: str | None) -> 
         raise Refusal(404, "EntryNotFound", f"{path} does not exist on {rev}")
     inside = [entry for entry in {*commit.files, *commit.folders()} if not path or entry.startswith(f"{path}/")]
     if request.query.get("recursive", ["false"])[0].lower() != "true":
-        inside = [entry for entry in inside if str(Path(entry).parent) == (path or ".")]
+        inside = [entry for entry in inside if str(PurePosixPath(entry).parent) == (path or ".")]
     return [commit.describe(entry) for entry in sorted(inside)]
 
 

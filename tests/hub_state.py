@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 USER = "tester"
@@ -65,12 +65,12 @@ class Commit:
         return {name: f.etag for name, f in self.files.items() if name == path or name.startswith(f"{path}/")}
 
     def folders(self) -> set[str]:
-        return {str(parent) for path in self.files for parent in Path(path).parents} - {"."}
+        return {str(parent) for path in self.files for parent in PurePosixPath(path).parents} - {"."}
 
     def describe(self, path: str) -> dict[str, Any]:
         """A file or a folder as the hub lists it."""
         last = self.last_change(path)
-        entry = {"path": path, "lastCommit": {"id": last.oid, "title": last.title, "date": last.date}}
+        entry: dict[str, Any] = {"path": path, "lastCommit": {"id": last.oid, "title": last.title, "date": last.date}}
         if path not in self.files:
             return {**entry, "type": "directory", "size": 0, "oid": hashlib.sha1(path.encode()).hexdigest()}
         file = self.files[path]

@@ -21,7 +21,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     {"modeling"},
     {"data", "metrics", "baselines", "attention_cpu"},
-    {"tasks", "adapters", "arguments", "features", "results", "report", "card"},
+    {"tasks", "adapters", "arguments", "sentiment", "features", "results", "report", "card"},
     {"evaluation", "saving", "losses", "optimizer", "preparation"},
     {"training"},
 )

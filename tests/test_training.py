@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import BACKBONES, tiny_text, tiny_tokenizer
+from tiny_models import tiny_text
 from transformers import AutoModel, AutoModelForSequenceClassification, pipeline
 
 from hf_selfattn.arguments import build_arguments
@@ -16,13 +16,9 @@ TINY_HEADS = {"head_dim": 8, "group_dim": 8, "num_groups": 4, "block_size": 8, "
 QUICK = {"num_train_epochs": 1, "per_device_train_batch_size": 4, "bf16": False, "disable_tqdm": True, "seed": 0}
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("backbone")
-    torch.manual_seed(0)
-    AutoModel.from_config(BACKBONES["bert"]).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return str(folder)
+@pytest.fixture
+def backbone(tiny_backbone: str) -> str:
+    return tiny_backbone
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:

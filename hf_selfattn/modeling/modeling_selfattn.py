@@ -14,7 +14,6 @@
 """SelfAttn models: self-attention and grouped-attention heads on the features of any encoder backbone."""
 
 import os
-from dataclasses import dataclass
 from inspect import signature
 from typing import Any, cast
 
@@ -23,11 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput, auto_docstring, can_return_tuple
+from transformers.utils import auto_docstring, can_return_tuple
 
 from .attention_selfattn import GroupedAttentionHead, HeadsOutput, SelfAttnHeads, SelfAttnLayer
 from .backbone_selfattn import backbone_frame, build_backbone, pooler_options, refuse_decoder
 from .configuration_selfattn import SelfAttnConfig, refuse_unknown_keys
+from .outputs_selfattn import SelfAttnClassifierOutput, SelfAttnModelOutput, without_features
 from .pooling_selfattn import ClassQueryClassifier, build_sequence_classifier
 from .subsequences_selfattn import (
     Subsequences,
@@ -41,69 +41,6 @@ from .subsequences_selfattn import (
     split,
     starts_with,
 )
-
-
-@auto_docstring
-@dataclass
-class SelfAttnModelOutput(ModelOutput):
-    r"""
-    last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
-        The weighted sum of the backbone's features, the self-attention and the grouped attention.
-    hidden_states (`tuple(torch.FloatTensor)`, *optional*):
-        The backbone's hidden states, merged where the input was split.
-    attentions (`tuple(torch.FloatTensor)`, *optional*):
-        The backbone's attentions; where the input was split, one entry of the batch per window.
-    group_ids (`tuple(torch.LongTensor)`, *optional*):
-        For each head layer, the group of each token, `(batch_size, heads, sequence_length)`.
-    group_probs (`tuple(torch.FloatTensor)`, *optional*):
-        For each head layer, the probability of each group, `(batch_size, heads, sequence_length, groups)`.
-    summary_attentions (`tuple(torch.FloatTensor)`, *optional*):
-        For each head layer, the attention of each token to the summary of each block,
-        `(batch_size, heads, sequence_length, blocks)`.
-    fusion_weights (`tuple(torch.FloatTensor)`, *optional*):
-        For each head layer, the weights of the self-attention and of the grouped attention.
-    """
-
-    last_hidden_state: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-    group_ids: tuple[torch.Tensor, ...] | None = None
-    group_probs: tuple[torch.Tensor, ...] | None = None
-    summary_attentions: tuple[torch.Tensor, ...] | None = None
-    fusion_weights: tuple[torch.Tensor, ...] | None = None
-
-
-@auto_docstring
-@dataclass
-class SelfAttnClassifierOutput(ModelOutput):
-    r"""
-    loss (`torch.FloatTensor`, *optional*):
-        The loss, where labels were given.
-    logits (`torch.FloatTensor`):
-        `(batch_size, num_labels)` for sequences, `(batch_size, sequence_length, num_labels)` for tokens.
-    hidden_states (`tuple(torch.FloatTensor)`, *optional*):
-        The backbone's hidden states, merged where the input was split.
-    attentions (`tuple(torch.FloatTensor)`, *optional*):
-        The backbone's attentions; where the input was split, one entry of the batch per window.
-    group_ids (`tuple(torch.LongTensor)`, *optional*):
-        For each head layer, the group of each token, `(batch_size, heads, sequence_length)`.
-    group_probs (`tuple(torch.FloatTensor)`, *optional*):
-        For each head layer, the probability of each group, `(batch_size, heads, sequence_length, groups)`.
-    summary_attentions (`tuple(torch.FloatTensor)`, *optional*):
-        For each head layer, the attention of each token to the summary of each block,
-        `(batch_size, heads, sequence_length, blocks)`.
-    fusion_weights (`tuple(torch.FloatTensor)`, *optional*):
-        For each head layer, the weights of the self-attention and of the grouped attention.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-    group_ids: tuple[torch.Tensor, ...] | None = None
-    group_probs: tuple[torch.Tensor, ...] | None = None
-    summary_attentions: tuple[torch.Tensor, ...] | None = None
-    fusion_weights: tuple[torch.Tensor, ...] | None = None
 
 
 # Its `__init__` builds no module: the subclasses that do call `post_init`. trf-ignore: TRF013
@@ -430,10 +367,9 @@ class SelfAttnForSequenceClassification(SelfAttnPreTrainedModel):
             return logits.argmax(dim=-1)
         probabilities = logits.float().sigmoid()
         passed = probabilities >= torch.tensor(self.config.thresholds or [0.5], device=logits.device)
-        if self.config.top_one_if_none:
-            best = F.one_hot(probabilities.argmax(dim=-1), self.num_labels).bool()
-            passed = passed | (best & ~passed.any(dim=-1, keepdim=True))
-        return passed.long()
+        best = F.one_hot(probabilities.argmax(dim=-1), self.num_labels).bool()
+        none_passed = ~passed.any(dim=-1, keepdim=True) & self.config.top_one_if_none
+        return (passed | (best & none_passed)).long()
 
     def _problem_type(self, labels: Tensor) -> str:
         """Return the configured problem type, or the one that the labels show."""
@@ -495,15 +431,6 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
             losses = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")
             loss = mean_loss(losses, labels, num_items_in_batch)
         return SelfAttnClassifierOutput(loss=loss, logits=logits, **without_features(outputs))
-
-
-def without_features(outputs: SelfAttnModelOutput) -> dict[str, Any]:
-    """Return the fields of a model output that a task model passes on.
-
-    Args:
-        outputs: output of the base model.
-    """
-    return {name: value for name, value in outputs.items() if name != "last_hidden_state"}
 
 
 __all__ = [

@@ -1,0 +1,92 @@
+# Copyright 2026 The hf_selfattn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What the models return."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.utils import ModelOutput, auto_docstring
+
+
+@auto_docstring
+@dataclass
+class SelfAttnModelOutput(ModelOutput):
+    r"""
+    last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
+        The weighted sum of the backbone's features, the self-attention and the grouped attention.
+    hidden_states (`tuple(torch.FloatTensor)`, *optional*):
+        The backbone's hidden states, merged where the input was split.
+    attentions (`tuple(torch.FloatTensor)`, *optional*):
+        The backbone's attentions; where the input was split, one entry of the batch per window.
+    group_ids (`tuple(torch.LongTensor)`, *optional*):
+        For each head layer, the group of each token, `(batch_size, heads, sequence_length)`.
+    group_probs (`tuple(torch.FloatTensor)`, *optional*):
+        For each head layer, the probability of each group, `(batch_size, heads, sequence_length, groups)`.
+    summary_attentions (`tuple(torch.FloatTensor)`, *optional*):
+        For each head layer, the attention of each token to the summary of each block,
+        `(batch_size, heads, sequence_length, blocks)`.
+    fusion_weights (`tuple(torch.FloatTensor)`, *optional*):
+        For each head layer, the weights of the self-attention and of the grouped attention.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    group_ids: tuple[torch.Tensor, ...] | None = None
+    group_probs: tuple[torch.Tensor, ...] | None = None
+    summary_attentions: tuple[torch.Tensor, ...] | None = None
+    fusion_weights: tuple[torch.Tensor, ...] | None = None
+
+
+@auto_docstring
+@dataclass
+class SelfAttnClassifierOutput(ModelOutput):
+    r"""
+    loss (`torch.FloatTensor`, *optional*):
+        The loss, where labels were given.
+    logits (`torch.FloatTensor`):
+        `(batch_size, num_labels)` for sequences, `(batch_size, sequence_length, num_labels)` for tokens.
+    hidden_states (`tuple(torch.FloatTensor)`, *optional*):
+        The backbone's hidden states, merged where the input was split.
+    attentions (`tuple(torch.FloatTensor)`, *optional*):
+        The backbone's attentions; where the input was split, one entry of the batch per window.
+    group_ids (`tuple(torch.LongTensor)`, *optional*):
+        For each head layer, the group of each token, `(batch_size, heads, sequence_length)`.
+    group_probs (`tuple(torch.FloatTensor)`, *optional*):
+        For each head layer, the probability of each group, `(batch_size, heads, sequence_length, groups)`.
+    summary_attentions (`tuple(torch.FloatTensor)`, *optional*):
+        For each head layer, the attention of each token to the summary of each block,
+        `(batch_size, heads, sequence_length, blocks)`.
+    fusion_weights (`tuple(torch.FloatTensor)`, *optional*):
+        For each head layer, the weights of the self-attention and of the grouped attention.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    group_ids: tuple[torch.Tensor, ...] | None = None
+    group_probs: tuple[torch.Tensor, ...] | None = None
+    summary_attentions: tuple[torch.Tensor, ...] | None = None
+    fusion_weights: tuple[torch.Tensor, ...] | None = None
+
+
+def without_features(outputs: SelfAttnModelOutput) -> dict[str, Any]:
+    """Return the fields of a model output that a task model passes on.
+
+    Args:
+        outputs: output of the base model.
+    """
+    return {name: value for name, value in outputs.items() if name != "last_hidden_state"}
