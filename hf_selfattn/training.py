@@ -24,10 +24,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from .adapters import base_model, count_parameters, merge_adapters
 from .arguments import RecipeArguments
 from .attention_cpu import use_fast_attention, use_fused_attention
-from .data import (
-    ClassificationData,
-    k_folds,
-)
+from .card import model_card
+from .data import ClassificationData, fingerprint, k_folds
 from .evaluation import (
     Calibration,
     fit_calibration,
@@ -44,12 +42,13 @@ from .metrics import LOWER_IS_BETTER
 from .optimizer import layer_decay_optimizer
 from .preparation import build_model, load_data, open_backbone, report_on_data, say, seed_of, with_validation
 from .report import summary
-from .results import ARGUMENTS_FILE, RESULTS_FILE, environment, open_run, together, write_json
+from .results import ARGUMENTS_FILE, RESULTS_FILE, environment, open_run, together, write_json, write_text
 from .saving import save_model
 from .tasks import PROBLEMS, as_references, tokenise
 
 # A tokenizer that claims no limit makes pipelines pass a text on whole: the model reads any length.
 NO_LIMIT = int(1e30)
+CARD_FILE = "README.md"
 LEARNING_RATE = {"lora": 1e-3, "full": 5e-5}
 
 
@@ -182,6 +181,7 @@ def train_and_evaluate(arguments: RecipeArguments, data: ClassificationData, out
         "environment": environment(),
         "thresholds": calibration.thresholds,
         "calibration": calibration.as_dict(),
+        "train": {"rows": len(data.splits["train"]), "fingerprint": fingerprint(data.splits["train"])},
         "splits": score_splits(data, logits, calibration, output_dir),
     }
     if data.problem == "regression" and arguments.neutral_band is not None:
@@ -193,6 +193,7 @@ def train_and_evaluate(arguments: RecipeArguments, data: ClassificationData, out
         final = plain_model(evaluator)
         final.config.temperature, final.config.thresholds = calibration.temperature, calibration.thresholds
         save_model(final, tokenizer, output_dir, tokens["validation"], trainer.data_collator)
+        write_text(output_dir / CARD_FILE, model_card(results))
         write_json(output_dir / RESULTS_FILE, results)
     PartialState().wait_for_everyone()
     say(summary(results))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from tiny_models import tiny_text
 from transformers import AutoModel, AutoModelForSequenceClassification, pipeline
 
@@ -70,6 +71,7 @@ def test_a_run_is_scored_saved_and_opens(backbone: str, tmp_path: Path, problem:
 
     predictions = [json.loads(line) for line in (folder / "predictions-test.jsonl").read_text().splitlines()]
     assert [row["row"] for row in predictions] == list(range(17))
+    assert ModelCard.load(folder / "README.md").data.pipeline_tag == "text-classification"
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     if problem != "regression":
         assert list(model.config.id2label.values()) == results["label_names"]

@@ -1,0 +1,274 @@
+"""The sections of a card, each from the content of `results.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..metrics import LOWER_IS_BETTER
+from ..report import with_interval
+from .metadata import TASKS, dataset_name, overall
+from .text import escape, last_part, plain, public, table, without_secrets
+
+PROBLEMS = {
+    "single_label_classification": "one label for each text",
+    "multi_label_classification": "any number of labels for each text",
+    "ordinal": "one of several ordered labels for each text",
+    "regression": "one number for each text",
+}
+PROBABILITIES = ("single_label_classification", "multi_label_classification", "ordinal")
+TUNING = {"lora": "low-rank adapters (LoRA), merged into the weights", "full": "all weights"}
+
+# Shown elsewhere.
+UNLISTED_ARGUMENTS = ("model", "label_names", "options")
+
+
+def page(results: dict[str, Any], title: str, name: str) -> str:
+    """Return the text of a card.
+
+    Args:
+        results: the content of `results.json`.
+        title: name of the model.
+        name: of the repository.
+    """
+    sections = (
+        f"# {escape(title)}",
+        description(results),
+        usage(results, name),
+        *scores(results),
+        *labels(results),
+        calibration(results),
+        data(results),
+        arguments(results),
+        environment(results),
+        limits(results),
+    )
+    return "\n\n".join(section for section in sections if section)
+
+
+def description(results: dict[str, Any]) -> str:
+    """Return what the model is, in one paragraph.
+
+    Args:
+        results: the content of `results.json`.
+    """
+    given, count = results["arguments"], results["parameters"]
+    task = TASKS.get(results["task"], escape(results["task"]))
+    kind = [task, PROBLEMS[results["problem"]]] if results.get("problem") in PROBLEMS else [task]
+    tuned = given.get("tuning", "full")
+    return (
+        f"{': '.join(kind)}. The model puts self-attention and grouped-attention heads on the encoder "
+        f"{public(given['model'])} and reads a text of any length whole: nothing is cut. Trained with hf_selfattn: "
+        f"{TUNING.get(tuned, escape(tuned))}; {count['trainable']:,} of {count['all']:,} parameters were trained."
+    )
+
+
+def usage(results: dict[str, Any], name: str) -> str:
+    """Return how the model is used, with the package and without it.
+
+    Args:
+        results: the content of `results.json`.
+        name: of the repository.
+    """
+    call = f'pipeline("{plain(results["task"])}", model="{name}"'
+    return (
+        "## Use\n\nWith the package (`pip install hf-selfattn`):\n\n"
+        f"```python\nimport hf_selfattn\nfrom transformers import pipeline\nanswer = {call})\n```\n\n"
+        "Without it, by the code that travels with the model; read that code first:\n\n"
+        f"```python\nfrom transformers import pipeline\nanswer = {call}, trust_remote_code=True)\n```"
+    )
+
+
+def scores(results: dict[str, Any]) -> Iterator[str]:
+    """Yield a table for each split: the scores with their intervals beside those of the baselines.
+
+    Args:
+        results: the content of `results.json`.
+    """
+    yield "## Scores\n\nEach with its 95 % interval. ↓: lower is better."
+    for name, split in results["splits"].items():
+        baselines = baselines_of(results, name)
+        rows = [
+            [f"{metric} ↓" if metric in LOWER_IS_BETTER else escape(metric), with_interval(value)]
+            + [with_interval(baseline.get(metric)) for baseline in baselines.values()]
+            for metric, value in overall(split).items()
+        ]
+        rows += [
+            [f"polarity {escape(metric)}", with_interval(value), *("" for _ in baselines)]
+            for metric, value in results.get("polarity", {}).get(name, {}).items()
+            if "/" not in metric
+        ]
+        header = ["", "model", *map(escape, baselines)]
+        yield f"### {public(name)}: {split['rows']:,} rows\n\n{table(header, rows)}"
+
+
+def baselines_of(results: dict[str, Any], split: str) -> dict[str, dict[str, Any]]:
+    """Return the scores of each baseline on a split.
+
+    Args:
+        results: the content of `results.json`.
+        split: name of the split.
+    """
+    found = results.get("baseline", {}).items()
+    return {kind: record["splits"][split]["scores"] for kind, record in found if split in record["splits"]}
+
+
+def labels(results: dict[str, Any]) -> Iterator[str]:
+    """Yield the label names, and the scores of single classes on the last split.
+
+    Args:
+        results: the content of `results.json`.
+    """
+    names = results["label_names"]
+    if names:
+        yield f"## Labels\n\n{table(['id', 'label'], [[str(i), escape(label)] for i, label in enumerate(names)])}"
+    last, split = list(results["splits"].items())[-1]
+    by_class: dict[str, dict[str, Any]] = {}
+    for metric, value in split["scores"].items():
+        kind, found, label = metric.partition("/")
+        if found:
+            by_class.setdefault(label, {})[kind] = value
+    kinds = list(dict.fromkeys(kind for values in by_class.values() for kind in values))
+    if by_class:
+        rows = [[escape(name), *(with_interval(of.get(kind)) for kind in kinds)] for name, of in by_class.items()]
+        yield f"Scores of single classes on {public(last)}:\n\n{table(['', *map(escape, kinds)], rows)}"
+
+
+def is_calibrated(results: dict[str, Any]) -> bool:
+    """Return whether the run found a temperature or thresholds that change an answer.
+
+    Args:
+        results: the content of `results.json`.
+    """
+    found = results.get("calibration") or {"temperature": 1.0}
+    return found["temperature"] != 1 or bool(found.get("thresholds"))
+
+
+def calibration(results: dict[str, Any]) -> str:
+    """Return temperature and thresholds where there are any, and the calibration error without and with them.
+
+    Args:
+        results: the content of `results.json`.
+    """
+    if not is_calibrated(results):
+        return ""
+    found = results["calibration"]
+    parts = [
+        f"## Calibration\n\nThe model divides its logits by the temperature {found['temperature']:.3f}, fitted on the "
+        "split validation."
+    ]
+    if found.get("thresholds"):
+        pairs = zip(results["label_names"], found["thresholds"], strict=True)
+        rows = [[escape(label), f"{threshold:.3f}"] for label, threshold in pairs]
+        parts.append(f"A label is given from its threshold on:\n\n{table(['label', 'threshold'], rows)}")
+    rows = [
+        [public(name), f"{split['uncalibrated']['ece']:.3f}", with_interval(split["scores"]["ece"])]
+        for name, split in results["splits"].items()
+        if "ece" in split.get("uncalibrated", {}) and "ece" in split["scores"]
+    ]
+    if rows:
+        parts.append(table(["calibration error (ece)", "before", "after"], rows))
+    return "\n\n".join(parts)
+
+
+def data(results: dict[str, Any]) -> str:
+    """Return source, rows and fingerprint of each split.
+
+    Args:
+        results: the content of `results.json`.
+    """
+    rows = []
+    for name, split in results["splits"].items():
+        source = dataset_name(results["arguments"], name)
+        rows.append([public(name), escape(source), f"{split['rows']:,}", escape(split["fingerprint"])])
+    return f"## Data\n\nEvaluated on:\n\n{table(['split', 'data', 'rows', 'fingerprint'], rows)}"
+
+
+def arguments(results: dict[str, Any]) -> str:
+    """Return the training arguments, but secrets.
+
+    Args:
+        results: the content of `results.json`.
+    """
+    given = results["arguments"]
+    listed = {key: value for key, value in given.items() if key not in UNLISTED_ARGUMENTS}
+    pairs = flat(without_secrets({**listed, **(given.get("options") or {}), "seed": results.get("seed")}))
+    return f"## Training\n\n{table(['argument', 'value'], [[escape(key), value] for key, value in pairs])}"
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the settings that have a value, with dots for what lies inside another, values ready to be shown.
+
+    Args:
+        settings: values by key.
+        prefix: of the keys.
+    """
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{last_part(key)}.")
+        elif value not in (None, "", []):
+            values = value if isinstance(value, list) else [value]
+            yield f"{prefix}{last_part(key)}", ", ".join(map(public, values))
+
+
+def environment(results: dict[str, Any]) -> str:
+    """Return versions, hardware and time.
+
+    Args:
+        results: the content of `results.json`.
+    """
+    machine, training = results["environment"], results["training"]
+    devices = ", ".join(machine.get("accelerators") or []) or "none"
+    rows = {
+        "training time": f"{training['seconds']:,.0f} s",
+        "steps": f"{training['steps']:,}",
+        "epochs": training["epochs"],
+        "processes": training["processes"],
+        "device": training["device"],
+        "bfloat16": "yes" if training["bf16"] else "no",
+        "processor": machine["processor"],
+        "cores": machine["cores"],
+        "threads": machine["threads"],
+        "accelerators": devices,
+        "system": machine["platform"],
+        "Python": machine["python"],
+        **machine["versions"],
+    }
+    return f"## Environment\n\n{table(['', ''], [[escape(key), escape(value)] for key, value in rows.items()])}"
+
+
+def limits(results: dict[str, Any]) -> str:
+    """Return what the scores do not say.
+
+    Args:
+        results: the content of `results.json`.
+    """
+    points = [
+        "An interval speaks of other rows of the same kind. It does not cover other kinds of text, later times or "
+        "another random seed."
+    ]
+    if "validation" in results["splits"]:
+        points.append("The checkpoint was chosen on the split validation, so its scores there are too good.")
+    points += beaten(results)
+    if results.get("problem") in PROBABILITIES and not is_calibrated(results):
+        points.append("Its probabilities are not calibrated.")
+    points.append(
+        "The model repeats what its training data hold, their errors and prejudices included. Try it on texts of your "
+        "own before it decides anything."
+    )
+    return "## Limits\n\n" + "\n".join(f"- {point}" for point in points)
+
+
+def beaten(results: dict[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each split and baseline that is at least as good as the model by the first score.
+
+    Args:
+        results: the content of `results.json`.
+    """
+    for name, split in results["splits"].items():
+        metric, mine = next(iter(overall(split).items()), ("", None))
+        sign = -1 if metric in LOWER_IS_BETTER else 1
+        for kind, baseline in baselines_of(results, name).items():
+            theirs = baseline.get(metric)
+            if mine and theirs and sign * theirs["value"] >= sign * mine["value"]:
+                yield f"On {public(name)} the baseline {escape(kind)} is at least as good by {escape(metric)}."
