@@ -25,6 +25,9 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 
 def refuse_decoder(backbone_config: PreTrainedConfig) -> None:
@@ -66,6 +69,33 @@ def pooler_options(backbone_config: PreTrainedConfig) -> dict[str, bool]:
     """
     has_pooler = "add_pooling_layer" in signature(MODEL_MAPPING[type(backbone_config)]).parameters
     return {"add_pooling_layer": False} if has_pooler else {}
+
+
+def load_backbone(name_or_path: str, config: PreTrainedConfig, hub_options: dict[str, Any]) -> PreTrainedModel:
+    """Return a backbone with its pretrained weights; say so where some of them are missing.
+
+    Weights of the checkpoint that the backbone does not have, such as its pooler's, are left out without a report:
+    that is meant.
+
+    Args:
+        name_or_path: the backbone: a name on the hub or a folder.
+        config: its configuration.
+        hub_options: options of `from_pretrained`.
+    """
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        backbone, found = AutoModel.from_pretrained(
+            name_or_path, config=config, output_loading_info=True, **pooler_options(config), **hub_options
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    if found["missing_keys"]:
+        logger.warning(
+            f"{name_or_path!r} has no weights for {sorted(found['missing_keys'])}: they start at random. Check that "
+            "it is the checkpoint that you mean."
+        )
+    return backbone
 
 
 def backbone_frame(name_or_path: str, hub_options: dict[str, Any]) -> tuple[list[int], list[int]]:

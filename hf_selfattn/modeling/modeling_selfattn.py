@@ -20,12 +20,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import auto_docstring, can_return_tuple
 
 from .attention_selfattn import GroupedAttentionHead, HeadsOutput, SelfAttnHeads, SelfAttnLayer
-from .backbone_selfattn import backbone_frame, build_backbone, pooler_options, refuse_decoder
+from .backbone_selfattn import backbone_frame, build_backbone, load_backbone, refuse_decoder
 from .configuration_selfattn import SelfAttnConfig, refuse_unknown_keys
 from .outputs_selfattn import SelfAttnClassifierOutput, SelfAttnModelOutput, without_features
 from .pooling_selfattn import ClassQueryClassifier, build_sequence_classifier
@@ -117,9 +117,7 @@ class SelfAttnPreTrainedModel(PreTrainedModel):
             backbone_config=backbone_config, attn_implementation=attn_implementation, **head_options
         )
         model = cls(config)
-        backbone = AutoModel.from_pretrained(
-            name_or_path, config=config.backbone_config, **pooler_options(config.backbone_config), **hub_options
-        )
+        backbone = load_backbone(name_or_path, config.backbone_config, hub_options)
         if os.path.isdir(name_or_path):
             backbone.config.name_or_path = ""  # a checkpoint never names a folder of the machine that wrote it
         model.base_model.backbone = backbone

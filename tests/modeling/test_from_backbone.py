@@ -144,3 +144,15 @@ def test_resized_vocabulary_is_saved(tmp_path: Path) -> None:
     reopened = SelfAttnForSequenceClassification.from_pretrained(tmp_path)
     ids = torch.tensor([[CLS, 104, SEP]])
     assert torch.equal(aligned(reopened)(ids).logits, model(ids).logits)
+
+
+def test_weights_that_are_missing_are_said_and_those_left_out_on_purpose_are_not(
+    tiny_backbone: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    SelfAttnModel.from_backbone(tiny_backbone)
+    assert "UNEXPECTED" not in caplog.text and "no weights for" not in caplog.text
+    model = AutoModel.from_pretrained(tiny_backbone)
+    weights = {name: value for name, value in model.state_dict().items() if "layer.1.output.dense" not in name}
+    model.save_pretrained(tmp_path, state_dict=weights)
+    SelfAttnModel.from_backbone(str(tmp_path), prefix_token_ids=[], suffix_token_ids=[])
+    assert "has no weights for ['encoder.layer.1.output.dense.bias'" in caplog.text
