@@ -71,18 +71,32 @@ def run(arguments: RecipeArguments) -> dict[str, Any]:
         return report_on_data(arguments)
     data = load_data(arguments)
     output_dir = Path(arguments.output_dir)
-    finished = open_run(output_dir, arguments.without_places())
+    finished = claim(output_dir, arguments)
     if finished is not None:
         say(f"{output_dir} holds the finished run of these arguments: nothing to train.\n{summary(finished)}")
         return finished
     for note in data.notes:
         say(note)
-    if PartialState().is_main_process:
-        write_json(output_dir / ARGUMENTS_FILE, arguments.without_places())
-    PartialState().wait_for_everyone()
     if arguments.seeds > 1 or arguments.folds:
         return run_repeats(arguments, data, output_dir)
     return train_and_evaluate(arguments, with_validation(arguments, data), output_dir)
+
+
+def claim(output_dir: Path, arguments: RecipeArguments) -> dict[str, Any] | None:
+    """Return the results of the finished run of these arguments, or take the folder for it, the main process first.
+
+    Args:
+        output_dir: folder of the run.
+        arguments: the arguments of the recipe.
+
+    Raises:
+        ValueError: if the folder holds something else.
+    """
+    with PartialState().main_process_first():
+        finished = open_run(output_dir, arguments.without_places())
+        if finished is None and PartialState().is_main_process:
+            write_json(output_dir / ARGUMENTS_FILE, arguments.without_places())
+    return finished
 
 
 def run_repeats(arguments: RecipeArguments, data: ClassificationData, output_dir: Path) -> dict[str, Any]:
@@ -96,10 +110,7 @@ def run_repeats(arguments: RecipeArguments, data: ClassificationData, output_dir
     runs = {}
     for name, part, part_data in repeats(arguments, data):
         say(f"\n{name}")
-        finished = open_run(output_dir / name, part.without_places())
-        if finished is None and PartialState().is_main_process:
-            write_json(output_dir / name / ARGUMENTS_FILE, part.without_places())
-        PartialState().wait_for_everyone()
+        finished = claim(output_dir / name, part)
         runs[name] = finished or train_and_evaluate(part, with_validation(part, part_data), output_dir / name)
     results = together(runs)
     if PartialState().is_main_process:
