@@ -6,12 +6,13 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import TrainingArguments
 
 PathSpec = str | list[str]
+AnyArguments = TypeVar("AnyArguments", bound="RecipeArguments")
 
 
 @dataclass
@@ -104,7 +105,66 @@ class RecipeArguments:
         return {name: value for name, value in asdict(self).items() if name not in ("output_dir", "check")}
 
 
-def parse_arguments(words: Sequence[str], required: Sequence[str] = ("model", "output_dir")) -> RecipeArguments:
+@dataclass
+class NerArguments(RecipeArguments):
+    """What the recipe for named entities is told. Arguments that speak of texts with one label each are refused.
+
+    Args:
+        token_column, tag_column: names, or numbers of the columns of a column file; found where not given.
+        span_column: character spans of `text_column`, instead of tokens and tags.
+        document_column: the id of a row's document.
+        scheme: of the tags, such as `IOB2`; detected where it is not given.
+        tag_names: the names of integer tags that have none.
+        entity_types: all types, where train does not have them all.
+        on_broken_tag: `repair` reads broken tags as conlleval does, or `error`.
+        on_cut_word: `error`, or `widen` a span that cuts a word to the whole word.
+        context: the model reads a `sentence` at a time, or a `document`; scores are those of the sentences.
+    """
+
+    token_column: str | int | None = None
+    tag_column: str | int | None = None
+    span_column: str | None = None
+    document_column: str | None = None
+    scheme: str | None = None
+    tag_names: list[str] | None = None
+    entity_types: list[str] | None = None
+    on_broken_tag: Literal["repair", "error"] = "repair"
+    on_cut_word: Literal["error", "widen"] = "error"
+    context: Literal["sentence", "document"] = "sentence"
+    calibrate: bool = False
+    baseline: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for item in fields(self):
+            if item.name in NOT_OF_TAGS and getattr(self, item.name) != item.default:
+                raise ValueError(f"{item.name} says nothing to the recipe for named entities. Leave it out.")
+
+
+NOT_OF_TAGS = (
+    "text_pair_column",
+    "label_column",
+    "problem",
+    "label_names",
+    "deduplicate",
+    "group_column",
+    "loss",
+    "class_weights",
+    "focal_gamma",
+    "calibrate",
+    "folds",
+    "baseline",
+    "lexicon",
+    "neutral_band",
+    "neutral",
+)
+
+
+def parse_arguments(
+    words: Sequence[str],
+    required: Sequence[str] = ("model", "output_dir"),
+    kind: type[AnyArguments] = RecipeArguments,  # type: ignore[assignment]  # mypy knows no default of a type variable
+) -> AnyArguments:
     """Read the arguments of a recipe from the command line.
 
     Args:
@@ -118,10 +178,14 @@ def parse_arguments(words: Sequence[str], required: Sequence[str] = ("model", "o
     settings: dict[str, Any] = {}
     for key, value in _settings(list(words)):
         _assign(settings, key, value)
-    return build_arguments(settings, required)
+    return build_arguments(settings, required, kind)
 
 
-def build_arguments(settings: dict[str, Any], required: Sequence[str] = ("model", "output_dir")) -> RecipeArguments:
+def build_arguments(
+    settings: dict[str, Any],
+    required: Sequence[str] = ("model", "output_dir"),
+    kind: type[AnyArguments] = RecipeArguments,  # type: ignore[assignment]  # mypy knows no default of a type variable
+) -> AnyArguments:
     """Divide settings into the recipe's own and those of `TrainingArguments`.
 
     Args:
@@ -131,7 +195,7 @@ def build_arguments(settings: dict[str, Any], required: Sequence[str] = ("model"
     Raises:
         ValueError: for an unknown key, a value of the wrong type, or a required argument that is missing.
     """
-    own = {item.name for item in fields(RecipeArguments)} - {"options"}
+    own = {item.name for item in fields(kind)} - {"options"}
     trainer = {item.name for item in fields(TrainingArguments) if item.init}
     options: dict[str, Any] = dict(settings.get("options") or {})
     arguments: dict[str, Any] = {}
@@ -144,7 +208,7 @@ def build_arguments(settings: dict[str, Any], required: Sequence[str] = ("model"
             near = difflib.get_close_matches(key, sorted(own | trainer), n=1)
             hint = f" Did you mean {near[0]!r}?" if near else f" The recipe's own arguments: {', '.join(sorted(own))}."
             raise ValueError(f"There is no argument {key!r}.{hint}")
-    result = RecipeArguments(**arguments, options=options)
+    result = kind(**arguments, options=options)
     for name in required:
         if not getattr(result, name):
             raise ValueError(f"The argument {name!r} is missing. Give it in the YAML file or as {name}=VALUE.")

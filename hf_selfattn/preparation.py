@@ -155,15 +155,21 @@ def build_model(
         data: checked data.
         backbone_config: configuration of the backbone as it was trained.
     """
-    no_dropout = {name: 0.0 for name in ATTENTION_DROPOUT_FIELDS if hasattr(backbone_config, name)}
     model = SelfAttnForSequenceClassification.from_backbone(
-        arguments.model,
-        hub_options=hub_options(arguments),
-        backbone_options={**no_dropout, **arguments.backbone},
-        **label_options(data),
-        **arguments.heads,
+        arguments.model, **backbone_settings(arguments, backbone_config), **label_options(data), **arguments.heads
     )
     return add_lora(model, "SEQ_CLS", **arguments.lora) if arguments.tuning == "lora" else model
+
+
+def backbone_settings(arguments: RecipeArguments, backbone_config: PreTrainedConfig) -> dict[str, Any]:
+    """Return how a model opens its backbone.
+
+    Args:
+        arguments: the arguments of the recipe.
+        backbone_config: configuration of the backbone as it was trained.
+    """
+    no_dropout = {name: 0.0 for name in ATTENTION_DROPOUT_FIELDS if hasattr(backbone_config, name)}
+    return {"hub_options": hub_options(arguments), "backbone_options": {**no_dropout, **arguments.backbone}}
 
 
 def report_on_data(arguments: RecipeArguments) -> dict[str, Any]:

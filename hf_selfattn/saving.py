@@ -8,7 +8,14 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from .modeling.modeling_selfattn import SelfAttnForTokenClassification
 
 
 def save_model(
@@ -34,7 +41,9 @@ def save_model(
     tokenizer.save_pretrained(output_dir)
     rows = [{name: tokens[i][name] for name in tokenizer.model_input_names} for i in range(min(4, len(tokens)))]
     batch = {name: values.to(model.device) for name, values in collate(rows).items()}
-    reopened = AutoModelForSequenceClassification.from_pretrained(output_dir).to(model.device).eval()
+    is_tagger = isinstance(model, SelfAttnForTokenClassification)
+    auto_class = AutoModelForTokenClassification if is_tagger else AutoModelForSequenceClassification
+    reopened = auto_class.from_pretrained(output_dir).to(model.device).eval()
     with torch.no_grad():
         difference = (model(**batch).logits - reopened(**batch).logits).abs().max().item()
     if difference > 1e-6 or reopened.config.id2label != model.config.id2label:

@@ -18,6 +18,36 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
+class Task:
+    """What a kind of task adds to a run; training and saving are the same for all.
+
+    Args:
+        name: of the task as pipelines have it.
+        load: arguments to checked data.
+        with_validation: arguments and data to data with a validation split.
+        check: arguments to a report on the data.
+        tokenise: arguments, data and tokenizer to tokenised splits with the columns `labels` and `length`.
+        build_model: arguments, data and the backbone's configuration to the model that trains.
+        metrics: data to the names of the metrics of its validation split.
+        selection_metric: data to the one that picks the checkpoint where the user names none.
+        trainer_options: arguments, data, `TrainingArguments` and tokenizer to loss, collator and metrics.
+        evaluate: arguments, data, tokenised splits, a `Trainer` with the final model and the folder of the run to the
+            task's part of the results, `splits` among them; sets what the model's configuration keeps of it.
+    """
+
+    name: str
+    load: Callable[..., Any]
+    with_validation: Callable[..., Any]
+    check: Callable[..., dict[str, Any]]
+    tokenise: Callable[..., dict[str, Dataset]]
+    build_model: Callable[..., Any]
+    metrics: Callable[..., list[str]]
+    selection_metric: Callable[..., str]
+    trainer_options: Callable[..., dict[str, Any]]
+    evaluate: Callable[..., dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class Problem:
     """What training needs to know of a problem beyond its labels.
 

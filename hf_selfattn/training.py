@@ -12,7 +12,6 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import (
-    DataCollatorWithPadding,
     EarlyStoppingCallback,
     PreTrainedTokenizerBase,
     Trainer,
@@ -22,29 +21,20 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from .adapters import base_model, count_parameters, merge_adapters
-from .arguments import RecipeArguments
+from .arguments import NerArguments, RecipeArguments
 from .attention_cpu import use_fast_attention, use_fused_attention
 from .card import model_card
-from .data import ClassificationData, fingerprint, k_folds
-from .evaluation import (
-    Calibration,
-    fit_calibration,
-    metric_names,
-    metrics_function,
-    plain_model,
-    predict,
-    score_baselines,
-    score_polarity,
-    score_splits,
-)
-from .losses import build_loss
+from .classification_task import CLASSIFICATION
+from .data import fingerprint, k_folds
+from .evaluation import plain_model
 from .metrics import LOWER_IS_BETTER
 from .optimizer import layer_decay_optimizer
-from .preparation import build_model, load_data, open_backbone, report_on_data, say, seed_of, with_validation
+from .preparation import open_backbone, say, seed_of
 from .report import summary
 from .results import ARGUMENTS_FILE, RESULTS_FILE, environment, open_run, together, write_json, write_text
 from .saving import save_model
-from .tasks import PROBLEMS, as_references, tokenise
+from .tagging_task import TAGGING
+from .tasks import Task
 
 # A tokenizer that claims no limit makes pipelines pass a text on whole: the model reads any length.
 NO_LIMIT = int(1e30)
@@ -53,7 +43,7 @@ LEARNING_RATE = {"lora": 1e-3, "full": 5e-5}
 
 
 def run(arguments: RecipeArguments) -> dict[str, Any]:
-    """Carry out a text classification recipe and return its results.
+    """Carry out a recipe and return its results.
 
     A folder that holds the finished run of the same arguments is read, not trained again; an unfinished one is
     continued from its newest checkpoint.
@@ -67,9 +57,10 @@ def run(arguments: RecipeArguments) -> dict[str, Any]:
     Raises:
         ValueError: for data, options or an output folder that cannot be used; nothing is lost.
     """
+    task = task_of(arguments)
     if arguments.check:
-        return report_on_data(arguments)
-    data = load_data(arguments)
+        return task.check(arguments)
+    data = task.load(arguments)
     output_dir = Path(arguments.output_dir)
     finished = claim(output_dir, arguments)
     if finished is not None:
@@ -79,7 +70,7 @@ def run(arguments: RecipeArguments) -> dict[str, Any]:
         say(note)
     if arguments.seeds > 1 or arguments.folds:
         return run_repeats(arguments, data, output_dir)
-    return train_and_evaluate(arguments, with_validation(arguments, data), output_dir)
+    return train_and_evaluate(arguments, task.with_validation(arguments, data), output_dir)
 
 
 def claim(output_dir: Path, arguments: RecipeArguments) -> dict[str, Any] | None:
@@ -99,7 +90,7 @@ def claim(output_dir: Path, arguments: RecipeArguments) -> dict[str, Any] | None
     return finished
 
 
-def run_repeats(arguments: RecipeArguments, data: ClassificationData, output_dir: Path) -> dict[str, Any]:
+def run_repeats(arguments: RecipeArguments, data: Any, output_dir: Path) -> dict[str, Any]:
     """Carry out the runs of several seeds or folds, each in a folder of its own, and put their scores together.
 
     Args:
@@ -107,11 +98,11 @@ def run_repeats(arguments: RecipeArguments, data: ClassificationData, output_dir
         data: checked data.
         output_dir: folder of all runs; a run that is finished there is not repeated.
     """
-    runs = {}
+    runs, task = {}, task_of(arguments)
     for name, part, part_data in repeats(arguments, data):
         say(f"\n{name}")
         finished = claim(output_dir / name, part)
-        runs[name] = finished or train_and_evaluate(part, with_validation(part, part_data), output_dir / name)
+        runs[name] = finished or train_and_evaluate(part, task.with_validation(part, part_data), output_dir / name)
     results = together(runs)
     if PartialState().is_main_process:
         write_json(output_dir / RESULTS_FILE, results)
@@ -120,9 +111,7 @@ def run_repeats(arguments: RecipeArguments, data: ClassificationData, output_dir
     return results
 
 
-def repeats(
-    arguments: RecipeArguments, data: ClassificationData
-) -> Iterator[tuple[str, RecipeArguments, ClassificationData]]:
+def repeats(arguments: RecipeArguments, data: Any) -> Iterator[tuple[str, RecipeArguments, Any]]:
     """Yield name, arguments and data of each run of several seeds or folds.
 
     Args:
@@ -144,7 +133,7 @@ def repeats(
         yield f"seed-{seed}", replace(arguments, seeds=1, options={**arguments.options, "seed": seed}), data
 
 
-def train_and_evaluate(arguments: RecipeArguments, data: ClassificationData, output_dir: Path) -> dict[str, Any]:
+def train_and_evaluate(arguments: RecipeArguments, data: Any, output_dir: Path) -> dict[str, Any]:
     """Train on the data, score every evaluation split, save the model and the results.
 
     Args:
@@ -152,12 +141,13 @@ def train_and_evaluate(arguments: RecipeArguments, data: ClassificationData, out
         data: checked data with the splits train and validation.
         output_dir: folder of the run.
     """
+    task = task_of(arguments)
     set_seed(seed_of(arguments))
     backbone_config, tokenizer = open_backbone(arguments)
     tokenizer.model_max_length = NO_LIMIT
     with PartialState().main_process_first():
-        tokens = {name: tokenise(split, tokenizer, data.problem) for name, split in data.splits.items()}
-    model = build_model(arguments, data, backbone_config)
+        tokens = task.tokenise(arguments, data, tokenizer)
+    model = task.build_model(arguments, data, backbone_config)
     parameters = count_parameters(model)
     say(f"{parameters['trainable']:,} of {parameters['all']:,} parameters train ({arguments.tuning}).")
 
@@ -168,6 +158,43 @@ def train_and_evaluate(arguments: RecipeArguments, data: ClassificationData, out
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output_dir)))
     seconds = time.perf_counter() - started
 
+    evaluator = final_evaluator(trainer)
+    results = {
+        "task": task.name,
+        "label_names": data.label_names,
+        "arguments": arguments.without_places(),
+        "seed": seed_of(arguments),
+        "notes": data.notes,
+        "parameters": parameters,
+        "training": training_record(trainer, seconds),
+        "environment": environment(),
+        "train": {"rows": len(data.splits["train"]), "fingerprint": fingerprint(data.splits["train"])},
+        **task.evaluate(arguments, data, tokens, evaluator, output_dir),
+    }
+    if trainer.is_world_process_zero():
+        save_model(plain_model(evaluator), tokenizer, output_dir, tokens["validation"], trainer.data_collator)
+        write_text(output_dir / CARD_FILE, model_card(results))
+        write_json(output_dir / RESULTS_FILE, results)
+    PartialState().wait_for_everyone()
+    say(summary(results))
+    return results
+
+
+def task_of(arguments: RecipeArguments) -> Task:
+    """Return the task that arguments of their kind belong to.
+
+    Args:
+        arguments: the arguments of the recipe.
+    """
+    return TAGGING if isinstance(arguments, NerArguments) else CLASSIFICATION
+
+
+def final_evaluator(trainer: Trainer) -> Trainer:
+    """Return a `Trainer` that evaluates the plain model, its adapters merged.
+
+    Args:
+        trainer: after training.
+    """
     merged = merge_adapters(plain_model(trainer)).eval()
     use_fused_attention(merged)
     only_evaluate = replace(
@@ -177,43 +204,17 @@ def train_and_evaluate(arguments: RecipeArguments, data: ClassificationData, out
         load_best_model_at_end=False,
         train_sampling_strategy="random",  # grouping by length reorders evaluation too
     )
-    evaluator = Trainer(model=merged, args=only_evaluate, data_collator=trainer.data_collator)
-    logits = {name: predict(evaluator, split, data.problem) for name, split in tokens.items() if name != "train"}
-    calibration = fit_calibration(data, logits["validation"]) if arguments.calibrate else Calibration()
-    results = {
-        "task": "text-classification",
-        "problem": data.problem,
-        "label_names": data.label_names,
-        "arguments": arguments.without_places(),
-        "seed": seed_of(arguments),
-        "notes": data.notes,
-        "parameters": parameters,
-        "training": training_record(trainer, seconds),
-        "environment": environment(),
-        "thresholds": calibration.thresholds,
-        "calibration": calibration.as_dict(),
-        "train": {"rows": len(data.splits["train"]), "fingerprint": fingerprint(data.splits["train"])},
-        "splits": score_splits(data, logits, calibration, output_dir),
-    }
-    if data.problem == "regression" and arguments.neutral_band is not None:
-        values = {name: PROBLEMS[data.problem].probabilities(logits[name]) for name in logits}
-        results["polarity"] = score_polarity(data, values, arguments.neutral_band)
-    if arguments.baseline:
-        results["baseline"] = score_baselines(data, seed_of(arguments), arguments.lexicon)
-    if trainer.is_world_process_zero():
-        final = plain_model(evaluator)
-        final.config.temperature, final.config.thresholds = calibration.temperature, calibration.thresholds
-        save_model(final, tokenizer, output_dir, tokens["validation"], trainer.data_collator)
-        write_text(output_dir / CARD_FILE, model_card(results))
-        write_json(output_dir / RESULTS_FILE, results)
-    PartialState().wait_for_everyone()
-    say(summary(results))
-    return results
+    return Trainer(
+        model=merged,
+        args=only_evaluate,
+        data_collator=trainer.data_collator,
+        preprocess_logits_for_metrics=trainer.preprocess_logits_for_metrics,
+    )
 
 
 def build_trainer(
     arguments: RecipeArguments,
-    data: ClassificationData,
+    data: Any,
     tokens: dict[str, Dataset],
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -238,25 +239,15 @@ def build_trainer(
         model=model,
         args=options,
         optimizers=(optimizer, None),
-        compute_loss_func=build_loss(
-            data.problem,
-            as_references(data.splits["train"]["label"][:], data.problem),
-            len(data.label_names),
-            kind=arguments.loss,
-            class_weights=arguments.class_weights,
-            label_smoothing=options.label_smoothing_factor,
-            focal_gamma=arguments.focal_gamma,
-        ),
         train_dataset=tokens["train"],
         eval_dataset=tokens["validation"],
-        data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
-        compute_metrics=metrics_function(data),
         callbacks=[EarlyStoppingCallback(early_stopping_patience=patience)] if patience else None,
+        **task_of(arguments).trainer_options(arguments, data, options, tokenizer),
     )
 
 
-def training_arguments(arguments: RecipeArguments, data: ClassificationData, output_dir: Path) -> TrainingArguments:
+def training_arguments(arguments: RecipeArguments, data: Any, output_dir: Path) -> TrainingArguments:
     """Return the options of `Trainer`: the recipe's defaults, then what the user set.
 
     Args:
@@ -267,8 +258,9 @@ def training_arguments(arguments: RecipeArguments, data: ClassificationData, out
     Raises:
         ValueError: if the validation split has no such metric as is to pick the checkpoint.
     """
-    metric = arguments.selection_metric or PROBLEMS[data.problem].selection_metric
-    if metric not in (known := {"loss", *metric_names(data)}):
+    task = task_of(arguments)
+    metric = arguments.selection_metric or task.selection_metric(data)
+    if metric not in (known := {"loss", *task.metrics(data)}):
         raise ValueError(f"selection_metric={metric!r} is unknown; it is one of {', '.join(sorted(known))}.")
     defaults = {
         "learning_rate": LEARNING_RATE[arguments.tuning],

@@ -21,8 +21,9 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     {"modeling"},
     {"data", "metrics", "baselines", "attention_cpu"},
-    {"tasks", "adapters", "arguments", "sentiment", "features", "results", "report", "card"},
+    {"tasks", "tag_encoding", "adapters", "arguments", "sentiment", "features", "results", "report", "card"},
     {"evaluation", "saving", "losses", "optimizer", "preparation"},
+    {"classification_task", "tagging_task"},
     {"training"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.models import WordLevel, WordPiece
+from tokenizers.pre_tokenizers import BertPreTokenizer, Whitespace
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import (
@@ -206,6 +206,32 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        mask_token="[MASK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def tiny_wordpiece() -> PreTrainedTokenizerFast:
+    """Return a tokenizer of the words w5 … w84, the pieces ##a … ##l and the marks - and . in `VOCAB_SIZE` ids."""
+    special = {"[PAD]": 0, "[UNK]": 1, "[MASK]": 2, "[CLS]": CLS, "[SEP]": SEP}
+    pieces = [
+        *(f"w{number}" for number in range(FIRST_WORD, 85)),
+        *(f"##{letter}" for letter in "abcdefghijkl"),
+        "-",
+        ".",
+    ]
+    vocabulary = special | {piece: FIRST_WORD + number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -137,6 +137,11 @@ class SelfAttnConfig(PreTrainedConfig):
         Least probability at which a multi-label classifier predicts each label. 0.5 where it is not given.
     top_one_if_none (`bool`, *optional*, defaults to `True`):
         Whether a multi-label classifier predicts the most probable label where none reaches its threshold.
+    decoding (`"argmax"`, `"viterbi"` or `"crf"`, *optional*, defaults to `"viterbi"`):
+        How a token classifier answers: each token for itself, the best legal sequence of tags (for labels that are
+        IOB2 or BIOES tags; for others all is legal), or a linear-chain CRF, which is trained.
+    word_pooling (`"first"` or `"mean"`, *optional*, defaults to `"mean"`):
+        How a token classifier makes one feature of a word's tokens: the first one's, or the mean of all.
     auto_map (`dict`, *optional*):
         Written by the class itself: where the code that travels with a checkpoint defines its classes.
     """
@@ -179,6 +184,8 @@ class SelfAttnConfig(PreTrainedConfig):
     temperature: float | int = 1.0
     thresholds: list[float] | None = None
     top_one_if_none: bool = True
+    decoding: Literal["argmax", "viterbi", "crf"] = "viterbi"
+    word_pooling: Literal["first", "mean"] = "mean"
     auto_map: dict[str, str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -26,7 +26,8 @@ Shape suffixes: B rows, N positions, C tags.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -376,8 +377,8 @@ def path_terms(rows: RightPaddedRows, labels_BN: Tensor) -> Tensor:
 class LinearChainCRF(nn.Module):
     """Learned scores of each transition on top of the legal ones (Lafferty et al., 2001).
 
-    The parameters are allocated only: fill all of them with 0 before training, which gives the legal-transition model.
-    The buffers are not saved: they are `transition_mask` and `entity_continuation` of the label names, in this order.
+    The parameters are allocated only: `reset` fills them with 0, which gives the legal-transition model. The buffers
+    are not saved: they are `transition_mask` and `entity_continuation` of the label names, in this order.
 
     Args:
         label_names: the C names in the order of the labels.
@@ -401,6 +402,19 @@ class LinearChainCRF(nn.Module):
         for name, table in zip(("start", "transitions", "end"), transition_mask(label_names), strict=True):
             self.register_buffer(f"legal_{name}", table, persistent=False)
         self.register_buffer("continuation", entity_continuation(label_names), persistent=False)
+
+    def reset(self, zero: Callable[[Tensor], Any], copy: Callable[[Tensor, Tensor], Any]) -> None:
+        """Fill parameters and buffers, where they were allocated only.
+
+        Args:
+            zero: fills a parameter with 0.
+            copy: fills the first tensor with the second.
+        """
+        for parameter in self.parameters():
+            zero(parameter)
+        for name, table in zip(("start", "transitions", "end"), transition_mask(self.label_names), strict=True):
+            copy(getattr(self, f"legal_{name}"), table)
+        copy(self.continuation, entity_continuation(self.label_names))
 
     def forward(self, scores_BNC: Tensor, labels_BN: Tensor, mask_BN: Tensor) -> Tensor:
         """Return (B,) the negative log-likelihood of the labels, summed over the words of each row.

@@ -20,13 +20,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import auto_docstring, can_return_tuple
 
 from .attention_selfattn import GroupedAttentionHead, HeadsOutput, SelfAttnHeads, SelfAttnLayer
 from .backbone_selfattn import backbone_frame, build_backbone, load_backbone, refuse_decoder
 from .configuration_selfattn import SelfAttnConfig, refuse_unknown_keys
+from .decoding_selfattn import LinearChainCRF
 from .outputs_selfattn import SelfAttnClassifierOutput, SelfAttnModelOutput, without_features
 from .pooling_selfattn import ClassQueryClassifier, build_sequence_classifier
 from .subsequences_selfattn import (
@@ -41,6 +42,7 @@ from .subsequences_selfattn import (
     split,
     starts_with,
 )
+from .words_selfattn import continuing_tokens, decode_words, find_words, pool_words
 
 
 # Its `__init__` builds no module: the subclasses that do call `post_init`. trf-ignore: TRF013
@@ -74,6 +76,10 @@ class SelfAttnPreTrainedModel(PreTrainedModel):
             init.copy_(module.layer_weight, last_only)
         elif isinstance(module, ClassQueryClassifier):
             init.zeros_(module.query)
+        elif isinstance(module, LinearChainCRF):
+            module.reset(init.zeros_, init.copy_)
+        elif isinstance(module, SelfAttnForTokenClassification):
+            init.zeros_(module.continues_word)
 
     @classmethod
     def from_backbone(
@@ -396,13 +402,38 @@ class SelfAttnForSequenceClassification(SelfAttnPreTrainedModel):
 
 @auto_docstring
 class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
+    continues_word: torch.Tensor
+
     def __init__(self, config: SelfAttnConfig, **options: Any):
         super().__init__(config, **options)
         self.num_labels = config.num_labels
         self.model = SelfAttnModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        # CODEPATH: checkpoints trained with decoding="crf" have the transitions; all others decode without weights.
+        self.crf = LinearChainCRF(self.label_names) if config.decoding == "crf" else None
+        num_tokens = cast(Any, self.model.get_input_embeddings()).num_embeddings
+        self.continues_word = nn.Buffer(torch.zeros(num_tokens, dtype=torch.bool))
         self.post_init()
+
+    @property
+    def label_names(self) -> list[str]:
+        """The names of the labels in the order of their numbers."""
+        return [self.config.id2label[number] for number in range(self.config.num_labels)]
+
+    @classmethod
+    def from_backbone(cls, name_or_path: str, **options: Any) -> "SelfAttnForTokenClassification":
+        model = super().from_backbone(name_or_path, **options)
+        if "prefix_token_ids" not in options and "suffix_token_ids" not in options:  # then there is a tokenizer
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path, **(options.get("hub_options") or {}))
+            model.continues_word[continuing_tokens(tokenizer)] = True
+        return cast(SelfAttnForTokenClassification, model)
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        more = embeddings.num_embeddings - len(self.continues_word)
+        self.continues_word = F.pad(self.continues_word, (0, more))  # a new token begins a word
+        return embeddings
 
     @can_return_tuple
     @auto_docstring
@@ -412,23 +443,41 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        word_starts: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor] | SelfAttnClassifierOutput:
         r"""
+        word_starts (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
+            1 at the first token of each word, 0 elsewhere. Where it is not given, words begin at every token that the
+            tokenizer does not mark as the continuation of one.
         labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-            Class numbers; -100 where a token has no label.
+            Class numbers at the first token of each word; -100 where a token has no label.
         num_items_in_batch (`torch.Tensor` or `int`, *optional*):
             Number of labels that share one update, as `Trainer` counts them.
+
+        In evaluation mode the logits are those of the answer: their argmax is the decoded label of each word, in the
+        form that goes on (I-X for B-X) at its later tokens, and with `decoding="viterbi"` or `"crf"` they are
+        logarithms of marginal probabilities over the legal sequences. In training mode, or where the model is
+        compiled or exported, they are the scores of the labels before decoding.
         """
         outputs = self.model(input_ids, attention_mask, token_type_ids, inputs_embeds, return_dict=True, **kwargs)
-        logits = self.classifier(self.dropout(outputs.last_hidden_state))
-        loss = None
-        if labels is not None:
-            losses = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")
-            loss = mean_loss(losses, labels, num_items_in_batch)
+        values = cast(Tensor, input_ids if inputs_embeds is None else inputs_embeds)
+        special = [*self.config.prefix_token_ids, *self.config.suffix_token_ids]
+        words = find_words(values, attention_mask, special, self.continues_word, word_starts)
+        features = pool_words(outputs.last_hidden_state, words, self.config.word_pooling)
+        logits = self.classifier(self.dropout(features))
+        loss = None if labels is None else self._loss(logits.float(), labels, num_items_in_batch)
+        if not (self.training or torch.compiler.is_compiling()):
+            logits = decode_words(logits, words, self.label_names, self.config.decoding, self.crf)
         return SelfAttnClassifierOutput(loss=loss, logits=logits, **without_features(outputs))
+
+    def _loss(self, logits_BTC: Tensor, labels_BT: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+        if self.crf is not None:
+            return mean_loss(self.crf(logits_BTC, labels_BT, labels_BT != -100), labels_BT, num_items_in_batch)
+        losses = F.cross_entropy(logits_BTC.flatten(0, 1), labels_BT.flatten(), reduction="none")
+        return mean_loss(losses, labels_BT, num_items_in_batch)
 
 
 __all__ = [

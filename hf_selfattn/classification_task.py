@@ -1,0 +1,125 @@
+"""Classification and regression of texts, as a task of the training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, Trainer, TrainingArguments
+
+from .arguments import RecipeArguments
+from .data import ClassificationData
+from .evaluation import (
+    Calibration,
+    fit_calibration,
+    metric_names,
+    metrics_function,
+    plain_model,
+    predict,
+    score_baselines,
+    score_polarity,
+    score_splits,
+)
+from .losses import build_loss
+from .preparation import build_model, load_data, report_on_data, seed_of, with_validation
+from .tasks import PROBLEMS, Task, as_references, tokenise
+
+
+def tokenise_splits(
+    arguments: RecipeArguments, data: ClassificationData, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Dataset]:
+    """Return the tokenised splits.
+
+    Args:
+        arguments: the arguments of the recipe.
+        data: checked data.
+        tokenizer: the backbone's tokenizer.
+    """
+    return {name: tokenise(split, tokenizer, data.problem) for name, split in data.splits.items()}
+
+
+def selection_metric(data: ClassificationData) -> str:
+    """Return the metric that picks the checkpoint where the user names none.
+
+    Args:
+        data: checked data.
+    """
+    return PROBLEMS[data.problem].selection_metric
+
+
+def trainer_options(
+    arguments: RecipeArguments,
+    data: ClassificationData,
+    options: TrainingArguments,
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict[str, Any]:
+    """Return loss, collator and metrics for `Trainer`.
+
+    Args:
+        arguments: the arguments of the recipe.
+        data: checked data.
+        options: of the training.
+        tokenizer: the backbone's tokenizer.
+    """
+    return {
+        "compute_loss_func": build_loss(
+            data.problem,
+            as_references(data.splits["train"]["label"][:], data.problem),
+            len(data.label_names),
+            kind=arguments.loss,
+            class_weights=arguments.class_weights,
+            label_smoothing=options.label_smoothing_factor,
+            focal_gamma=arguments.focal_gamma,
+        ),
+        "data_collator": DataCollatorWithPadding(tokenizer),
+        "compute_metrics": metrics_function(data),
+    }
+
+
+def evaluate(
+    arguments: RecipeArguments,
+    data: ClassificationData,
+    tokens: dict[str, Dataset],
+    evaluator: Trainer,
+    output_dir: Path,
+) -> dict[str, Any]:
+    """Calibrate the model, score every evaluation split, write its predictions and score the baselines.
+
+    Args:
+        arguments: the arguments of the recipe.
+        data: checked data.
+        tokens: tokenised splits.
+        evaluator: holds the final model, whose configuration takes the calibration.
+        output_dir: folder of the run.
+    """
+    logits = {name: predict(evaluator, split, data.problem) for name, split in tokens.items() if name != "train"}
+    calibration = fit_calibration(data, logits["validation"]) if arguments.calibrate else Calibration()
+    results = {
+        "problem": data.problem,
+        "thresholds": calibration.thresholds,
+        "calibration": calibration.as_dict(),
+        "splits": score_splits(data, logits, calibration, output_dir),
+    }
+    if data.problem == "regression" and arguments.neutral_band is not None:
+        values = {name: PROBLEMS[data.problem].probabilities(logits[name]) for name in logits}
+        results["polarity"] = score_polarity(data, values, arguments.neutral_band)
+    if arguments.baseline:
+        results["baseline"] = score_baselines(data, seed_of(arguments), arguments.lexicon)
+    config = plain_model(evaluator).config
+    config.temperature, config.thresholds = calibration.temperature, calibration.thresholds
+    return results
+
+
+CLASSIFICATION = Task(
+    name="text-classification",
+    load=load_data,
+    with_validation=with_validation,
+    check=report_on_data,
+    tokenise=tokenise_splits,
+    build_model=build_model,
+    metrics=metric_names,
+    selection_metric=selection_metric,
+    trainer_options=trainer_options,
+    evaluate=evaluate,
+)
