@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from hf_selfattn.data import by_document, fingerprint, load_splits, prepare_tagging
 from hf_selfattn.data.reading import ORIGIN
 
-CONLL2003 = Path(__file__).parents[2] / ".data" / "conll2003"
+ROOT = Path(__file__).parents[2]
+CONLL2003 = ROOT / ".data" / "conll2003"
 NAMES = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 TOKENS = [["Ann", "Lee", "saw", "Rome"], ["Rome", "slept"]]
 TAGS = [["B-PER", "I-PER", "O", "B-LOC"], ["B-LOC", "O"]]
@@ -230,8 +233,8 @@ def test_columns_can_be_kept() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not CONLL2003.is_dir(), reason="needs the data set conll2003")
 def test_the_counts_of_conll2003() -> None:
+    subprocess.run([sys.executable, "benchmarks/fetch.py", "conll2003"], cwd=ROOT, check=True)
     data = prepare_tagging(
         load_splits(**{name: CONLL2003 / f"{name}.txt" for name in ("train", "validation", "test")})
     )
