@@ -1,7 +1,7 @@
 """Attention for bfloat16 training on a CPU, where the fused kernel's backward pass is slow on short inputs.
 
-`benchmarks/attention_cpu.py` measures it: on 128 tokens the fused kernel takes about three times as long as plain
-matrix products, forward and backward together; from 512 tokens on it is the faster one.
+`benchmarks/attention_cpu.py` measures it: on 128 tokens the fused kernel takes almost four times as long as plain
+matrix products, forward and backward together; on 512 tokens it is the faster one.
 """
 
 from __future__ import annotations
