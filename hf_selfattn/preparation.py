@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -172,14 +173,20 @@ def backbone_settings(arguments: RecipeArguments, backbone_config: PreTrainedCon
     return {"hub_options": hub_options(arguments), "backbone_options": {**no_dropout, **arguments.backbone}}
 
 
-def report_on_data(arguments: RecipeArguments) -> dict[str, Any]:
+def report_on_data(
+    arguments: RecipeArguments,
+    check: Callable[..., dict[str, Any]] = check_classification,
+    columns: Callable[[Any], dict[str, Any]] = column_options,
+) -> dict[str, Any]:
     """Print the report on the data, bad rows and all, and return it.
 
     Args:
         arguments: the arguments of the recipe.
+        check: makes the report of raw splits, a tokenizer and a window.
+        columns: what the arguments say of the columns.
     """
     backbone_config, tokenizer = open_backbone(arguments)
     window = backbone_window(backbone_config) or tokenizer.model_max_length
-    report = check_classification(raw_splits(arguments), tokenizer, window, **column_options(arguments))
+    report = check(raw_splits(arguments), tokenizer, window, **columns(arguments))
     say(format_report(report))
     return report

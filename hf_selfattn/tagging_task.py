@@ -26,12 +26,11 @@ from transformers import (
 
 from .adapters import add_lora
 from .arguments import NerArguments
-from .data import TaggingData, by_document, check_tagging, fingerprint, format_report, prepare_tagging
+from .data import TaggingData, by_document, check_tagging, fingerprint, prepare_tagging
 from .data.reading import ORIGIN
 from .metrics import entity_strings, error_analysis, score_spans
-from .modeling.configuration_selfattn import backbone_window
 from .modeling.modeling_selfattn import SelfAttnForTokenClassification
-from .preparation import backbone_settings, open_backbone, raw_splits, say, seed_of
+from .preparation import backbone_settings, raw_splits, report_on_data, say, seed_of
 from .results import write_text
 from .tag_encoding import encode_split, legal_tags
 from .tasks import Array, Task
@@ -96,11 +95,7 @@ def report_on_tags(arguments: NerArguments) -> dict[str, Any]:
     Args:
         arguments: the arguments of the recipe.
     """
-    backbone_config, tokenizer = open_backbone(arguments)
-    window = backbone_window(backbone_config) or tokenizer.model_max_length
-    report = check_tagging(raw_splits(arguments), tokenizer, window, **column_options(arguments))
-    say(format_report(report))
-    return report
+    return report_on_data(arguments, check_tagging, column_options)
 
 
 def tokenise_tags(

@@ -71,11 +71,8 @@ def test_the_card_parses_and_its_index_goes_round() -> None:
     card = model_card(make_results(), name="user/my-model")
     data = ModelCard(card).data
     assert str(ModelCard(card)) == card
-    assert (data.library_name, data.pipeline_tag, data.base_model) == (
-        "transformers",
-        "text-classification",
-        "org/encoder",
-    )
+    assert data.to_dict()["library_name"] == "transformers"
+    assert (data.pipeline_tag, data.base_model) == ("text-classification", "org/encoder")
     assert data.model_name == "my-model" and data.license is None and data.language is None
     found = [(e.dataset_split, e.metric_type, e.metric_name, e.metric_value) for e in data.eval_results]
     expected = [("f1", "macro_f1", 0.8), ("accuracy", "accuracy", 0.81), ("ece", "ece", 0.125)]
