@@ -67,7 +67,8 @@ def use_fast_attention(model: PreTrainedModel) -> None:
     Args:
         model: a model on the CPU that trains in bfloat16; left as it is where its backbone has no fused kernel.
     """
-    implementations = {model.config._attn_implementation, model.config.backbone_config._attn_implementation}
+    backbone_config = getattr(model.config, "backbone_config", model.config)
+    implementations = {model.config._attn_implementation, backbone_config._attn_implementation}
     if implementations == {"sdpa"}:
         model.set_attn_implementation(NAME)
 

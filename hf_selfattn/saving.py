@@ -15,8 +15,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .modeling.modeling_selfattn import SelfAttnForTokenClassification
-
 
 def save_model(
     model: PreTrainedModel,
@@ -41,7 +39,7 @@ def save_model(
     tokenizer.save_pretrained(output_dir)
     rows = [{name: tokens[i][name] for name in tokenizer.model_input_names} for i in range(min(4, len(tokens)))]
     batch = {name: values.to(model.device) for name, values in collate(rows).items()}
-    is_tagger = isinstance(model, SelfAttnForTokenClassification)
+    is_tagger = type(model).__name__.endswith("ForTokenClassification")
     auto_class = AutoModelForTokenClassification if is_tagger else AutoModelForSequenceClassification
     reopened = auto_class.from_pretrained(output_dir).to(model.device).eval()
     with torch.no_grad():

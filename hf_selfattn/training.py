@@ -41,6 +41,9 @@ NO_LIMIT = int(1e30)
 CARD_FILE = "README.md"
 LEARNING_RATE = {"lora": 1e-3, "full": 5e-5}
 
+# The task that arguments of a kind belong to; a kind without a line belongs to that of its parent class.
+TASKS: dict[type[RecipeArguments], Task] = {RecipeArguments: CLASSIFICATION, NerArguments: TAGGING}
+
 
 def run(arguments: RecipeArguments) -> dict[str, Any]:
     """Carry out a recipe and return its results.
@@ -181,12 +184,12 @@ def train_and_evaluate(arguments: RecipeArguments, data: Any, output_dir: Path) 
 
 
 def task_of(arguments: RecipeArguments) -> Task:
-    """Return the task that arguments of their kind belong to.
+    """Return the task of `TASKS` that arguments of their kind belong to.
 
     Args:
         arguments: the arguments of the recipe.
     """
-    return TAGGING if isinstance(arguments, NerArguments) else CLASSIFICATION
+    return next(TASKS[kind] for kind in type(arguments).__mro__ if kind in TASKS)
 
 
 def final_evaluator(trainer: Trainer) -> Trainer:

@@ -1,0 +1,68 @@
+"""The peer: the stock token classifier of Transformers, trained, decoded and scored by our recipe on the same rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from datasets import Dataset
+from peft import LoraConfig, TaskType, get_peft_model
+from transformers import AutoModelForTokenClassification, PreTrainedConfig, PreTrainedTokenizerBase
+
+from hf_selfattn.adapters import LORA_TARGETS
+from hf_selfattn.arguments import NerArguments
+from hf_selfattn.data import TaggingData
+from hf_selfattn.tag_encoding import IGNORED
+from hf_selfattn.tagging_task import TAGGING, tokenise_tags
+from hf_selfattn.training import TASKS
+
+
+@dataclass
+class StockNerArguments(NerArguments):
+    """The arguments of the recipe for named entities, for the model without our heads."""
+
+
+def tokenise_for_stock(
+    arguments: NerArguments, data: TaggingData, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Dataset]:
+    """Label the first token of each word and no other, as the token classification example of Transformers does.
+
+    Args:
+        arguments: the arguments of the recipe.
+        data: checked data.
+        tokenizer: the backbone's tokenizer.
+    """
+
+    def first_tokens(row: dict[str, Any]) -> dict[str, Any]:
+        pairs = zip(row["labels"], row["places"], strict=True)
+        return {"labels": [IGNORED if place < 0 else label for label, place in pairs]}
+
+    return {name: split.map(first_tokens) for name, split in tokenise_tags(arguments, data, tokenizer).items()}
+
+
+def build_stock_tagger(arguments: NerArguments, data: TaggingData, backbone_config: PreTrainedConfig) -> Any:
+    """Return `AutoModelForTokenClassification`, with LoRA on the same layers as ours where it is asked for.
+
+    Args:
+        arguments: the arguments of the recipe.
+        data: checked data.
+        backbone_config: configuration of the backbone.
+
+    Raises:
+        ValueError: if heads are asked for: there are none.
+    """
+    if arguments.heads:
+        raise ValueError(f"heads={arguments.heads}, but the stock model has none.")
+    model = AutoModelForTokenClassification.from_pretrained(
+        arguments.model,
+        id2label=dict(enumerate(data.label_names)),
+        label2id={name: number for number, name in enumerate(data.label_names)},
+        **arguments.backbone,
+    )
+    if arguments.tuning == "full":
+        return model
+    options = {"r": 16, "lora_alpha": 32, "target_modules": LORA_TARGETS[backbone_config.model_type]}
+    return get_peft_model(model, LoraConfig(task_type=TaskType.TOKEN_CLS, **{**options, **arguments.lora}))
+
+
+TASKS[StockNerArguments] = replace(TAGGING, tokenise=tokenise_for_stock, build_model=build_stock_tagger)
