@@ -33,6 +33,8 @@ class RecipeArguments:
         deduplicate: drop repeated training rows, and training rows that stand in an evaluation split.
         group_column: rows of one group never stand on both sides of a split that is made here.
         validation_fraction: share of the training rows that becomes the validation split where none is given.
+        sample_tokens: in training, read of a longer text one random excerpt of so many tokens, another every epoch; 0
+            reads all. Evaluation and the tuned model read every text whole.
         tuning: `lora` trains low-rank adapters and the heads, `full` everything.
         lora: options of `peft.LoraConfig`, such as `r` and `target_modules`.
         heads: fields of `SelfAttnConfig`.
@@ -75,6 +77,7 @@ class RecipeArguments:
     deduplicate: bool = False
     group_column: str | None = None
     validation_fraction: float = 0.1
+    sample_tokens: int = 0
     tuning: Literal["lora", "full"] = "lora"
     lora: dict[str, Any] = field(default_factory=dict)
     heads: dict[str, Any] = field(default_factory=dict)

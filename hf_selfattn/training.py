@@ -15,6 +15,7 @@ from transformers import (
     EarlyStoppingCallback,
     PreTrainedTokenizerBase,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
@@ -32,6 +33,7 @@ from .optimizer import layer_decay_optimizer
 from .preparation import open_backbone, say, seed_of
 from .report import summary
 from .results import ARGUMENTS_FILE, RESULTS_FILE, environment, open_run, together, write_json, write_text
+from .sampling import Excerpts
 from .saving import save_model
 from .tagging_task import TAGGING
 from .tasks import Task
@@ -233,21 +235,46 @@ def build_trainer(
         tokenizer: its tokenizer.
         output_dir: folder of the run.
     """
-    patience = arguments.early_stopping_patience
     options = training_arguments(arguments, data, output_dir)
     optimizer = None
     if arguments.tuning == "full" and arguments.layer_decay != 1:
         optimizer = layer_decay_optimizer(model, options, arguments.layer_decay)
+    train = tokens["train"]
+    callbacks: list[TrainerCallback] = []
+    if arguments.early_stopping_patience:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=arguments.early_stopping_patience))
+    if arguments.sample_tokens:
+        excerpts = excerpts_of(arguments, data, model)
+        train = excerpts.of(train)
+        callbacks.append(excerpts)
     return Trainer(
         model=model,
         args=options,
         optimizers=(optimizer, None),
-        train_dataset=tokens["train"],
+        train_dataset=train,
         eval_dataset=tokens["validation"],
         processing_class=tokenizer,
-        callbacks=[EarlyStoppingCallback(early_stopping_patience=patience)] if patience else None,
+        callbacks=callbacks,
         **task_of(arguments).trainer_options(arguments, data, options, tokenizer),
     )
+
+
+def excerpts_of(arguments: RecipeArguments, data: Any, model: torch.nn.Module) -> Excerpts:
+    """Return what samples the long texts of train.
+
+    Args:
+        arguments: the arguments of the recipe.
+        data: checked data.
+        model: the model that trains.
+
+    Raises:
+        ValueError: for text pairs, where an excerpt could lose one of the two.
+    """
+    if "text_pair" in data.splits["train"].column_names:
+        raise ValueError(f"sample_tokens={arguments.sample_tokens}, but the rows are text pairs. Set sample_tokens=0.")
+    config = base_model(model).config
+    special = len(config.prefix_token_ids), len(config.suffix_token_ids)
+    return Excerpts(arguments.sample_tokens, *special, seed=seed_of(arguments))
 
 
 def training_arguments(arguments: RecipeArguments, data: Any, output_dir: Path) -> TrainingArguments:

@@ -11,6 +11,7 @@ from tiny_models import tiny_text
 from transformers import AutoModel, AutoModelForSequenceClassification, pipeline
 
 from hf_selfattn.arguments import build_arguments
+from hf_selfattn.modeling.modeling_selfattn import SelfAttnForSequenceClassification
 from hf_selfattn.training import run
 
 TINY_HEADS = {"head_dim": 8, "group_dim": 8, "num_groups": 4, "block_size": 8, "subsequence_stride": 4}
@@ -112,10 +113,11 @@ def test_the_same_arguments_train_once(
         run(build_arguments({**given, "learning_rate": 0.5}))
 
 
-def test_a_run_that_was_stopped_goes_on_and_ends_alike(backbone: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sample_tokens", [0, 24])
+def test_a_run_that_was_stopped_goes_on_and_ends_alike(backbone: str, tmp_path: Path, sample_tokens: int) -> None:
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
-    changes = {"num_train_epochs": 3, "save_total_limit": 5}
+    changes = {"num_train_epochs": 3, "save_total_limit": 5, "sample_tokens": sample_tokens}
     whole = run(build_arguments(settings(backbone, tmp_path / "whole", **changes)))
     given = settings(backbone, tmp_path / "stopped", **changes)
 
@@ -210,6 +212,28 @@ def test_options_of_the_training_reach_it(backbone: str, tmp_path: Path) -> None
         [entry["loss"] for entry in record["training"]["history"] if "loss" in entry] for record in (results, plain)
     ]
     assert losses[0] != losses[1]
+
+
+def test_training_reads_excerpts_and_evaluation_everything(backbone: str, tmp_path: Path) -> None:
+    lengths: dict[bool, list[int]] = {True: [], False: []}
+    forward = SelfAttnForSequenceClassification.forward
+
+    def watched(model: Any, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        lengths[model.training].append(input_ids.shape[1])
+        return forward(model, input_ids, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SelfAttnForSequenceClassification, "forward", watched)
+        run(build_arguments(settings(backbone, tmp_path, sample_tokens=24, tuning="full")))
+    assert max(lengths[True]) == 24
+    assert max(lengths[False]) > 70
+
+
+def test_excerpts_of_text_pairs_are_refused(backbone: str, tmp_path: Path) -> None:
+    rows = [{**row, "other": "w3 w4"} for row in rows_of("single_label_classification", 48)]
+    pairs = {"train": write_rows(tmp_path / "pairs.jsonl", rows), "text_pair_column": "other", "sample_tokens": 24}
+    with pytest.raises(ValueError, match="the rows are text pairs. Set sample_tokens=0"):
+        run(build_arguments({**settings(backbone, tmp_path), "test": None, **pairs}))
 
 
 def test_answers_are_calibrated_by_the_model_itself(backbone: str, tmp_path: Path) -> None:
