@@ -35,6 +35,7 @@ class RecipeArguments:
         validation_fraction: share of the training rows that becomes the validation split where none is given.
         sample_tokens: in training, read of a longer text one random excerpt of so many tokens, another every epoch; 0
             reads all. Evaluation and the tuned model read every text whole.
+        standardise: before training, set mean and scale of the features that the heads read, on a few training rows.
         tuning: `lora` trains low-rank adapters and the heads, `full` everything.
         lora: options of `peft.LoraConfig`, such as `r` and `target_modules`.
         heads: fields of `SelfAttnConfig`.
@@ -78,6 +79,7 @@ class RecipeArguments:
     group_column: str | None = None
     validation_fraction: float = 0.1
     sample_tokens: int = 0
+    standardise: bool = True
     tuning: Literal["lora", "full"] = "lora"
     lora: dict[str, Any] = field(default_factory=dict)
     heads: dict[str, Any] = field(default_factory=dict)

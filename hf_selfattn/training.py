@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset
@@ -35,12 +36,14 @@ from .report import summary
 from .results import ARGUMENTS_FILE, RESULTS_FILE, environment, open_run, together, write_json, write_text
 from .sampling import Excerpts
 from .saving import save_model
+from .standardisation import standardise_features
 from .tagging_task import TAGGING
 from .tasks import Task
 
 # A tokenizer that claims no limit makes pipelines pass a text on whole: the model reads any length.
 NO_LIMIT = int(1e30)
 CARD_FILE = "README.md"
+ROWS_TO_STANDARDISE = 64
 LEARNING_RATE = {"lora": 1e-3, "full": 5e-5}
 
 # The task that arguments of a kind belong to; a kind without a line belongs to that of its parent class.
@@ -159,6 +162,8 @@ def train_and_evaluate(arguments: RecipeArguments, data: Any, output_dir: Path) 
     trainer = build_trainer(arguments, data, tokens, model, tokenizer, output_dir)
     if trainer.args.bf16 and trainer.args.device.type == "cpu":
         use_fast_attention(base_model(model))
+    if arguments.standardise:
+        standardise_features(model, some_rows(trainer, tokenizer), trainer.data_collator)
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output_dir)))
     seconds = time.perf_counter() - started
@@ -183,6 +188,18 @@ def train_and_evaluate(arguments: RecipeArguments, data: Any, output_dir: Path) 
     PartialState().wait_for_everyone()
     say(summary(results))
     return results
+
+
+def some_rows(trainer: Trainer, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+    """Return what the model reads of a few random rows of train, the same in every process.
+
+    Args:
+        trainer: before training.
+        tokenizer: names the columns.
+    """
+    train = trainer.train_dataset
+    order = np.random.default_rng(trainer.args.seed).permutation(len(train))[:ROWS_TO_STANDARDISE]
+    return [{name: train[i][name] for name in tokenizer.model_input_names} for i in order.tolist()]
 
 
 def task_of(arguments: RecipeArguments) -> Task:

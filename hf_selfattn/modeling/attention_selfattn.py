@@ -288,6 +288,10 @@ class SelfAttnLayer(GradientCheckpointingLayer):
 class SelfAttnHeads(nn.Module):
     """Everything that stands on the backbone's features: layer mix, attention layers and fusion weights.
 
+    The mixed features are standardised: `feature_mean` (D,) is taken off and the rest multiplied by the number
+    `feature_scale`. They are 0 and 1 until a pass over data sets them (`standardise`). Encoders give all tokens a large common
+    part, along which a linear head swings as it learns (Ethayarajh, 2019; Mu and Viswanath, 2018).
+
     It is one module with one `forward`, so PEFT can train and save it whole (`modules_to_save`).
     """
 
@@ -295,6 +299,8 @@ class SelfAttnHeads(nn.Module):
         super().__init__()
         self.config = config
         self.layer_weight = nn.Parameter(torch.empty(config.num_mixed_layers)) if config.num_mixed_layers > 1 else None
+        self.feature_mean = nn.Buffer(torch.empty(config.hidden_size))
+        self.feature_scale = nn.Buffer(torch.empty(()))
         has_attention = config.num_self_attention_heads or config.num_grouped_attention_heads
         num_layers = config.num_head_layers if has_attention else 0  # fusion weights of nothing would get no gradient
         self.layers = nn.ModuleList(SelfAttnLayer(config) for _ in range(num_layers))
@@ -312,9 +318,7 @@ class SelfAttnHeads(nn.Module):
             lengths_B: number of real tokens of each row, or None where no token is padding.
             output_attentions: also return groups, group probabilities, summary attentions and fusion weights.
         """
-        features = hidden_states[-1]
-        if self.layer_weight is not None:
-            features = sum(weight * layer for weight, layer in zip(self.layer_weight, hidden_states, strict=True))
+        features = (self.mixed(hidden_states) - self.feature_mean) * self.feature_scale
         masks = self._masks(features, lengths_B)
         records = []
         for layer in self.layers:
@@ -326,6 +330,16 @@ class SelfAttnHeads(nn.Module):
         group_ids, group_probs, summary_attentions = zip(*records, strict=True) if has_groups else ((), (), ())
         fusion_weights = tuple(cast(Tensor, layer.fusion_weight) for layer in self.layers)
         return HeadsOutput(features, group_ids, group_probs, summary_attentions, fusion_weights)
+
+    def mixed(self, hidden_states: tuple[Tensor, ...]) -> Tensor:
+        """Return (B, N, D) the weighted sum of the hidden layers.
+
+        Args:
+            hidden_states: `num_mixed_layers` tensors (B, N, D).
+        """
+        if self.layer_weight is None:
+            return hidden_states[-1]
+        return cast(Tensor, sum(weight * x for weight, x in zip(self.layer_weight, hidden_states, strict=True)))
 
     def _masks(self, features_BND: Tensor, lengths_B: Tensor | None) -> HeadMasks:
         B, N, _ = features_BND.shape

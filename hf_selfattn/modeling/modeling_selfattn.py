@@ -70,10 +70,13 @@ class SelfAttnPreTrainedModel(PreTrainedModel):
             init.copy_(module.prototypes, F.normalize(torch.randn_like(module.prototypes), dim=-1))
         elif isinstance(module, SelfAttnLayer):
             init.constant_(module.fusion_weight, self.config.fusion_init)
-        elif isinstance(module, SelfAttnHeads) and module.layer_weight is not None:
-            last_only = torch.zeros_like(module.layer_weight)
-            last_only[-1] = 1
-            init.copy_(module.layer_weight, last_only)
+        elif isinstance(module, SelfAttnHeads):
+            init.zeros_(module.feature_mean)
+            init.ones_(module.feature_scale)
+            if module.layer_weight is not None:
+                last_only = torch.zeros_like(module.layer_weight)
+                last_only[-1] = 1
+                init.copy_(module.layer_weight, last_only)
         elif isinstance(module, ClassQueryClassifier):
             init.zeros_(module.query)
         elif isinstance(module, LinearChainCRF):
