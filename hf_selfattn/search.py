@@ -72,6 +72,8 @@ def search(
     if left:
         run_trials(plan, arguments, data, output_dir, study, left)
     record = search_record(plan, arguments, study)
+    if PartialState().is_main_process:
+        write_json(record_file, record)
     if not record["counts"].get("complete"):
         errors = [trial["error"] for trial in record["trials"] if "error" in trial]
         raise ValueError(f"No trial of the search ended well; the first error: {errors[0] if errors else 'none'}")

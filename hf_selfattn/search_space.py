@@ -210,7 +210,9 @@ def read_entry(key: str, entry: Any, default: Any) -> Choices | Range:
         ValueError: names the key and what is wrong with it.
     """
     if isinstance(entry, list):
-        return read_choices(key, entry)
+        choices = read_choices(key, entry)
+        check_whole(key, choices.values, default)
+        return choices
     if not isinstance(entry, dict) or not {"low", "high"} <= entry.keys() <= {"low", "high", "log", "step"}:
         raise ValueError(
             f"search.space: {key}={entry!r} must be a list of values, or a mapping with low and high, and perhaps log "
@@ -219,6 +221,7 @@ def read_entry(key: str, entry: Any, default: Any) -> Choices | Range:
     if isinstance(default, (str, bool)):
         raise ValueError(f"search.space: {key} is no number, so it has no low and high. Give a list of its values.")
     low, high = (number(f"search.space: {key}.{end}", entry[end]) for end in ("low", "high"))
+    check_whole(key, [low, high], default)
     log, step = entry.get("log", False), entry.get("step")
     if low >= high:
         raise ValueError(f"search.space: {key} has low={low} and high={high}; low must be below high.")
@@ -229,6 +232,22 @@ def read_entry(key: str, entry: Any, default: Any) -> Choices | Range:
     if step is not None and (step <= 0 or (whole and not isinstance(step, int))):
         raise ValueError(f"search.space: {key} has step={step}; it must be above 0, and whole between whole numbers.")
     return Range(low, high, log, step) if whole else Range(float(low), float(high), log, step)
+
+
+def check_whole(key: str, values: list[Any], default: Any) -> None:
+    """Refuse fractions where a size is counted.
+
+    Args:
+        key: the name of the setting.
+        values: of it.
+        default: of the setting.
+
+    Raises:
+        ValueError: names the key and its values.
+    """
+    counted = "." in key and isinstance(default, int) and not isinstance(default, bool)
+    if counted and any(isinstance(value, float) for value in values):
+        raise ValueError(f"search.space: {key} takes whole numbers, not {values}.")
 
 
 def read_choices(key: str, values: list[Any]) -> Choices:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import PartialState
 from datasets import DatasetDict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainingArguments, set_seed
 
 from .adapters import base_model
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 # A trial leaves its score, and nothing else.
 OF_A_TRIAL = {"save_strategy": "no", "load_best_model_at_end": False, "push_to_hub": False}
 # What settings that do not go together, or do not fit into memory, raise: the trial fails, the search goes on.
-FAILURES = (ValueError, RuntimeError)
+FAILURES = (ValueError, RuntimeError, StrictDataclassError)
 
 
 class TrialTrainer(Trainer):
