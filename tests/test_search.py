@@ -300,7 +300,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_a_killed_search_goes_on_with_the_same_command(tiny_backbone: str, tmp_path: Path) -> None:
-    given = settings(tiny_backbone, tmp_path, RATE, trials=4, num_train_epochs=20)
+    given = settings(tiny_backbone, tmp_path, RATE, trials=4, num_train_epochs=3)
     words = command(given, sys.executable)
     process = subprocess.Popen(words, cwd=ROOT, env=environment(), start_new_session=True)
     deadline = time.monotonic() + 200
