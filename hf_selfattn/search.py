@@ -71,6 +71,7 @@ def search(
     say(f"Search of {', '.join(plan.space)}: {left} of {plan.trials} trials are to be trained.")
     if left:
         run_trials(plan, arguments, data, output_dir, study, left)
+    PartialState().wait_for_everyone()  # the main process alone says how the last trial ended
     record = search_record(plan, arguments, study)
     if PartialState().is_main_process:
         write_json(record_file, record)
