@@ -14,7 +14,7 @@ from hf_selfattn.arguments import NerArguments
 from hf_selfattn.data import TaggingData
 from hf_selfattn.tag_encoding import IGNORED
 from hf_selfattn.tagging_task import TAGGING, tokenise_tags
-from hf_selfattn.training import TASKS
+from hf_selfattn.trainer import TASKS
 
 
 @dataclass

@@ -56,6 +56,8 @@ class RecipeArguments:
         neutral_band: make polarity classes of a rated valence; nearer to 0 than this is neutral. With
             `problem: regression` the valence is learned, and the classes that follow from it are scored as well.
         neutral: `drop` leaves neutral texts out, `class` keeps them as a class.
+        search: search hyper-parameters on the validation split (package optuna): `trials`, `space` and perhaps
+            `pruner` (`median` or `hyperband`) and `timeout` in seconds. The best settings are then trained and tested.
         check: report on the data and train nothing.
         options: options of `transformers.TrainingArguments`.
     """
@@ -98,6 +100,7 @@ class RecipeArguments:
     lexicon: bool = False
     neutral_band: float | None = None
     neutral: Literal["drop", "class"] = "drop"
+    search: dict[str, Any] = field(default_factory=dict)
     check: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 

@@ -22,8 +22,10 @@ FLOORS = (
     {"modeling"},
     {"data", "metrics", "baselines", "attention_cpu", "sampling", "standardisation"},
     {"tasks", "tag_encoding", "adapters", "arguments", "sentiment", "features", "results", "report", "card"},
-    {"evaluation", "saving", "losses", "optimizer", "preparation"},
+    {"evaluation", "saving", "losses", "optimizer", "preparation", "search_space"},
     {"classification_task", "tagging_task"},
+    {"trainer"},
+    {"search", "trials"},
     {"training"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

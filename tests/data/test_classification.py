@@ -233,6 +233,31 @@ def test_a_bad_json_row_is_named_with_file_and_line(tmp_path: Path, case: str) -
     assert dropped.splits["train"]["text"][:] == ["a", "b"]
 
 
+LIST_ROWS = {
+    "unknown element": ('["x", "q"]', r"the label 'q' is not among the 2 known labels"),
+    "text instead of a list": ('"q"', r"the label 'q' is not among the 2 known labels"),
+    "no list at all": ("null", "no label"),
+}
+
+
+@pytest.mark.parametrize("case", LIST_ROWS)
+def test_a_bad_list_of_labels_is_named_with_file_and_line(tmp_path: Path, case: str) -> None:
+    bad, message = LIST_ROWS[case]
+    (tmp_path / "train.jsonl").write_text('{"text": "a", "label": ["x"]}\n{"text": "b", "label": ["y", "x"]}\n')
+    (tmp_path / "test.jsonl").write_text(f'{{"text": "c", "label": []}}\n{{"text": "d", "label": {bad}}}\n')
+    splits = load_splits(train=tmp_path / "train.jsonl", test=tmp_path / "test.jsonl")
+    with pytest.raises(ValueError, match=rf"test: column 'label': {message}.*test\.jsonl:2"):
+        prepare(splits)
+
+
+def test_nan_in_json_is_named_with_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        '{"text": "a", "label": 1.5}\n{"text": "b", "label": NaN}\n{"text": "c", "label": 2.0}\n'
+    )
+    with pytest.raises(ValueError, match=r"column 'label': .*a\.jsonl:2"):
+        prepare(load_splits(train=tmp_path / "a.jsonl"))
+
+
 def test_parquet_rows_are_named_by_index_and_nan_is_no_label(tmp_path: Path) -> None:
     Dataset.from_dict({"text": ["a", "b", "c"], "label": [1.5, math.nan, 2.0]}).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"no label .*a\.parquet\[1\]"):

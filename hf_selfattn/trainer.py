@@ -1,0 +1,164 @@
+"""`Trainer` as a recipe sets it up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from .adapters import base_model
+from .arguments import NerArguments, RecipeArguments
+from .classification_task import CLASSIFICATION
+from .metrics import LOWER_IS_BETTER
+from .optimizer import layer_decay_optimizer
+from .preparation import seed_of
+from .sampling import Excerpts
+from .standardisation import standardise_features
+from .tagging_task import TAGGING
+from .tasks import Task
+
+# The task that arguments of a kind belong to; a kind without a line belongs to that of its parent class.
+TASKS: dict[type[RecipeArguments], Task] = {RecipeArguments: CLASSIFICATION, NerArguments: TAGGING}
+ROWS_TO_STANDARDISE = 64
+LEARNING_RATE = {"lora": 1e-3, "full": 5e-5}
+
+
+def task_of(arguments: RecipeArguments) -> Task:
+    """Return the task of `TASKS` that arguments of their kind belong to.
+
+    Args:
+        arguments: the arguments of the recipe.
+    """
+    return next(TASKS[kind] for kind in type(arguments).__mro__ if kind in TASKS)
+
+
+def build_trainer(
+    arguments: RecipeArguments,
+    data: Any,
+    tokens: dict[str, Dataset],
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    output_dir: Path,
+) -> Trainer:
+    """Return the `Trainer` of a run.
+
+    Args:
+        arguments: the arguments of the recipe.
+        data: checked data.
+        tokens: tokenised splits.
+        model: the model that trains.
+        tokenizer: its tokenizer.
+        output_dir: folder of the run.
+    """
+    options = training_arguments(arguments, data, output_dir)
+    optimizer = None
+    if arguments.tuning == "full" and arguments.layer_decay != 1:
+        optimizer = layer_decay_optimizer(model, options, arguments.layer_decay)
+    train = tokens["train"]
+    callbacks: list[TrainerCallback] = []
+    if arguments.early_stopping_patience:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=arguments.early_stopping_patience))
+    if arguments.sample_tokens:
+        excerpts = excerpts_of(arguments, data, model)
+        train = excerpts.of(train)
+        callbacks.append(excerpts)
+    trainer = Trainer(
+        model=model,
+        args=options,
+        optimizers=(optimizer, None),
+        train_dataset=train,
+        eval_dataset=tokens["validation"],
+        processing_class=tokenizer,
+        callbacks=callbacks,
+        **task_of(arguments).trainer_options(arguments, data, options, tokenizer),
+    )
+    if arguments.standardise:
+        standardise_features(model, some_rows(train, tokenizer, options.seed), trainer.data_collator)
+    return trainer
+
+
+def some_rows(tokens: Dataset, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[dict[str, Any]]:
+    """Return what the model reads of a few random rows, the same in every process.
+
+    Args:
+        tokens: a tokenised split.
+        tokenizer: names the columns.
+        seed: of the draw.
+    """
+    order = np.random.default_rng(seed).permutation(len(tokens))[:ROWS_TO_STANDARDISE].tolist()
+    return [{name: row[name] for name in tokenizer.model_input_names} for row in map(tokens.__getitem__, order)]
+
+
+def excerpts_of(arguments: RecipeArguments, data: Any, model: torch.nn.Module) -> Excerpts:
+    """Return what samples the long texts of train.
+
+    Args:
+        arguments: the arguments of the recipe.
+        data: checked data.
+        model: the model that trains.
+
+    Raises:
+        ValueError: for text pairs, where an excerpt could lose one of the two.
+    """
+    if "text_pair" in data.splits["train"].column_names:
+        raise ValueError(f"sample_tokens={arguments.sample_tokens}, but the rows are text pairs. Set sample_tokens=0.")
+    config = base_model(model).config
+    special = len(config.prefix_token_ids), len(config.suffix_token_ids)
+    return Excerpts(arguments.sample_tokens, *special, seed=seed_of(arguments))
+
+
+def training_arguments(arguments: RecipeArguments, data: Any, output_dir: Path) -> TrainingArguments:
+    """Return the options of `Trainer`: the recipe's defaults, then what the user set.
+
+    Args:
+        arguments: the arguments of the recipe.
+        data: checked data.
+        output_dir: folder of the run.
+
+    Raises:
+        ValueError: if the validation split has no such metric as is to pick the checkpoint.
+    """
+    task = task_of(arguments)
+    metric = arguments.selection_metric or task.selection_metric(data)
+    if metric not in (known := {"loss", *task.metrics(data)}):
+        raise ValueError(f"selection_metric={metric!r} is unknown; it is one of {', '.join(sorted(known))}.")
+    defaults = {
+        "learning_rate": LEARNING_RATE[arguments.tuning],
+        "num_train_epochs": 3,
+        "per_device_train_batch_size": 16,
+        "per_device_eval_batch_size": 32,
+        "warmup_steps": 0.1,
+        "weight_decay": 0.01,
+        "bf16": has_bf16(),
+        "use_cpu": not torch.accelerator.is_available(),
+        "train_sampling_strategy": "group_by_length",
+        "length_column_name": "length",
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "save_total_limit": 2,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": metric,
+        "greater_is_better": metric not in {"loss", *LOWER_IS_BETTER},
+        "logging_steps": 0.05,
+        "report_to": "none",
+        "label_names": ["labels"],
+    }
+    return TrainingArguments(output_dir=str(output_dir), **{**defaults, **arguments.options})
+
+
+def has_bf16() -> bool:
+    """Return whether the machine multiplies bfloat16 matrices in hardware."""
+    if torch.accelerator.is_available():
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -1,0 +1,162 @@
+"""`Trainer` for the trials of a hyper-parameter search: each with its own model, loss and learning rates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import PartialState
+from datasets import DatasetDict
+from huggingface_hub.errors import StrictDataclassError
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainingArguments, set_seed
+
+from .adapters import base_model
+from .arguments import RecipeArguments
+from .attention_cpu import use_fast_attention
+from .optimizer import layer_decay_optimizer
+from .preparation import open_backbone
+from .search_space import Choices, SearchPlan, with_settings
+from .standardisation import standardise_features
+from .trainer import excerpts_of, some_rows, task_of, training_arguments
+
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial
+
+# A trial leaves its score, and nothing else.
+OF_A_TRIAL = {"save_strategy": "no", "load_best_model_at_end": False, "push_to_hub": False}
+# What settings that do not go together, or do not fit into memory, raise: the trial fails, the search goes on.
+FAILURES = (ValueError, RuntimeError, StrictDataclassError)
+
+
+class TrialTrainer(Trainer):
+    """`Trainer` whose loss, layer-wise learning rates and patience are those of the trial.
+
+    Args:
+        settle: a trial of Optuna to the arguments of the recipe with its settings.
+        loss: these arguments to what `Trainer` takes as `compute_loss_func`.
+        options: of `Trainer`.
+    """
+
+    def __init__(
+        self,
+        settle: Callable[[BaseTrial | None], RecipeArguments],
+        loss: Callable[[RecipeArguments], Any],
+        **options: Any,
+    ) -> None:
+        self.settle, self.loss, self.settled = settle, loss, settle(None)
+        self.optimizer: torch.optim.Optimizer | None = None
+        super().__init__(**options)
+
+    def train(self, resume_from_checkpoint: Any = None, trial: BaseTrial | None = None, **options: Any) -> Any:
+        """Train one trial; an error that ends it is kept with it.
+
+        Args:
+            resume_from_checkpoint, options: as of `Trainer`.
+            trial: of Optuna.
+        """
+        try:
+            self.settled = self.settle(trial)
+            self.compute_loss_func = self.loss(self.settled)
+            self.remove_callback(EarlyStoppingCallback)  # it counts on from the trial before
+            if self.settled.early_stopping_patience:
+                self.add_callback(EarlyStoppingCallback(self.settled.early_stopping_patience))
+            return super().train(resume_from_checkpoint, trial, **options)
+        except FAILURES as error:
+            if trial is not None:
+                trial.set_user_attr("error", f"{type(error).__name__}: {error}")
+            raise
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Return the optimizer of the trial.
+
+        Args:
+            model: the model that trains, where it is not `Trainer`'s own.
+        """
+        if self.settled.tuning == "full" and self.settled.layer_decay != 1:
+            self.optimizer = layer_decay_optimizer(self.model, self.args, self.settled.layer_decay)
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)  # the one that is there, if any
+        return optimizer
+
+
+def build_trial_trainer(plan: SearchPlan, arguments: RecipeArguments, data: Any, output_dir: Path) -> TrialTrainer:
+    """Return the `Trainer` of all trials.
+
+    Args:
+        plan: what to try.
+        arguments: the arguments of the recipe.
+        data: checked data.
+        output_dir: folder of the run.
+    """
+    task = task_of(arguments)
+    data = replace(data, splits=DatasetDict({name: data.splits[name] for name in ("train", "validation")}))
+    backbone_config, tokenizer = open_backbone(arguments)
+    with PartialState().main_process_first():
+        tokens = task.tokenise(arguments, data, tokenizer)
+    options = trial_arguments(plan, arguments, data, output_dir)
+
+    def settle(trial: BaseTrial | None) -> RecipeArguments:
+        return arguments if trial is None else with_settings(arguments, draw(plan, trial))
+
+    def fresh_model(trial: BaseTrial | None) -> PreTrainedModel:
+        settled = settle(trial)
+        model = task.build_model(settled, data, backbone_config)
+        if settled.standardise:
+            train = tokens["train"]
+            train = excerpts_of(settled, data, model).of(train) if settled.sample_tokens else train
+            rows = some_rows(train, tokenizer, options.seed)
+            standardise_features(model, rows, trainer_options(settled)["data_collator"])
+        if options.bf16 and options.device.type == "cpu":
+            use_fast_attention(base_model(model))
+        set_seed(options.seed)  # as `Trainer` does when it is given a model: the best trial can be trained again
+        return model
+
+    def trainer_options(settled: RecipeArguments) -> dict[str, Any]:
+        its_options = training_arguments(settled, data, output_dir / "search")
+        return task.trainer_options(settled, data, its_options, tokenizer)
+
+    trainer = TrialTrainer(
+        settle,
+        lambda settled: trainer_options(settled).get("compute_loss_func"),
+        args=options,
+        model_init=fresh_model,
+        train_dataset=tokens["train"],
+        eval_dataset=tokens["validation"],
+        processing_class=tokenizer,
+        **trainer_options(arguments),
+    )
+    if arguments.sample_tokens:
+        excerpts = excerpts_of(arguments, data, trainer.model)
+        trainer.train_dataset = excerpts.of(tokens["train"])
+        trainer.add_callback(excerpts)
+    return trainer
+
+
+def trial_arguments(plan: SearchPlan, arguments: RecipeArguments, data: Any, output_dir: Path) -> TrainingArguments:
+    """Return the options of `Trainer` for the trials; it sets the searched ones anew for each.
+
+    Args:
+        plan: what to try.
+        arguments: the arguments of the recipe.
+        data: checked data.
+        output_dir: folder of the run.
+    """
+    # `Trainer` casts a setting to the type of the value before: each begins with a value of its own type.
+    first = {key: entry.values[0] if isinstance(entry, Choices) else entry.low for key, entry in plan.space.items()}
+    options = {key: value for key, value in first.items() if "." not in key and not hasattr(arguments, key)}
+    if "label_smoothing_factor" in options:
+        options["label_smoothing_factor"] = 0.0  # else `Trainer` would smooth where the trial does not
+    given = replace(arguments, options={**arguments.options, **options, **OF_A_TRIAL})
+    return training_arguments(given, data, output_dir / "search")
+
+
+def draw(plan: SearchPlan, trial: BaseTrial) -> dict[str, Any]:
+    """Return the settings of a trial; asked twice, they are the same.
+
+    Args:
+        plan: what to try.
+        trial: of Optuna.
+    """
+    return {key: entry.draw(trial, key) for key, entry in plan.space.items()}
