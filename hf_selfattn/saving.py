@@ -160,7 +160,7 @@ def compare(model: Any, folder: Path, batch: Mapping[str, Tensor], **options: An
     Raises:
         ValueError: if they differ.
     """
-    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     is_tagger = isinstance(plain, SelfAttnForTokenClassification)
     auto_class = AutoModelForTokenClassification if is_tagger else AutoModelForSequenceClassification
     reopened = auto_class.from_pretrained(folder, **options).to(plain.device).eval()

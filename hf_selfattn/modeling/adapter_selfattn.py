@@ -304,9 +304,9 @@ def add_saved_adapter(model: PreTrainedModel, folder: Path, is_trainable: bool, 
         model, str(folder), adapter_name=ADAPTER_NAME, is_trainable=is_trainable, torch_device="cpu"
     )
     refuse_prompts(adapted)
-    needed = set(get_peft_model_state_dict(adapted, adapter_name=ADAPTER_NAME, save_embedding_layers=False))
+    needed = plain_names(get_peft_model_state_dict(adapted, adapter_name=ADAPTER_NAME, save_embedding_layers=False))
     needed |= set(other_weights(adapted))
-    found = set(load_peft_weights(str(folder), device="cpu")) | others
+    found = plain_names(load_peft_weights(str(folder), device="cpu")) | others
     if needed != found:
         raise ValueError(
             f"The adapter in {folder} does not fit its model: it lacks {sorted(needed - found)[:5]} and has left over "
@@ -316,6 +316,15 @@ def add_saved_adapter(model: PreTrainedModel, folder: Path, is_trainable: bool, 
     opened: Any = adapted.get_base_model()
     opened.adapted = (adapted,)  # in a tuple: as a submodule it would contain itself
     return opened
+
+
+def plain_names(weights: dict[str, Tensor]) -> set[str]:
+    """Return the names of an adapter's weights, without those that PEFT also writes under an adapter's own name.
+
+    Args:
+        weights: of an adapter.
+    """
+    return {name for name in weights if not {"modules_to_save", "original_module"} & set(name.split("."))}
 
 
 def refuse_prompts(adapted: Any) -> None:
@@ -331,7 +340,8 @@ def refuse_prompts(adapted: Any) -> None:
     if kinds:
         raise ValueError(
             f"{getattr(kinds[0], 'value', kinds[0])} acts outside of the model, so that no auto class can open it "
-            "from an adapter checkpoint. Take a method that changes layers, such as LoRA or IA3, or save it with PEFT itself."
+            "from an adapter checkpoint. Take a method that changes layers, such as LoRA or IA3, or save it with "
+            "PEFT itself."
         )
 
 
@@ -411,5 +421,8 @@ def save_peft_files(adapted: Any, folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card
     content = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     content["base_model_name_or_path"] = content["revision"] = None
+    for key, value in content.items():
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            content[key] = sorted(set(value))  # in one order; PEFT adds its own again each time
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
     (folder / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
