@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from os import PathLike
+from typing import Any, cast
 
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
+from .modeling import modeling_selfattn
+from .modeling.adapter_selfattn import HUB_OPTIONS, carries_adapter
 from .modeling.configuration_selfattn import SelfAttnConfig
 
 # Modules that are trained and saved in full, where the model has them.
@@ -107,9 +110,33 @@ def merge_adapters(model: nn.Module) -> PreTrainedModel:
     """Return the plain model with its adapters merged into the weights.
 
     Args:
-        model: a model with or without adapters.
+        model: a model with or without adapters, perhaps opened from an adapter checkpoint.
     """
+    if isinstance(model, modeling_selfattn.SelfAttnPreTrainedModel) and carries_adapter(model):
+        model = model.adapted[0]
     return model.merge_and_unload() if isinstance(model, PeftModel) else model
+
+
+def open_adapter(name_or_path: str | PathLike[str], *, is_trainable: bool = False, **options: Any) -> PeftModel:
+    """Open an adapter checkpoint as a model of PEFT, to train the adapter further or to use what PEFT offers.
+
+    Args:
+        name_or_path: the checkpoint: a name on the hub or a folder.
+        is_trainable: whether the adapter and the heads are to be trained.
+        options: of `from_pretrained`; `backbone_name_or_path` says where a backbone is that was a folder.
+
+    Raises:
+        ValueError: if the checkpoint holds no adapter, or does not open.
+    """
+    hub_options = {name: value for name, value in options.items() if name in HUB_OPTIONS}
+    config = SelfAttnConfig.from_pretrained(name_or_path, **hub_options)
+    if config.adapter_subfolder is None:
+        raise ValueError(
+            f"{name_or_path} holds no adapter; open it with AutoModelForSequenceClassification or its like."
+        )
+    model_class = getattr(modeling_selfattn, config.architectures[0])
+    model = model_class.from_pretrained(name_or_path, is_trainable=is_trainable, **options)
+    return cast(PeftModel, model.adapted[0])
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

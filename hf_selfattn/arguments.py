@@ -37,6 +37,8 @@ class RecipeArguments:
             reads all. Evaluation and the tuned model read every text whole.
         standardise: before training, set mean and scale of the features that the heads read, on a few training rows.
         tuning: `lora` trains low-rank adapters and the heads, `full` everything.
+        save: with `lora` tuning, `merged` saves a whole model, the adapters merged into it; `adapter` the adapter
+            and the heads alone, in a few MB. Scores are those of what is saved.
         lora: options of `peft.LoraConfig`, such as `r` and `target_modules`.
         heads: fields of `SelfAttnConfig`.
         backbone: fields of the backbone's own configuration to change.
@@ -83,6 +85,7 @@ class RecipeArguments:
     sample_tokens: int = 0
     standardise: bool = True
     tuning: Literal["lora", "full"] = "lora"
+    save: Literal["merged", "adapter"] = "merged"
     lora: dict[str, Any] = field(default_factory=dict)
     heads: dict[str, Any] = field(default_factory=dict)
     backbone: dict[str, Any] = field(default_factory=dict)
@@ -107,6 +110,8 @@ class RecipeArguments:
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
             setattr(self, name, _checked(name, getattr(self, name), hint))
+        if self.save == "adapter" and self.tuning != "lora":
+            raise ValueError(f"save='adapter' needs tuning='lora'; with tuning={self.tuning!r} there is no adapter.")
 
     def without_places(self) -> dict[str, Any]:
         """Return what decides the outcome of a run: every argument but the folder that it writes to."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import Trainer, set_seed
+from transformers import PreTrainedTokenizerBase, Trainer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from .adapters import base_model, count_parameters, merge_adapters
@@ -21,7 +21,7 @@ from .evaluation import plain_model
 from .preparation import open_backbone, say, seed_of
 from .report import summary
 from .results import ARGUMENTS_FILE, RESULTS_FILE, environment, open_run, together, write_json, write_text
-from .saving import save_model
+from .saving import sample_batch, save_adapter, save_model
 from .search import plan_search, search
 from .trainer import build_trainer, task_of
 
@@ -156,7 +156,7 @@ def train_and_evaluate(
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output_dir)))
     seconds = time.perf_counter() - started
 
-    evaluator = final_evaluator(trainer)
+    evaluator = final_evaluator(trainer, merge=arguments.save == "merged")
     results = {
         "task": task.name,
         "label_names": data.label_names,
@@ -171,7 +171,7 @@ def train_and_evaluate(
         **({"search": search_record} if search_record else {}),
     }
     if trainer.is_world_process_zero():
-        save_model(plain_model(evaluator), tokenizer, output_dir, tokens["validation"], trainer.data_collator)
+        save(arguments, plain_model(evaluator), tokenizer, output_dir, tokens["validation"], trainer.data_collator)
         write_text(output_dir / CARD_FILE, model_card(results))
         write_json(output_dir / RESULTS_FILE, results)
     PartialState().wait_for_everyone()
@@ -179,14 +179,37 @@ def train_and_evaluate(
     return results
 
 
-def final_evaluator(trainer: Trainer) -> Trainer:
-    """Return a `Trainer` that evaluates the plain model, its adapters merged.
+def save(arguments: RecipeArguments, model: Any, tokenizer: PreTrainedTokenizerBase, *where: Any) -> None:
+    """Save the model that was scored: whole, or its adapter alone.
+
+    Args:
+        arguments: the arguments of the recipe.
+        model: with its adapters merged, or with its adapter.
+        tokenizer: its tokenizer.
+        where: folder of the run, a tokenised split, and what makes a batch of its rows.
+    """
+    if arguments.save == "merged":
+        return save_model(model, tokenizer, *where)
+    output_dir, tokens, collate = where
+    batch = sample_batch(tokenizer, tokens, collate)
+    save_adapter(model, tokenizer, output_dir, batch=batch, backbone_name_or_path=arguments.model)
+    if Path(arguments.model).is_dir():
+        say(
+            "The adapter does not keep where its backbone is. Open it with "
+            f"from_pretrained({str(output_dir)!r}, backbone_name_or_path={arguments.model!r})."
+        )
+
+
+def final_evaluator(trainer: Trainer, merge: bool) -> Trainer:
+    """Return a `Trainer` that evaluates the model that is saved.
 
     Args:
         trainer: after training.
+        merge: whether its adapters are merged first.
     """
-    merged = merge_adapters(plain_model(trainer)).eval()
-    use_fused_attention(merged)
+    model = plain_model(trainer)
+    final = (merge_adapters(model) if merge else model).eval()
+    use_fused_attention(base_model(final))
     only_evaluate = replace(
         trainer.args,
         eval_strategy="no",
@@ -195,7 +218,7 @@ def final_evaluator(trainer: Trainer) -> Trainer:
         train_sampling_strategy="random",  # grouping by length reorders evaluation too
     )
     return Trainer(
-        model=merged,
+        model=final,
         args=only_evaluate,
         data_collator=trainer.data_collator,
         preprocess_logits_for_metrics=trainer.preprocess_logits_for_metrics,

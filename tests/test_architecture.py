@@ -31,7 +31,7 @@ FLOORS = (
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 # What the code that travels with a checkpoint may need where it is opened.
-ALLOWED_OUTSIDE = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
+ALLOWED_OUTSIDE = {"torch", "transformers", "huggingface_hub", "safetensors", "peft", *sys.stdlib_module_names}
 
 
 def imports(path: Path) -> Iterator[tuple[int, str, str]]:

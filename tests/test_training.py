@@ -292,3 +292,28 @@ def test_check_reports_and_trains_nothing(backbone: str, tmp_path: Path, capsys:
     assert not (tmp_path / "run").exists()
     printed = capsys.readouterr().out
     assert "left" in printed and json.dumps(report)
+
+
+@pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification"])
+def test_the_adapter_alone_is_saved(
+    backbone: str, tmp_path: Path, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = run(build_arguments(settings(backbone, tmp_path, problem, save="adapter")))
+    folder = tmp_path / "run"
+    assert [path.parent.name for path in folder.glob("**/adapter_model.safetensors") if "checkpoint" not in str(path)]
+    assert not (folder / "model.safetensors").exists()
+    assert f"backbone_name_or_path='{backbone}'" in capsys.readouterr().out
+    place = {"backbone_name_or_path": backbone}
+    model = AutoModelForSequenceClassification.from_pretrained(folder, **place)
+    assert model.config.temperature == results["calibration"]["temperature"] != 1
+    assert model.config.thresholds == results["thresholds"]
+    predictions = [json.loads(line) for line in (folder / "predictions-test.jsonl").read_text().splitlines()]
+    texts = [row["text"] for row in rows_of(problem, 17, seed=1)]
+    answers = pipeline("text-classification", model=str(folder), top_k=None, model_kwargs=place)(texts)
+    for prediction, answer in zip(predictions, answers, strict=True):
+        mine = dict(zip(results["label_names"], prediction["output"], strict=True))
+        assert mine == pytest.approx({entry["label"]: entry["score"] for entry in answer}, abs=1e-5)
+    card = (folder / "README.md").read_text()
+    assert "without the weights of the backbone" in card and "backbone_name_or_path" in card
+    with pytest.raises(ValueError, match="save='adapter' needs tuning='lora'"):
+        build_arguments(settings(backbone, tmp_path, problem, save="adapter", tuning="full"))

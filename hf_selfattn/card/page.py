@@ -8,7 +8,7 @@ from typing import Any
 from ..metrics import LOWER_IS_BETTER
 from ..report import with_interval
 from .metadata import TASKS, dataset_name, overall
-from .text import escape, last_part, plain, public, table, without_secrets
+from .text import escape, is_hub_name, last_part, plain, public, table, without_secrets
 
 PROBLEMS = {
     "single_label_classification": "one label for each text",
@@ -17,7 +17,11 @@ PROBLEMS = {
     "regression": "one number for each text",
 }
 PROBABILITIES = ("single_label_classification", "multi_label_classification", "ordinal")
-TUNING = {"lora": "low-rank adapters (LoRA), merged into the weights", "full": "all weights"}
+TUNING = {"lora": "low-rank adapters (LoRA)", "full": "all weights"}
+SAVED = {
+    "merged": ", merged into the weights",
+    "adapter": ", saved without the weights of the backbone, which must be at hand",
+}
 
 # Shown elsewhere.
 UNLISTED_ARGUMENTS = ("model", "label_names", "options")
@@ -56,10 +60,13 @@ def description(results: dict[str, Any]) -> str:
     task = TASKS.get(results["task"], escape(results["task"]))
     kind = [task, PROBLEMS[results["problem"]]] if results.get("problem") in PROBLEMS else [task]
     tuned = given.get("tuning", "full")
+    trained = TUNING.get(tuned, escape(tuned))
+    if tuned == "lora":
+        trained += SAVED.get(given.get("save", "merged"), "")
     return (
         f"{': '.join(kind)}. The model puts self-attention and grouped-attention heads on the encoder "
         f"{public(given['model'])} and reads a text of any length whole: nothing is cut. Trained with hf_selfattn: "
-        f"{TUNING.get(tuned, escape(tuned))}; {count['trainable']:,} of {count['all']:,} parameters were trained."
+        f"{trained}; {count['trainable']:,} of {count['all']:,} parameters were trained."
     )
 
 
@@ -71,6 +78,9 @@ def usage(results: dict[str, Any], name: str) -> str:
         name: of the repository.
     """
     call = f'pipeline("{plain(results["task"])}", model="{name}"'
+    given = results["arguments"]
+    if given.get("save") == "adapter" and not is_hub_name(given["model"]):
+        call += ', model_kwargs={"backbone_name_or_path": "FOLDER-OF-THE-BACKBONE"}'
     return (
         "## Use\n\nWith the package (`pip install hf-selfattn`):\n\n"
         f"```python\nimport hf_selfattn\nfrom transformers import pipeline\nanswer = {call})\n```\n\n"

@@ -13,9 +13,12 @@
 # limitations under the License.
 """The backbone of a model: which encoders can be one, how it is built, and the special tokens around its input."""
 
+import hashlib
+import os
 from inspect import signature
 from typing import Any
 
+import torch
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -25,7 +28,8 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import logging
+from transformers.utils import cached_file, logging
+from transformers.utils.hub import extract_commit_hash
 
 logger = logging.get_logger(__name__)
 
@@ -86,7 +90,12 @@ def load_backbone(name_or_path: str, config: PreTrainedConfig, hub_options: dict
     logging.set_verbosity_error()
     try:
         backbone, found = AutoModel.from_pretrained(
-            name_or_path, config=config, output_loading_info=True, **pooler_options(config), **hub_options
+            name_or_path,
+            config=config,
+            output_loading_info=True,
+            use_safetensors=True,
+            **pooler_options(config),
+            **hub_options,
         )
     finally:
         logging.set_verbosity(verbosity)
@@ -96,6 +105,47 @@ def load_backbone(name_or_path: str, config: PreTrainedConfig, hub_options: dict
             "it is the checkpoint that you mean."
         )
     return backbone
+
+
+def attach_backbone(model: PreTrainedModel, name_or_path: str, hub_options: dict[str, Any]) -> str:
+    """Give a model the pretrained weights of its backbone, and return their hash.
+
+    Args:
+        model: with fresh weights.
+        name_or_path: the backbone: a name on the hub or a folder.
+        hub_options: options of `from_pretrained`.
+    """
+    backbone = load_backbone(name_or_path, model.config.backbone_config, hub_options)
+    if os.path.isdir(name_or_path):
+        backbone.config.name_or_path = ""  # a checkpoint never names a folder of the machine that wrote it
+    model.base_model.backbone = backbone
+    model.config.backbone_config = backbone.config
+    return weights_hash(backbone)
+
+
+def weights_hash(backbone: PreTrainedModel) -> str:
+    """Return the SHA-256 of the names, types, shapes and bytes of a backbone's weights.
+
+    Args:
+        backbone: as it was loaded.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(backbone.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def backbone_source(name_or_path: str, hub_options: dict[str, Any]) -> tuple[str | None, str | None]:
+    """Return name and commit of a backbone on the hub, or neither for a folder, which others do not have.
+
+    Args:
+        name_or_path: the backbone: a name on the hub or a folder.
+        hub_options: options of `from_pretrained`.
+    """
+    if os.path.isdir(name_or_path):
+        return None, None
+    return name_or_path, extract_commit_hash(cached_file(name_or_path, "config.json", **hub_options), None)
 
 
 def backbone_frame(name_or_path: str, hub_options: dict[str, Any]) -> tuple[list[int], list[int]]:

@@ -14,6 +14,7 @@
 """Configuration of the self-attention and grouped-attention heads on any encoder backbone."""
 
 import difflib
+import re
 from dataclasses import field, fields
 from typing import Any, Literal
 
@@ -42,6 +43,9 @@ OFFSET_POSITION_FAMILIES = (
 )
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+
+# The form of a name on the hub.
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 # Keys that `PreTrainedConfig` takes without declaring them as fields.
 INHERITED_KEYS = frozenset(
@@ -142,6 +146,15 @@ class SelfAttnConfig(PreTrainedConfig):
         IOB2 or BIOES tags; for others all is legal), or a linear-chain CRF, which is trained.
     word_pooling (`"first"` or `"mean"`, *optional*, defaults to `"mean"`):
         How a token classifier makes one feature of a word's tokens: the first one's, or the mean of all.
+    backbone_name_or_path (`str`, *optional*):
+        Name on the hub of the backbone that the model was made of. A folder is never written down; `from_pretrained`
+        takes one under this name for a checkpoint that holds no backbone.
+    backbone_revision (`str`, *optional*):
+        Commit of that backbone.
+    backbone_hash (`str`, *optional*):
+        SHA-256 of the backbone's weights before training.
+    adapter_subfolder (`str`, *optional*):
+        Folder inside the checkpoint with an adapter of PEFT, where the checkpoint holds no backbone.
     auto_map (`dict`, *optional*):
         Written by the class itself: where the code that travels with a checkpoint defines its classes.
     """
@@ -186,6 +199,10 @@ class SelfAttnConfig(PreTrainedConfig):
     top_one_if_none: bool = True
     decoding: Literal["argmax", "viterbi", "crf"] = "viterbi"
     word_pooling: Literal["first", "mean"] = "mean"
+    backbone_name_or_path: str | None = None
+    backbone_revision: str | None = None
+    backbone_hash: str | None = None
+    adapter_subfolder: str | None = None
     auto_map: dict[str, str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -197,6 +214,7 @@ class SelfAttnConfig(PreTrainedConfig):
         self._check_windows()
         self._check_heads()
         self._check_answers()
+        self._check_places()
 
     def _mirror_backbone(self) -> None:
         if not isinstance(getattr(self.backbone_config, "hidden_size", None), int):
@@ -276,6 +294,14 @@ class SelfAttnConfig(PreTrainedConfig):
                 f"thresholds has {len(self.thresholds)} numbers, but there are {self.num_labels} labels: one for each."
             )
 
+    def _check_places(self) -> None:
+        check_backbone_name(self.backbone_name_or_path)
+        if self.adapter_subfolder is not None and not re.fullmatch(r"\w[\w-]*", self.adapter_subfolder):
+            raise ValueError(
+                f"adapter_subfolder={self.adapter_subfolder!r} is refused: it is the name of a folder inside the "
+                "checkpoint, without slashes and dots."
+            )
+
 
 def build_backbone_config(backbone_config: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig:
     """Return the backbone's configuration as an object of its own class.
@@ -295,6 +321,22 @@ def build_backbone_config(backbone_config: dict[str, Any] | PreTrainedConfig | N
             "backbone_config has no `model_type`, for example 'bert'. Take it from the backbone's config.json."
         )
     return AutoConfig.for_model(model_type, **options)
+
+
+def check_backbone_name(name: str | None) -> None:
+    """Raise an error for the name of a backbone that could be a path.
+
+    Args:
+        name: what a checkpoint says.
+
+    Raises:
+        ValueError: if it is no name on the hub.
+    """
+    if name is not None and (not HUB_NAME.fullmatch(name) or ".." in name):
+        raise ValueError(
+            f"backbone_name_or_path={name!r} is refused: a checkpoint names its backbone by a name on the hub, such "
+            "as 'owner/name', never by a path. Give the place of a folder to from_pretrained instead."
+        )
 
 
 def refuse_unknown_keys(config_class: type[PreTrainedConfig], options: dict[str, Any]) -> None:

@@ -13,7 +13,6 @@
 # limitations under the License.
 """SelfAttn models: self-attention and grouped-attention heads on the features of any encoder backbone."""
 
-import os
 from inspect import signature
 from typing import Any, cast
 
@@ -24,11 +23,12 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import auto_docstring, can_return_tuple
 
+from .adapter_selfattn import adapter_subfolder, carries_adapter, open_adapter_checkpoint, save_adapter_checkpoint
 from .attention_selfattn import GroupedAttentionHead, HeadsOutput, SelfAttnHeads, SelfAttnLayer
-from .backbone_selfattn import backbone_frame, build_backbone, load_backbone, refuse_decoder
-from .configuration_selfattn import SelfAttnConfig, refuse_unknown_keys
+from .backbone_selfattn import attach_backbone, backbone_frame, backbone_source, build_backbone, refuse_decoder
+from .configuration_selfattn import SelfAttnConfig, check_backbone_name, refuse_unknown_keys
 from .decoding_selfattn import LinearChainCRF
-from .outputs_selfattn import SelfAttnClassifierOutput, SelfAttnModelOutput, without_features
+from .outputs_selfattn import SelfAttnClassifierOutput, SelfAttnModelOutput, mean_loss, without_features
 from .pooling_selfattn import ClassQueryClassifier, build_sequence_classifier
 from .subsequences_selfattn import (
     Subsequences,
@@ -54,6 +54,7 @@ class SelfAttnPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["SelfAttnLayer"]
     _supports_sdpa = True
     _supports_attention_backend = False
+    adapted: tuple[Any, ...] = ()  # the `PeftModel` around this one, where an adapter checkpoint was opened
 
     def __init__(self, config: SelfAttnConfig, **options: Any):
         # What `from_pretrained` could not place in the configuration ends here.
@@ -126,16 +127,31 @@ class SelfAttnPreTrainedModel(PreTrainedModel):
             backbone_config=backbone_config, attn_implementation=attn_implementation, **head_options
         )
         model = cls(config)
-        backbone = load_backbone(name_or_path, config.backbone_config, hub_options)
-        if os.path.isdir(name_or_path):
-            backbone.config.name_or_path = ""  # a checkpoint never names a folder of the machine that wrote it
-        model.base_model.backbone = backbone
-        config.backbone_config = backbone.config
-        return model.to(dtype or backbone.dtype).eval()
+        config.backbone_hash = attach_backbone(model, name_or_path, hub_options)
+        config.backbone_name_or_path, config.backbone_revision = backbone_source(name_or_path, hub_options)
+        return model.to(dtype or model.base_model.backbone.dtype).eval()
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
+    ) -> Any:
+        if adapter_subfolder(cls.config_class, pretrained_model_name_or_path, config, kwargs):
+            return open_adapter_checkpoint(cls, pretrained_model_name_or_path, config, kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        check_backbone_name(self.config.backbone_name_or_path)
+        if not carries_adapter(self):
+            super().save_pretrained(save_directory, **kwargs)
+        elif kwargs.get("push_to_hub"):
+            raise ValueError("A model with its adapter is saved first, then sent: call model.push_to_hub(NAME).")
+        else:
+            save_adapter_checkpoint(self.adapted[0], save_directory)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         embeddings = super().resize_token_embeddings(*args, **kwargs)
         self.config.vocab_size = self.config.backbone_config.vocab_size = embeddings.num_embeddings
+        self.config.backbone_hash = None  # no longer the backbone that was opened
         return embeddings
 
 
@@ -309,20 +325,6 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
                     for layer in layers
                 )
         return {**per_token, "fusion_weights": heads.fusion_weights}
-
-
-def mean_loss(losses: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
-    """Return the mean of losses, over the whole batch where gradients are accumulated or several processes train.
-
-    Args:
-        losses: one loss per label, 0 where the label is -100.
-        labels: the labels, -100 where there is none.
-        num_items_in_batch: labels of all the steps and processes that share one update, as `Trainer` counts them,
-            or None for those at hand.
-    """
-    if num_items_in_batch is None:
-        return losses.sum() / (labels != -100).sum().clamp(min=1)
-    return losses.sum() / num_items_in_batch
 
 
 @auto_docstring

@@ -11,12 +11,13 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What the models return."""
+"""What the models return, and the mean of their losses."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers.utils import ModelOutput, auto_docstring
 
 
@@ -90,3 +91,17 @@ def without_features(outputs: SelfAttnModelOutput) -> dict[str, Any]:
         outputs: output of the base model.
     """
     return {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+
+
+def mean_loss(losses: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+    """Return the mean of losses, over the whole batch where gradients are accumulated or several processes train.
+
+    Args:
+        losses: one loss per label, 0 where the label is -100.
+        labels: the labels, -100 where there is none.
+        num_items_in_batch: labels of all the steps and processes that share one update, as `Trainer` counts them,
+            or None for those at hand.
+    """
+    if num_items_in_batch is None:
+        return losses.sum() / (labels != -100).sum().clamp(min=1)
+    return losses.sum() / num_items_in_batch

@@ -1,0 +1,428 @@
+# Copyright 2026 The hf_selfattn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Checkpoints without backbone weights: the configuration, and beside it the files of PEFT in a folder of their own.
+
+The configuration stands at the top and the files of PEFT do not, because Transformers takes a repository with
+`adapter_config.json` at its top for one of the base model's class.
+"""
+
+import copy
+import json
+import os
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils import cached_file
+
+from .backbone_selfattn import attach_backbone
+from .configuration_selfattn import check_backbone_name
+
+# Transformers takes every parameter whose name contains an adapter's name for a weight of that adapter.
+ADAPTER_NAME = "selfattn_adapter"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# What is neither the backbone's nor the adapter's: heads that were not trained, and buffers.
+OTHER_WEIGHTS = "other_weights.safetensors"
+
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+# Passed on by auto classes and pipelines; they say nothing here.
+UNREAD_OPTIONS = (
+    "adapter_kwargs",
+    "code_revision",
+    "low_cpu_mem_usage",
+    "trust_remote_code",
+    "weights_only",
+)
+
+
+def adapter_subfolder(
+    config_class: type[PreTrainedConfig], name_or_path: Any, config: Any, options: dict[str, Any]
+) -> str | None:
+    """Return the sub-folder of a checkpoint's adapter, or None where the checkpoint holds all weights.
+
+    Args:
+        config_class: of the model.
+        name_or_path: the checkpoint: a name on the hub or a folder. None where only weights were given.
+        config: a configuration, where the caller has one.
+        options: of `from_pretrained`.
+    """
+    if isinstance(config, PreTrainedConfig):
+        return getattr(config, "adapter_subfolder", None)
+    if name_or_path is None:
+        return None
+    return config_class.get_config_dict(config or name_or_path, **only_hub(options))[0].get("adapter_subfolder")
+
+
+def only_hub(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that say which files are read.
+
+    Args:
+        options: of `from_pretrained`.
+    """
+    return {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
+
+
+def open_adapter_checkpoint(
+    model_class: type[PreTrainedModel], name_or_path: str | os.PathLike[str], config: Any, options: dict[str, Any]
+) -> Any:
+    """Open a checkpoint without backbone weights.
+
+    Args:
+        model_class: class of the model.
+        name_or_path: the checkpoint: a name on the hub or a folder.
+        config: its configuration, where the caller has one.
+        options: of `from_pretrained`: those of files on the hub, `dtype`, `attn_implementation`, `device_map` for one
+            device, `output_loading_info`, fields of the configuration; `backbone_name_or_path`, where the backbone is;
+            `with_adapter=False` for the model that the adapter stands on; `is_trainable`.
+
+    Returns:
+        The model, its adapter inside; it holds the `PeftModel` in `adapted`.
+
+    Raises:
+        ValueError: if the backbone is missing or another one, if the adapter does not fit, or for an option that such
+            a checkpoint does not have.
+    """
+    options = {name: value for name, value in options.items() if name not in UNREAD_OPTIONS}
+    hub = only_hub(options)
+    recorded = model_class.config_class.get_config_dict(name_or_path, **hub)[0]
+    check_backbone_name(recorded.get("backbone_name_or_path"))
+    options = {name: value for name, value in options.items() if name not in HUB_OPTIONS and value is not None}
+    dtype = options.pop("torch_dtype", None)
+    dtype = options.pop("dtype", dtype)
+    device = single_device(options.pop("device_map", None))
+    place = options.pop("backbone_name_or_path", None)
+    with_adapter, is_trainable = options.pop("with_adapter", True), options.pop("is_trainable", False)
+    wants_info = options.pop("output_loading_info", False)
+    if options.pop("use_safetensors", True) is False:
+        raise ValueError("use_safetensors=False is refused: an adapter is read from safetensors only.")
+    if not isinstance(config, PreTrainedConfig):
+        config, options = model_class.config_class.from_pretrained(
+            name_or_path, return_unused_kwargs=True, **hub, **options
+        )
+    attention = options.pop("attn_implementation", None)
+    options = {name: value for name, value in options.items() if not name.startswith("_")}
+    if options:
+        raise ValueError(
+            f"{name_or_path} holds an adapter without its backbone, which cannot be opened with {sorted(options)}. "
+            "Merge it and save the model whole first."
+        )
+    refuse_other_class(model_class, config, name_or_path)
+
+    config = copy.deepcopy(config)
+    place = place or config.backbone_name_or_path  # the auto classes put the caller's argument there
+    config.backbone_name_or_path = recorded.get("backbone_name_or_path")
+    model = model_class(config)
+    open_its_backbone(model, place, name_or_path, hub)
+    if attention is not None:
+        model.set_attn_implementation(attention)
+    model = model.to(named_dtype(dtype) or named_dtype(recorded.get("dtype")) or model.base_model.backbone.dtype)
+    others = read_other_weights(model, name_or_path, hub)
+    # The model is an ordinary one from here on: saved whole, it is a whole checkpoint.
+    subfolder, config.adapter_subfolder = config.adapter_subfolder, None
+    if with_adapter:
+        model = add_saved_adapter(model, adapter_folder(name_or_path, subfolder, hub), is_trainable, others)
+    model = model.to(device).eval()
+    info: dict[str, list[str]] = {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": [], "error_msgs": []}
+    return (model, info) if wants_info else model
+
+
+def named_dtype(dtype: Any) -> torch.dtype | None:
+    """Return a type of weights by its name, or None where no certain one is asked for.
+
+    Args:
+        dtype: a type, its name, "auto" or None.
+    """
+    if isinstance(dtype, str):
+        return None if dtype == "auto" else getattr(torch, dtype.removeprefix("torch."))
+    return dtype
+
+
+def single_device(device_map: Any) -> torch.device:
+    """Return the one device that a map names.
+
+    Args:
+        device_map: a device, its name or number, or `{"": device}`; None for the CPU.
+
+    Raises:
+        ValueError: if it names several, or leaves the choice open.
+    """
+    device = device_map[""] if isinstance(device_map, dict) and set(device_map) == {""} else device_map
+    if device is None:
+        return torch.device("cpu")
+    if isinstance(device, dict) or device in ("auto", "balanced", "balanced_low_0", "sequential"):
+        raise ValueError(
+            f"device_map={device_map!r} is refused for an adapter checkpoint. Name one device, as 'cuda:0'."
+        )
+    return torch.device(device)
+
+
+def refuse_other_class(model_class: type, config: PreTrainedConfig, name_or_path: Any) -> None:
+    """Raise an error where an adapter was trained on a model of another class.
+
+    Args:
+        model_class: the class to open it with.
+        config: the checkpoint's configuration.
+        name_or_path: the checkpoint.
+
+    Raises:
+        ValueError: names both classes.
+    """
+    saved = (config.architectures or [model_class.__name__])[0]
+    if saved != model_class.__name__:
+        raise ValueError(
+            f"The adapter in {name_or_path} was trained on {saved}, and {model_class.__name__} cannot take it. Open "
+            f"it with {saved.replace('SelfAttn', 'AutoModel', 1)}."
+        )
+
+
+def open_its_backbone(model: PreTrainedModel, place: str | None, checkpoint: Any, hub: dict[str, Any]) -> None:
+    """Give the model the backbone that its adapter was trained on.
+
+    Args:
+        model: with fresh weights.
+        place: name on the hub, or folder, of the backbone.
+        checkpoint: the checkpoint, for messages.
+        hub: options of files on the hub.
+
+    Raises:
+        ValueError: if no place is known, nothing opens there, or the weights there are others.
+    """
+    config = model.config
+    mend = "Say where it is: from_pretrained(…, backbone_name_or_path=FOLDER), or in a pipeline model_kwargs={…}."
+    if place is None:
+        raise ValueError(f"{checkpoint} was trained on a backbone in a folder, whose place it does not keep. {mend}")
+    options = {name: value for name, value in hub.items() if name not in ("revision", "subfolder")}
+    if place == config.backbone_name_or_path and not os.path.isdir(place):
+        options["revision"] = config.backbone_revision
+    try:
+        found = attach_backbone(model, place, options)
+    except OSError as error:
+        raise ValueError(f"The backbone {place!r} of {checkpoint} does not open ({error}). {mend}") from error
+    if found != config.backbone_hash:
+        raise ValueError(
+            f"{checkpoint} was trained on another backbone than {place!r}: the hash of its weights was "
+            f"{config.backbone_hash}, and here it is {found}. {mend}"
+        )
+
+
+def checkpoint_file(name_or_path: Any, filename: str, hub: dict[str, Any]) -> Path | None:
+    """Return the path of a checkpoint's file, fetched where needed, or None where the checkpoint has no such file.
+
+    Args:
+        name_or_path: the checkpoint: a name on the hub or a folder.
+        filename: its path inside.
+        hub: options of files on the hub.
+    """
+    inside = PurePosixPath(hub.get("subfolder") or "") / filename
+    if os.path.isdir(name_or_path):
+        path = Path(name_or_path) / inside
+        return path if path.is_file() else None
+    options = {name: value for name, value in hub.items() if name != "subfolder"}
+    try:
+        path = cached_file(name_or_path, inside.name, subfolder=str(inside.parent).removeprefix("."), **options)
+    except OSError:
+        return None
+    return None if path is None else Path(path)
+
+
+def adapter_folder(name_or_path: Any, subfolder: str, hub: dict[str, Any]) -> Path:
+    """Return the local folder with an adapter's files.
+
+    Args:
+        name_or_path: the checkpoint: a name on the hub or a folder.
+        subfolder: the adapter's folder in it.
+        hub: options of files on the hub.
+
+    Raises:
+        ValueError: if one of the files is missing.
+    """
+    files = {
+        name: checkpoint_file(name_or_path, f"{subfolder}/{name}", hub) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+    }
+    missing = [name for name, path in files.items() if path is None]
+    if missing:
+        raise ValueError(
+            f"{name_or_path} has no {' and no '.join(missing)} in {subfolder}. Weights are read from safetensors "
+            "only, never from a pickle such as adapter_model.bin. Save or fetch the checkpoint again."
+        )
+    return cast(Path, files[ADAPTER_WEIGHTS]).parent
+
+
+def read_other_weights(model: PreTrainedModel, name_or_path: Any, hub: dict[str, Any]) -> set[str]:
+    """Load what a checkpoint holds beside its adapter, and return the names.
+
+    Args:
+        model: the model without its adapter.
+        name_or_path: the checkpoint: a name on the hub or a folder.
+        hub: options of files on the hub.
+
+    Raises:
+        ValueError: if the model has no place for a weight.
+    """
+    path = checkpoint_file(name_or_path, OTHER_WEIGHTS, hub)
+    weights = {} if path is None else load_file(path)
+    unexpected = model.load_state_dict(weights, strict=False).unexpected_keys
+    if unexpected:
+        raise ValueError(f"{name_or_path}: {OTHER_WEIGHTS} holds {unexpected}, which the model does not have.")
+    return set(weights)
+
+
+def add_saved_adapter(model: PreTrainedModel, folder: Path, is_trainable: bool, others: set[str]) -> PreTrainedModel:
+    """Return the model with a saved adapter inside, all of whose weights were there.
+
+    Args:
+        model: the model that the adapter stands on.
+        folder: local folder with the adapter's files.
+        is_trainable: whether the adapter is to be trained further.
+        others: names of the weights that came from beside the adapter.
+
+    Raises:
+        ValueError: if weights are missing or left over, or if the adapter acts outside of the model.
+        ImportError: if PEFT is missing.
+    """
+    try:
+        from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
+    except ImportError as error:
+        raise ImportError("This checkpoint holds an adapter; opening it needs PEFT: pip install peft") from error
+    adapted = PeftModel.from_pretrained(
+        model, str(folder), adapter_name=ADAPTER_NAME, is_trainable=is_trainable, torch_device="cpu"
+    )
+    refuse_prompts(adapted)
+    needed = plain_names(get_peft_model_state_dict(adapted, adapter_name=ADAPTER_NAME, save_embedding_layers=False))
+    needed |= set(other_weights(adapted))
+    found = plain_names(load_peft_weights(str(folder), device="cpu")) | others
+    if needed != found:
+        raise ValueError(
+            f"The adapter in {folder} does not fit its model: it lacks {sorted(needed - found)[:5]} and has left over "
+            f"{sorted(found - needed)[:5]}. Fetch the checkpoint again, or open it with the versions of PEFT and "
+            "Transformers that wrote it."
+        )
+    opened: Any = adapted.get_base_model()
+    opened.adapted = (adapted,)  # in a tuple: as a submodule it would contain itself
+    return opened
+
+
+def plain_names(weights: dict[str, Tensor]) -> set[str]:
+    """Return the names of an adapter's weights, without those that PEFT also writes under an adapter's own name.
+
+    Args:
+        weights: of an adapter.
+    """
+    return {name for name in weights if not {"modules_to_save", "original_module"} & set(name.split("."))}
+
+
+def refuse_prompts(adapted: Any) -> None:
+    """Raise an error for a method that puts tokens before the input instead of changing the model.
+
+    Args:
+        adapted: a `PeftModel`.
+
+    Raises:
+        ValueError: if it does.
+    """
+    kinds = [config.peft_type for config in adapted.peft_config.values() if config.is_prompt_learning]
+    if kinds:
+        raise ValueError(
+            f"{getattr(kinds[0], 'value', kinds[0])} acts outside of the model, so that no auto class can open it "
+            "from an adapter checkpoint. Take a method that changes layers, such as LoRA or IA3, or save it with "
+            "PEFT itself."
+        )
+
+
+def other_weights(adapted: Any) -> dict[str, Tensor]:
+    """Return the weights that neither the backbone nor the adapter has, under their names in the plain model.
+
+    Args:
+        adapted: a `PeftModel`.
+    """
+    model = adapted.get_base_model()
+    backbone = "backbone." if model.base_model is model else f"{model.base_model_prefix}.backbone."
+    # PEFT keys everything of an adapter by its name, and keeps the untrained copy of what it trains in full.
+    not_plain = {*adapted.peft_config, "original_module"}
+    return {
+        name.replace(".base_layer.", "."): value.detach().cpu().contiguous()
+        for name, value in model.state_dict().items()
+        if not name.startswith(backbone) and not not_plain & set(name.split("."))
+    }
+
+
+def carries_adapter(model: PreTrainedModel) -> bool:
+    """Return whether a model that was opened with its adapter still has it, not merged.
+
+    Args:
+        model: the plain model.
+    """
+    return bool(model.adapted) and any(ADAPTER_NAME in name.split(".") for name in model.state_dict())
+
+
+def save_adapter_checkpoint(adapted: Any, folder: str | os.PathLike[str]) -> None:
+    """Write the adapter of a model, its heads and its configuration, without the weights of the backbone.
+
+    Args:
+        adapted: a `PeftModel` on a model of this package.
+        folder: takes the files; it is made.
+
+    Raises:
+        ValueError: if the backbone is not one that `from_backbone` opened, or not exactly one adapter is active.
+    """
+    model, folder = adapted.get_base_model(), Path(folder)
+    if model.config.backbone_hash is None:
+        raise ValueError(
+            "An adapter alone can be saved only for a backbone as `from_backbone` opened it; this one was made anew, "
+            "or its vocabulary was resized. Merge the adapter and save the model whole."
+        )
+    if len(adapted.active_adapters) != 1:
+        raise ValueError(f"{adapted.active_adapters} are active; one is saved. Choose it: model.set_adapter(NAME).")
+    refuse_prompts(adapted)
+    check_backbone_name(model.config.backbone_name_or_path)
+    config = copy.deepcopy(model.config)
+    config.adapter_subfolder = ADAPTER_NAME
+    config.architectures = [type(model).__name__]
+    config.dtype = str(model.base_model.backbone.dtype).removeprefix("torch.")
+    folder.mkdir(parents=True, exist_ok=True)
+    if model._auto_class is not None:
+        custom_object_save(model, folder, config=config)
+    save_peft_files(adapted, folder / ADAPTER_NAME)
+    others = other_weights(adapted)
+    if others:
+        save_file(others, folder / OTHER_WEIGHTS, metadata={"format": "pt"})
+    config.save_pretrained(folder)
+
+
+def save_peft_files(adapted: Any, folder: Path) -> None:
+    """Let PEFT write the active adapter, and take out what names a folder of this machine.
+
+    Args:
+        adapted: a `PeftModel`.
+        folder: takes the files.
+    """
+    (name,) = adapted.active_adapters
+    adapted.save_pretrained(str(folder), selected_adapters=[name], save_embedding_layers=False)
+    if name != "default":
+        for path in (folder / name).iterdir():
+            path.replace(folder / path.name)
+        (folder / name).rmdir()
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card
+    content = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    content["base_model_name_or_path"] = content["revision"] = None
+    for key, value in content.items():
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            content[key] = sorted(set(value))  # in one order; PEFT adds its own again each time
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
+    (folder / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
