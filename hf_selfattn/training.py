@@ -19,6 +19,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.trainer_utils import get_last_checkpoint
 
 from .adapters import base_model, count_parameters, merge_adapters
@@ -31,8 +32,19 @@ from .evaluation import plain_model
 from .metrics import LOWER_IS_BETTER
 from .optimizer import layer_decay_optimizer
 from .preparation import open_backbone, say, seed_of
+from .publishing import clear_pushed_checkpoint, logged_in, open_repository, push, push_target
 from .report import summary
-from .results import ARGUMENTS_FILE, RESULTS_FILE, environment, open_run, together, write_json, write_text
+from .results import (
+    ARGUMENTS_FILE,
+    CARD_FILE,
+    RESULTS_FILE,
+    backbone_record,
+    environment,
+    open_run,
+    together,
+    write_json,
+    write_text,
+)
 from .sampling import Excerpts
 from .saving import save_model
 from .tagging_task import TAGGING
@@ -40,7 +52,6 @@ from .tasks import Task
 
 # A tokenizer that claims no limit makes pipelines pass a text on whole: the model reads any length.
 NO_LIMIT = int(1e30)
-CARD_FILE = "README.md"
 LEARNING_RATE = {"lora": 1e-3, "full": 5e-5}
 
 # The task that arguments of a kind belong to; a kind without a line belongs to that of its parent class.
@@ -51,7 +62,8 @@ def run(arguments: RecipeArguments) -> dict[str, Any]:
     """Carry out a recipe and return its results.
 
     A folder that holds the finished run of the same arguments is read, not trained again; an unfinished one is
-    continued from its newest checkpoint.
+    continued from its newest checkpoint. With `push_to_hub` the result is pushed at the end, trained just now or not;
+    whether it may be is found out first.
 
     Args:
         arguments: the arguments of the recipe.
@@ -60,17 +72,36 @@ def run(arguments: RecipeArguments) -> dict[str, Any]:
         The content of `results.json`.
 
     Raises:
-        ValueError: for data, options or an output folder that cannot be used; nothing is lost.
+        ValueError: for data, options, an output folder or a repository that cannot be used; nothing is lost.
     """
     task = task_of(arguments)
     if arguments.check:
         return task.check(arguments)
-    data = task.load(arguments)
-    output_dir = Path(arguments.output_dir)
-    finished = claim(output_dir, arguments)
-    if finished is not None:
-        say(f"{output_dir} holds the finished run of these arguments: nothing to train.\n{summary(finished)}")
-        return finished
+    target = push_target(arguments)
+    with logged_in(target):
+        data = task.load(arguments)
+        output_dir = Path(arguments.output_dir)
+        finished = claim(output_dir, arguments)
+        if target is not None and PartialState().is_main_process:
+            target = open_repository(target)
+        results = finished or train(arguments, task, data, output_dir)
+        if finished is not None:
+            say(f"{output_dir} holds the finished run of these arguments: nothing to train.\n{summary(finished)}")
+        if target is not None and PartialState().is_main_process:
+            say(f"Pushed to {push(output_dir, target)}")
+        PartialState().wait_for_everyone()
+    return results
+
+
+def train(arguments: RecipeArguments, task: Task, data: Any, output_dir: Path) -> dict[str, Any]:
+    """Carry out the run, or the runs of several seeds or folds.
+
+    Args:
+        arguments: the arguments of the recipe.
+        task: theirs.
+        data: checked data.
+        output_dir: folder of the run.
+    """
     for note in data.notes:
         say(note)
     if arguments.seeds > 1 or arguments.folds:
@@ -159,6 +190,8 @@ def train_and_evaluate(arguments: RecipeArguments, data: Any, output_dir: Path) 
     trainer = build_trainer(arguments, data, tokens, model, tokenizer, output_dir)
     if trainer.args.bf16 and trainer.args.device.type == "cpu":
         use_fast_attention(base_model(model))
+    if trainer.args.push_to_hub and trainer.is_world_process_zero():
+        custom_object_save(base_model(model), output_dir)  # `Trainer` pushes a checkpoint without the code it needs
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output_dir)))
     seconds = time.perf_counter() - started
@@ -168,15 +201,21 @@ def train_and_evaluate(arguments: RecipeArguments, data: Any, output_dir: Path) 
         "task": task.name,
         "label_names": data.label_names,
         "arguments": arguments.without_places(),
+        "backbone": backbone_record(arguments.model, arguments.model_revision),
         "seed": seed_of(arguments),
         "notes": data.notes,
         "parameters": parameters,
         "training": training_record(trainer, seconds),
         "environment": environment(),
-        "train": {"rows": len(data.splits["train"]), "fingerprint": fingerprint(data.splits["train"])},
+        "train": {
+            "rows": len(data.splits["train"]),
+            "fingerprint": fingerprint(data.splits["train"]),
+            "labels": task.label_counts(data),
+        },
         **task.evaluate(arguments, data, tokens, evaluator, output_dir),
     }
     if trainer.is_world_process_zero():
+        clear_pushed_checkpoint(output_dir)
         save_model(plain_model(evaluator), tokenizer, output_dir, tokens["validation"], trainer.data_collator)
         write_text(output_dir / CARD_FILE, model_card(results))
         write_json(output_dir / RESULTS_FILE, results)
@@ -207,6 +246,7 @@ def final_evaluator(trainer: Trainer) -> Trainer:
         eval_strategy="no",
         save_strategy="no",
         load_best_model_at_end=False,
+        push_to_hub=False,
         train_sampling_strategy="random",  # grouping by length reorders evaluation too
     )
     return Trainer(
@@ -312,8 +352,13 @@ def training_arguments(arguments: RecipeArguments, data: Any, output_dir: Path) 
         "logging_steps": 0.05,
         "report_to": "none",
         "label_names": ["labels"],
+        "hub_strategy": "end",
     }
-    return TrainingArguments(output_dir=str(output_dir), **{**defaults, **arguments.options})
+    options = {**defaults, **arguments.options}
+    # The result is pushed when it is scored and saved; `Trainer` pushes checkpoints only, and saves its arguments.
+    options["push_to_hub"] = bool(options.get("push_to_hub")) and options["hub_strategy"] != "end"
+    options.pop("hub_token", None)
+    return TrainingArguments(output_dir=str(output_dir), **options)
 
 
 def has_bf16() -> bool:

@@ -97,6 +97,7 @@ def test_a_run_is_scored_saved_and_opens(backbone: str, tmp_path: Path, tuning: 
     folder = tmp_path / "run"
     assert results == json.loads((folder / "results.json").read_text())
     assert results["task"] == "token-classification" and results["label_names"] == NAMES
+    assert set(results["train"]["labels"]) == {"LOC", "PER"} and all(results["train"]["labels"].values())
     test = results["splits"]["test"]
     assert test["rows"] == 15 and test["documents"] == 5
     for score in test["scores"].values():

@@ -67,6 +67,10 @@ def test_a_run_is_scored_saved_and_opens(backbone: str, tmp_path: Path, problem:
     folder = tmp_path / "run"
     assert results == json.loads((folder / "results.json").read_text())
     assert results["problem"] == problem and results["splits"]["test"]["rows"] == 17
+    assert results["backbone"] == {"source": "folder", "name": Path(backbone).name}
+    train = results["train"]
+    labelled = {"multi_label_classification": train["rows"], "regression": 0}.get(problem, train["rows"])
+    assert abs(sum(train["labels"].values()) - labelled) <= 3 and all(train["labels"].values())
     for score in results["splits"]["test"]["scores"].values():
         assert score["low"] <= score["value"] <= score["high"]
 
