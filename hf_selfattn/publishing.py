@@ -16,6 +16,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 
 from .arguments import RecipeArguments
 from .card import model_card
+from .card.text import one_line
 from .results import ARGUMENTS_FILE, CARD_FILE, RESULTS_FILE, read_json, write_text
 
 # What a run leaves in its folder beside its result, by the name of a file or folder: checkpoints and what only a
@@ -200,7 +201,7 @@ def reason(error: Exception, target: Target) -> str:
         error: of the hub's client.
         target: where a run goes.
     """
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = one_line(f"{type(error).__name__}: {error}")
     for token in (target.token, os.environ.get("HF_TOKEN")):
         text = text.replace(token, "(token)") if token else text
     return text

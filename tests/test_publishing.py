@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ import pytest
 import torch
 from hub_server import ROOT, client_environment, run_with_hub
 from hub_state import USER, Fault, Hub
-from huggingface_hub import CommitInfo
+from huggingface_hub import CommitInfo, ModelCard
 from tiny_models import aligned, tiny_model, tiny_text
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, TrainingArguments
 
 from hf_selfattn import publishing
 from hf_selfattn.arguments import RecipeArguments, build_arguments
@@ -170,6 +171,7 @@ print(); print(json.dumps([type(model).__module__.split(".")[0], found, labels, 
             assert offline == (len(hub.requests) == seen)
 
 
+@pytest.mark.slow
 def test_a_push_that_cannot_succeed_is_refused_before_training(
     recipe: dict[str, Any], hub: Hub, tmp_path: Path
 ) -> None:
@@ -287,6 +289,10 @@ def test_a_recipe_pushes_what_it_trained_and_no_token(
     }
     how = {"push_to_hub": True, "hub_token": FAKE, "hub_model_id": "a-model", "output_dir": str(tmp_path / "run")}
     how |= {} if strategy == "end" else {"hub_strategy": strategy, "hub_revision": "trial"}
+    put = f"api.upload_folder(folder_path={recipe['model']!r}, repo_id='tester/encoder')"
+    code = f"from huggingface_hub import HfApi; api = HfApi(); api.create_repo('tester/encoder'); {put}"
+    run_with_hub(code, hub, tmp_path / "owner")
+    recipe = {**recipe, "model": "tester/encoder"}
     # Once by the argument, once more by the environment.
     done = [
         run_with_hub(words(recipe, **how), hub, tmp_path / "home", token="", env=loud),
@@ -307,11 +313,18 @@ def test_a_recipe_pushes_what_it_trained_and_no_token(
     assert len(hub.history(REPO)) == (2 if strategy == "end" else 1)
     assert logits(write_files(files, tmp_path / "pulled")) == logits(tmp_path / "run")
 
+    commit = hub.history("tester/encoder")[0].oid
+    assert json.loads(files["results.json"])["backbone"]["commit"] == commit
+    card = files["README.md"].decode()
+    assert f"commit {commit}" in card and ModelCard(card).data.base_model == "tester/encoder"
+
 
 @pytest.mark.slow
 def test_code_of_a_repository_runs_with_the_flag_only(folder: Path, hub: Hub, tmp_path: Path) -> None:
     """Of the package there is nothing in the process that pulls, so the repository's own code would have to run."""
     marker = tmp_path / "it ran"
+    client(f"push_run({str(folder)!r}, {REPO!r})", hub, tmp_path / "pusher")
+    earlier = hub.history(REPO)[0].oid
     for path in folder.glob("*_selfattn.py"):
         path.write_text(f"{path.read_text()}\nopen({str(marker)!r}, 'w').close()\n")
     client(f"push_run({str(folder)!r}, {REPO!r})", hub, tmp_path / "pusher")
@@ -332,8 +345,12 @@ for open_it in opens:
 """
     done = run_with_hub(code, hub, tmp_path / "reader", package=False)
     assert done.stdout.count("REFUSED") == 6 and not marker.exists()
-    run_with_hub(f"{code}\nopens[0](trust_remote_code=True)", hub, tmp_path / "reader", package=False)
-    assert marker.exists()
+
+    # The code is that of the revision, unless another is asked for.
+    model = f"from transformers import AutoModelForSequenceClassification as Auto; Auto.from_pretrained({REPO!r}, "
+    for how, ran in ((f"revision={earlier!r}", False), (f"revision={earlier!r}, code_revision='main'", True)):
+        run_with_hub(f"{model}trust_remote_code=True, {how})", hub, tmp_path / "reader", package=False)
+        assert marker.exists() == ran
 
 
 def test_the_installed_package_wins_over_the_code_of_a_repository(folder: Path, tmp_path: Path) -> None:
@@ -342,6 +359,38 @@ def test_the_installed_package_wins_over_the_code_of_a_repository(folder: Path, 
         path.write_text(f"{path.read_text()}\nopen({str(marker)!r}, 'w').close()\n")
     assert type(AutoModelForSequenceClassification.from_pretrained(folder)).__module__.startswith("hf_selfattn.")
     assert not marker.exists()
+
+
+@pytest.mark.slow
+def test_what_the_page_on_the_hub_says(recipe: dict[str, Any], folder: Path, hub: Hub, tmp_path: Path) -> None:
+    page = (ROOT / "docs/hub.md").read_text(encoding="utf-8").replace("USER/MODEL", REPO)
+    blocks = re.findall(r"```(?:bash|python)\n(.*?)```", page, re.DOTALL)
+    by_recipe, by_code, pull, offline, without_package = blocks
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "recipes").symlink_to(ROOT / "recipes")
+    (home / "rows.yaml").write_text(json.dumps(recipe))
+    (home / "answer.py").write_text(pull)
+    shutil.copytree(folder, home / "runs/mine")
+
+    run_with_hub([sys.executable, *by_recipe.split()[1:]], hub, home)
+    assert set(hub.files(REPO)) == {".gitattributes", *files_to_push(home / "runs/mine")}
+    del hub.repos["models", REPO]
+    run_with_hub(by_code, hub, home)
+    assert hub.repos["models", REPO].private and len(hub.history(REPO)) == 2
+
+    run_with_hub(pull, hub, home)
+    seen = len(hub.requests)
+    variable, program, script = offline.split()
+    assert (variable, program) == ("HF_HUB_OFFLINE=1", "python")
+    run_with_hub([sys.executable, script], hub, home, offline=True)
+    assert len(hub.requests) == seen
+    run_with_hub(without_package, hub, tmp_path / "other", package=False)
+
+    options = set(re.findall(r"^\| `(hub_\w+)", page, re.MULTILINE))
+    assert len(options) == 8
+    known = {item.name for kind in (RecipeArguments, TrainingArguments) for item in fields(kind)}
+    assert options <= known
 
 
 def test_files_of_a_result(tmp_path: Path) -> None:
