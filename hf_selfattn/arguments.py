@@ -61,6 +61,9 @@ class RecipeArguments:
         search: search hyper-parameters on the validation split (package optuna): `trials`, `space` and perhaps
             `pruner` (`median` or `hyperband`) and `timeout` in seconds. The best settings are then trained and tested.
         check: report on the data and train nothing.
+        hub_create_pr: with `push_to_hub`, propose the result instead of pushing it to the branch.
+        hub_commit_message: of that push.
+        hub_predictions: push the predictions row by row, too.
         options: options of `transformers.TrainingArguments`.
     """
 
@@ -105,6 +108,9 @@ class RecipeArguments:
     neutral: Literal["drop", "class"] = "drop"
     search: dict[str, Any] = field(default_factory=dict)
     check: bool = False
+    hub_create_pr: bool = False
+    hub_commit_message: str | None = None
+    hub_predictions: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -114,8 +120,18 @@ class RecipeArguments:
             raise ValueError(f"save='adapter' needs tuning='lora'; with tuning={self.tuning!r} there is no adapter.")
 
     def without_places(self) -> dict[str, Any]:
-        """Return what decides the outcome of a run: every argument but the folder that it writes to."""
-        return {name: value for name, value in asdict(self).items() if name not in ("output_dir", "check")}
+        """Return what decides the outcome of a run: every argument but the places that it writes to, and no token."""
+        own = {name: value for name, value in asdict(self).items() if not is_place(name)}
+        return {**own, "options": {name: value for name, value in self.options.items() if not is_place(name)}}
+
+
+def is_place(name: str) -> bool:
+    """Return whether an argument says where the outcome of a run goes, not what it is.
+
+    Args:
+        name: of the argument.
+    """
+    return name in ("output_dir", "check", "push_to_hub") or name.startswith("hub_")
 
 
 @dataclass

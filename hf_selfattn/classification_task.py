@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
@@ -37,6 +38,19 @@ def tokenise_splits(
         tokenizer: the backbone's tokenizer.
     """
     return {name: tokenise(split, tokenizer, data.problem) for name, split in data.splits.items()}
+
+
+def label_counts(data: ClassificationData) -> dict[str, int]:
+    """Return how many training rows have each label; of a regression nothing.
+
+    Args:
+        data: checked data.
+    """
+    if data.problem == "regression":
+        return {}
+    labels = as_references(data.splits["train"]["label"][:], data.problem)
+    one_hot = labels if labels.ndim == 2 else labels[:, None] == np.arange(len(data.label_names))
+    return dict(zip(data.label_names, one_hot.sum(axis=0).astype(int).tolist(), strict=True))
 
 
 def selection_metric(data: ClassificationData) -> str:
@@ -118,6 +132,7 @@ CLASSIFICATION = Task(
     check=report_on_data,
     tokenise=tokenise_splits,
     build_model=build_model,
+    label_counts=label_counts,
     metrics=metric_names,
     selection_metric=selection_metric,
     trainer_options=trainer_options,

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from numpy.typing import NDArray
 
 RESULTS_FILE = "results.json"
 ARGUMENTS_FILE = "arguments.json"
+CARD_FILE = "README.md"
 PACKAGES = ("hf-selfattn", "torch", "transformers", "datasets", "accelerate", "peft", "scikit-learn", "numpy")
 
 
@@ -113,6 +115,20 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }
+
+
+def backbone_record(name: str, revision: str | None = None) -> dict[str, Any]:
+    """Return which backbone a run stands on: a name on the hub and its commit, or the last part of a folder's path.
+
+    Args:
+        name: as the user gave it.
+        revision: branch, tag or commit, as the user gave it.
+    """
+    if Path(name).is_dir():
+        return {"source": "folder", "name": Path(name).resolve().name}
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    commit = Path(found).parent.name if isinstance(found, str) else None
+    return {"source": "hub", "name": name, "revision": revision, "commit": commit}
 
 
 def open_run(output_dir: Path, arguments: Mapping[str, Any]) -> dict[str, Any] | None:

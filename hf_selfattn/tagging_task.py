@@ -8,6 +8,7 @@ entity that goes on, and is answered by the first. So the pipeline and the recip
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,16 @@ def build_tagger(arguments: NerArguments, data: TaggingData, backbone_config: Pr
         arguments.model, **backbone_settings(arguments, backbone_config), **labels, **arguments.heads
     )
     return add_lora(model, "TOKEN_CLS", **arguments.lora) if arguments.tuning == "lora" else model
+
+
+def label_counts(data: TaggingData) -> dict[str, int]:
+    """Return how many entities of each type stand in train.
+
+    Args:
+        data: checked data.
+    """
+    beginnings = Counter(data.label_names[tag] for tags in data.splits["train"]["tags"][:] for tag in tags)
+    return {kind: beginnings[f"B-{kind}"] for kind in data.entity_types}
 
 
 def metric_names(data: TaggingData) -> list[str]:
@@ -292,6 +303,7 @@ TAGGING = Task(
     check=report_on_tags,
     tokenise=tokenise_tags,
     build_model=build_tagger,
+    label_counts=label_counts,
     metrics=metric_names,
     selection_metric=selection_metric,
     trainer_options=trainer_options,

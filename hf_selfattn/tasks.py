@@ -28,6 +28,7 @@ class Task:
         check: arguments to a report on the data.
         tokenise: arguments, data and tokenizer to tokenised splits with the columns `labels` and `length`.
         build_model: arguments, data and the backbone's configuration to the model that trains.
+        label_counts: data to how often each label, or entity of each type, stands in train; empty for numbers.
         metrics: data to the names of the metrics of its validation split.
         selection_metric: data to the one that picks the checkpoint where the user names none.
         trainer_options: arguments, data, `TrainingArguments` and tokenizer to loss, collator and metrics.
@@ -41,6 +42,7 @@ class Task:
     check: Callable[..., dict[str, Any]]
     tokenise: Callable[..., dict[str, Dataset]]
     build_model: Callable[..., Any]
+    label_counts: Callable[..., dict[str, int]]
     metrics: Callable[..., list[str]]
     selection_metric: Callable[..., str]
     trainer_options: Callable[..., dict[str, Any]]

@@ -152,8 +152,13 @@ def training_arguments(arguments: RecipeArguments, data: Any, output_dir: Path) 
         "logging_steps": 0.05,
         "report_to": "none",
         "label_names": ["labels"],
+        "hub_strategy": "end",
     }
-    return TrainingArguments(output_dir=str(output_dir), **{**defaults, **arguments.options})
+    options = {**defaults, **arguments.options}
+    # The result is pushed when it is scored and saved; `Trainer` pushes checkpoints only, and saves its arguments.
+    options["push_to_hub"] = bool(options.get("push_to_hub")) and options["hub_strategy"] != "end"
+    options.pop("hub_token", None)
+    return TrainingArguments(output_dir=str(output_dir), **options)
 
 
 def has_bf16() -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, Trainer, set_seed
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.trainer_utils import get_last_checkpoint
 
 from .adapters import base_model, count_parameters, merge_adapters
@@ -19,22 +20,34 @@ from .card import model_card
 from .data import fingerprint, k_folds
 from .evaluation import plain_model
 from .preparation import open_backbone, say, seed_of
+from .publishing import clear_pushed_checkpoint, logged_in, open_repository, push, push_target
 from .report import summary
-from .results import ARGUMENTS_FILE, RESULTS_FILE, environment, open_run, together, write_json, write_text
+from .results import (
+    ARGUMENTS_FILE,
+    CARD_FILE,
+    RESULTS_FILE,
+    backbone_record,
+    environment,
+    open_run,
+    together,
+    write_json,
+    write_text,
+)
 from .saving import sample_batch, save_adapter, save_model
 from .search import plan_search, search
+from .search_space import SearchPlan
 from .trainer import build_trainer, task_of
 
 # A tokenizer that claims no limit makes pipelines pass a text on whole: the model reads any length.
 NO_LIMIT = int(1e30)
-CARD_FILE = "README.md"
 
 
 def run(arguments: RecipeArguments) -> dict[str, Any]:
     """Carry out a recipe and return its results.
 
     A folder that holds the finished run of the same arguments is read, not trained again; an unfinished one is
-    continued from its newest checkpoint.
+    continued from its newest checkpoint. With `push_to_hub` the result is pushed at the end, trained just now or not;
+    whether it may be is found out first.
 
     Args:
         arguments: the arguments of the recipe.
@@ -43,18 +56,38 @@ def run(arguments: RecipeArguments) -> dict[str, Any]:
         The content of `results.json`.
 
     Raises:
-        ValueError: for data, options or an output folder that cannot be used; nothing is lost.
+        ValueError: for data, options, an output folder or a repository that cannot be used; nothing is lost.
     """
     task = task_of(arguments)
     if arguments.check:
         return task.check(arguments)
     plan = plan_search(arguments)
-    data = task.load(arguments)
-    output_dir = Path(arguments.output_dir)
-    finished = claim(output_dir, arguments)
-    if finished is not None:
-        say(f"{output_dir} holds the finished run of these arguments: nothing to train.\n{summary(finished)}")
-        return finished
+    target = push_target(arguments)
+    with logged_in(target):
+        data = task.load(arguments)
+        output_dir = Path(arguments.output_dir)
+        finished = claim(output_dir, arguments)
+        if target is not None and PartialState().is_main_process:
+            target = open_repository(target)
+        results = finished or train(arguments, plan, data, output_dir)
+        if finished is not None:
+            say(f"{output_dir} holds the finished run of these arguments: nothing to train.\n{summary(finished)}")
+        if target is not None and PartialState().is_main_process:
+            say(f"Pushed to {push(output_dir, target)}")
+        PartialState().wait_for_everyone()
+    return results
+
+
+def train(arguments: RecipeArguments, plan: SearchPlan | None, data: Any, output_dir: Path) -> dict[str, Any]:
+    """Carry out the run, or the runs of several seeds or folds, after a search where one is planned.
+
+    Args:
+        arguments: the arguments of the recipe.
+        plan: of the search, or None.
+        data: checked data.
+        output_dir: folder of the run.
+    """
+    task = task_of(arguments)
     for note in data.notes:
         say(note)
     record = None
@@ -152,6 +185,8 @@ def train_and_evaluate(
     trainer = build_trainer(arguments, data, tokens, model, tokenizer, output_dir)
     if trainer.args.bf16 and trainer.args.device.type == "cpu":
         use_fast_attention(base_model(model))
+    if trainer.args.push_to_hub and trainer.is_world_process_zero():
+        custom_object_save(base_model(model), output_dir)  # `Trainer` pushes a checkpoint without the code it needs
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output_dir)))
     seconds = time.perf_counter() - started
@@ -161,16 +196,22 @@ def train_and_evaluate(
         "task": task.name,
         "label_names": data.label_names,
         "arguments": arguments.without_places(),
+        "backbone": backbone_record(arguments.model, arguments.model_revision),
         "seed": seed_of(arguments),
         "notes": data.notes,
         "parameters": parameters,
         "training": training_record(trainer, seconds),
         "environment": environment(),
-        "train": {"rows": len(data.splits["train"]), "fingerprint": fingerprint(data.splits["train"])},
+        "train": {
+            "rows": len(data.splits["train"]),
+            "fingerprint": fingerprint(data.splits["train"]),
+            "labels": task.label_counts(data),
+        },
         **task.evaluate(arguments, data, tokens, evaluator, output_dir),
         **({"search": search_record} if search_record else {}),
     }
     if trainer.is_world_process_zero():
+        clear_pushed_checkpoint(output_dir)
         save(arguments, plain_model(evaluator), tokenizer, output_dir, tokens["validation"], trainer.data_collator)
         write_text(output_dir / CARD_FILE, model_card(results))
         write_json(output_dir / RESULTS_FILE, results)
@@ -215,6 +256,7 @@ def final_evaluator(trainer: Trainer, merge: bool) -> Trainer:
         eval_strategy="no",
         save_strategy="no",
         load_best_model_at_end=False,
+        push_to_hub=False,
         train_sampling_strategy="random",  # grouping by length reorders evaluation too
     )
     return Trainer(

@@ -117,6 +117,11 @@ def repo_info(request: Request, kind: str, name: str, rev: str | None) -> Any:
     return {**names, "sha": commit.oid, "lastModified": commit.date, "tags": [], "siblings": siblings}
 
 
+def auth_check(request: Request, kind: str, name: str, write: str | None) -> Any:
+    (request.writable if write else request.readable)(kind, name)
+    return {}
+
+
 def tree(request: Request, kind: str, name: str, rev: str, path: str | None) -> Any:
     commit = request.readable(kind, name).find(rev)
     if path and path not in commit.folders():
@@ -300,6 +305,7 @@ ROUTES = [
         ("DELETE", "/api/repos/delete", delete_repo),
         ("POST", "/api/validate-yaml", validate_yaml),
         ("GET", rf"{REPO}(?:/revision/{REV})?", repo_info),
+        ("GET", rf"{REPO}/auth-check(?P<write>/write)?", auth_check),
         ("PUT", rf"{REPO}/settings", change_settings),
         ("GET", rf"{REPO}/tree/{REV}(?:/(?P<path>.+))?", tree),
         ("POST", rf"{REPO}/paths-info/{REV}", paths_info),

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hub_server import run_with_hub
 from hub_state import USER, Hub
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from tiny_models import tiny_text
 
 from hf_selfattn.arguments import build_arguments
@@ -151,6 +153,47 @@ def test_everything_that_belongs_to_a_run_is_shown() -> None:
     assert shown["training time"] == ["1,313 s"] and shown["accelerators"] == ["none"]
 
 
+def test_labels_are_counted() -> None:
+    results = make_results()
+    results["train"] = {"rows": 9876, "fingerprint": "cd34", "labels": {"left": 9000, "right": 876}}
+    card = model_card(results)
+    assert "Trained on 9,876 rows (fingerprint cd34)." in card
+    assert ["0", "left", "9,000"] in cells(card) and ["1", "right", "876"] in cells(card)
+    results["train"]["labels"] = {"PER|x": 12, "LOC": 0}
+    shown = cells(model_card({**results, "label_names": ["O", "B-PER|x", "I-PER|x", "B-LOC", "I-LOC"]}))
+    assert ["PER|x", "12"] in shown and ["LOC", "0"] in shown and ["1", "B-PER|x"] in shown
+    results["train"]["labels"] = {}
+    shown = cells(model_card({**results, "problem": "regression", "label_names": ["valence"]}))
+    assert ["id", "label"] in shown and ["0", "valence"] in shown
+
+
+def test_the_backbone_is_what_the_run_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = "c" * 40
+    hub_name = {"source": "hub", "name": "org/encoder", "revision": None, "commit": commit}
+    (tmp_path / "org/encoder").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)  # a folder of that name appeared later
+    card = model_card({**make_results(), "backbone": hub_name})
+    assert ModelCard(card).data.base_model == "org/encoder" and f"org/encoder (commit {commit}) and reads" in card
+    # A folder whose path looks like a name on the hub, and that is not here.
+    card = model_card({**make_results(model="my/encoder"), "backbone": {"source": "folder", "name": "encoder"}})
+    assert ModelCard(card).data.base_model is None and "my/" not in card and " encoder and reads" in card
+
+
+def test_the_index_is_what_the_hub_understands() -> None:
+    """By the client's own reading of the metadata, errors not ignored, and entries that can be told apart."""
+    results = make_results()
+    results["splits"]["test"]["scores"] |= {"mcc": None, "pearson": score(float("nan"))}
+    for name in (None, "user/my-model"):
+        head = yaml.safe_load(model_card(results, name=name).split("---\n")[1])
+        title, entries = model_index_to_eval_results(head["model-index"])
+        assert title == head["model-index"][0]["name"] and len(entries) == 6
+        assert eval_results_to_model_index(title, entries) == head["model-index"]
+        data = ModelCardData(**head, ignore_metadata_errors=False)
+        assert data.eval_results == entries
+        assert len({(e.unique_identifier, e.metric_name) for e in entries}) == len(entries)
+        assert all(isinstance(e.metric_value, float) for e in entries)
+
+
 def test_calibration_is_shown_where_there_is_any() -> None:
     results = make_results()
     assert "not calibrated" in model_card(results) and "## Calibration" not in model_card(results)
@@ -170,6 +213,8 @@ def test_markup_in_names_is_text() -> None:
     results = make_results(train="<b>`x: y.csv", lora={NASTY[1]: NASTY[2]}, test_files={NASTY[3]: NASTY[4]})
     results["label_names"] = NASTY
     results["calibration"] = {"temperature": 2.0, "thresholds": [0.5] * len(NASTY)}
+    results["train"] = {"rows": 9, "fingerprint": NASTY[0], "labels": dict.fromkeys(NASTY, 1)}
+    results["backbone"] = {"source": "folder", "name": NASTY[0], "commit": NASTY[2]}
     extra = results["splits"]["test"]
     extra["scores"] |= {f"f1/{label}": score(0.5) for label in NASTY}
     results["splits"] = {"validation": extra, NASTY[3]: extra}

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
 from huggingface_hub import ModelCard
 from tiny_models import BACKBONES, tiny_wordpiece
 from transformers import AutoModel, AutoModelForTokenClassification, pipeline
 
 from hf_selfattn.arguments import NerArguments, build_arguments
 from hf_selfattn.data import load_splits, prepare_tagging
+from hf_selfattn.data.tagging import TaggingData
 from hf_selfattn.tag_encoding import encode_split, legal_tags
+from hf_selfattn.tagging_task import label_counts
 from hf_selfattn.training import run
 
 HEADS = {"head_dim": 8, "group_dim": 8, "num_groups": 4, "block_size": 8, "subsequence_stride": 4}
@@ -97,6 +100,7 @@ def test_a_run_is_scored_saved_and_opens(backbone: str, tmp_path: Path, tuning: 
     folder = tmp_path / "run"
     assert results == json.loads((folder / "results.json").read_text())
     assert results["task"] == "token-classification" and results["label_names"] == NAMES
+    assert set(results["train"]["labels"]) == {"LOC", "PER"} and all(results["train"]["labels"].values())
     test = results["splits"]["test"]
     assert test["rows"] == 15 and test["documents"] == 5
     for score in test["scores"].values():
@@ -117,6 +121,12 @@ def test_a_run_is_scored_saved_and_opens(backbone: str, tmp_path: Path, tuning: 
     model = AutoModelForTokenClassification.from_pretrained(folder)
     assert model.config.decoding == decoding and (model.crf is not None) == (decoding == "crf")
     assert run_ner(given) == results
+
+
+def test_entities_of_train_are_counted() -> None:
+    tags = [[NAMES.index(name) for name in row] for row in (["B-LOC", "B-LOC", "I-LOC"], ["O", "B-PER"], [])]
+    data = TaggingData(DatasetDict({"train": Dataset.from_dict({"tags": tags})}), NAMES, ["LOC", "PER"], [])
+    assert label_counts(data) == {"LOC": 2, "PER": 1}
 
 
 @pytest.mark.parametrize("strategy", ["simple", "first"])

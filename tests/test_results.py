@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from hf_selfattn.report import summary
-from hf_selfattn.results import ARGUMENTS_FILE, RESULTS_FILE, environment, open_run, write_json, write_predictions
+from hf_selfattn.results import (
+    ARGUMENTS_FILE,
+    RESULTS_FILE,
+    backbone_record,
+    environment,
+    open_run,
+    write_json,
+    write_predictions,
+)
 
 
 def test_a_finished_run_is_read_and_an_unfinished_one_goes_on(tmp_path: Path) -> None:
@@ -62,6 +70,13 @@ def test_the_environment_names_every_version() -> None:
     record = json.loads(json.dumps(environment()))
     assert set(record["versions"]) >= {"hf-selfattn", "torch", "transformers", "peft"}
     assert all(record["versions"].values()) and record["cores"] >= 1
+
+
+def test_the_backbone_is_a_folder_or_a_name(tmp_path: Path) -> None:
+    (tmp_path / "encoder").mkdir()
+    assert backbone_record(str(tmp_path / "encoder")) == {"source": "folder", "name": "encoder"}
+    unknown = {"source": "hub", "name": "org/encoder-that-nobody-has", "revision": "v1", "commit": None}
+    assert backbone_record("org/encoder-that-nobody-has", "v1") == unknown
 
 
 def test_the_summary_shows_the_baseline_beside_the_model() -> None:

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
 from huggingface_hub import ModelCard
 from tiny_models import tiny_text
 from transformers import AutoModel, AutoModelForSequenceClassification, pipeline
 
 from hf_selfattn.arguments import build_arguments
+from hf_selfattn.classification_task import label_counts
+from hf_selfattn.data import ClassificationData
 from hf_selfattn.modeling.modeling_selfattn import SelfAttnForSequenceClassification
 from hf_selfattn.training import run
 
@@ -67,6 +70,8 @@ def test_a_run_is_scored_saved_and_opens(backbone: str, tmp_path: Path, problem:
     folder = tmp_path / "run"
     assert results == json.loads((folder / "results.json").read_text())
     assert results["problem"] == problem and results["splits"]["test"]["rows"] == 17
+    assert results["backbone"] == {"source": "folder", "name": Path(backbone).name}
+    assert list(results["train"]["labels"]) == ([] if problem == "regression" else results["label_names"])
     for score in results["splits"]["test"]["scores"].values():
         assert score["low"] <= score["value"] <= score["high"]
 
@@ -85,6 +90,20 @@ def test_a_run_is_scored_saved_and_opens(backbone: str, tmp_path: Path, problem:
         else:
             mine = dict(zip(results["label_names"], prediction["output"], strict=True))
             assert mine == pytest.approx(by_label, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("problem", "labels", "expected"),
+    [
+        ("single_label_classification", [0, 2, 2, 0, 0], {"a": 3, "b": 0, "c": 2}),
+        ("ordinal", [1, 1, 2], {"a": 0, "b": 2, "c": 1}),
+        ("multi_label_classification", [[1.0, 0.0, 1.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]], {"a": 1, "b": 0, "c": 2}),
+        ("regression", [0.5, 1.5], {}),
+    ],
+)
+def test_labels_of_train_are_counted(problem: str, labels: list[Any], expected: dict[str, int]) -> None:
+    splits = DatasetDict({"train": Dataset.from_dict({"label": labels})})
+    assert label_counts(ClassificationData(splits, problem, ["a", "b", "c"])) == expected
 
 
 def test_full_tuning_changes_the_backbone_and_lora_freezes_it(backbone: str, tmp_path: Path) -> None:

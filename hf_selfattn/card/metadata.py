@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from .text import is_hub_name, last_part, plain
+from .text import has_hub_form, is_hub_name, last_part, plain
 
 TAGS = ["selfattn", "self-attention", "grouped-attention"]
 TASKS = {"text-classification": "Text classification", "token-classification": "Token classification"}
@@ -33,17 +33,29 @@ def metadata(results: dict[str, Any], title: str) -> ModelCardData:
         title: name of the model.
     """
     given = results["arguments"]
-    backbone, dataset = given["model"], given.get("dataset")
+    dataset = given.get("dataset")
     entries = list(eval_results(results))
     return ModelCardData(
         library_name="transformers",
         pipeline_tag=plain(results["task"]),
-        base_model=backbone if is_hub_name(backbone) else None,
+        base_model=given["model"] if is_backbone_on_hub(results) else None,
         datasets=[dataset] if is_hub_name(dataset) else None,
         tags=TAGS,
         model_name=title if entries else None,
         eval_results=entries or None,
     )
+
+
+def is_backbone_on_hub(results: dict[str, Any]) -> bool:
+    """Return whether the backbone is a name on the hub: as the run recorded it, where it did.
+
+    Args:
+        results: the content of `results.json`.
+    """
+    name = results["arguments"]["model"]
+    if "backbone" in results:
+        return bool(results["backbone"]["source"] == "hub" and has_hub_form(name))
+    return is_hub_name(name)
 
 
 def eval_results(results: dict[str, Any]) -> Iterator[EvalResult]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..metrics import LOWER_IS_BETTER
 from ..report import with_interval
-from .metadata import TASKS, dataset_name, overall
+from .metadata import TASKS, dataset_name, is_backbone_on_hub, overall
 from .text import escape, is_hub_name, last_part, plain, public, table, without_secrets
 
 PROBLEMS = {
@@ -65,9 +65,21 @@ def description(results: dict[str, Any]) -> str:
         trained += SAVED.get(given.get("save", "merged"), "")
     return (
         f"{': '.join(kind)}. The model puts self-attention and grouped-attention heads on the encoder "
-        f"{public(given['model'])} and reads a text of any length whole: nothing is cut. Trained with hf_selfattn: "
+        f"{backbone(results)} and reads a text of any length whole: nothing is cut. Trained with hf_selfattn: "
         f"{trained}; {count['trainable']:,} of {count['all']:,} parameters were trained."
     )
+
+
+def backbone(results: dict[str, Any]) -> str:
+    """Return the name of the backbone, with its commit where it is known.
+
+    Args:
+        results: the content of `results.json`.
+    """
+    name = results["arguments"]["model"]
+    shown = escape(name) if is_backbone_on_hub(results) else escape(last_part(name))
+    commit = results.get("backbone", {}).get("commit")
+    return f"{shown} (commit {escape(commit)})" if commit else shown
 
 
 def usage(results: dict[str, Any], name: str) -> str:
@@ -129,9 +141,15 @@ def labels(results: dict[str, Any]) -> Iterator[str]:
     Args:
         results: the content of `results.json`.
     """
-    names = results["label_names"]
+    names, counts = results["label_names"], results.get("train", {}).get("labels") or {}
     if names:
-        yield f"## Labels\n\n{table(['id', 'label'], [[str(i), escape(label)] for i, label in enumerate(names)])}"
+        by_label = set(counts) == set(names)
+        header = ["id", "label", "rows of train"] if by_label else ["id", "label"]
+        rows = [[str(i), escape(label), *(f"{counts[label]:,}" for _ in header[2:])] for i, label in enumerate(names)]
+        yield f"## Labels\n\n{table(header, rows)}"
+        if counts and not by_label:
+            rows = [[escape(kind), f"{count:,}"] for kind, count in counts.items()]
+            yield table(["entities", "in train"], rows)
     last, split = list(results["splits"].items())[-1]
     by_class: dict[str, dict[str, Any]] = {}
     for metric, value in split["scores"].items():
@@ -191,7 +209,9 @@ def data(results: dict[str, Any]) -> str:
     for name, split in results["splits"].items():
         source = dataset_name(results["arguments"], name)
         rows.append([public(name), escape(source), f"{split['rows']:,}", escape(split["fingerprint"])])
-    return f"## Data\n\nEvaluated on:\n\n{table(['split', 'data', 'rows', 'fingerprint'], rows)}"
+    train = results.get("train")
+    trained = f"Trained on {train['rows']:,} rows (fingerprint {escape(train['fingerprint'])}).\n\n" if train else ""
+    return f"## Data\n\n{trained}Evaluated on:\n\n{table(['split', 'data', 'rows', 'fingerprint'], rows)}"
 
 
 def arguments(results: dict[str, Any]) -> str:
