@@ -27,7 +27,7 @@ from transformers.utils import auto_docstring, can_return_tuple
 from .attention_selfattn import GroupedAttentionHead, HeadsOutput, SelfAttnHeads, SelfAttnLayer
 from .backbone_selfattn import backbone_frame, build_backbone, load_backbone, refuse_decoder
 from .configuration_selfattn import SelfAttnConfig, refuse_unknown_keys
-from .decoding_selfattn import LinearChainCRF
+from .crf_selfattn import LinearChainCRF
 from .outputs_selfattn import SelfAttnClassifierOutput, SelfAttnModelOutput, without_features
 from .pooling_selfattn import ClassQueryClassifier, build_sequence_classifier
 from .subsequences_selfattn import (
