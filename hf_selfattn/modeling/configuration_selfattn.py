@@ -140,8 +140,9 @@ class SelfAttnConfig(PreTrainedConfig):
     decoding (`"argmax"`, `"viterbi"` or `"crf"`, *optional*, defaults to `"viterbi"`):
         How a token classifier answers: each token for itself, the best legal sequence of tags (for labels that are
         IOB2 or BIOES tags; for others all is legal), or a linear-chain CRF, which is trained.
-    word_pooling (`"first"` or `"mean"`, *optional*, defaults to `"mean"`):
-        How a token classifier makes one feature of a word's tokens: the first one's, or the mean of all.
+    word_pooling (`"first"`, `"mean"` or `"attention"`, *optional*, defaults to `"mean"`):
+        How a token classifier makes one feature of a word's tokens: the first one's, the mean of all, or their mean
+        with learned weights, which start equal.
     auto_map (`dict`, *optional*):
         Written by the class itself: where the code that travels with a checkpoint defines its classes.
     """
@@ -185,7 +186,7 @@ class SelfAttnConfig(PreTrainedConfig):
     thresholds: list[float] | None = None
     top_one_if_none: bool = True
     decoding: Literal["argmax", "viterbi", "crf"] = "viterbi"
-    word_pooling: Literal["first", "mean"] = "mean"
+    word_pooling: Literal["first", "mean", "attention"] = "mean"
     auto_map: dict[str, str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
