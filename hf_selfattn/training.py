@@ -255,7 +255,7 @@ def build_trainer(
         eval_dataset=tokens["validation"],
         processing_class=tokenizer,
         callbacks=callbacks,
-        **task_of(arguments).trainer_options(arguments, data, options, tokenizer),
+        **task_of(arguments).trainer_options(arguments, data, tokens, options, tokenizer),
     )
 
 
