@@ -80,7 +80,7 @@ def build_trainer(
         eval_dataset=tokens["validation"],
         processing_class=tokenizer,
         callbacks=callbacks,
-        **task_of(arguments).trainer_options(arguments, data, options, tokenizer),
+        **task_of(arguments).trainer_options(arguments, data, tokens, options, tokenizer),
     )
     if arguments.standardise:
         standardise_features(model, some_rows(train, tokenizer, options.seed), trainer.data_collator)
