@@ -291,6 +291,8 @@ class SelfAttnHeads(nn.Module):
     It is one module with one `forward`, so PEFT can train and save it whole (`modules_to_save`).
     """
 
+    weight = None  # when PEFT merges, it reads the `weight` of each module that it saved, even of one that has none
+
     def __init__(self, config: SelfAttnConfig):
         super().__init__()
         self.config = config
