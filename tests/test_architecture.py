@@ -22,7 +22,7 @@ FLOORS = (
     {"modeling"},
     {"data", "metrics", "baselines", "attention_cpu", "sampling"},
     {"tasks", "tag_encoding", "adapters", "arguments", "sentiment", "features", "results", "report", "card"},
-    {"evaluation", "saving", "losses", "optimizer", "preparation"},
+    {"peft_methods", "evaluation", "saving", "losses", "optimizer", "preparation"},
     {"classification_task", "tagging_task"},
     {"training"},
 )
