@@ -242,6 +242,7 @@ def test_code_of_the_page_on_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
     assert type(names["merged"]) is SelfAttnForSequenceClassification
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("imports", "works"),
     [
