@@ -12,24 +12,12 @@ from transformers import PreTrainedModel
 from .modeling import modeling_selfattn
 from .modeling.adapter_selfattn import HUB_OPTIONS, carries_adapter
 from .modeling.configuration_selfattn import SelfAttnConfig
+from .modeling.peft_selfattn import LORA_TARGETS, register_adapter_targets
 
 # Modules that are trained and saved in full, where the model has them.
 HEAD_MODULES = ("heads", "word_pooling", "classifier", "crf")
 
-# The layers that get adapters in each backbone family, by the last part of their names: the projections of queries and
-# values, as in the paper. On a CPU adapters on every linear layer cost half a step more.
-LORA_TARGETS = {
-    "albert": ["query", "value"],
-    "bert": ["query", "value"],
-    "camembert": ["query", "value"],
-    "deberta-v2": ["query_proj", "value_proj"],
-    "distilbert": ["q_lin", "v_lin"],
-    "electra": ["query", "value"],
-    "modernbert": ["Wqkv"],
-    "mpnet": ["q", "v"],
-    "roberta": ["query", "value"],
-    "xlm-roberta": ["query", "value"],
-}
+register_adapter_targets()
 
 
 def lora_config(model: PreTrainedModel, task_type: str, **options: Any) -> LoraConfig:

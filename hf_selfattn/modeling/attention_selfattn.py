@@ -63,6 +63,25 @@ class HeadsOutput:
     summary_attentions: tuple[Tensor, ...]
     fusion_weights: tuple[Tensor, ...]
 
+    def as_fields(self, inverse_BN: Tensor | None) -> dict[str, tuple[Tensor, ...]]:
+        """Return the fields that a model's output takes over, their tokens in the order of the input.
+
+        Args:
+            inverse_BN: the place of each token of the input, or None where the order is the same.
+        """
+        per_token = {
+            "group_ids": self.group_ids,
+            "group_probs": self.group_probs,
+            "summary_attentions": self.summary_attentions,
+        }
+        if inverse_BN is not None:
+            for name, layers in per_token.items():
+                per_token[name] = tuple(
+                    layer.take_along_dim(inverse_BN[:, None] if layer.dim() == 3 else inverse_BN[:, None, :, None], 2)
+                    for layer in layers
+                )
+        return {**per_token, "fusion_weights": self.fusion_weights}
+
 
 def eager_attention_forward(
     module: nn.Module,
@@ -294,6 +313,8 @@ class SelfAttnHeads(nn.Module):
 
     It is one module with one `forward`, so PEFT can train and save it whole (`modules_to_save`).
     """
+
+    weight = None  # when PEFT merges, it reads the `weight` of each module that it saved, even of one that has none
 
     def __init__(self, config: SelfAttnConfig):
         super().__init__()

@@ -55,6 +55,8 @@ class LinearChainCRF(nn.Module):
     legal_end: Tensor
     continuation: Tensor
 
+    weight = None  # when PEFT merges, it reads the `weight` of each module that it saved, even of one that has none
+
     def __init__(self, label_names: list[str]) -> None:
         super().__init__()
         C = len(label_names)

@@ -19,16 +19,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, Cache, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import auto_docstring, can_return_tuple
 
 from .adapter_selfattn import adapter_subfolder, carries_adapter, open_adapter_checkpoint, save_adapter_checkpoint
-from .attention_selfattn import GroupedAttentionHead, HeadsOutput, SelfAttnHeads, SelfAttnLayer
+from .attention_selfattn import GroupedAttentionHead, SelfAttnHeads, SelfAttnLayer
 from .backbone_selfattn import attach_backbone, backbone_frame, backbone_source, build_backbone, refuse_decoder
 from .configuration_selfattn import SelfAttnConfig, check_backbone_name, refuse_unknown_keys
 from .crf_selfattn import LinearChainCRF
 from .outputs_selfattn import SelfAttnClassifierOutput, SelfAttnModelOutput, mean_loss, without_features
+from .past_selfattn import mask_of_tokens, past_length, past_of_rows, past_options
+from .peft_selfattn import register_adapter_targets
 from .pooling_selfattn import ClassQueryClassifier, build_sequence_classifier
 from .subsequences_selfattn import (
     Subsequences,
@@ -62,6 +64,7 @@ class SelfAttnPreTrainedModel(PreTrainedModel):
         if options:
             raise ValueError(f"Set {sorted(options)} in the configuration itself, which was given as an object.")
         super().__init__(config)
+        register_adapter_targets()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -185,6 +188,7 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor] | SelfAttnModelOutput:
         if (input_ids is None) == (inputs_embeds is None):
@@ -195,7 +199,7 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
             raise ValueError("The input has no tokens. Give each row at least one, if only padding.")
         types = token_type_ids if self.reads_token_types else None
 
-        mask_BT = real_tokens(attention_mask, values)
+        mask_BT = real_tokens(mask_of_tokens(attention_mask, values, past_key_values), values)
         inverse_BT, lengths_B = None, None
         if mask_BT is not None:
             if not is_right_padded(mask_BT):
@@ -204,10 +208,10 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
                 types = None if types is None else types.gather(1, order_BT)
             lengths_B = mask_BT.sum(dim=1)
 
-        if values.shape[1] <= self.window:
-            hidden_states, attentions = self._read(values, mask_BT, types, **want)
+        if values.shape[1] <= self.window - past_length(past_key_values):
+            hidden_states, attentions = self._read(values, mask_BT, types, past_key_values, **want)
         else:
-            hidden_states, attentions = self._read_in_windows(values, lengths_B, types, **want)
+            hidden_states, attentions = self._read_in_windows(values, lengths_B, types, past_key_values, **want)
         heads = self.heads(hidden_states[-self.config.num_mixed_layers :], lengths_B, want["output_attentions"])
 
         features = heads.features
@@ -218,7 +222,7 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
             last_hidden_state=features,
             hidden_states=hidden_states if want["output_hidden_states"] else None,
             attentions=attentions,
-            **self._head_outputs(heads, inverse_BT) if want["output_attentions"] else {},
+            **heads.as_fields(inverse_BT) if want["output_attentions"] else {},
         )
 
     def _wanted_outputs(self, kwargs: dict[str, Any]) -> dict[str, bool]:
@@ -245,15 +249,18 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
         values: Tensor,
         mask_BT: Tensor | None,
         types: Tensor | None,
+        past_key_values: Cache | None,
         output_attentions: bool,
         output_hidden_states: bool,
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None]:
         """Run the backbone; return its hidden states (only the last one where no more are needed) and attentions."""
         every_layer = output_hidden_states or self.config.num_mixed_layers > 1
-        options = {} if types is None else {"token_type_ids": types}
-        options["input_ids" if values.dim() == 2 else "inputs_embeds"] = values
+        options: dict[str, Any] = {"input_ids" if values.dim() == 2 else "inputs_embeds": values}
+        options |= {"attention_mask": None if mask_BT is None else mask_BT.long()}
+        options |= {} if types is None else {"token_type_ids": types}
+        if past_key_values is not None:
+            options |= past_options(self.backbone, past_key_values, mask_BT, values)
         outputs = self.backbone(
-            attention_mask=None if mask_BT is None else mask_BT.long(),
             output_attentions=output_attentions,
             output_hidden_states=every_layer,
             return_dict=True,
@@ -263,16 +270,15 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
         return hidden_states, outputs.attentions if output_attentions else None
 
     def _read_in_windows(
-        self, values: Tensor, lengths_B: Tensor | None, types: Tensor | None, **want: bool
+        self, values: Tensor, lengths_B: Tensor | None, types: Tensor | None, past: Cache | None, **want: bool
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None]:
         """Split right-padded rows into windows, run the backbone on them and merge its hidden states."""
         B, T = values.shape[:2]
         if lengths_B is None:
             lengths_B = torch.full((B,), T, device=values.device)
-        windows = self._plan_windows(values, lengths_B)
+        windows = self._plan_windows(values, lengths_B, self.window - past_length(past))
         S, W = windows.mask_BSW.shape[1:]
-        padding = self.config.pad_token_id or 0
-        mask = windows.mask_BSW.flatten(0, 1)
+        mask, padding = windows.mask_BSW.flatten(0, 1), self.config.pad_token_id or 0
         window_values = fill_windows(values, windows.source_BSW, windows.mask_BSW, padding).flatten(0, 1)
         window_types = None
         if types is not None:
@@ -285,14 +291,15 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
             window_types = None if window_types is None else window_types[used]
         else:
             mask = mask | (~mask.any(dim=1, keepdim=True) & (torch.arange(W, device=mask.device) == 0))
-        hidden_states, attentions = self._read(window_values, mask, window_types, **want)
+        past = past_of_rows(past, (torch.arange(B * S, device=mask.device) if used is None else used) // S)
+        hidden_states, attentions = self._read(window_values, mask, window_types, past, **want)
         if used is not None:
             hidden_states = tuple(
                 layer.new_zeros(B * S, *layer.shape[1:]).index_copy(0, used, layer) for layer in hidden_states
             )
         return tuple(merge(layer.unflatten(0, (B, S)), windows) for layer in hidden_states), attentions
 
-    def _plan_windows(self, values: Tensor, lengths_B: Tensor) -> Subsequences:
+    def _plan_windows(self, values: Tensor, lengths_B: Tensor, window: int) -> Subsequences:
         config = self.config
         num_prefix, num_suffix = len(config.prefix_token_ids), len(config.suffix_token_ids)
         if values.dim() == 2:
@@ -304,7 +311,7 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
         windows = split(
             lengths_B,
             values.shape[1],
-            self.window,
+            window,
             cast(int, config.subsequence_stride),
             num_prefix,
             num_suffix,
@@ -312,21 +319,6 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
             has_suffix,
         )
         return windows if torch.compiler.is_compiling() else windows.trim()
-
-    def _head_outputs(self, heads: HeadsOutput, inverse_BT: Tensor | None) -> dict[str, tuple[Tensor, ...]]:
-        """Return the named fields of the heads, their tokens in the order of the input."""
-        per_token = {
-            "group_ids": heads.group_ids,
-            "group_probs": heads.group_probs,
-            "summary_attentions": heads.summary_attentions,
-        }
-        if inverse_BT is not None:
-            for name, layers in per_token.items():
-                per_token[name] = tuple(
-                    layer.take_along_dim(inverse_BT[:, None] if layer.dim() == 3 else inverse_BT[:, None, :, None], 2)
-                    for layer in layers
-                )
-        return {**per_token, "fusion_weights": heads.fusion_weights}
 
 
 @auto_docstring
@@ -346,6 +338,7 @@ class SelfAttnForSequenceClassification(SelfAttnPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
@@ -357,7 +350,9 @@ class SelfAttnForSequenceClassification(SelfAttnPreTrainedModel):
         num_items_in_batch (`torch.Tensor` or `int`, *optional*):
             Number of labels that share one update, as `Trainer` counts them.
         """
-        outputs = self.model(input_ids, attention_mask, token_type_ids, inputs_embeds, return_dict=True, **kwargs)
+        inputs = (input_ids, attention_mask, token_type_ids, inputs_embeds, past_key_values)
+        outputs = self.model(*inputs, return_dict=True, **kwargs)
+        attention_mask = mask_of_tokens(attention_mask, outputs.last_hidden_state, past_key_values)
         logits = self.classifier(outputs.last_hidden_state, attention_mask) / self.config.temperature
         loss = None if labels is None else self._loss(logits.float(), labels, num_items_in_batch)
         return SelfAttnClassifierOutput(loss=loss, logits=logits, **without_features(outputs))
@@ -451,6 +446,7 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
         word_starts: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
@@ -470,8 +466,10 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
         logarithms of marginal probabilities over the legal sequences. In training mode, or where the model is
         compiled or exported, they are the scores of the labels before decoding.
         """
-        outputs = self.model(input_ids, attention_mask, token_type_ids, inputs_embeds, return_dict=True, **kwargs)
+        inputs = (input_ids, attention_mask, token_type_ids, inputs_embeds, past_key_values)
+        outputs = self.model(*inputs, return_dict=True, **kwargs)
         values = cast(Tensor, input_ids if inputs_embeds is None else inputs_embeds)
+        attention_mask = mask_of_tokens(attention_mask, values, past_key_values)
         special = [*self.config.prefix_token_ids, *self.config.suffix_token_ids]
         words = find_words(values, attention_mask, special, self.continues_word, word_starts)
         features = self.word_pooling(outputs.last_hidden_state, words)

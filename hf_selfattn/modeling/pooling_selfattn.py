@@ -53,6 +53,8 @@ class PooledClassifier(nn.Module):
     Shape: (B, N, D) -> (B, C).
     """
 
+    weight = None  # when PEFT merges, it reads the `weight` of each module that it saved, even of one that has none
+
     def __init__(self, config: SelfAttnConfig):
         super().__init__()
         self.config = config
@@ -74,6 +76,8 @@ class ClassQueryClassifier(nn.Module):
 
     Shape: (B, N, D) -> (B, C).
     """
+
+    weight = None  # when PEFT merges, it reads the `weight` of each module that it saved, even of one that has none
 
     def __init__(self, config: SelfAttnConfig):
         super().__init__()

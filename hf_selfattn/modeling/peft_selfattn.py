@@ -1,0 +1,67 @@
+# Copyright 2026 The hf_selfattn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Where the methods of PEFT put their adapters in each family of backbones, by the last parts of the layers' names."""
+
+import re
+import sys
+
+# The projections of queries and values, as in the LoRA paper (Hu et al., 2021).
+LORA_TARGETS = {
+    "albert": ["query", "value"],
+    "bert": ["query", "value"],
+    "camembert": ["query", "value"],
+    "deberta-v2": ["query_proj", "value_proj"],
+    "distilbert": ["q_lin", "v_lin"],
+    "electra": ["query", "value"],
+    "modernbert": ["Wqkv"],
+    "mpnet": ["q", "v"],
+    "roberta": ["query", "value"],
+    "xlm-roberta": ["query", "value"],
+}
+
+# The projections of keys and values and the last layer of each feed-forward block, as in the IA3 paper (Liu et al.,
+# 2022). As in PEFT's own presets, `output.dense` is also the output of attention where that has the same name.
+FEEDFORWARD_TARGETS = ["output.dense", "ffn_output", "lin2", "mlp.Wo"]
+IA3_TARGETS = ["key", "value", "key_proj", "value_proj", "k_lin", "v_lin", "k", "v", "Wqkv", *FEEDFORWARD_TARGETS]
+
+# The layer normalisations of the backbone (Zhao et al., 2024). ModernBERT's `attn_norm` is missing in its first layer.
+NORM_TARGETS = [
+    *("LayerNorm", "full_layer_layer_norm", "sa_layer_norm", "output_layer_norm"),
+    *("embeddings.norm", "mlp_norm", "final_norm"),
+]
+
+# The projections of values, whose bias BEFT trains; ModernBERT has none.
+VALUE_TARGETS = ["value", "value_proj", "v_lin", "v"]
+
+
+def register_adapter_targets() -> None:
+    """Tell PEFT, where it is imported, which layers of our models get adapters if the user names none.
+
+    PEFT has one table per method and one row per `model_type`. Ours stands for every family, so its row holds the
+    names of all of them: in each backbone those that it has are found.
+    """
+    constants = sys.modules.get("peft.utils.constants")
+    if constants is None:
+        return
+    every_family = sorted({name for names in LORA_TARGETS.values() for name in names})
+    special = {
+        "BEFT_TARGET": VALUE_TARGETS,
+        "IA3_FEEDFORWARD": FEEDFORWARD_TARGETS,
+        "IA3_TARGET": IA3_TARGETS,
+        "LNTUNING_TARGET": NORM_TARGETS,
+    }
+    for name, table in vars(constants).items():
+        method = re.fullmatch("TRANSFORMERS_MODELS_TO_(.+)_MODULES_MAPPING", name)
+        if method and ("bert" in table or method[1] in special):
+            table.setdefault("selfattn", special.get(method[1], every_family))
