@@ -105,17 +105,3 @@ def without_features(outputs: SelfAttnModelOutput) -> dict[str, Any]:
         outputs: output of the base model.
     """
     return {name: value for name, value in outputs.items() if name != "last_hidden_state"}
-
-
-def mean_loss(losses: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
-    """Return the mean of losses, over the whole batch where gradients are accumulated or several processes train.
-
-    Args:
-        losses: one loss per label, 0 where the label is -100.
-        labels: the labels, -100 where there is none.
-        num_items_in_batch: labels of all the steps and processes that share one update, as `Trainer` counts them,
-            or None for those at hand.
-    """
-    if num_items_in_batch is None:
-        return losses.sum() / (labels != -100).sum().clamp(min=1)
-    return losses.sum() / num_items_in_batch
