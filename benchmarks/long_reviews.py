@@ -1,11 +1,11 @@
 """Does reading a long review whole pay? `python benchmarks/long_reviews.py [MODEL/SPLIT …]` trains what is missing.
 
 Models for each fixed split, all the first four layers of MiniLM (see LOG.md) with heads and LoRA, the same rows,
-epochs and options: trained on 512 random tokens of each text (others in every epoch), on the first 512, on whole texts.
-Each reads the test texts in four ways: whole, their first 512 tokens, 512 at a random place, and the mean of the
-probabilities of all windows of 512. TF-IDF reads them whole. A paired test draws reviews, each with all the splits that
-test it. The predictions stand beside the scores in `benchmarks/results/long_reviews.json`; a run without arguments
-compares whatever is there.
+epochs and options: trained on 512 random tokens of each text (others in every epoch), on the first 512, on whole
+texts. Each reads the test texts in four ways: whole, their first 512 tokens, 512 at a random place, and the mean of
+the probabilities of all windows of 512. TF-IDF reads them whole. A paired test draws reviews, each with all the
+splits that test it. The predictions stand beside the scores in `benchmarks/results/long_reviews.json`; a run without
+arguments compares whatever is there.
 """
 
 from __future__ import annotations
