@@ -13,8 +13,9 @@ demo: $(VENV)/demo  ## install, train a sentiment classifier on real reviews, le
 	$(BIN)/python benchmarks/fetch.py minilm vader
 	$(BIN)/python recipes/demo.py
 
-test: $(VENV)/test  ## install what the tests need and run them all
-	$(BIN)/python -m pytest
+test: $(VENV)/test  ## install what the tests need and run them all, a file at a time on each of two cores
+	$(BIN)/python benchmarks/fetch.py minilm vader conll2003
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 fast: $(VENV)/test  ## run the tests that need no real data
 	$(BIN)/python -m pytest -m "not slow"

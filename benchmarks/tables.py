@@ -16,6 +16,25 @@ BEGIN, END = "<!-- results -->\n", "<!-- /results -->\n"
 SHOWN = {
     "bbc-lora": ("BBC News, 5 topics", "test", "accuracy"),
     "r8-lora": ("Reuters R8, 8 topics", "test", "macro_f1"),
+    "movies-polarity": ("VADER movies, polarity of sentences", "test", "accuracy"),
+}
+
+
+# The rows of `long_reviews.json` and `conll2003.json`.
+READINGS = {
+    "random/first": "the same model on the first 512 tokens",
+    "random/random": "the same model on 512 random tokens",
+    "random/windows": "the same model, mean over windows of 512",
+    "first/first": "trained and read on the first 512 tokens",
+    "tfidf/whole": "TF-IDF with logistic regression, whole",
+}
+TAGGERS = {
+    "stock-full-2e-4": "stock `AutoModelForTokenClassification`, full",
+    "stock-lora": "stock, LoRA",
+    "sentence-full-2e-4": "ours, sentence, full",
+    "document-lora": "ours, document, LoRA",
+    "document-full-2e-4": "ours, document, full, Viterbi",
+    "document-crf-full-2e-4": "ours, document, full, CRF",
 }
 
 
@@ -38,6 +57,33 @@ def scores_table() -> list[str]:
             f"| [{title}](benchmarks/results/{name}.json) | {metric} | {ours['mean']:.3f} ± {ours['sd']:.3f} "
             f"| {sum(theirs) / len(theirs):.3f} | {len(runs)} | {minutes:.0f} |"
         )
+    return lines
+
+
+def reviews_table() -> list[str]:
+    """Rows of the ways to read long reviews: mean accuracy, and what the whole reading of ours gains."""
+    record = read_json(HERE / "results" / "long_reviews.json")
+    lines = ["| long movie reviews, read | accuracy | ours gains | p |", "|---|---|---|---|"]
+    ours, others = "random/whole", [test for test in record["comparisons"] if test["ours"] == "random/whole"]
+    value = others[-1]["value_a"]
+    lines.append(f"| [whole](benchmarks/results/long_reviews.json), trained on random excerpts (ours) | {value:.3f} | | |")
+    for test in others:
+        interval = f"{test['difference']:+.3f} [{test['low']:+.3f}, {test['high']:+.3f}]"
+        lines.append(f"| {READINGS[test['theirs']]} | {test['value_b']:.3f} | {interval} | {test['p_value']:.3f} |")
+    return lines if ours else []
+
+
+def tagger_table() -> list[str]:
+    """Rows of the taggers of CoNLL-2003, each over its seeds."""
+    runs: dict[str, list[Any]] = {}
+    for name, run in read_json(HERE / "results" / "conll2003.json")["runs"].items():
+        runs.setdefault(name.split("-seed-")[0], []).append(run)
+    lines = ["| CoNLL-2003, MiniLM, test F1 | mean | runs | training, minutes each |", "|---|---|---|---|"]
+    for name, title in TAGGERS.items():
+        if name in runs:
+            scores = [run["splits"]["test"]["scores"]["f1"]["value"] for run in runs[name]]
+            minutes = sum(run["training"]["seconds"] for run in runs[name]) / len(scores) / 60
+            lines.append(f"| {title} | {sum(scores) / len(scores):.3f} | {len(scores)} | {minutes:.0f} |")
     return lines
 
 

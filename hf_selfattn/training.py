@@ -257,6 +257,8 @@ def final_evaluator(trainer: Trainer, merge: bool) -> Trainer:
         save_strategy="no",
         load_best_model_at_end=False,
         push_to_hub=False,
+        bf16=False,  # the answers scored are those that the saved model gives
+        fp16=False,
         train_sampling_strategy="random",  # grouping by length reorders evaluation too
     )
     return Trainer(

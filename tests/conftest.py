@@ -5,6 +5,7 @@ import os
 # Read once by huggingface_hub when it is imported: no test reaches a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMP_NUM_THREADS"] = "1"  # several processes share the cores; threads of theirs would wait for each other
 
 from collections.abc import Iterator  # noqa: E402
 
