@@ -11,14 +11,16 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Legal tag sequences: Viterbi decoding, the linear-chain CRF and the confidence of entities, as functions of tensors.
+"""Legal tag sequences: Viterbi decoding, the likelihood of a linear-chain CRF and the confidence of entities.
 
 Every function takes the scores of the tags at each word and three tables: which tag may start a row, follow another,
 and end a row. A table is boolean (legal or not, all legal ones alike) or holds scores (a CRF's). Positions where the
 mask is False are no words: they take no part, and the words on both sides of them are neighbours.
 
 Each function is one loop over the positions with (B, C, C) steps: an associative scan of (C, C) products needs only
-O(log N) steps but C times the work, and is slower for all but a single long row with few tags.
+O(log N) steps but C times the work, and is slower for all but a single long row with few tags. Two things spare most
+of it in inference: a row whose best labels are legal as they are needs no Viterbi, and marginals are a loop of matrix
+products of probabilities, forwards and backwards at once.
 
 Shape suffixes: B rows, N positions, C tags.
 """
@@ -26,16 +28,16 @@ Shape suffixes: B rows, N positions, C tags.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from .subsequences_selfattn import gather_tokens, right_pad_order
 
 ILLEGAL = -1e9  # finite, so that differences and gradients stay finite; exp(ILLEGAL) is 0 in every precision
+LOWEST = -300.0  # logarithm of the least share of a word's best label that marginals tell from others, in float64
 IGNORED = -100  # the label of a position that is no word, as in `torch.nn.functional.cross_entropy`
 TAG = re.compile(r"O|([BIMELSU])(?:-(.+))?")
 
@@ -161,8 +163,25 @@ def viterbi_decode(scores_BNC: Tensor, mask_BN: Tensor, start: Tensor, transitio
         ValueError: if the shapes do not fit.
     """
     rows = right_padded(scores_BNC, mask_BN, start, transitions, end)
+    only_legality = all(table.dtype == torch.bool for table in (start, transitions, end))
+    if only_legality and not torch.compiler.is_compiling():
+        path_BN = rows.scores_BNC.argmax(dim=2)  # the best sequence of all, wherever it is legal
+        broken_B = illegal_words(path_BN, rows.mask_BN, start, transitions, end).any(dim=1)
+        if broken_B.any():
+            path_BN[broken_B] = best_paths(rows.select(broken_B))
+    else:
+        path_BN = best_paths(rows)
+    return path_BN.gather(1, rows.inverse_BN).masked_fill(~mask_BN, IGNORED)
+
+
+def best_paths(rows: RightPaddedRows) -> Tensor:
+    """Return (B, N) the labels of the best sequence of each row, any label after its last word.
+
+    Args:
+        rows: scores, words at the front, and tables.
+    """
     best_BC = rows.start + rows.scores_BNC[:, 0]
-    same_C = torch.arange(scores_BNC.shape[2], device=scores_BNC.device)
+    same_C = torch.arange(best_BC.shape[1], device=best_BC.device)
     previous = []
     for scores_BC, word_B1 in rows.later_words():
         best_BC = best_BC - best_BC.amax(dim=1, keepdim=True)  # small numbers keep the precision of long rows
@@ -172,7 +191,7 @@ def viterbi_decode(scores_BNC: Tensor, mask_BN: Tensor, start: Tensor, transitio
     path = [(best_BC + rows.end).argmax(dim=1, keepdim=True)]
     for previous_BC in reversed(previous):
         path.append(previous_BC.gather(1, path[-1]))
-    return torch.cat(path[::-1], dim=1).gather(1, rows.inverse_BN).masked_fill(~mask_BN, IGNORED)
+    return torch.cat(path[::-1], dim=1)
 
 
 def log_partition(scores_BNC: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor) -> Tensor:
@@ -218,8 +237,33 @@ def marginals(scores_BNC: Tensor, mask_BN: Tensor, start: Tensor, transitions: T
     Args and errors: as in `viterbi_decode`.
     """
     rows = right_padded(scores_BNC, mask_BN, start, transitions, end)
-    probs_BNC = F.softmax(forward_scores(rows)[0] + backward_scores(rows), dim=2)
-    return gather_tokens(probs_BNC.masked_fill(~rows.mask_BN[..., None], 0), rows.inverse_BN)
+    scores_BNC = rows.scores_BNC.double()
+    scores_BNC = (scores_BNC - scores_BNC.amax(dim=2, keepdim=True)).clamp(min=LOWEST).exp()
+    position_N = torch.arange(scores_BNC.shape[1], device=scores_BNC.device)
+    turned_BN = (rows.mask_BN.sum(dim=1, keepdim=True) - 1 - position_N).clamp(
+        min=0
+    )  # from the last word to the first
+    both_2BNC = torch.stack([scores_BNC, gather_tokens(scores_BNC, turned_BN)])
+    steps_2CC = torch.stack([as_factors(rows.transitions), as_factors(rows.transitions).t()])
+    probs_2BC = torch.stack([as_factors(rows.start), as_factors(rows.end)])[:, None] * both_2BNC[:, :, 0]
+    so_far = [probs_2BC / probs_2BC.sum(dim=2, keepdim=True)]
+    for factors_2BC in both_2BNC.unbind(2)[1:]:
+        probs_2BC = torch.bmm(so_far[-1], steps_2CC) * factors_2BC
+        so_far.append(probs_2BC / probs_2BC.sum(dim=2, keepdim=True))
+    before_BNC, after_BNC = torch.stack(so_far, dim=2)
+    probs_BNC = before_BNC * gather_tokens(after_BNC, turned_BN) / scores_BNC  # a word's own score counts once
+    probs_BNC = probs_BNC / probs_BNC.sum(dim=2, keepdim=True)
+    probs_BNC = probs_BNC.to(rows.scores_BNC.dtype).masked_fill(~rows.mask_BN[..., None], 0)
+    return gather_tokens(probs_BNC, rows.inverse_BN)
+
+
+def as_factors(table: Tensor) -> Tensor:
+    """Return exp(score) of a table in float64, the largest 1.
+
+    Args:
+        table: scores.
+    """
+    return (table - table.max()).double().exp()
 
 
 def span_log_probability(
@@ -286,6 +330,15 @@ class RightPaddedRows(NamedTuple):
     end: Tensor
     order_BN: Tensor
     inverse_BN: Tensor
+
+    def select(self, rows_B: Tensor) -> RightPaddedRows:
+        """Return some of the rows.
+
+        Args:
+            rows_B: True at those to keep.
+        """
+        per_row = ("scores_BNC", "mask_BN", "order_BN", "inverse_BN")
+        return self._replace(**{name: getattr(self, name)[rows_B] for name in per_row})
 
     def later_words(self) -> list[tuple[Tensor, Tensor]]:
         """Return, for each position but the first, its (B, C) scores and (B, 1) whether it is a word."""
@@ -372,106 +425,3 @@ def path_terms(rows: RightPaddedRows, labels_BN: Tensor) -> Tensor:
     steps = torch.cat([rows.start[labels[:, :1]], rows.transitions[labels[:, :-1], labels[:, 1:]]], dim=1)
     terms = steps + pick(rows.scores_BNC, labels) + rows.end[labels].masked_fill(~is_last, 0)
     return terms.masked_fill(~words, 0)
-
-
-class LinearChainCRF(nn.Module):
-    """Learned scores of each transition on top of the legal ones (Lafferty et al., 2001).
-
-    The parameters are allocated only: `reset` fills them with 0, which gives the legal-transition model. The buffers
-    are not saved: they are `transition_mask` and `entity_continuation` of the label names, in this order.
-
-    Args:
-        label_names: the C names in the order of the labels.
-
-    Raises:
-        ValueError: if there are no labels.
-    """
-
-    legal_start: Tensor
-    legal_transitions: Tensor
-    legal_end: Tensor
-    continuation: Tensor
-
-    def __init__(self, label_names: list[str]) -> None:
-        super().__init__()
-        C = len(label_names)
-        self.label_names = list(label_names)
-        self.start_scores = nn.Parameter(torch.empty(C))
-        self.transition_scores = nn.Parameter(torch.empty(C, C))
-        self.end_scores = nn.Parameter(torch.empty(C))
-        for name, table in zip(("start", "transitions", "end"), transition_mask(label_names), strict=True):
-            self.register_buffer(f"legal_{name}", table, persistent=False)
-        self.register_buffer("continuation", entity_continuation(label_names), persistent=False)
-
-    def reset(self, zero: Callable[[Tensor], Any], copy: Callable[[Tensor, Tensor], Any]) -> None:
-        """Fill parameters and buffers, where they were allocated only.
-
-        Args:
-            zero: fills a parameter with 0.
-            copy: fills the first tensor with the second.
-        """
-        for parameter in self.parameters():
-            zero(parameter)
-        for name, table in zip(("start", "transitions", "end"), transition_mask(self.label_names), strict=True):
-            copy(getattr(self, f"legal_{name}"), table)
-        copy(self.continuation, entity_continuation(self.label_names))
-
-    def forward(self, scores_BNC: Tensor, labels_BN: Tensor, mask_BN: Tensor) -> Tensor:
-        """Return (B,) the negative log-likelihood of the labels, summed over the words of each row.
-
-        Args:
-            scores_BNC: logits of each label at each position.
-            labels_BN: labels; a position with -100 is no word.
-            mask_BN: True at words.
-
-        Raises:
-            ValueError: if the shapes do not fit, or a label is unknown or may not stand where it stands.
-        """
-        if labels_BN.shape != mask_BN.shape:
-            raise ValueError(
-                f"labels have shape {tuple(labels_BN.shape)} and the mask {tuple(mask_BN.shape)}. Give one label for "
-                f"each position, {IGNORED} where there is no word."
-            )
-        if not torch.compiler.is_compiling():
-            self._check_labels(labels_BN, mask_BN.bool() & (labels_BN != IGNORED))
-        return crf_nll(scores_BNC, labels_BN, mask_BN, *self._tables())
-
-    def decode(self, scores_BNC: Tensor, mask_BN: Tensor) -> Tensor:
-        """Return (B, N) the best labels; see `viterbi_decode`."""
-        return viterbi_decode(scores_BNC, mask_BN, *self._tables())
-
-    def marginals(self, scores_BNC: Tensor, mask_BN: Tensor) -> Tensor:
-        """Return (B, N, C) the probability of each label; see `marginals`."""
-        return marginals(scores_BNC, mask_BN, *self._tables())
-
-    def span_log_probability(self, scores_BNC: Tensor, labels_BN: Tensor, mask_BN: Tensor) -> Tensor:
-        """Return (B, N) the log probability of each word's entity; see `span_log_probability`."""
-        return span_log_probability(scores_BNC, labels_BN, mask_BN, *self._tables(), self.continuation)
-
-    def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
-        return (
-            self.start_scores.masked_fill(~self.legal_start, ILLEGAL),
-            self.transition_scores.masked_fill(~self.legal_transitions, ILLEGAL),
-            self.end_scores.masked_fill(~self.legal_end, ILLEGAL),
-        )
-
-    def _check_labels(self, labels_BN: Tensor, words_BN: Tensor) -> None:
-        C = len(self.label_names)
-        unknown_BN = words_BN & ((labels_BN < 0) | (labels_BN >= C))
-        if unknown_BN.any():
-            row, position = unknown_BN.nonzero()[0].tolist()
-            raise ValueError(
-                f"labels[{row}, {position}] is {int(labels_BN[row, position])}, but there are {C} labels. Give 0 to "
-                f"{C - 1}, or {IGNORED} where there is no word."
-            )
-        wrong_BN = illegal_words(labels_BN, words_BN, self.legal_start, self.legal_transitions, self.legal_end)
-        if wrong_BN.any():
-            row, position = wrong_BN.nonzero()[0].tolist()
-            names = [self.label_names[label] for label in labels_BN[row, words_BN[row]].tolist()]
-            word = int(words_BN[row, :position].sum())
-            context = " ".join(names[max(word - 1, 0) : word + 2])
-            raise ValueError(
-                f"labels[{row}, {position}] is {names[word]!r}, word {word + 1} of the {len(names)} in its row, which "
-                f"no legal sequence holds there ({context}). Repair the tags, for example an entity that begins with "
-                "I to one that begins with B."
-            )

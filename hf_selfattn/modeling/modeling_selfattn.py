@@ -27,7 +27,7 @@ from .adapter_selfattn import adapter_subfolder, carries_adapter, open_adapter_c
 from .attention_selfattn import GroupedAttentionHead, HeadsOutput, SelfAttnHeads, SelfAttnLayer
 from .backbone_selfattn import attach_backbone, backbone_frame, backbone_source, build_backbone, refuse_decoder
 from .configuration_selfattn import SelfAttnConfig, check_backbone_name, refuse_unknown_keys
-from .decoding_selfattn import LinearChainCRF
+from .crf_selfattn import LinearChainCRF
 from .outputs_selfattn import SelfAttnClassifierOutput, SelfAttnModelOutput, mean_loss, without_features
 from .pooling_selfattn import ClassQueryClassifier, build_sequence_classifier
 from .subsequences_selfattn import (

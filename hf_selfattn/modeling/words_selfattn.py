@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .decoding_selfattn import LinearChainCRF, entity_continuation, marginals, transition_mask, viterbi_decode
+from .crf_selfattn import LinearChainCRF
+from .decoding_selfattn import entity_continuation, marginals, transition_mask, viterbi_decode
 from .subsequences_selfattn import real_tokens
 
 TIE = 1e-4  # what the decoded label is above every other one, so that its argmax cannot be a tie

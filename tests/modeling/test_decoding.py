@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from hf_selfattn.modeling.crf_selfattn import LinearChainCRF
 from hf_selfattn.modeling.decoding_selfattn import (
     IGNORED,
-    LinearChainCRF,
     crf_nll,
     entity_continuation,
     illegal_words,
@@ -293,6 +293,10 @@ def test_decoded_sequences_are_always_legal(names, spread):
     table = transition_mask(names)
     paths, plain = viterbi_decode(scores, mask, *table), scores.argmax(dim=2)
     assert not illegal_words(paths, mask, *table).any()
+    probs = marginals(scores, mask, *table)
+    torch.testing.assert_close(probs.sum(dim=2), mask.float())
+    start, _, end = table
+    assert not probs[:, 0, ~start].any() and not probs[mask.sum(dim=1) == 12, 11][:, ~end].any()
     for path in paths.tolist():
         text = "".join(f"{names[label]} " for label in path if label != IGNORED)
         assert re.fullmatch(GRAMMARS[tuple(names)], text), text
