@@ -14,7 +14,7 @@ from .modeling.adapter_selfattn import HUB_OPTIONS, carries_adapter
 from .modeling.configuration_selfattn import SelfAttnConfig
 
 # Modules that are trained and saved in full, where the model has them.
-HEAD_MODULES = ("heads", "classifier", "crf")
+HEAD_MODULES = ("heads", "word_pooling", "classifier", "crf")
 
 # The layers that get adapters in each backbone family, by the last part of their names: the projections of queries and
 # values, as in the paper. On a CPU adapters on every linear layer cost half a step more.

@@ -144,8 +144,9 @@ class SelfAttnConfig(PreTrainedConfig):
     decoding (`"argmax"`, `"viterbi"` or `"crf"`, *optional*, defaults to `"viterbi"`):
         How a token classifier answers: each token for itself, the best legal sequence of tags (for labels that are
         IOB2 or BIOES tags; for others all is legal), or a linear-chain CRF, which is trained.
-    word_pooling (`"first"` or `"mean"`, *optional*, defaults to `"mean"`):
-        How a token classifier makes one feature of a word's tokens: the first one's, or the mean of all.
+    word_pooling (`"first"`, `"mean"` or `"attention"`, *optional*, defaults to `"mean"`):
+        How a token classifier makes one feature of a word's tokens: the first one's, the mean of all, or their mean
+        with learned weights, which start equal.
     backbone_name_or_path (`str`, *optional*):
         Name on the hub of the backbone that the model was made of. A folder is never written down; `from_pretrained`
         takes one under this name for a checkpoint that holds no backbone.
@@ -198,7 +199,7 @@ class SelfAttnConfig(PreTrainedConfig):
     thresholds: list[float] | None = None
     top_one_if_none: bool = True
     decoding: Literal["argmax", "viterbi", "crf"] = "viterbi"
-    word_pooling: Literal["first", "mean"] = "mean"
+    word_pooling: Literal["first", "mean", "attention"] = "mean"
     backbone_name_or_path: str | None = None
     backbone_revision: str | None = None
     backbone_hash: str | None = None

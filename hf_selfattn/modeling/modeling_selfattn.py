@@ -42,7 +42,7 @@ from .subsequences_selfattn import (
     split,
     starts_with,
 )
-from .words_selfattn import continuing_tokens, decode_words, find_words, pool_words
+from .words_selfattn import WordPooling, continuing_tokens, decode_words, find_words
 
 
 # Its `__init__` builds no module: the subclasses that do call `post_init`. trf-ignore: TRF013
@@ -79,6 +79,8 @@ class SelfAttnPreTrainedModel(PreTrainedModel):
                 last_only[-1] = 1
                 init.copy_(module.layer_weight, last_only)
         elif isinstance(module, ClassQueryClassifier):
+            init.zeros_(module.query)
+        elif isinstance(module, WordPooling) and module.query is not None:
             init.zeros_(module.query)
         elif isinstance(module, LinearChainCRF):
             module.reset(init.zeros_, init.copy_)
@@ -413,6 +415,7 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
         super().__init__(config, **options)
         self.num_labels = config.num_labels
         self.model = SelfAttnModel(config)
+        self.word_pooling = WordPooling(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         # CODEPATH: checkpoints trained with decoding="crf" have the transitions; all others decode without weights.
@@ -471,7 +474,7 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
         values = cast(Tensor, input_ids if inputs_embeds is None else inputs_embeds)
         special = [*self.config.prefix_token_ids, *self.config.suffix_token_ids]
         words = find_words(values, attention_mask, special, self.continues_word, word_starts)
-        features = pool_words(outputs.last_hidden_state, words, self.config.word_pooling)
+        features = self.word_pooling(outputs.last_hidden_state, words)
         logits = self.classifier(self.dropout(features))
         loss = None if labels is None else self._loss(logits.float(), labels, num_items_in_batch)
         if not (self.training or torch.compiler.is_compiling()):
