@@ -65,6 +65,7 @@ def selection_metric(data: ClassificationData) -> str:
 def trainer_options(
     arguments: RecipeArguments,
     data: ClassificationData,
+    tokens: dict[str, Dataset],
     options: TrainingArguments,
     tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Any]:
@@ -73,6 +74,7 @@ def trainer_options(
     Args:
         arguments: the arguments of the recipe.
         data: checked data.
+        tokens: tokenised splits.
         options: of the training.
         tokenizer: the backbone's tokenizer.
     """

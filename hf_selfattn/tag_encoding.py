@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from .data import by_document
@@ -133,3 +134,60 @@ def label_tokens(
         places.append(word if is_first else -1)
         before = word if word >= 0 else before
     return labels, places
+
+
+def rows_of(inputs: Any, rows: list[list[int]], padding: set[int | None]) -> list[int]:
+    """Return the number of the row that each input is: `Trainer` groups by length, and so evaluates in its own order.
+
+    Args:
+        inputs: (N, T) padded ids.
+        rows: the ids of each row; rows that are equal are taken in turn.
+        padding: ids that fill up rows.
+
+    Raises:
+        ValueError: if the inputs are not the rows.
+    """
+    numbers: dict[tuple[int, ...], list[int]] = {}
+    for number, row in enumerate(rows):
+        numbers.setdefault(tuple(token for token in row if token not in padding), []).append(number)
+    found = []
+    for given in inputs.tolist():
+        same = numbers.get(tuple(token for token in given if token not in padding))
+        if not same:
+            raise ValueError(
+                "A row was evaluated that the validation split does not hold, or holds fewer times. The metrics of "
+                "training are those of the validation split: leave out custom samplers."
+            )
+        found.append(same.pop())
+    return found
+
+
+def tags_of_words(
+    found: NDArray[Any], order: list[int], tokens: Dataset, split: Dataset, label_names: list[str]
+) -> list[list[int]]:
+    """Return the label of every word of every sentence; a word of which the tokenizer left nothing is in no entity.
+
+    Args:
+        found: (N, T) the label of each token.
+        order: the numbers of the rows in `found`.
+        tokens: the tokenised split.
+        split: its sentences.
+        label_names: the C names of the labels.
+
+    Raises:
+        ValueError: if a row or a word got no prediction, or more than one.
+    """
+    places: list[list[int]] = tokens["places"][:]
+    numbers = [np.asarray(places[row]) for row in order]
+    answered = np.concatenate([row[row >= 0] for row in numbers])
+    sizes = [len(words) for words in split["tokens"][:]]
+    if len(found) != len(tokens) or len(np.unique(answered)) != len(answered):
+        raise ValueError(
+            f"{len(tokens)} rows were evaluated, but {len(found)} predictions came back, or a word was answered "
+            "twice. Check custom samplers and `dataloader_drop_last`."
+        )
+    flat = np.full(sum(sizes), label_names.index("O"))
+    for row, words in zip(found, numbers, strict=True):
+        flat[words[words >= 0]] = row[: len(words)][words >= 0]
+    sentences = np.split(flat, np.cumsum(sizes)[:-1])
+    return [legal_tags(sentence.tolist(), label_names) for sentence in sentences]

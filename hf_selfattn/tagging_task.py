@@ -33,7 +33,7 @@ from .metrics import entity_strings, error_analysis, score_spans
 from .modeling.modeling_selfattn import SelfAttnForTokenClassification
 from .preparation import backbone_settings, raw_splits, report_on_data, say, seed_of
 from .results import write_text
-from .tag_encoding import encode_split, legal_tags
+from .tag_encoding import encode_split, rows_of, tags_of_words
 from .tasks import Array, Task
 
 METRICS = ["precision", "recall", "f1", "token_accuracy"]
@@ -163,19 +163,25 @@ def selection_metric(data: TaggingData) -> str:
 
 
 def trainer_options(
-    arguments: NerArguments, data: TaggingData, options: TrainingArguments, tokenizer: PreTrainedTokenizerBase
+    arguments: NerArguments,
+    data: TaggingData,
+    tokens: dict[str, Dataset],
+    options: TrainingArguments,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Any]:
     """Return collator and metrics for `Trainer`; the loss is the model's own.
 
     Args:
         arguments: the arguments of the recipe.
         data: checked data.
+        tokens: tokenised splits.
         options: of the training.
         tokenizer: the backbone's tokenizer.
     """
+    padding = {-100, tokenizer.pad_token_id}
     return {
         "data_collator": DataCollatorForTokenClassification(tokenizer),
-        "compute_metrics": metrics_function(data),
+        "compute_metrics": metrics_function(data, tokens["validation"], padding),
         "preprocess_logits_for_metrics": best_labels,
     }
 
@@ -190,19 +196,24 @@ def best_labels(logits: Any, labels: Any) -> Any:
     return (logits[0] if isinstance(logits, tuple) else logits).argmax(dim=-1)
 
 
-def metrics_function(data: TaggingData) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Return what `Trainer` calls after each evaluation: scores over the tokenizer's words, without intervals.
+def metrics_function(
+    data: TaggingData, tokens: Dataset, padding: set[int | None]
+) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Return what `Trainer` calls after each evaluation: scores of the words as `evaluate_tags` gives, no intervals.
 
     Args:
         data: checked data.
+        tokens: the tokenised validation split.
+        padding: ids that fill up rows.
     """
+    split = data.splits["validation"]
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
-        truth, found = np.asarray(prediction.label_ids), np.asarray(prediction.predictions)
-        has_word = [row != -100 for row in truth]
-        references = [row[words].tolist() for row, words in zip(truth, has_word, strict=True)]
-        predictions = [row[words].tolist() for row, words in zip(found, has_word, strict=True)]
-        scores = score_spans(references, predictions, data.label_names, resamples=10)
+        if prediction.inputs is None:
+            raise ValueError("The scores of a tagger need include_for_metrics=[inputs], which is the default.")
+        order = rows_of(prediction.inputs, tokens["input_ids"][:], padding)
+        found = tags_of_words(np.asarray(prediction.predictions), order, tokens, split, data.label_names)
+        scores = score_spans(split["tags"][:], found, data.label_names, resamples=10)
         return {name: scores[name].value if name in scores else 0.0 for name in METRICS}
 
     return compute
@@ -211,8 +222,7 @@ def metrics_function(data: TaggingData) -> Callable[[EvalPrediction], dict[str, 
 def predict_tags(trainer: Trainer, tokens: Dataset, split: Dataset, label_names: list[str]) -> list[list[int]]:
     """Return the label of every word of every sentence, in the order of the sentences; legal in each.
 
-    Rows of like length stand together in a batch, so that little padding is read. A word of which the tokenizer left
-    nothing is in no entity.
+    Rows of like length stand together in a batch, so that little padding is read.
 
     Args:
         trainer: holds the model.
@@ -223,22 +233,9 @@ def predict_tags(trainer: Trainer, tokens: Dataset, split: Dataset, label_names:
     Raises:
         ValueError: if a row or a word got no prediction, or more than one.
     """
-    order = np.argsort(tokens["length"][:], kind="stable")
+    order = np.argsort(tokens["length"][:], kind="stable").tolist()
     found: Array = np.asarray(trainer.predict(tokens.select(order)).predictions)
-    places: list[list[int]] = tokens.with_format(None)["places"][:]
-    numbers = [np.asarray(places[row]) for row in order]
-    answered = np.concatenate([row[row >= 0] for row in numbers])
-    sizes = [len(words) for words in split["tokens"][:]]
-    if len(found) != len(tokens) or len(np.unique(answered)) != len(answered):
-        raise ValueError(
-            f"{len(tokens)} rows were evaluated, but {len(found)} predictions came back, or a word was answered "
-            "twice. Check custom samplers and `dataloader_drop_last`."
-        )
-    flat = np.full(sum(sizes), label_names.index("O"))
-    for row, words in zip(found, numbers, strict=True):
-        flat[words[words >= 0]] = row[: len(words)][words >= 0]
-    sentences = np.split(flat, np.cumsum(sizes)[:-1])
-    return [legal_tags(sentence.tolist(), label_names) for sentence in sentences]
+    return tags_of_words(found, order, tokens, split, label_names)
 
 
 def evaluate_tags(
@@ -307,5 +304,6 @@ TAGGING = Task(
     metrics=metric_names,
     selection_metric=selection_metric,
     trainer_options=trainer_options,
+    metrics_see_inputs=True,
     evaluate=evaluate_tags,
 )

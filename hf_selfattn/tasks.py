@@ -31,9 +31,11 @@ class Task:
         label_counts: data to how often each label, or entity of each type, stands in train; empty for numbers.
         metrics: data to the names of the metrics of its validation split.
         selection_metric: data to the one that picks the checkpoint where the user names none.
-        trainer_options: arguments, data, `TrainingArguments` and tokenizer to loss, collator and metrics.
+        trainer_options: arguments, data, tokenised splits, `TrainingArguments` and tokenizer to loss, collator and
+            metrics.
         evaluate: arguments, data, tokenised splits, a `Trainer` with the final model and the folder of the run to the
             task's part of the results, `splits` among them; sets what the model's configuration keeps of it.
+        metrics_see_inputs: whether the metrics of the validation split are given the token ids, too.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Task:
     selection_metric: Callable[..., str]
     trainer_options: Callable[..., dict[str, Any]]
     evaluate: Callable[..., dict[str, Any]]
+    metrics_see_inputs: bool = False
 
 
 @dataclass(frozen=True)

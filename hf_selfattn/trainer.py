@@ -80,7 +80,7 @@ def build_trainer(
         eval_dataset=tokens["validation"],
         processing_class=tokenizer,
         callbacks=callbacks,
-        **task_of(arguments).trainer_options(arguments, data, options, tokenizer),
+        **task_of(arguments).trainer_options(arguments, data, tokens, options, tokenizer),
     )
     if arguments.standardise:
         standardise_features(model, some_rows(train, tokenizer, options.seed), trainer.data_collator)
@@ -152,6 +152,7 @@ def training_arguments(arguments: RecipeArguments, data: Any, output_dir: Path) 
         "logging_steps": 0.05,
         "report_to": "none",
         "label_names": ["labels"],
+        "include_for_metrics": ["inputs"] if task.metrics_see_inputs else [],
         "hub_strategy": "end",
     }
     options = {**defaults, **arguments.options}

@@ -115,7 +115,7 @@ def build_trial_trainer(plan: SearchPlan, arguments: RecipeArguments, data: Any,
 
     def trainer_options(settled: RecipeArguments) -> dict[str, Any]:
         its_options = training_arguments(settled, data, output_dir / "search")
-        return task.trainer_options(settled, data, its_options, tokenizer)
+        return task.trainer_options(settled, data, tokens, its_options, tokenizer)
 
     trainer = TrialTrainer(
         settle,

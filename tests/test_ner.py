@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoModelForTokenClassification, pipeline
 from hf_selfattn.arguments import NerArguments, build_arguments
 from hf_selfattn.data import load_splits, prepare_tagging
 from hf_selfattn.data.tagging import TaggingData
-from hf_selfattn.tag_encoding import encode_split, legal_tags
+from hf_selfattn.tag_encoding import encode_split, legal_tags, rows_of
 from hf_selfattn.tagging_task import label_counts
 from hf_selfattn.training import run
 
@@ -127,6 +127,29 @@ def test_entities_of_train_are_counted() -> None:
     tags = [[NAMES.index(name) for name in row] for row in (["B-LOC", "B-LOC", "I-LOC"], ["O", "B-PER"], [])]
     data = TaggingData(DatasetDict({"train": Dataset.from_dict({"tags": tags})}), NAMES, ["LOC", "PER"], [])
     assert label_counts(data) == {"LOC": 2, "PER": 1}
+
+
+@pytest.mark.parametrize("context", ["sentence", "document"])
+def test_the_checkpoint_is_picked_by_the_scores_that_are_reported(backbone: str, tmp_path: Path, context: str) -> None:
+    """Rows come in the order of their lengths, padded, and some twice; words have several tokens."""
+    path = Path(column_file(tmp_path / "validation.txt", 7, seed=2))
+    path.write_text(path.read_text(encoding="utf-8") * 2, encoding="utf-8")
+    changes = {"tuning": "full", "num_train_epochs": 4, "learning_rate": 5e-3, "per_device_eval_batch_size": 3}
+    results = run_ner(settings(backbone, tmp_path, validation=str(path), context=context, **changes))
+    evaluations = [entry for entry in results["training"]["history"] if "eval_f1" in entry]
+    best = max(evaluations, key=lambda entry: entry["eval_f1"])
+    assert len(evaluations) == 4 and 0 < best["eval_f1"] < 1
+    for name in ("precision", "recall", "f1", "token_accuracy"):
+        assert results["splits"]["validation"]["scores"][name]["value"] == best[f"eval_{name}"]
+
+
+def test_rows_are_known_by_their_ids() -> None:
+    rows = [[3, 7, 4], [3, 8, 9, 4], [3, 7, 4]]
+    inputs = np.array([[3, 8, 9, 4, -100], [0, 3, 7, 4, -100], [3, 7, 4, 0, -100]])
+    order = rows_of(inputs, rows, {0, -100})
+    assert order[0] == 1 and sorted(order) == [0, 1, 2]
+    with pytest.raises(ValueError, match="the validation split does not hold, or holds fewer times"):
+        rows_of(inputs[[0, 0, 1]], rows, {0, -100})
 
 
 @pytest.mark.parametrize("strategy", ["simple", "first"])
