@@ -29,7 +29,7 @@ from hf_selfattn.tag_encoding import encode_split
 HERE = Path(__file__).parent
 DATA = HERE.parent / ".data"
 DECODINGS = ("argmax", "viterbi", "crf")
-BATCHES = {"sentence": {1: 200, 32: 12}, "document": {1: 24}}  # how many of each size, evenly from short to long
+BATCHES = {"sentence": {1: 80, 32: 3}, "document": {1: 8}}  # how many of each size, evenly from short to long
 REPEATS = 3
 
 
