@@ -12,7 +12,8 @@ import torch
 from datasets import Dataset, DatasetDict
 from huggingface_hub import ModelCard
 from tiny_models import BACKBONES, tiny_wordpiece
-from transformers import AutoModel, AutoModelForTokenClassification, pipeline
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoModel, AutoModelForTokenClassification, PreTrainedTokenizerFast, pipeline
 
 from hf_selfattn.arguments import NerArguments, build_arguments
 from hf_selfattn.data import load_splits, prepare_tagging
@@ -234,3 +235,17 @@ def test_bad_input_is_an_error_that_names_it(
 ) -> None:
     with pytest.raises(Exception, match=message):
         run_ner(settings(backbone, tmp_path, **change))
+
+
+def test_characters_are_words_where_a_text_has_no_spaces(tmp_path: Path) -> None:
+    row = {"text": "王明在北京", "spans": [[0, 2, "PER"], [3, 5, "LOC"]]}
+    (tmp_path / "train.jsonl").write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
+    data = prepare_tagging(load_splits(train=tmp_path / "train.jsonl"))
+    characters = Tokenizer(models.WordLevel({"[UNK]": 0, "[CLS]": 1, "[SEP]": 2}, unk_token="[UNK]"))
+    characters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    characters.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=characters, unk_token="[UNK]")
+    (tokens,) = encode_split(data.splits["train"], tokenizer, data.label_names, whole_documents=False)
+    assert tokens["places"] == [-1, 0, 1, 2, 3, 4, -1]
+    tags = [data.label_names[label] for label in tokens["labels"][1:-1]]
+    assert tags == ["B-PER", "I-PER", "O", "B-LOC", "I-LOC"]
