@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_models import BACKBONES, tiny_wordpiece
+from transformers import AutoModel
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / ".data"
@@ -109,26 +113,47 @@ def test_two_processes_answer_as_one(reviews: dict[str, str], tmp_path: Path) ->
             assert mine == pytest.approx(theirs, abs=1e-4)
 
 
-def test_a_killed_run_goes_on_with_the_same_command(reviews: dict[str, str], tmp_path: Path) -> None:
-    settings = {**reviews, "num_train_epochs": 3, "baseline": False, "seed": 0}
-    whole = command(sys.executable, **settings, output_dir=tmp_path / "whole")
-    subprocess.run(whole, cwd=ROOT, check=True, env=environment(), timeout=300)
-
-    killed = command(sys.executable, **settings, output_dir=tmp_path / "killed")
-    process = subprocess.Popen(killed, cwd=ROOT, env=environment(), start_new_session=True)
+def kill_and_go_on(words: list[str], folder: Path) -> str:
+    """Start a command, kill it after its first checkpoint, and start it again; return what it prints."""
+    process = subprocess.Popen(words, cwd=ROOT, env=environment(), start_new_session=True)
     deadline = time.monotonic() + 240
-    while not list((tmp_path / "killed").glob("checkpoint-*/trainer_state.json")):
+    while not list(folder.glob("checkpoint-*/trainer_state.json")):
         assert process.poll() is None and time.monotonic() < deadline, "no checkpoint was written in time"
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "killed" / "results.json").exists()
+    assert not (folder / "results.json").exists()
+    again = subprocess.run(words, cwd=ROOT, check=True, env=environment(), timeout=300, capture_output=True, text=True)
+    return again.stdout
 
-    again = subprocess.run(
-        killed, cwd=ROOT, check=True, env=environment(), timeout=300, capture_output=True, text=True
-    )
-    assert outputs_of(tmp_path / "killed") == outputs_of(tmp_path / "whole"), again.stdout
+
+def test_a_killed_run_goes_on_with_the_same_command(reviews: dict[str, str], tmp_path: Path) -> None:
+    settings = {**reviews, "num_train_epochs": 3, "baseline": False, "seed": 0}
+    whole = command(sys.executable, **settings, output_dir=tmp_path / "whole")
+    subprocess.run(whole, cwd=ROOT, check=True, env=environment(), timeout=300)
+    said = kill_and_go_on(command(sys.executable, **settings, output_dir=tmp_path / "killed"), tmp_path / "killed")
+    assert outputs_of(tmp_path / "killed") == outputs_of(tmp_path / "whole"), said
     assert results_of(tmp_path / "killed")["training"]["steps"] == results_of(tmp_path / "whole")["training"]["steps"]
+
+
+@pytest.mark.parametrize("decoding", ["viterbi", "crf"])
+def test_a_killed_tagger_has_the_weights_of_a_whole_run(tmp_path: Path, decoding: str) -> None:
+    AutoModel.from_config(BACKBONES["bert"]).save_pretrained(tmp_path / "backbone")
+    tiny_wordpiece().save_pretrained(tmp_path / "backbone")
+    sentences = [f"w{n}ab B-PER\nw{n + 9}-w9 I-PER\nw{n + 1}c O\nw{n + 2}. B-LOC\n" for n in range(5, 65)]
+    for split, part in {"train": sentences[:48], "validation": sentences[48:54], "test": sentences[54:]}.items():
+        (tmp_path / f"{split}.txt").write_text("\n".join(part), encoding="utf-8")
+    words = [sys.executable, "recipes/ner.py", f"model={tmp_path / 'backbone'}", f"heads.decoding={decoding}"]
+    words += [f"{split}={tmp_path / split}.txt" for split in ROWS]
+    words += ["num_train_epochs=12", "per_device_train_batch_size=2", "learning_rate=0.003", "seed=0", "bf16=false"]
+    words += ["heads.head_dim=8", "heads.block_size=8", "heads.subsequence_stride=4", "heads.word_pooling=attention"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*words, f"output_dir={whole}"], cwd=ROOT, check=True, env=environment(), timeout=300)
+    said = kill_and_go_on([*words, f"output_dir={killed}"], killed)
+    one, other = (load_file(folder / "model.safetensors") for folder in (whole, killed))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one), said
+    for name in ("predictions-test.jsonl", "predictions-validation.jsonl"):
+        assert (whole / name).read_bytes() == (killed / name).read_bytes()
 
 
 def test_a_mistake_is_one_line_and_no_traceback(tmp_path: Path) -> None:
