@@ -175,10 +175,9 @@ def trainer_options(
         arguments: the arguments of the recipe.
         data: checked data.
         tokens: tokenised splits.
-        options: of the training; the metrics are given the inputs, too, to know whose predictions they see.
+        options: of the training.
         tokenizer: the backbone's tokenizer.
     """
-    options.include_for_metrics = [*options.include_for_metrics, "inputs"]
     padding = {-100, tokenizer.pad_token_id}
     return {
         "data_collator": DataCollatorForTokenClassification(tokenizer),
@@ -210,6 +209,8 @@ def metrics_function(
     split = data.splits["validation"]
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
+        if prediction.inputs is None:
+            raise ValueError("The scores of a tagger need include_for_metrics=[inputs], which is the default.")
         order = rows_of(prediction.inputs, tokens["input_ids"][:], padding)
         found = tags_of_words(np.asarray(prediction.predictions), order, tokens, split, data.label_names)
         scores = score_spans(split["tags"][:], found, data.label_names, resamples=10)
@@ -303,5 +304,6 @@ TAGGING = Task(
     metrics=metric_names,
     selection_metric=selection_metric,
     trainer_options=trainer_options,
+    metrics_see_inputs=True,
     evaluate=evaluate_tags,
 )

@@ -35,6 +35,7 @@ class Task:
             metrics.
         evaluate: arguments, data, tokenised splits, a `Trainer` with the final model and the folder of the run to the
             task's part of the results, `splits` among them; sets what the model's configuration keeps of it.
+        metrics_see_inputs: whether the metrics of the validation split are given the token ids, too.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Task:
     selection_metric: Callable[..., str]
     trainer_options: Callable[..., dict[str, Any]]
     evaluate: Callable[..., dict[str, Any]]
+    metrics_see_inputs: bool = False
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,7 @@ def training_arguments(arguments: RecipeArguments, data: Any, output_dir: Path) 
         "logging_steps": 0.05,
         "report_to": "none",
         "label_names": ["labels"],
+        "include_for_metrics": ["inputs"] if task.metrics_see_inputs else [],
         "hub_strategy": "end",
     }
     options = {**defaults, **arguments.options}
