@@ -126,7 +126,7 @@ def _fit(problem: str, features: Any, references: Array, seed: int, num_labels: 
         ridge = Ridge(alpha=1.0, random_state=seed).fit(features, references)
         return lambda rows: np.asarray(ridge.predict(rows))
     if problem == "multi_label_classification":
-        per_class = [_fit_classifier(features, column, 2, seed) for column in references.T]
+        per_class = [_fit_classifier(features, column, 2, seed) for column in references.T.astype(int)]
         return lambda rows: np.stack([predict(rows)[:, 1] for predict in per_class], axis=1)
     classes = int(references.max()) + 1 if num_labels is None else num_labels
     if references.min() < 0 or references.max() >= classes:

@@ -38,8 +38,9 @@ def test_a_class_that_training_lacks_keeps_its_column():
     assert alone.tolist() == [[0, 1]]
 
 
-def test_multi_label_with_a_class_without_positives():
-    references = np.array([[1, 0, 0, 1]] * 4 + [[0, 1, 0, 1]] * 4)
+@pytest.mark.parametrize("kind", [int, float])
+def test_multi_label_with_a_class_without_positives(kind):
+    references = np.array([[1, 0, 0, 1]] * 4 + [[0, 1, 0, 1]] * 4, dtype=kind)
     outputs = tfidf_baseline(MULTI, SPORT + MONEY, references, {"test": ["a goal and a match", "the bank"]})["test"]
     assert outputs.shape == (2, 4)
     assert outputs[0, 0] > 0.5 > outputs[0, 1] and outputs[1, 1] > 0.5 > outputs[1, 0]
