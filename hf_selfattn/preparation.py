@@ -105,6 +105,18 @@ def seed_of(arguments: RecipeArguments) -> int:
     return int(arguments.options.get("seed", 42))
 
 
+def join_processes(arguments: RecipeArguments) -> None:
+    """Let the processes that a launcher started know of each other, before the first of them reads data.
+
+    Without a word on it `PartialState` looks for accelerators alone: on a machine that has none every process would
+    take itself for the only one until `TrainingArguments` are made.
+
+    Args:
+        arguments: the arguments of the recipe.
+    """
+    PartialState(cpu=bool(arguments.options.get("use_cpu", not torch.accelerator.is_available())))
+
+
 def say(text: str) -> None:
     """Print a line on the main process.
 

@@ -19,7 +19,7 @@ from .attention_cpu import use_fast_attention, use_fused_attention
 from .card import model_card
 from .data import fingerprint, k_folds
 from .evaluation import plain_model
-from .preparation import open_backbone, say, seed_of
+from .preparation import join_processes, open_backbone, say, seed_of
 from .publishing import clear_pushed_checkpoint, logged_in, open_repository, push, push_target
 from .report import summary
 from .results import (
@@ -58,6 +58,7 @@ def run(arguments: RecipeArguments) -> dict[str, Any]:
     Raises:
         ValueError: for data, options, an output folder or a repository that cannot be used; nothing is lost.
     """
+    join_processes(arguments)
     task = task_of(arguments)
     if arguments.check:
         return task.check(arguments)

@@ -143,6 +143,7 @@ def run_with_hub(
     *,
     check: bool = True,
     env: dict[str, str] | None = None,
+    timeout: float = 300,
     **how: Any,
 ) -> subprocess.CompletedProcess[str]:
     """Run a client in a process of its own, for huggingface_hub reads its environment when it is imported.
@@ -153,12 +154,13 @@ def run_with_hub(
         home: HF_HOME of the process; also its working folder.
         check: fail the test, with the output, where the process fails.
         env: variables on top.
+        timeout: seconds after which it is killed.
         how: options of `client_environment`.
     """
     home.mkdir(parents=True, exist_ok=True)
     environment = {**client_environment(hub, home, **how), **(env or {})}
     command = [sys.executable, "-c", code] if isinstance(code, str) else list(code)
-    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 300}
+    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": timeout}
     done = subprocess.run(command, env=environment, cwd=home, **options)
     assert not check or done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done
