@@ -63,27 +63,38 @@ def scores_table() -> list[str]:
 def reviews_table() -> list[str]:
     """Rows of the ways to read long reviews: mean accuracy, and what the whole reading of ours gains."""
     record = read_json(HERE / "results" / "long_reviews.json")
-    lines = ["| long movie reviews, read | accuracy | ours gains | p |", "|---|---|---|---|"]
+    lines = ["| long movie reviews, read | accuracy | ours gains | p | splits |", "|---|---|---|---|---|"]
     others = [test for test in record["comparisons"] if test["ours"] == "random/whole"]
     title = "[whole](benchmarks/results/long_reviews.json), trained on random excerpts (ours)"
-    lines.append(f"| {title} | {others[-1]['value_a']:.3f} | | |")
+    lines.append(f"| {title} | {others[-1]['value_a']:.3f} | | | {len(others[-1]['splits'])} |")
     for test in others:
         interval = f"{test['difference']:+.3f} [{test['low']:+.3f}, {test['high']:+.3f}]"
-        lines.append(f"| {READINGS[test['theirs']]} | {test['value_b']:.3f} | {interval} | {test['p_value']:.3f} |")
+        row = [
+            READINGS[test["theirs"]],
+            f"{test['value_b']:.3f}",
+            interval,
+            f"{test['p_value']:.3f}",
+            len(test["splits"]),
+        ]
+        lines.append(f"| {' | '.join(map(str, row))} |")
     return lines
 
 
 def tagger_table() -> list[str]:
-    """Rows of the taggers of CoNLL-2003, each over its seeds."""
-    runs: dict[str, list[Any]] = {}
+    """Rows of the taggers of CoNLL-2003, over the seeds that all of them have."""
+    runs: dict[str, dict[str, Any]] = {}
     for name, run in read_json(HERE / "results" / "conll2003.json")["runs"].items():
-        runs.setdefault(name.split("-seed-")[0], []).append(run)
-    lines = ["| CoNLL-2003, MiniLM, test F1 | mean | runs | training, minutes each |", "|---|---|---|---|"]
-    for name, title in TAGGERS.items():
-        if name in runs:
-            scores = [run["splits"]["test"]["scores"]["f1"]["value"] for run in runs[name]]
-            minutes = sum(run["training"]["seconds"] for run in runs[name]) / len(scores) / 60
-            lines.append(f"| {title} | {sum(scores) / len(scores):.3f} | {len(scores)} | {minutes:.0f} |")
+        system, seed = name.split("-seed-")
+        runs.setdefault(system, {})[seed] = run
+    shown = [system for system in TAGGERS if system in runs]
+    seeds = sorted(set.intersection(*(set(runs[system]) for system in shown)))
+    title = "[CoNLL-2003](benchmarks/results/conll2003.json), MiniLM"
+    lines = [f"| {title} | test F1 | seeds | training, minutes each |", "|---|---|---|---|"]
+    for system in shown:
+        mine = [runs[system][seed] for seed in seeds]
+        f1 = sum(run["splits"]["test"]["scores"]["f1"]["value"] for run in mine) / len(mine)
+        minutes = sum(run["training"]["seconds"] for run in mine) / len(mine) / 60
+        lines.append(f"| {TAGGERS[system]} | {f1:.3f} | {', '.join(seeds)} | {minutes:.0f} |")
     return lines
 
 
@@ -101,6 +112,10 @@ def with_results(readme: str) -> str:
     section = "\n".join(
         [
             *scores_table(),
+            "",
+            *reviews_table(),
+            "",
+            *tagger_table(),
             "",
             "On two cores that were shared; ± is the standard deviation over runs, each run's own interval stands in",
             "its file. One long text through MiniLM (window 512) with heads:",
