@@ -320,8 +320,8 @@ class SelfAttnHeads(nn.Module):
         super().__init__()
         self.config = config
         self.layer_weight = nn.Parameter(torch.empty(config.num_mixed_layers)) if config.num_mixed_layers > 1 else None
-        self.feature_mean = nn.Buffer(torch.empty(config.hidden_size))
-        self.feature_scale = nn.Buffer(torch.empty(()))
+        self.feature_mean = nn.Buffer(torch.zeros(config.hidden_size))
+        self.feature_scale = nn.Buffer(torch.ones(()))
         has_attention = config.num_self_attention_heads or config.num_grouped_attention_heads
         num_layers = config.num_head_layers if has_attention else 0  # fusion weights of nothing would get no gradient
         self.layers = nn.ModuleList(SelfAttnLayer(config) for _ in range(num_layers))
