@@ -17,6 +17,7 @@ SHOWN = {
     "bbc-lora": ("BBC News, 5 topics", "test", "accuracy"),
     "r8-lora": ("Reuters R8, 8 topics", "test", "macro_f1"),
     "movies-polarity": ("VADER movies, polarity of sentences", "test", "accuracy"),
+    "movies-valence": ("VADER movies, valence of sentences", "test", "pearson"),
 }
 
 
