@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 import hf_selfattn  # noqa: F401  # registers the model
 from hf_selfattn.arguments import build_arguments
@@ -61,7 +61,8 @@ def train(model: str, split: str) -> Path:
     if model == "first":
         for part in ("train", "validation"):
             files[part] = RUNS / "first-512" / split / f"{part}.jsonl"
-            cut = [{**row, "text": first_tokens(row["text"])} for row in rows_of(split, part)]
+            tokenizer = AutoTokenizer.from_pretrained(SETTINGS["model"])
+            cut = [{**row, "text": first_tokens(row["text"], tokenizer)} for row in rows_of(split, part)]
             write_text(files[part], "".join(f"{json.dumps(row)}\n" for row in cut))
     given = {name: str(path) for name, path in files.items()}
     seed = SPLITS.index(split)
@@ -69,9 +70,8 @@ def train(model: str, split: str) -> Path:
     return folder
 
 
-def first_tokens(text: str) -> str:
+def first_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the beginning of a text that the backbone reads in one window."""
-    tokenizer = AutoTokenizer.from_pretrained(SETTINGS["model"])
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     return text if len(offsets) <= ROOM else text[: offsets[ROOM - 1][1]]
 

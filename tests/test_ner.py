@@ -172,7 +172,7 @@ def test_pipeline_finds_what_the_recipe_predicted(backbone: str, tmp_path: Path,
             assert entities == spans_of(row["output"], row["tokens"])
             found += len(entities)
             whole += 1
-    assert found >= 8 and whole >= 0.8 * len(rows)
+    assert found > 10 and whole >= 0.8 * len(rows)
     long = " ".join(word for row in rows for word in row["tokens"]) + " w40ab w20-w9"
     last = tag(long)[-1]
     assert (last["end"], last["entity_group"]) == (len(long), "PER")
