@@ -85,6 +85,21 @@ def add_lora(model: PreTrainedModel, task_type: str, **options: Any) -> PeftMode
     return get_peft_model(model, lora_config(model, task_type, **options))
 
 
+def tune(model: PreTrainedModel, tuning: str, task_type: str, **lora: Any) -> nn.Module:
+    """Return the model with those parameters trainable that a way of tuning trains.
+
+    Args:
+        model: the model with its heads.
+        tuning: `probe` trains the heads on a frozen backbone, `lora` adapters and the heads, `full` everything.
+        task_type: `SEQ_CLS` or `TOKEN_CLS`.
+        lora: options of `peft.LoraConfig`.
+    """
+    if tuning == "lora":
+        return add_lora(model, task_type, **lora)
+    model.base_model.backbone.requires_grad_(tuning == "full")
+    return model
+
+
 def base_model(model: nn.Module) -> PreTrainedModel:
     """Return the model of transformers under its adapters.
 

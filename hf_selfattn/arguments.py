@@ -36,7 +36,8 @@ class RecipeArguments:
         sample_tokens: in training, read of a longer text one random excerpt of so many tokens, another every epoch; 0
             reads all. Evaluation and the tuned model read every text whole.
         standardise: before training, set mean and scale of the features that the heads read, on a few training rows.
-        tuning: `lora` trains low-rank adapters and the heads, `full` everything.
+        tuning: `lora` trains low-rank adapters and the heads, `full` everything, `probe` the heads alone on the
+            features of a frozen backbone.
         save: with `lora` tuning, `merged` saves a whole model, the adapters merged into it; `adapter` the adapter
             and the heads alone, in a few MB. Scores are those of what is saved.
         lora: options of `peft.LoraConfig`, such as `r` and `target_modules`.
@@ -87,7 +88,7 @@ class RecipeArguments:
     validation_fraction: float = 0.1
     sample_tokens: int = 0
     standardise: bool = True
-    tuning: Literal["lora", "full"] = "lora"
+    tuning: Literal["probe", "lora", "full"] = "lora"
     save: Literal["merged", "adapter"] = "merged"
     lora: dict[str, Any] = field(default_factory=dict)
     heads: dict[str, Any] = field(default_factory=dict)

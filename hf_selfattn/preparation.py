@@ -10,7 +10,7 @@ from accelerate import PartialState
 from datasets import DatasetDict
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from .adapters import add_lora
+from .adapters import tune
 from .arguments import RecipeArguments
 from .data import (
     ClassificationData,
@@ -171,7 +171,7 @@ def build_model(
     model = SelfAttnForSequenceClassification.from_backbone(
         arguments.model, **backbone_settings(arguments, backbone_config), **label_options(data), **arguments.heads
     )
-    return add_lora(model, "SEQ_CLS", **arguments.lora) if arguments.tuning == "lora" else model
+    return tune(model, arguments.tuning, "SEQ_CLS", **arguments.lora)
 
 
 def backbone_settings(arguments: RecipeArguments, backbone_config: PreTrainedConfig) -> dict[str, Any]:

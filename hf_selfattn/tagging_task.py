@@ -25,7 +25,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from .adapters import add_lora
+from .adapters import tune
 from .arguments import NerArguments
 from .data import TaggingData, by_document, check_tagging, fingerprint, prepare_tagging
 from .data.reading import ORIGIN
@@ -131,7 +131,7 @@ def build_tagger(arguments: NerArguments, data: TaggingData, backbone_config: Pr
     model = SelfAttnForTokenClassification.from_backbone(
         arguments.model, **backbone_settings(arguments, backbone_config), **labels, **arguments.heads
     )
-    return add_lora(model, "TOKEN_CLS", **arguments.lora) if arguments.tuning == "lora" else model
+    return tune(model, arguments.tuning, "TOKEN_CLS", **arguments.lora)
 
 
 def label_counts(data: TaggingData) -> dict[str, int]:

@@ -106,18 +106,18 @@ def test_labels_of_train_are_counted(problem: str, labels: list[Any], expected: 
     assert label_counts(ClassificationData(splits, problem, ["a", "b", "c"])) == expected
 
 
-def test_full_tuning_changes_the_backbone_and_lora_freezes_it(backbone: str, tmp_path: Path) -> None:
+def test_full_tuning_changes_the_backbone_lora_and_probe_freeze_it(backbone: str, tmp_path: Path) -> None:
     trained: dict[str, int] = {}
-    for tuning in ("lora", "full"):
+    for tuning in ("probe", "lora", "full"):
         (tmp_path / tuning).mkdir()
         results = run(build_arguments(settings(backbone, tmp_path / tuning, tuning=tuning)))
         trained[tuning] = results["parameters"]["trainable"]
-        before = AutoModel.from_pretrained(backbone).embeddings.word_embeddings.weight
-        after = (
-            AutoModelForSequenceClassification.from_pretrained(tmp_path / tuning / "run").get_input_embeddings().weight
-        )
-        assert torch.equal(before, after) == (tuning == "lora")
-    assert trained["lora"] < trained["full"] == results["parameters"]["all"]
+        before = AutoModel.from_pretrained(backbone, add_pooling_layer=False).state_dict()
+        after = AutoModelForSequenceClassification.from_pretrained(tmp_path / tuning / "run").model.backbone
+        changed = {name for name, value in after.state_dict().items() if not torch.equal(before[name], value)}
+        projections = {name for name in before if name.endswith(("query.weight", "value.weight"))}
+        assert changed == {"probe": set(), "lora": projections, "full": set(before)}[tuning]
+    assert trained["probe"] < trained["lora"] < trained["full"] == results["parameters"]["all"]
 
 
 def test_the_same_arguments_train_once(

@@ -180,6 +180,12 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.backbone.set_input_embeddings(value)
 
+    def train(self, mode: bool = True) -> "SelfAttnModel":
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
+            self.backbone.eval()  # features that no training changes: dropout would only blur them
+        return self
+
     @can_return_tuple
     @auto_docstring
     def forward(
