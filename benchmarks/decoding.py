@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 DATA = HERE.parent / ".data"
 DECODINGS = ("argmax", "viterbi", "crf")
 BATCHES = {"sentence": {1: 80, 32: 3}, "document": {1: 8}}  # how many of each size, evenly from short to long
-REPEATS = 3
+REPEATS = 8
 
 
 class Stopwatch:

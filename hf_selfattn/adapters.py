@@ -85,7 +85,7 @@ def add_lora(model: PreTrainedModel, task_type: str, **options: Any) -> PeftMode
     return get_peft_model(model, lora_config(model, task_type, **options))
 
 
-def tune(model: PreTrainedModel, tuning: str, task_type: str, **lora: Any) -> nn.Module:
+def tune(model: PreTrainedModel, tuning: str, task_type: str, **lora: Any) -> PreTrainedModel | PeftModel:
     """Return the model with those parameters trainable that a way of tuning trains.
 
     Args:
@@ -96,7 +96,8 @@ def tune(model: PreTrainedModel, tuning: str, task_type: str, **lora: Any) -> nn
     """
     if tuning == "lora":
         return add_lora(model, task_type, **lora)
-    model.base_model.backbone.requires_grad_(tuning == "full")
+    backbone: nn.Module = model.base_model.backbone
+    backbone.requires_grad_(tuning == "full")
     return model
 
 

@@ -99,21 +99,22 @@ class LinearChainCRF(nn.Module):
             )
         if not torch.compiler.is_compiling():
             self._check_labels(labels_BN, mask_BN.bool() & (labels_BN != IGNORED))
-        return crf_nll(scores_BNC, labels_BN, mask_BN, *self._tables())
+        return crf_nll(scores_BNC, labels_BN, mask_BN, *self.tables())
 
     def decode(self, scores_BNC: Tensor, mask_BN: Tensor) -> Tensor:
         """Return (B, N) the best labels; see `viterbi_decode`."""
-        return viterbi_decode(scores_BNC, mask_BN, *self._tables())
+        return viterbi_decode(scores_BNC, mask_BN, *self.tables())
 
     def marginals(self, scores_BNC: Tensor, mask_BN: Tensor) -> Tensor:
         """Return (B, N, C) the probability of each label; see `marginals`."""
-        return marginals(scores_BNC, mask_BN, *self._tables())
+        return marginals(scores_BNC, mask_BN, *self.tables())
 
     def span_log_probability(self, scores_BNC: Tensor, labels_BN: Tensor, mask_BN: Tensor) -> Tensor:
         """Return (B, N) the log probability of each word's entity; see `span_log_probability`."""
-        return span_log_probability(scores_BNC, labels_BN, mask_BN, *self._tables(), self.continuation)
+        return span_log_probability(scores_BNC, labels_BN, mask_BN, *self.tables(), self.continuation)
 
-    def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
+    def tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the scores of the first label, (C,), of transitions, (C, C), and of the last label, (C,)."""
         return (
             self.start_scores.masked_fill(~self.legal_start, ILLEGAL),
             self.transition_scores.masked_fill(~self.legal_transitions, ILLEGAL),

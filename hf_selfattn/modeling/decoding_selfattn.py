@@ -17,10 +17,9 @@ Every function takes the scores of the tags at each word and three tables: which
 and end a row. A table is boolean (legal or not, all legal ones alike) or holds scores (a CRF's). Positions where the
 mask is False are no words: they take no part, and the words on both sides of them are neighbours.
 
-Each function is one loop over the positions with (B, C, C) steps: an associative scan of (C, C) products needs only
-O(log N) steps but C times the work, and is slower for all but a single long row with few tags. Two things spare most
-of it in inference: a row whose best labels are legal as they are needs no Viterbi, and marginals are a loop of matrix
-products of probabilities, forwards and backwards at once.
+In inference, long rows go in blocks (`scan_selfattn.py`), a row whose best labels are legal as they are needs no
+Viterbi, and marginals are matrix products of probabilities, forwards and backwards at once. The likelihood, for
+training, is one loop over the positions with (B, C, C) steps in log space.
 
 Shape suffixes: B rows, N positions, C tags.
 """
@@ -28,16 +27,19 @@ Shape suffixes: B rows, N positions, C tags.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .scan_selfattn import best_path, messages, widest
 from .subsequences_selfattn import gather_tokens, right_pad_order
 
 ILLEGAL = -1e9  # finite, so that differences and gradients stay finite; exp(ILLEGAL) is 0 in every precision
-LOWEST = -300.0  # logarithm of the least share of a word's best label that marginals tell from others, in float64
+# Logarithm of the least share of a word's best label that marginals tell from others.
+LOWEST = {torch.float64: -300.0, torch.float32: -40.0}
 IGNORED = -100  # the label of a position that is no word, as in `torch.nn.functional.cross_entropy`
 TAG = re.compile(r"O|([BIMELSU])(?:-(.+))?")
 
@@ -105,13 +107,8 @@ def transition_mask(label_names: list[str]) -> tuple[Tensor, Tensor, Tensor]:
     Raises:
         ValueError: if there are no labels.
     """
-    tags = read_tags(label_names)
-    if tags is None:
-        C = len(label_names)
-        return torch.ones(C, dtype=torch.bool), torch.ones(C, C, dtype=torch.bool), torch.ones(C, dtype=torch.bool)
-    goes_on_CC = entity_continuation(label_names)
-    unfinished_C = tags.may_go_on_C & torch.tensor(tags.has_ends)
-    return ~tags.continues_C, goes_on_CC | ~(tags.continues_C | unfinished_C[:, None]), ~unfinished_C
+    start, transitions, end, _ = tag_tables(tuple(label_names))
+    return torch.tensor(start), torch.tensor(transitions), torch.tensor(end)
 
 
 def entity_continuation(label_names: list[str]) -> Tensor:
@@ -125,10 +122,25 @@ def entity_continuation(label_names: list[str]) -> Tensor:
     Raises:
         ValueError: if there are no labels.
     """
-    tags = read_tags(label_names)
+    return torch.tensor(tag_tables(tuple(label_names))[3])
+
+
+@lru_cache
+def tag_tables(label_names: tuple[str, ...]) -> tuple[list[bool], list[list[bool]], list[bool], list[list[bool]]]:
+    """Return which tag may start a row, follow another and end a row, and which continues the entity of another.
+
+    They are lists and not tensors, since they are kept: a tensor made in inference mode is of no use in training.
+
+    Args:
+        label_names: the C names in the order of the labels.
+    """
+    tags, C = read_tags(list(label_names)), len(label_names)
     if tags is None:
-        return torch.zeros(len(label_names), len(label_names), dtype=torch.bool)
-    return tags.may_go_on_C[:, None] & tags.continues_C & (tags.type_C[:, None] == tags.type_C)
+        return [True] * C, [[True] * C] * C, [True] * C, [[False] * C] * C
+    goes_on_CC = tags.may_go_on_C[:, None] & tags.continues_C & (tags.type_C[:, None] == tags.type_C)
+    unfinished_C = tags.may_go_on_C & torch.tensor(tags.has_ends)
+    legal_CC = goes_on_CC | ~(tags.continues_C | unfinished_C[:, None])
+    return (~tags.continues_C).tolist(), legal_CC.tolist(), (~unfinished_C).tolist(), goes_on_CC.tolist()
 
 
 def illegal_words(labels_BN: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor) -> Tensor:
@@ -141,12 +153,17 @@ def illegal_words(labels_BN: Tensor, mask_BN: Tensor, start: Tensor, transitions
         transitions: (C, C) True where the column may follow the row.
         end: (C,) True where a label may end a row.
     """
-    start, transitions, end = (table.to(labels_BN.device) for table in (start, transitions, end))
     order_BN, inverse_BN = right_pad_order(mask_BN)
-    words, labels = mask_BN.gather(1, order_BN), labels_BN.masked_fill(~mask_BN, 0).gather(1, order_BN)
-    legal = torch.cat([start[labels[:, :1]], transitions[labels[:, :-1], labels[:, 1:]]], dim=1)
-    legal = legal & (end[labels] | F.pad(words[:, 1:], (0, 1)))
-    return (words & ~legal).gather(1, inverse_BN)
+    words_BN, labels_BN = mask_BN.gather(1, order_BN), labels_BN.masked_fill(~mask_BN, 0).gather(1, order_BN)
+    return illegal_in_order(labels_BN, words_BN, start, transitions, end).gather(1, inverse_BN)
+
+
+def illegal_in_order(labels_BN: Tensor, words_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor) -> Tensor:
+    """Return the same as `illegal_words` for rows whose words stand at the front; all labels are 0 … C - 1."""
+    start, transitions, end = (table.to(labels_BN.device) for table in (start, transitions, end))
+    legal_BN = torch.cat([start[labels_BN[:, :1]], transitions[labels_BN[:, :-1], labels_BN[:, 1:]]], dim=1)
+    legal_BN = legal_BN & (end[labels_BN] | F.pad(words_BN[:, 1:], (0, 1)))
+    return words_BN & ~legal_BN
 
 
 def viterbi_decode(scores_BNC: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor) -> Tensor:
@@ -162,36 +179,26 @@ def viterbi_decode(scores_BNC: Tensor, mask_BN: Tensor, start: Tensor, transitio
     Raises:
         ValueError: if the shapes do not fit.
     """
-    rows = right_padded(scores_BNC, mask_BN, start, transitions, end)
-    only_legality = all(table.dtype == torch.bool for table in (start, transitions, end))
-    if only_legality and not torch.compiler.is_compiling():
-        path_BN = rows.scores_BNC.argmax(dim=2)  # the best sequence of all, wherever it is legal
-        broken_B = illegal_words(path_BN, rows.mask_BN, start, transitions, end).any(dim=1)
-        if broken_B.any():
-            path_BN[broken_B] = best_paths(rows.select(broken_B))
-    else:
-        path_BN = best_paths(rows)
-    return path_BN.gather(1, rows.inverse_BN).masked_fill(~mask_BN, IGNORED)
+    return best_labels(right_padded(scores_BNC, mask_BN, start, transitions, end))
 
 
-def best_paths(rows: RightPaddedRows) -> Tensor:
-    """Return (B, N) the labels of the best sequence of each row, any label after its last word.
+def marginals(scores_BNC: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor) -> Tensor:
+    """Return (B, N, C) the probability of each label over all sequences, by forward-backward; 0 where no word is.
 
-    Args:
-        rows: scores, words at the front, and tables.
+    Args and errors: as in `viterbi_decode`.
     """
-    best_BC = rows.start + rows.scores_BNC[:, 0]
-    same_C = torch.arange(best_BC.shape[1], device=best_BC.device)
-    previous = []
-    for scores_BC, word_B1 in rows.later_words():
-        best_BC = best_BC - best_BC.amax(dim=1, keepdim=True)  # small numbers keep the precision of long rows
-        step_BC, previous_BC = (best_BC[:, :, None] + rows.transitions).max(dim=1)
-        best_BC = torch.where(word_B1, step_BC + scores_BC, best_BC)
-        previous.append(torch.where(word_B1, previous_BC, same_C))
-    path = [(best_BC + rows.end).argmax(dim=1, keepdim=True)]
-    for previous_BC in reversed(previous):
-        path.append(previous_BC.gather(1, path[-1]))
-    return torch.cat(path[::-1], dim=1)
+    return label_probabilities(right_padded(scores_BNC, mask_BN, start, transitions, end))
+
+
+def decode(
+    scores_BNC: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return what `viterbi_decode` and `marginals` do.
+
+    Args and errors: as in `viterbi_decode`.
+    """
+    rows = right_padded(scores_BNC, mask_BN, start, transitions, end)
+    return best_labels(rows), label_probabilities(rows)
 
 
 def log_partition(scores_BNC: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor) -> Tensor:
@@ -231,39 +238,52 @@ def crf_nll(
     return terms_BN.sum(dim=1) + last_step(rows, alphas_BNC)
 
 
-def marginals(scores_BNC: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor) -> Tensor:
-    """Return (B, N, C) the probability of each label over all sequences, by forward-backward; 0 where no word is.
+def best_labels(rows: RightPaddedRows) -> Tensor:
+    """Return (B, N) the labels of `viterbi_decode`.
 
-    Args and errors: as in `viterbi_decode`.
+    Args:
+        rows: scores, words at the front, and tables.
     """
-    rows = right_padded(scores_BNC, mask_BN, start, transitions, end)
-    scores_BNC = rows.scores_BNC.double()
-    scores_BNC = (scores_BNC - scores_BNC.amax(dim=2, keepdim=True)).clamp(min=LOWEST).exp()
-    position_N = torch.arange(scores_BNC.shape[1], device=scores_BNC.device)
-    turned_BN = (rows.mask_BN.sum(dim=1, keepdim=True) - 1 - position_N).clamp(
-        min=0
-    )  # from the last word to the first
-    both_2BNC = torch.stack([scores_BNC, gather_tokens(scores_BNC, turned_BN)])
-    steps_2CC = torch.stack([as_factors(rows.transitions), as_factors(rows.transitions).t()])
-    probs_2BC = torch.stack([as_factors(rows.start), as_factors(rows.end)])[:, None] * both_2BNC[:, :, 0]
-    so_far = [probs_2BC / probs_2BC.sum(dim=2, keepdim=True)]
-    for factors_2BC in both_2BNC.unbind(2)[1:]:
-        probs_2BC = torch.bmm(so_far[-1], steps_2CC) * factors_2BC
-        so_far.append(probs_2BC / probs_2BC.sum(dim=2, keepdim=True))
-    before_BNC, after_BNC = torch.stack(so_far, dim=2)
+    if rows.only_legality and not torch.compiler.is_compiling():
+        path_BN = rows.scores_BNC.argmax(dim=2)  # the best sequence of all, wherever it is legal
+        tables = (table == 0 for table in (rows.start, rows.transitions, rows.end))
+        broken_B = illegal_in_order(path_BN, rows.mask_BN, *tables).any(dim=1)
+        if broken_B.any():
+            path_BN[broken_B] = rows.select(broken_B).best_path()
+    else:
+        path_BN = rows.best_path()
+    return rows.put_back(path_BN, IGNORED)
+
+
+def label_probabilities(rows: RightPaddedRows) -> Tensor:
+    """Return (B, N, C) the probabilities of `marginals`.
+
+    Args:
+        rows: scores, words at the front, and tables.
+    """
+    scores_BNC = widest(rows.scores_BNC)
+    scores_BNC = (scores_BNC - scores_BNC.amax(dim=2, keepdim=True)).clamp(min=LOWEST[scores_BNC.dtype]).exp()
+    B, N, C = scores_BNC.shape
+    position_N = torch.arange(N, device=scores_BNC.device)
+    turned_BN = (rows.mask_BN.sum(dim=1, keepdim=True) - 1 - position_N).clamp(min=0)  # the last word first
+    steps_CC, start_C, end_C = (as_factors(table) for table in (rows.transitions, rows.start, rows.end))
+    before_BNC, after_BNC = messages(
+        torch.stack([start_C, end_C])[:, None].expand(-1, B, -1).flatten(0, 1),
+        torch.stack([steps_CC, steps_CC.t()])[:, None].expand(-1, B, -1, -1).flatten(0, 1),
+        torch.cat([scores_BNC, gather_tokens(scores_BNC, turned_BN)]),
+    ).split(B)
     probs_BNC = before_BNC * gather_tokens(after_BNC, turned_BN) / scores_BNC  # a word's own score counts once
     probs_BNC = probs_BNC / probs_BNC.sum(dim=2, keepdim=True)
-    probs_BNC = probs_BNC.to(rows.scores_BNC.dtype).masked_fill(~rows.mask_BN[..., None], 0)
-    return gather_tokens(probs_BNC, rows.inverse_BN)
+    return rows.put_back(probs_BNC.to(rows.scores_BNC.dtype), 0)
 
 
 def as_factors(table: Tensor) -> Tensor:
-    """Return exp(score) of a table in float64, the largest 1.
+    """Return exp(score) of a table, the largest 1.
 
     Args:
         table: scores.
     """
-    return (table - table.max()).double().exp()
+    return widest(table - table.max()).exp()
 
 
 def span_log_probability(
@@ -307,11 +327,13 @@ def span_log_probability(
 
     entity_BN = (~joined_BN).long().cumsum(dim=1) - 1
     totals_BN = torch.zeros_like(terms_BN).scatter_add(1, entity_BN, terms_BN)
-    return totals_BN.gather(1, entity_BN).clamp(max=0).gather(1, rows.inverse_BN).masked_fill(~mask_BN, -torch.inf)
+    return rows.put_back(totals_BN.gather(1, entity_BN).clamp(max=0), -torch.inf)
 
 
 class RightPaddedRows(NamedTuple):
     """Scores with the words of each row at its front, and the tables as scores.
+
+    There are as many positions N as words in the longest row, of the T that came in.
 
     Attributes:
         scores_BNC: scores of the labels, 0 where there is no word.
@@ -320,7 +342,8 @@ class RightPaddedRows(NamedTuple):
         transitions: (C, C) scores.
         end: (C,) scores.
         order_BN: `x.gather(1, order_BN)` is right-padded.
-        inverse_BN: the inverse of `order_BN`.
+        place_BT: where in its row each of the T positions went; N or more where it is no word.
+        only_legality: True where the tables say only what is legal.
     """
 
     scores_BNC: Tensor
@@ -329,7 +352,8 @@ class RightPaddedRows(NamedTuple):
     transitions: Tensor
     end: Tensor
     order_BN: Tensor
-    inverse_BN: Tensor
+    place_BT: Tensor
+    only_legality: bool
 
     def select(self, rows_B: Tensor) -> RightPaddedRows:
         """Return some of the rows.
@@ -337,8 +361,23 @@ class RightPaddedRows(NamedTuple):
         Args:
             rows_B: True at those to keep.
         """
-        per_row = ("scores_BNC", "mask_BN", "order_BN", "inverse_BN")
+        per_row = ("scores_BNC", "mask_BN", "order_BN", "place_BT")
         return self._replace(**{name: getattr(self, name)[rows_B] for name in per_row})
+
+    def put_back(self, values: Tensor, fill: float) -> Tensor:
+        """Return (B, T, …) values of the words in the order that they came in.
+
+        Args:
+            values: (B, N, …) values of the words.
+            fill: value of the positions that are no words.
+        """
+        is_word = self.mask_BN.view(*self.mask_BN.shape, *(1,) * (values.dim() - 2))
+        values = F.pad(values.masked_fill(~is_word, fill), (0, 0) * (values.dim() - 2) + (0, 1), value=fill)
+        return gather_tokens(values, self.place_BT.clamp(max=values.shape[1] - 1))
+
+    def best_path(self) -> Tensor:
+        """Return (B, N) the labels of the best sequence of each row, any label after its last word."""
+        return best_path(self.start, self.transitions, self.end, self.scores_BNC, self.mask_BN)
 
     def later_words(self) -> list[tuple[Tensor, Tensor]]:
         """Return, for each position but the first, its (B, C) scores and (B, 1) whether it is a word."""
@@ -361,15 +400,20 @@ def right_padded(
     if mask_BN.dtype != torch.bool:
         raise ValueError(f"The mask is {mask_BN.dtype}. Give torch.bool, True at words: `attention_mask.bool()`.")
     scores = scores_BNC if scores_BNC.dtype == torch.float64 else scores_BNC.float()
-    order_BN, inverse_BN = right_pad_order(mask_BN)
+    order_BN, place_BT = right_pad_order(mask_BN)
+    mask_BN = mask_BN.gather(1, order_BN)
+    if not torch.compiler.is_compiling():
+        longest = max(1, int(mask_BN.any(dim=0).sum()))
+        order_BN, mask_BN = order_BN[:, :longest], mask_BN[:, :longest]
     return RightPaddedRows(
-        scores_BNC=gather_tokens(scores.masked_fill(~mask_BN[..., None], 0), order_BN),
-        mask_BN=mask_BN.gather(1, order_BN),
+        scores_BNC=gather_tokens(scores, order_BN).masked_fill(~mask_BN[..., None], 0),
+        mask_BN=mask_BN,
         start=as_scores(start, scores),
         transitions=as_scores(transitions, scores),
         end=as_scores(end, scores),
         order_BN=order_BN,
-        inverse_BN=inverse_BN,
+        place_BT=place_BT,
+        only_legality=all(table.dtype == torch.bool for table in (start, transitions, end)),
     )
 
 

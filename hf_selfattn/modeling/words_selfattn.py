@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .configuration_selfattn import SelfAttnConfig
 from .crf_selfattn import LinearChainCRF
-from .decoding_selfattn import entity_continuation, marginals, transition_mask, viterbi_decode
+from .decoding_selfattn import decode, tag_tables, transition_mask
 from .subsequences_selfattn import real_tokens
 
 TIE = 1e-4  # what the decoded label is above every other one, so that its argmax cannot be a tie
@@ -139,15 +139,10 @@ def continuing_labels(label_names: list[str]) -> Tensor:
     Args:
         label_names: the C names in the order of the labels.
     """
-    goes_on_CC = entity_continuation(label_names)
-    names = [name if name[:1] != "B" else "I" + name[1:] for name in label_names]
-    same = range(len(label_names))
-    return torch.tensor(
-        [
-            label_names.index(name) if name in label_names and goes_on_CC[i, label_names.index(name)] else i
-            for i, name in zip(same, names, strict=True)
-        ]
-    )
+    goes_on_CC = tag_tables(tuple(label_names))[3]
+    numbers = {name: number for number, name in enumerate(label_names)}
+    inside = [numbers.get("I" + name[1:], i) if name[:1] == "B" else i for i, name in enumerate(label_names)]
+    return torch.tensor([later if goes_on_CC[i][later] else i for i, later in enumerate(inside)])
 
 
 def decode_words(
@@ -164,16 +159,13 @@ def decode_words(
         decoding: "argmax", "viterbi" or "crf".
         crf: the CRF, where it decodes.
     """
-    if crf is None and not entity_continuation(label_names).any():
+    if crf is None and not any(map(any, tag_tables(tuple(label_names))[3])):
         return logits_BTC
     scores, starts = logits_BTC.float(), words.starts_BT
     if decoding == "argmax":
         return answer_by_words(scores, scores.argmax(dim=2), words, label_names)
-    if crf is not None:
-        path_BT, probs_BTC = crf.decode(scores, starts), crf.marginals(scores, starts)
-    else:
-        tables = transition_mask(label_names)
-        path_BT, probs_BTC = viterbi_decode(scores, starts, *tables), marginals(scores, starts, *tables)
+    tables = transition_mask(label_names) if crf is None else crf.tables()
+    path_BT, probs_BTC = decode(scores, starts, *tables)
     smallest = torch.finfo(probs_BTC.dtype).tiny
     return answer_by_words(probs_BTC.clamp(min=smallest).log(), path_BT, words, label_names)
 

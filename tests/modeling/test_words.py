@@ -188,7 +188,7 @@ def test_loss_is_that_of_the_words(decoding: str, pooling: str) -> None:
             answers = torch.ones(len(begins), dtype=torch.long)
             if decoding == "crf":
                 mask = torch.ones(1, len(begins), dtype=torch.bool)
-                tables = model.crf._tables()
+                tables = model.crf.tables()
                 total += crf_nll(torch.stack(scores)[None], answers[None], mask, *tables).sum()
             else:
                 total += F.cross_entropy(torch.stack(scores), answers, reduction="sum")
