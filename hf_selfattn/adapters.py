@@ -115,7 +115,15 @@ def merge_adapters(model: nn.Module) -> PreTrainedModel:
 
     Args:
         model: a model with or without adapters, perhaps opened from an adapter checkpoint.
+
+    Raises:
+        ValueError: if the backbone is quantised.
     """
+    if (quantization := base_model(model).config.backbone_quantization) != "none":
+        raise ValueError(
+            f"The backbone is quantised ({quantization}), and an adapter cannot be merged into it without loss. Open "
+            "the adapter with backbone_quantization='none' and merge that."
+        )
     if isinstance(model, modeling_selfattn.SelfAttnPreTrainedModel) and carries_adapter(model):
         model = model.adapted[0]
     return model.merge_and_unload() if isinstance(model, PeftModel) else model

@@ -40,6 +40,8 @@ class RecipeArguments:
             features of a frozen backbone.
         save: with `lora` tuning, `merged` saves a whole model, the adapters merged into it; `adapter` the adapter
             and the heads alone, in a few MB. Scores are those of what is saved.
+        quantization: `int8` or `nf4` keeps the backbone's weights in 8 or 4 bits (QLoRA; package bitsandbytes). It
+            needs `tuning: lora` and `save: adapter`.
         lora: options of `peft.LoraConfig`, such as `r` and `target_modules`.
         heads: fields of `SelfAttnConfig`.
         backbone: fields of the backbone's own configuration to change.
@@ -90,6 +92,7 @@ class RecipeArguments:
     standardise: bool = True
     tuning: Literal["probe", "lora", "full"] = "lora"
     save: Literal["merged", "adapter"] = "merged"
+    quantization: Literal["none", "int8", "nf4"] = "none"
     lora: dict[str, Any] = field(default_factory=dict)
     heads: dict[str, Any] = field(default_factory=dict)
     backbone: dict[str, Any] = field(default_factory=dict)
@@ -119,6 +122,11 @@ class RecipeArguments:
             setattr(self, name, _checked(name, getattr(self, name), hint))
         if self.save == "adapter" and self.tuning != "lora":
             raise ValueError(f"save='adapter' needs tuning='lora'; with tuning={self.tuning!r} there is no adapter.")
+        if self.quantization != "none" and self.save != "adapter":
+            raise ValueError(
+                f"quantization={self.quantization!r} needs save='adapter' and tuning='lora': an adapter cannot be "
+                "merged into weights of few bits without loss."
+            )
 
     def without_places(self) -> dict[str, Any]:
         """Return what decides the outcome of a run: every argument but the places that it writes to, and no token."""

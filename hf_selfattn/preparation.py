@@ -180,9 +180,18 @@ def backbone_settings(arguments: RecipeArguments, backbone_config: PreTrainedCon
     Args:
         arguments: the arguments of the recipe.
         backbone_config: configuration of the backbone as it was trained.
+
+    Raises:
+        ValueError: for 4 bits without an accelerator: on a CPU bitsandbytes cannot train after an evaluation.
     """
+    if arguments.quantization == "nf4" and not torch.accelerator.is_available():
+        raise ValueError("quantization='nf4' trains on an accelerator only, and here is none. Set quantization=int8.")
     no_dropout = {name: 0.0 for name in ATTENTION_DROPOUT_FIELDS if hasattr(backbone_config, name)}
-    return {"hub_options": hub_options(arguments), "backbone_options": {**no_dropout, **arguments.backbone}}
+    return {
+        "hub_options": hub_options(arguments),
+        "backbone_options": {**no_dropout, **arguments.backbone},
+        "backbone_quantization": arguments.quantization,
+    }
 
 
 def report_on_data(

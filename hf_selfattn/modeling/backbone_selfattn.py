@@ -25,6 +25,7 @@ from transformers import (
     MODEL_MAPPING,
     AutoModel,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -52,6 +53,22 @@ def refuse_decoder(backbone_config: PreTrainedConfig) -> None:
         )
 
 
+def refuse_quantised(config: PreTrainedConfig) -> None:
+    """Raise an error where a whole model with quantised weights is to be saved.
+
+    Args:
+        config: of the model.
+
+    Raises:
+        ValueError: if its backbone is quantised.
+    """
+    if config.backbone_quantization != "none":
+        raise ValueError(
+            f"The backbone is quantised ({config.backbone_quantization}), and a whole model is saved in full "
+            "precision only. Save an adapter: hf_selfattn.saving.save_adapter(model, tokenizer, folder)."
+        )
+
+
 def build_backbone(backbone_config: PreTrainedConfig) -> PreTrainedModel:
     """Return a backbone with fresh weights.
 
@@ -75,7 +92,9 @@ def pooler_options(backbone_config: PreTrainedConfig) -> dict[str, bool]:
     return {"add_pooling_layer": False} if has_pooler else {}
 
 
-def load_backbone(name_or_path: str, config: PreTrainedConfig, hub_options: dict[str, Any]) -> PreTrainedModel:
+def load_backbone(
+    name_or_path: str, config: PreTrainedConfig, hub_options: dict[str, Any], quantization: str = "none"
+) -> PreTrainedModel:
     """Return a backbone with its pretrained weights; say so where some of them are missing.
 
     Weights of the checkpoint that the backbone does not have, such as its pooler's, are left out without a report:
@@ -85,6 +104,7 @@ def load_backbone(name_or_path: str, config: PreTrainedConfig, hub_options: dict
         name_or_path: the backbone: a name on the hub or a folder.
         config: its configuration.
         hub_options: options of `from_pretrained`.
+        quantization: "none", "int8" or "nf4".
     """
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -95,6 +115,7 @@ def load_backbone(name_or_path: str, config: PreTrainedConfig, hub_options: dict
             output_loading_info=True,
             use_safetensors=True,
             **pooler_options(config),
+            **quantization_options(quantization),
             **hub_options,
         )
     finally:
@@ -107,20 +128,62 @@ def load_backbone(name_or_path: str, config: PreTrainedConfig, hub_options: dict
     return backbone
 
 
+def quantization_options(quantization: str) -> dict[str, Any]:
+    """Return the options of `from_pretrained` that quantise weights.
+
+    Args:
+        quantization: "none", "int8" or "nf4".
+    """
+    if quantization == "none":
+        return {}
+    if quantization == "int8":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")}
+
+
+def load_quantised(
+    name_or_path: str, config: PreTrainedConfig, hub_options: dict[str, Any], quantization: str
+) -> PreTrainedModel:
+    """Return a backbone whose linear layers keep their weights in few bits.
+
+    Args:
+        name_or_path: the backbone: a name on the hub or a folder.
+        config: its configuration.
+        hub_options: options of `from_pretrained`.
+        quantization: "int8" or "nf4".
+
+    Raises:
+        ValueError: if bitsandbytes is missing or does not run on this machine.
+    """
+    try:
+        backbone = load_backbone(name_or_path, config, hub_options, quantization)
+    except (ImportError, RuntimeError, NotImplementedError) as error:
+        raise ValueError(
+            f"backbone_quantization={quantization!r} does not work here ({error}). It needs bitsandbytes (pip install "
+            "'hf-selfattn[quantization]') and a device that it supports; with 'none' the backbone is not quantised."
+        ) from error
+    del backbone.config.quantization_config  # `backbone_quantization` says it, and weights are quantised as they load
+    return backbone
+
+
 def attach_backbone(model: PreTrainedModel, name_or_path: str, hub_options: dict[str, Any]) -> str:
-    """Give a model the pretrained weights of its backbone, and return their hash.
+    """Give a model the pretrained weights of its backbone, and return their hash, taken before they are quantised.
 
     Args:
         model: with fresh weights.
         name_or_path: the backbone: a name on the hub or a folder.
         hub_options: options of `from_pretrained`.
     """
+    quantization = model.config.backbone_quantization
     backbone = load_backbone(name_or_path, model.config.backbone_config, hub_options)
+    found = weights_hash(backbone)
+    if quantization != "none":
+        backbone = load_quantised(name_or_path, model.config.backbone_config, hub_options, quantization)
     if os.path.isdir(name_or_path):
         backbone.config.name_or_path = ""  # a checkpoint never names a folder of the machine that wrote it
     model.base_model.backbone = backbone
     model.config.backbone_config = backbone.config
-    return weights_hash(backbone)
+    return found
 
 
 def weights_hash(backbone: PreTrainedModel) -> str:

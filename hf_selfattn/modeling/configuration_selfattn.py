@@ -154,6 +154,9 @@ class SelfAttnConfig(PreTrainedConfig):
         Commit of that backbone.
     backbone_hash (`str`, *optional*):
         SHA-256 of the backbone's weights before training.
+    backbone_quantization (`"none"`, `"int8"` or `"nf4"`, *optional*, defaults to `"none"`):
+        How the backbone's linear layers keep their weights (package bitsandbytes): in 8 bits (Dettmers et al., 2022)
+        or in 4 bits, as in QLoRA (Dettmers et al., 2023). They do not train; the heads and an adapter do.
     adapter_subfolder (`str`, *optional*):
         Folder inside the checkpoint with an adapter of PEFT, where the checkpoint holds no backbone.
     auto_map (`dict`, *optional*):
@@ -203,6 +206,7 @@ class SelfAttnConfig(PreTrainedConfig):
     backbone_name_or_path: str | None = None
     backbone_revision: str | None = None
     backbone_hash: str | None = None
+    backbone_quantization: Literal["none", "int8", "nf4"] = "none"
     adapter_subfolder: str | None = None
     auto_map: dict[str, str] | None = None
 

@@ -24,14 +24,22 @@ from transformers import initialization as init
 from transformers.utils import auto_docstring, can_return_tuple
 
 from .adapter_selfattn import adapter_subfolder, carries_adapter, open_adapter_checkpoint, save_adapter_checkpoint
-from .attention_selfattn import GroupedAttentionHead, SelfAttnHeads, SelfAttnLayer
-from .backbone_selfattn import attach_backbone, backbone_frame, backbone_source, build_backbone, refuse_decoder
+from .attention_selfattn import SelfAttnHeads
+from .backbone_selfattn import (
+    attach_backbone,
+    backbone_frame,
+    backbone_source,
+    build_backbone,
+    refuse_decoder,
+    refuse_quantised,
+)
 from .configuration_selfattn import SelfAttnConfig, check_backbone_name, refuse_unknown_keys
 from .crf_selfattn import LinearChainCRF
+from .initialization_selfattn import fill_weights
 from .outputs_selfattn import SelfAttnClassifierOutput, SelfAttnModelOutput, mean_loss, without_features
 from .past_selfattn import mask_of_tokens, past_length, past_of_rows, past_options
 from .peft_selfattn import register_adapter_targets
-from .pooling_selfattn import ClassQueryClassifier, build_sequence_classifier
+from .pooling_selfattn import build_sequence_classifier
 from .subsequences_selfattn import (
     Subsequences,
     ends_with,
@@ -69,25 +77,8 @@ class SelfAttnPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, GroupedAttentionHead):
-            init.ones_(module.metric_scale)
-            init.copy_(module.prototypes, F.normalize(torch.randn_like(module.prototypes), dim=-1))
-        elif isinstance(module, SelfAttnLayer):
-            init.constant_(module.fusion_weight, self.config.fusion_init)
-        elif isinstance(module, SelfAttnHeads):
-            init.zeros_(module.feature_mean)
-            init.ones_(module.feature_scale)
-            if module.layer_weight is not None:
-                last_only = torch.zeros_like(module.layer_weight)
-                last_only[-1] = 1
-                init.copy_(module.layer_weight, last_only)
-        elif isinstance(module, ClassQueryClassifier):
-            init.zeros_(module.query)
-        elif isinstance(module, WordPooling) and module.query is not None:
-            init.zeros_(module.query)
-        elif isinstance(module, LinearChainCRF):
-            module.reset(init.zeros_, init.copy_)
-        elif isinstance(module, SelfAttnForTokenClassification):
+        fill_weights(module, self.config)
+        if isinstance(module, SelfAttnForTokenClassification):
             init.zeros_(module.continues_word)
 
     @classmethod
@@ -147,6 +138,7 @@ class SelfAttnPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         check_backbone_name(self.config.backbone_name_or_path)
         if not carries_adapter(self):
+            refuse_quantised(self.config)
             super().save_pretrained(save_directory, **kwargs)
         elif kwargs.get("push_to_hub"):
             raise ValueError("A model with its adapter is saved first, then sent: call model.push_to_hub(NAME).")
