@@ -22,7 +22,7 @@ from .classification_task import CLASSIFICATION
 from .metrics import LOWER_IS_BETTER
 from .optimizer import layer_decay_optimizer
 from .preparation import seed_of
-from .sampling import Excerpts
+from .sampling import Excerpts, GroupedByLength
 from .standardisation import standardise_features
 from .tagging_task import TAGGING
 from .tasks import Task
@@ -31,6 +31,23 @@ from .tasks import Task
 TASKS: dict[type[RecipeArguments], Task] = {RecipeArguments: CLASSIFICATION, NerArguments: TAGGING}
 ROWS_TO_STANDARDISE = 64
 LEARNING_RATE = {"probe": 1e-3, "lora": 1e-3, "full": 5e-5}
+
+
+class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
+    """`Trainer` whose grouping by length is the same on any number of processes.
+
+    That of `Trainer` draws from the random state of each process: processes whose states part would read some rows
+    twice and others never.
+    """
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
+        rows = self.train_dataset  # the argument is the same without its lengths
+        if self.args.train_sampling_strategy != "group_by_length" or not isinstance(rows, Dataset):
+            return super()._get_train_sampler(train_dataset)
+        update = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        lengths = rows.with_format(None)[self.args.length_column_name][:]
+        return GroupedByLength(lengths, update, seed, fill=not self.args.dataloader_drop_last)
 
 
 def task_of(arguments: RecipeArguments) -> Task:
@@ -72,7 +89,7 @@ def build_trainer(
         excerpts = excerpts_of(arguments, data, model)
         train = excerpts.of(train)
         callbacks.append(excerpts)
-    trainer = Trainer(
+    trainer = RecipeTrainer(
         model=model,
         args=options,
         optimizers=(optimizer, None),

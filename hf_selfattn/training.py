@@ -19,7 +19,8 @@ from .attention_cpu import use_fast_attention, use_fused_attention
 from .card import model_card
 from .data import fingerprint, k_folds
 from .evaluation import plain_model
-from .preparation import join_processes, open_backbone, say, seed_of
+from .preparation import open_backbone, say, seed_of
+from .processes import join_processes
 from .publishing import clear_pushed_checkpoint, logged_in, open_repository, push, push_target
 from .report import summary
 from .results import (
@@ -177,7 +178,7 @@ def train_and_evaluate(
     set_seed(seed_of(arguments))
     backbone_config, tokenizer = open_backbone(arguments)
     tokenizer.model_max_length = NO_LIMIT
-    with PartialState().main_process_first():
+    with PartialState().local_main_process_first():
         tokens = task.tokenise(arguments, data, tokenizer)
     model = task.build_model(arguments, data, backbone_config)
     parameters = count_parameters(model)

@@ -22,7 +22,7 @@ FLOORS = (
     {"modeling"},
     {"data", "metrics", "baselines", "attention_cpu", "sampling", "standardisation"},
     {"tasks", "tag_encoding", "adapters", "arguments", "sentiment", "features", "results", "report", "card"},
-    {"evaluation", "saving", "publishing", "losses", "optimizer", "preparation", "search_space", "peft_methods"},
+    {"evaluation", "saving", "publishing", "losses", "optimizer", "preparation", "search_space", "peft_methods", "processes"},
     {"classification_task", "tagging_task"},
     {"trainer"},
     {"search", "trials"},
