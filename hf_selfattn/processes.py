@@ -31,8 +31,8 @@ def join_processes(arguments: RecipeArguments) -> None:
 def refuse_lone_process() -> None:
     """Raise an error if `accelerate launch` was asked for several processes, but started this one alone.
 
-    Unless `--multi_gpu` is given, it starts one process on a machine without accelerators, whatever `--num_processes` says. The
-    number is not passed on; what shows it are the addresses where several processes would meet, which it sets
+    Unless `--multi_gpu` is given, it starts one process on a machine without accelerators, whatever `--num_processes`
+    says. The number is not passed on; what shows it is the address where several processes would meet, which it sets
     (beside `ACCELERATE_USE_CPU=True` or `False`) for more than one process only.
 
     Raises:
@@ -41,8 +41,8 @@ def refuse_lone_process() -> None:
     one_process_path = os.environ.get("ACCELERATE_USE_CPU") in ("True", "False")
     if one_process_path and "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
         raise ValueError(
-            "accelerate launch was asked for more than one process, but started this one alone: so it does on CPUs with "
-            "--cpu, with distributed_type: MULTI_CPU, and without --multi_gpu. Give --multi_gpu --num_processes 2 (as "
-            "recipes/accelerate/cpu_2.yaml has it), or start with torchrun --nproc_per_node 2. If one process is what "
-            "you want, give --num_processes 1, and unset MASTER_ADDR and MASTER_PORT where they are set."
+            "accelerate launch was asked for more than one process, but started this one alone: so it does on CPUs "
+            "with --cpu, with distributed_type: MULTI_CPU, and without --multi_gpu. Give --multi_gpu --num_processes "
+            "2 as in recipes/accelerate/cpu_2.yaml, or start with torchrun --nproc_per_node 2. If you want one "
+            "process, give --num_processes 1, and unset MASTER_ADDR and MASTER_PORT where they are set."
         )

@@ -50,6 +50,21 @@ class GroupedByLength(Sampler[int]):
         return islice(cycle(order), self.count)
 
 
+def length_grouped(rows: Any, options: TrainingArguments) -> GroupedByLength | None:
+    """Return what puts the rows of train in order, or None where their lengths do not.
+
+    Args:
+        rows: the tokenised train split.
+        options: of the training.
+    """
+    if options.train_sampling_strategy != "group_by_length" or not isinstance(rows, Dataset):
+        return None
+    update = options.train_batch_size * options.gradient_accumulation_steps * options.world_size
+    seed = options.seed if options.data_seed is None else options.data_seed
+    lengths = rows.with_format(None)[options.length_column_name][:]
+    return GroupedByLength(lengths, update, seed, fill=not options.dataloader_drop_last)
+
+
 class Excerpts(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     """Cuts a random excerpt out of each row of tokens that is longer than wanted; evaluation still reads everything.
 

@@ -37,6 +37,7 @@ from .results import (
 from .saving import sample_batch, save_adapter, save_model
 from .search import plan_search, search
 from .search_space import SearchPlan
+from .tasks import Task
 from .trainer import build_trainer, task_of
 
 # A tokenizer that claims no limit makes pipelines pass a text on whole: the model reads any length.
@@ -204,11 +205,7 @@ def train_and_evaluate(
         "parameters": parameters,
         "training": training_record(trainer, seconds),
         "environment": environment(),
-        "train": {
-            "rows": len(data.splits["train"]),
-            "fingerprint": fingerprint(data.splits["train"]),
-            "labels": task.label_counts(data),
-        },
+        "train": train_record(task, data),
         **task.evaluate(arguments, data, tokens, evaluator, output_dir),
         **({"search": search_record} if search_record else {}),
     }
@@ -220,6 +217,20 @@ def train_and_evaluate(
     PartialState().wait_for_everyone()
     say(summary(results))
     return results
+
+
+def train_record(task: Task, data: Any) -> dict[str, Any]:
+    """Return what a model was trained on: rows, fingerprint and counts of the labels.
+
+    Args:
+        task: of the run.
+        data: checked data.
+    """
+    if "train" not in data.splits:
+        record: dict[str, Any] = data.stream.as_dict()
+        return record
+    train = data.splits["train"]
+    return {"rows": len(train), "fingerprint": fingerprint(train), "labels": task.label_counts(data)}
 
 
 def save(arguments: RecipeArguments, model: Any, tokenizer: PreTrainedTokenizerBase, *where: Any) -> None:

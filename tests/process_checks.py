@@ -68,9 +68,7 @@ def check_sharding(task: str, lora: bool) -> dict[str, Any]:
     # Gradients are averaged over processes, the loss is a sum: as `Trainer` does, it is scaled by their number.
     found = step(model, part, items / state.num_processes)
     torch.distributed.all_reduce(found["loss"])
-    differences = [
-        float((value - expected["weights"][name]).abs().max()) for name, value in found["weights"].items()
-    ]
+    differences = [float((value - expected["weights"][name]).abs().max()) for name, value in found["weights"].items()]
     return {
         "blocks": sorted({type(block).__name__.removeprefix("FSDP") for block in blocks}),
         "sharded": sum(isinstance(module, FSDPModule) for module in model.modules()),

@@ -79,7 +79,12 @@ def free_port() -> int:
 
 
 def start(launcher: list[str], recipe: str, given: dict[str, Any], **environment: str) -> subprocess.Popen[str]:
-    words = [*launcher, f"recipes/{recipe}.py", *(["lexicon=false"] if recipe == "sentiment" else []), *words_of(given)]
+    words = [
+        *launcher,
+        f"recipes/{recipe}.py",
+        *(["lexicon=false"] if recipe == "sentiment" else []),
+        *words_of(given),
+    ]
     surroundings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.Popen(
         words, cwd=ROOT, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -197,6 +202,20 @@ def test_two_processes_are_one(
     assert results["training"]["processes"] == 2
     assert_same_run(results, one(recipe))
     assert_each_row_once(folder, recipe, launch.__name__)
+
+
+def test_a_stream_is_shared_by_two_processes(folder: Path) -> None:
+    """Over two passes, the first of which ends within a batch."""
+    stream = {"streaming": True, "max_steps": 8, "streaming_buffer": 20, "eval_steps": 4, "save_steps": 4}
+    given = settings("text_classification", folder, "stream", **stream, per_device_train_batch_size=10)
+    alone = run(build_arguments(given))
+    given = settings("text_classification", folder, "shared", **stream, per_device_train_batch_size=5)
+    by_torchrun("text_classification", given)
+    shared = results_of("text_classification", folder, "shared")
+    assert shared["training"]["processes"] == 2 and shared["train"] == alone["train"]
+    for name in ("loss", "grad_norm", "eval_macro_f1"):
+        assert len(numbers(alone, name)) in (8, 2)
+        assert numbers(shared, name) == pytest.approx(numbers(alone, name), abs=1e-5)
 
 
 @pytest.mark.parametrize("asked", [("--cpu", "--num_processes", "2"), ("--config_file", "MULTI_CPU")])
