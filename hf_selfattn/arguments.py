@@ -32,6 +32,9 @@ class RecipeArguments:
         on_bad_row: `error`, or `drop` to leave bad rows out and count them.
         deduplicate: drop repeated training rows, and training rows that stand in an evaluation split.
         group_column: rows of one group never stand on both sides of a split that is made here.
+        streaming: read the rows of train while training, for data that no memory holds (docs/scaling.md); needs
+            `max_steps` and a validation split.
+        streaming_buffer: rows of a stream among which the next one is drawn at random.
         validation_fraction: share of the training rows that becomes the validation split where none is given.
         sample_tokens: in training, read of a longer text one random excerpt of so many tokens, another every epoch; 0
             reads all. Evaluation and the tuned model read every text whole.
@@ -87,6 +90,8 @@ class RecipeArguments:
     on_bad_row: Literal["error", "drop"] = "error"
     deduplicate: bool = False
     group_column: str | None = None
+    streaming: bool = False
+    streaming_buffer: int = 1000
     validation_fraction: float = 0.1
     sample_tokens: int = 0
     standardise: bool = True
@@ -186,6 +191,8 @@ NOT_OF_TAGS = (
     "label_names",
     "deduplicate",
     "group_column",
+    "streaming",
+    "streaming_buffer",
     "loss",
     "class_weights",
     "focal_gamma",

@@ -24,20 +24,24 @@ from .evaluation import (
 )
 from .losses import build_loss
 from .preparation import build_model, load_data, report_on_data, seed_of, with_validation
+from .streaming import ShuffledStream, load_stream, stream_collator
 from .tasks import PROBLEMS, Task, as_references, tokenise
 
 
 def tokenise_splits(
     arguments: RecipeArguments, data: ClassificationData, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, Dataset]:
-    """Return the tokenised splits.
+) -> dict[str, Any]:
+    """Return the tokenised splits; of a stream the rows of train, to be tokenised when they are read.
 
     Args:
         arguments: the arguments of the recipe.
         data: checked data.
         tokenizer: the backbone's tokenizer.
     """
-    return {name: tokenise(split, tokenizer, data.problem) for name, split in data.splits.items()}
+    tokens = {name: tokenise(split, tokenizer, data.problem) for name, split in data.splits.items()}
+    if data.stream is None:
+        return tokens
+    return {"train": ShuffledStream(data.stream, seed_of(arguments), arguments.streaming_buffer), **tokens}
 
 
 def label_counts(data: ClassificationData) -> dict[str, int]:
@@ -48,6 +52,8 @@ def label_counts(data: ClassificationData) -> dict[str, int]:
     """
     if data.problem == "regression":
         return {}
+    if data.stream is not None:
+        return data.stream.label_counts
     labels = as_references(data.splits["train"]["label"][:], data.problem)
     one_hot = labels if labels.ndim == 2 else labels[:, None] == np.arange(len(data.label_names))
     return dict(zip(data.label_names, one_hot.sum(axis=0).astype(int).tolist(), strict=True))
@@ -78,17 +84,19 @@ def trainer_options(
         options: of the training.
         tokenizer: the backbone's tokenizer.
     """
+    # Only class weights look at the labels, and those are refused for a stream.
+    references = [] if data.stream is not None else data.splits["train"]["label"][:]
     return {
         "compute_loss_func": build_loss(
             data.problem,
-            as_references(data.splits["train"]["label"][:], data.problem),
+            as_references(references, data.problem),
             len(data.label_names),
             kind=arguments.loss,
             class_weights=arguments.class_weights,
             label_smoothing=options.label_smoothing_factor,
             focal_gamma=arguments.focal_gamma,
         ),
-        "data_collator": DataCollatorWithPadding(tokenizer),
+        "data_collator": DataCollatorWithPadding(tokenizer) if data.stream is None else stream_collator(tokenizer),
         "compute_metrics": metrics_function(data),
     }
 
@@ -120,16 +128,25 @@ def evaluate(
     if data.problem == "regression" and arguments.neutral_band is not None:
         values = {name: PROBLEMS[data.problem].probabilities(logits[name]) for name in logits}
         results["polarity"] = score_polarity(data, values, arguments.neutral_band)
-    if arguments.baseline:
+    if arguments.baseline and data.stream is None:
         results["baseline"] = score_baselines(data, seed_of(arguments), arguments.lexicon)
     config = plain_model(evaluator).config
     config.temperature, config.thresholds = calibration.temperature, calibration.thresholds
     return results
 
 
+def load(arguments: RecipeArguments) -> ClassificationData:
+    """Load and check the data, all of it or, with `streaming`, all but the rows of train.
+
+    Args:
+        arguments: the arguments of the recipe.
+    """
+    return load_stream(arguments) if arguments.streaming else load_data(arguments)
+
+
 CLASSIFICATION = Task(
     name="text-classification",
-    load=load_data,
+    load=load,
     with_validation=with_validation,
     check=report_on_data,
     tokenise=tokenise_splits,

@@ -36,7 +36,7 @@ def load_data(arguments: RecipeArguments) -> ClassificationData:
     Args:
         arguments: the arguments of the recipe.
     """
-    with PartialState().main_process_first():
+    with PartialState().local_main_process_first():
         splits, notes = raw_splits(arguments), []
         if arguments.neutral_band is not None and arguments.problem != "regression":
             splits, note = to_polarity(
@@ -103,18 +103,6 @@ def seed_of(arguments: RecipeArguments) -> int:
         arguments: the arguments of the recipe.
     """
     return int(arguments.options.get("seed", 42))
-
-
-def join_processes(arguments: RecipeArguments) -> None:
-    """Let the processes that a launcher started know of each other, before the first of them reads data.
-
-    Without a word on it `PartialState` looks for accelerators alone: on a machine that has none every process would
-    take itself for the only one until `TrainingArguments` are made.
-
-    Args:
-        arguments: the arguments of the recipe.
-    """
-    PartialState(cpu=bool(arguments.options.get("use_cpu", not torch.accelerator.is_available())))
 
 
 def say(text: str) -> None:

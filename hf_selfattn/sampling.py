@@ -1,13 +1,68 @@
-"""Sparse reading in training: a random excerpt of each long text, another one every epoch."""
+"""What training reads of the rows, and in which order: excerpts of long texts, rows of like length together."""
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
+from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+
+class GroupedByLength(Sampler[int]):
+    """Gives rows of like length one after the other, in another order every epoch.
+
+    The order is a function of the lengths, the rows of an update, the seed and the epoch alone: one process and many
+    that share the same rows of an update, and a training that is resumed, read the same rows in the same updates. For
+    that the last update of an epoch is filled up with the first rows, which several processes need in any case.
+
+    Args:
+        lengths: of the rows, in tokens.
+        update: rows of an update, of all processes and accumulated steps.
+        seed: of the order.
+        fill: whether the last update is filled up; else it is left out.
+    """
+
+    def __init__(self, lengths: Sequence[int], update: int, seed: int, fill: bool = True):
+        self.lengths, self.update, self.seed, self.epoch = lengths, update, seed, 0
+        self.count = (len(lengths) + (update - 1 if fill else 0)) // update * update
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch; accelerate calls this before each.
+
+        Args:
+            epoch: its number, from 0.
+        """
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(int(np.random.default_rng([self.seed, self.epoch]).integers(2**62)))
+        order = get_length_grouped_indices(self.lengths, self.update, generator=generator)
+        return islice(cycle(order), self.count)
+
+
+def length_grouped(rows: Any, options: TrainingArguments) -> GroupedByLength | None:
+    """Return what puts the rows of train in order, or None where their lengths do not.
+
+    Args:
+        rows: the tokenised train split.
+        options: of the training.
+    """
+    if options.train_sampling_strategy != "group_by_length" or not isinstance(rows, Dataset):
+        return None
+    update = options.train_batch_size * options.gradient_accumulation_steps * options.world_size
+    seed = options.seed if options.data_seed is None else options.data_seed
+    lengths = rows.with_format(None)[options.length_column_name][:]
+    return GroupedByLength(lengths, update, seed, fill=not options.dataloader_drop_last)
 
 
 class Excerpts(TrainerCallback):  # type: ignore[misc]  # transformers is untyped

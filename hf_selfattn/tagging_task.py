@@ -55,7 +55,7 @@ def load_tags(arguments: NerArguments) -> TaggingData:
     Args:
         arguments: the arguments of the recipe.
     """
-    with PartialState().main_process_first():
+    with PartialState().local_main_process_first():
         return prepare_tagging(
             raw_splits(arguments),
             on_broken_tag=arguments.on_broken_tag,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from .classification_task import CLASSIFICATION
 from .metrics import LOWER_IS_BETTER
 from .optimizer import layer_decay_optimizer
 from .preparation import seed_of
-from .sampling import Excerpts
+from .sampling import Excerpts, length_grouped
 from .standardisation import standardise_features
+from .streaming import STREAM_OPTIONS, ShuffledStream
 from .tagging_task import TAGGING
 from .tasks import Task
 
@@ -31,6 +33,19 @@ from .tasks import Task
 TASKS: dict[type[RecipeArguments], Task] = {RecipeArguments: CLASSIFICATION, NerArguments: TAGGING}
 ROWS_TO_STANDARDISE = 64
 LEARNING_RATE = {"probe": 1e-3, "lora": 1e-3, "full": 5e-5}
+
+
+class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
+    """`Trainer` whose grouping by length is the same on any number of processes.
+
+    That of `Trainer` draws from the random state of each process: processes whose states part would read some rows
+    twice and others never.
+    """
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
+        # The argument is the rows without the column of their lengths.
+        sampler = length_grouped(self.train_dataset, self.args)
+        return super()._get_train_sampler(train_dataset) if sampler is None else sampler
 
 
 def task_of(arguments: RecipeArguments) -> Task:
@@ -72,7 +87,7 @@ def build_trainer(
         excerpts = excerpts_of(arguments, data, model)
         train = excerpts.of(train)
         callbacks.append(excerpts)
-    trainer = Trainer(
+    trainer = RecipeTrainer(
         model=model,
         args=options,
         optimizers=(optimizer, None),
@@ -87,14 +102,16 @@ def build_trainer(
     return trainer
 
 
-def some_rows(tokens: Dataset, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[dict[str, Any]]:
-    """Return what the model reads of a few random rows, the same in every process.
+def some_rows(tokens: Any, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[dict[str, Any]]:
+    """Return what the model reads of a few random rows, the same in every process; of a stream the first ones.
 
     Args:
-        tokens: a tokenised split.
+        tokens: a tokenised split, or a `ShuffledStream`.
         tokenizer: names the columns.
         seed: of the draw.
     """
+    if isinstance(tokens, ShuffledStream):
+        return list(islice(tokens, ROWS_TO_STANDARDISE))
     order = np.random.default_rng(seed).permutation(len(tokens))[:ROWS_TO_STANDARDISE].tolist()
     return [{name: row[name] for name in tokenizer.model_input_names} for row in map(tokens.__getitem__, order)]
 
@@ -132,7 +149,7 @@ def training_arguments(arguments: RecipeArguments, data: Any, output_dir: Path) 
     metric = arguments.selection_metric or task.selection_metric(data)
     if metric not in (known := {"loss", *task.metrics(data)}):
         raise ValueError(f"selection_metric={metric!r} is unknown; it is one of {', '.join(sorted(known))}.")
-    defaults = {
+    defaults: dict[str, Any] = {
         "learning_rate": LEARNING_RATE[arguments.tuning],
         "num_train_epochs": 3,
         "per_device_train_batch_size": 16,
@@ -155,7 +172,7 @@ def training_arguments(arguments: RecipeArguments, data: Any, output_dir: Path) 
         "include_for_metrics": ["inputs"] if task.metrics_see_inputs else [],
         "hub_strategy": "end",
     }
-    options = {**defaults, **arguments.options}
+    options = {**defaults, **(STREAM_OPTIONS if arguments.streaming else {}), **arguments.options}
     # The result is pushed when it is scored and saved; `Trainer` pushes checkpoints only, and saves its arguments.
     options["push_to_hub"] = bool(options.get("push_to_hub")) and options["hub_strategy"] != "end"
     options.pop("hub_token", None)

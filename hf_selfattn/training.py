@@ -19,7 +19,8 @@ from .attention_cpu import use_fast_attention, use_fused_attention
 from .card import model_card
 from .data import fingerprint, k_folds
 from .evaluation import plain_model
-from .preparation import join_processes, open_backbone, say, seed_of
+from .preparation import open_backbone, say, seed_of
+from .processes import join_processes
 from .publishing import clear_pushed_checkpoint, logged_in, open_repository, push, push_target
 from .report import summary
 from .results import (
@@ -36,6 +37,7 @@ from .results import (
 from .saving import sample_batch, save_adapter, save_model
 from .search import plan_search, search
 from .search_space import SearchPlan
+from .tasks import Task
 from .trainer import build_trainer, task_of
 
 # A tokenizer that claims no limit makes pipelines pass a text on whole: the model reads any length.
@@ -177,7 +179,7 @@ def train_and_evaluate(
     set_seed(seed_of(arguments))
     backbone_config, tokenizer = open_backbone(arguments)
     tokenizer.model_max_length = NO_LIMIT
-    with PartialState().main_process_first():
+    with PartialState().local_main_process_first():
         tokens = task.tokenise(arguments, data, tokenizer)
     model = task.build_model(arguments, data, backbone_config)
     parameters = count_parameters(model)
@@ -203,11 +205,7 @@ def train_and_evaluate(
         "parameters": parameters,
         "training": training_record(trainer, seconds),
         "environment": environment(),
-        "train": {
-            "rows": len(data.splits["train"]),
-            "fingerprint": fingerprint(data.splits["train"]),
-            "labels": task.label_counts(data),
-        },
+        "train": train_record(task, data),
         **task.evaluate(arguments, data, tokens, evaluator, output_dir),
         **({"search": search_record} if search_record else {}),
     }
@@ -219,6 +217,20 @@ def train_and_evaluate(
     PartialState().wait_for_everyone()
     say(summary(results))
     return results
+
+
+def train_record(task: Task, data: Any) -> dict[str, Any]:
+    """Return what a model was trained on: rows, fingerprint and counts of the labels.
+
+    Args:
+        task: of the run.
+        data: checked data.
+    """
+    if "train" not in data.splits:
+        record: dict[str, Any] = data.stream.as_dict()
+        return record
+    train = data.splits["train"]
+    return {"rows": len(train), "fingerprint": fingerprint(train), "labels": task.label_counts(data)}
 
 
 def save(arguments: RecipeArguments, model: Any, tokenizer: PreTrainedTokenizerBase, *where: Any) -> None:

@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState
 from datasets import DatasetDict
 from huggingface_hub.errors import StrictDataclassError
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments, set_seed
 
 from .adapters import base_model
 from .arguments import RecipeArguments
@@ -20,7 +20,7 @@ from .optimizer import layer_decay_optimizer
 from .preparation import open_backbone
 from .search_space import Choices, SearchPlan, with_settings
 from .standardisation import standardise_features
-from .trainer import excerpts_of, some_rows, task_of, training_arguments
+from .trainer import RecipeTrainer, excerpts_of, some_rows, task_of, training_arguments
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -31,7 +31,7 @@ OF_A_TRIAL = {"save_strategy": "no", "load_best_model_at_end": False, "push_to_h
 FAILURES = (ValueError, RuntimeError, StrictDataclassError)
 
 
-class TrialTrainer(Trainer):
+class TrialTrainer(RecipeTrainer):
     """`Trainer` whose loss, layer-wise learning rates and patience are those of the trial.
 
     Args:
@@ -93,7 +93,7 @@ def build_trial_trainer(plan: SearchPlan, arguments: RecipeArguments, data: Any,
     task = task_of(arguments)
     data = replace(data, splits=DatasetDict({name: data.splits[name] for name in ("train", "validation")}))
     backbone_config, tokenizer = open_backbone(arguments)
-    with PartialState().main_process_first():
+    with PartialState().local_main_process_first():
         tokens = task.tokenise(arguments, data, tokenizer)
     options = trial_arguments(plan, arguments, data, output_dir)
 

@@ -3,10 +3,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset
+from torch.utils.data import BatchSampler
 
-from hf_selfattn.sampling import Excerpts
+from hf_selfattn.sampling import Excerpts, GroupedByLength
 
 CLS, SEP = 1, 2
 
@@ -57,3 +60,40 @@ def test_every_token_of_a_text_is_read_some_time() -> None:
 def test_an_excerpt_without_room_is_refused() -> None:
     with pytest.raises(ValueError, match="sample_tokens=2 leaves no room beside 2 special tokens"):
         Excerpts(2, 1, 1, seed=0)
+
+
+LENGTHS = [5 + 7 * i % 60 for i in range(103)]
+
+
+def order_of(processes: int, batch: int, steps: int = 1, epoch: int = 0) -> list[int]:
+    """The rows in the order in which all processes together read them."""
+    shards = []
+    for rank in range(processes):
+        sampler = GroupedByLength(LENGTHS, processes * batch * steps, seed=0)
+        sampler.set_epoch(epoch)
+        shards.append(list(BatchSamplerShard(BatchSampler(sampler, batch, False), processes, rank)))
+    return [row for batches in zip(*shards, strict=True) for rows in batches for row in rows]
+
+
+def test_any_number_of_processes_reads_the_same_rows_in_the_same_updates() -> None:
+    alone = order_of(1, 16)
+    for processes, batch, steps in ((2, 8, 1), (4, 4, 1), (1, 4, 4), (2, 2, 4)):
+        assert order_of(processes, batch, steps) == alone
+    assert sorted(alone[:103]) == list(range(103))
+    assert len(alone) == 112 and alone[103:] == alone[:9]  # the last update is filled up
+
+
+def test_rows_of_like_length_stand_together_in_another_order_every_epoch() -> None:
+    orders = [order_of(1, 16, epoch=epoch) for epoch in (0, 1, 0)]
+    assert orders[0] == orders[2] != orders[1]
+    lengths = np.random.default_rng(0).integers(5, 500, 800).tolist()
+    grouped = [lengths[row] for row in GroupedByLength(lengths, 16, seed=0)]
+
+    def padding(values: list[int]) -> int:
+        return sum(16 * max(values[i : i + 16]) - sum(values[i : i + 16]) for i in range(0, 800, 16))
+
+    assert sorted(grouped) == sorted(lengths) and padding(grouped) < 0.3 * padding(lengths)
+
+
+def test_the_last_update_is_left_out_where_that_is_asked_for() -> None:
+    assert len(list(GroupedByLength(LENGTHS, 16, 0, fill=False))) == 96

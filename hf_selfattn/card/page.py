@@ -209,9 +209,20 @@ def data(results: dict[str, Any]) -> str:
     for name, split in results["splits"].items():
         source = dataset_name(results["arguments"], name)
         rows.append([public(name), escape(source), f"{split['rows']:,}", escape(split["fingerprint"])])
-    train = results.get("train")
-    trained = f"Trained on {train['rows']:,} rows (fingerprint {escape(train['fingerprint'])}).\n\n" if train else ""
+    trained = trained_on(results["train"]) if results.get("train") else ""
     return f"## Data\n\n{trained}Evaluated on:\n\n{table(['split', 'data', 'rows', 'fingerprint'], rows)}"
+
+
+def trained_on(train: dict[str, Any]) -> str:
+    """Say which rows the model was trained on; those of a stream have no fingerprint, and perhaps were not counted.
+
+    Args:
+        train: what the results say of them.
+    """
+    if train.get("streamed"):
+        count = f"{train['rows']:,} rows" if train["rows"] else "rows"
+        return f"Trained on {count} that were streamed.\n\n"
+    return f"Trained on {train['rows']:,} rows (fingerprint {escape(train['fingerprint'])}).\n\n"
 
 
 def arguments(results: dict[str, Any]) -> str:

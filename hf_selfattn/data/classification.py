@@ -12,6 +12,7 @@ from .labels import LabelScheme, Target, degenerate, label_twins, read_scheme
 from .reading import ORIGIN
 from .rows import BadRow, Columns, bad_rows_message, column_values, inspect_rows, summarise
 from .sources import with_origin
+from .streams import Stream
 
 TEXT_NAMES = (
     "sentence",
@@ -64,12 +65,14 @@ class ClassificationData:
         problem: one of `labels.PROBLEMS`.
         label_names: the C names in the order of the targets; for regression the name of the one value.
         notes: sentences for the user: what was detected, dropped or looks odd.
+        stream: the rows of train, where they are streamed; then they are no split.
     """
 
     splits: DatasetDict
     problem: str
     label_names: list[str]
     notes: list[str] = field(default_factory=list)
+    stream: Stream | None = None
 
 
 def prepare(

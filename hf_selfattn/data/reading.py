@@ -22,6 +22,8 @@ from .conll import LINES, conll_rows
 
 ORIGIN = "__origin__"
 BATCH_ROWS = 10_000
+DELIMITERS = ",;\t"
+DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, OSError)
 ENCODING_MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -56,7 +58,7 @@ def read_table(path: Path) -> pa.Table:
     try:
         with COMPRESSIONS[compression](path) if compression else path.open("rb") as stream:
             table = FORMATS[ending](stream, path)
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, OSError) as error:
+    except DAMAGED as error:
         if isinstance(error, PermissionError):
             raise
         raise ValueError(f"{path}: the file is damaged or not what its ending says: {error}") from error
@@ -65,13 +67,8 @@ def read_table(path: Path) -> pa.Table:
     return table
 
 
-def _read_csv(stream: IO[bytes], path: Path, delimiters: str = ",;\t") -> pa.Table:
-    lines = _decoded_lines(stream, path)
-    first = next(lines, "")
-    delimiter = max(delimiters, key=first.count)  # a tie keeps the first: the usual one
-    reader = _csv_rows(itertools.chain([first], lines), delimiter, path)
-    _, header = next(reader, (1, [""]))
-    names = _column_names(header, path)
+def _read_csv(stream: IO[bytes], path: Path, delimiters: str = DELIMITERS) -> pa.Table:
+    names, delimiter, reader = open_csv(stream, path, delimiters)
     ragged: list[str] = []
     batches = []
     for batch in _batched(reader):
@@ -90,12 +87,36 @@ def _read_csv(stream: IO[bytes], path: Path, delimiters: str = ",;\t") -> pa.Tab
     return _concatenated(batches)
 
 
+def open_csv(
+    stream: IO[bytes], path: Path, delimiters: str = DELIMITERS
+) -> tuple[list[str], str, Iterator[tuple[int, list[str]]]]:
+    """Return the column names, the delimiter, and (first line, cells) of each row as it is read.
+
+    Args:
+        stream: the bytes of the file.
+        path: the file, for messages.
+        delimiters: those that may be; the one that the first line has most of is taken.
+    """
+    lines = decoded_lines(stream, path)
+    first = next(lines, "")
+    delimiter = max(delimiters, key=first.count)  # a tie keeps the first: the usual one
+    reader = csv_rows(itertools.chain([first], lines), delimiter, path)
+    _, header = next(reader, (1, [""]))
+    return _column_names(header, path), delimiter, reader
+
+
 def _read_tsv(stream: IO[bytes], path: Path) -> pa.Table:
     return _read_csv(stream, path, delimiters="\t")
 
 
-def _csv_rows(lines: Iterable[str], delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (first line, cells) of each row; blank lines are no rows."""
+def csv_rows(lines: Iterable[str], delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (first line, cells) of each row; blank lines are no rows.
+
+    Args:
+        lines: of the file.
+        delimiter: between cells.
+        path: the file, for messages.
+    """
     limit = csv.field_size_limit(2**31 - 1)  # the default refuses documents above 131,072 characters
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     line = 1
@@ -132,18 +153,18 @@ def _check_names(names: Iterable[str], path: Path) -> None:
 def _read_json_lines(stream: IO[bytes], path: Path) -> pa.Table:
     bad: list[str] = []
     batches = []
-    for batch in _batched(enumerate(_decoded_lines(stream, path), start=1)):
+    for batch in _batched(enumerate(decoded_lines(stream, path), start=1)):
         rows = []
         for number, line in batch:
             if not line.strip():
                 continue
-            row, problem = _parse_json_row(line)
+            row, problem = parse_json_row(line)
             if problem:
                 bad.append(f"{path}:{number}: {problem}")
             else:
                 rows.append({**row, ORIGIN: f"{path}:{number}"})
         if rows and not bad:
-            batches.append(_table_from_rows(rows))
+            batches.append(table_from_rows(rows))
     if bad:
         raise ValueError(
             f"{path}: {len(bad)} line(s) are not JSON objects; {'; '.join(bad[:3])}. "
@@ -157,7 +178,7 @@ def _read_json(stream: IO[bytes], path: Path) -> pa.Table:
     data = stream.read()
     if not data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
         return _read_json_lines(io.BytesIO(data), path)
-    text = "".join(_decoded_lines(io.BytesIO(data), path))
+    text = "".join(decoded_lines(io.BytesIO(data), path))
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
@@ -167,20 +188,25 @@ def _read_json(stream: IO[bytes], path: Path) -> pa.Table:
         if problem:
             raise ValueError(f'{path}[{index}]: {problem}; the array must hold objects such as {{"text": "…"}}.')
     tables = [
-        _table_from_rows([{**row, ORIGIN: f"{path}[{index}]"} for index, row in batch])
+        table_from_rows([{**row, ORIGIN: f"{path}[{index}]"} for index, row in batch])
         for batch in _batched(enumerate(rows))
     ]
     return _concatenated(tables)
 
 
 def _read_conll(stream: IO[bytes], path: Path) -> pa.Table:
-    batches = _batched(conll_rows(_decoded_lines(stream, path), path))
+    batches = _batched(conll_rows(decoded_lines(stream, path), path))
     return _concatenated(
-        [_table_from_rows([{**row, ORIGIN: f"{path}:{row[LINES][0]}"} for row in batch]) for batch in batches]
+        [table_from_rows([{**row, ORIGIN: f"{path}:{row[LINES][0]}"} for row in batch]) for batch in batches]
     )
 
 
-def _parse_json_row(line: str) -> tuple[dict[str, Any], str]:
+def parse_json_row(line: str) -> tuple[dict[str, Any], str]:
+    """Return the row of a line of JSON, and what is wrong with it or "".
+
+    Args:
+        line: the text.
+    """
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -200,7 +226,12 @@ def _row_problem(row: Any) -> str:
     return ""
 
 
-def _table_from_rows(rows: list[dict[str, Any]]) -> pa.Table:
+def table_from_rows(rows: list[dict[str, Any]]) -> pa.Table:
+    """Return a table of rows; a column of mixed types keeps its values as JSON.
+
+    Args:
+        rows: values by column; one that is missing is null.
+    """
     names = dict.fromkeys(itertools.chain.from_iterable(rows))
     return pa.table({name: _array([row.get(name) for row in rows]) for name in names})
 
@@ -263,7 +294,16 @@ def _with_index(table: pa.Table, path: Path) -> pa.Table:
     return table.append_column(ORIGIN, origins)
 
 
-def _decoded_lines(stream: IO[bytes], path: Path) -> Iterator[str]:
+def decoded_lines(stream: IO[bytes], path: Path) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file.
+
+    Args:
+        stream: its bytes.
+        path: the file, for messages.
+
+    Raises:
+        ValueError: names the line that is not UTF-8, and the probable encoding.
+    """
     for number, line in enumerate(stream, start=1):
         data = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         try:
