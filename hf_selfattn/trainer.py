@@ -11,7 +11,6 @@ from datasets import Dataset
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainerCallback,
     TrainingArguments,
 )
@@ -22,6 +21,7 @@ from .classification_task import CLASSIFICATION
 from .metrics import LOWER_IS_BETTER
 from .optimizer import layer_decay_optimizer
 from .preparation import seed_of
+from .recipe_trainer import RecipeTrainer
 from .sampling import Excerpts
 from .standardisation import standardise_features
 from .tagging_task import TAGGING
@@ -49,7 +49,7 @@ def build_trainer(
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     output_dir: Path,
-) -> Trainer:
+) -> RecipeTrainer:
     """Return the `Trainer` of a run.
 
     Args:
@@ -72,7 +72,7 @@ def build_trainer(
         excerpts = excerpts_of(arguments, data, model)
         train = excerpts.of(train)
         callbacks.append(excerpts)
-    trainer = Trainer(
+    trainer = RecipeTrainer(
         model=model,
         args=options,
         optimizers=(optimizer, None),
@@ -147,6 +147,7 @@ def training_arguments(arguments: RecipeArguments, data: Any, output_dir: Path) 
         "save_strategy": "epoch",
         "save_total_limit": 2,
         "load_best_model_at_end": True,
+        "restore_callback_states_from_checkpoint": True,  # the patience of early stopping
         "metric_for_best_model": metric,
         "greater_is_better": metric not in {"loss", *LOWER_IS_BETTER},
         "logging_steps": 0.05,

@@ -22,10 +22,12 @@ FLOORS = (
     {"modeling"},
     {"data", "metrics", "baselines", "attention_cpu", "sampling", "standardisation"},
     {"tasks", "tag_encoding", "adapters", "arguments", "sentiment", "features", "results", "report", "card"},
+    {"checkpoints", "run_state", "faults"},
     {"evaluation", "saving", "publishing", "losses", "optimizer", "preparation", "search_space", "peft_methods"},
     {"classification_task", "tagging_task"},
+    {"recipe_trainer"},
     {"trainer"},
-    {"search", "trials"},
+    {"search", "trials", "fitting"},
     {"training"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
