@@ -159,7 +159,7 @@ def ended(checkpoint: Path) -> bool:
         checkpoint: its folder, whole.
     """
     callbacks = (json_of(checkpoint / STATE_FILE) or {}).get("stateful_callbacks", {})
-    return bool(callbacks.get("TrainerControl", {}).get("attributes", {}).get("should_training_stop"))
+    return bool(callbacks.get("TrainerControl", {}).get("args", {}).get("should_training_stop"))
 
 
 def set_aside(checkpoint: Path) -> Path:

@@ -20,7 +20,7 @@ from .data import fingerprint, k_folds
 from .evaluation import plain_model
 from .fitting import fit
 from .preparation import join_processes, open_backbone, say, seed_of
-from .publishing import clear_pushed_checkpoint, logged_in, open_repository, push, push_target
+from .publishing import logged_in, open_repository, push, push_target
 from .recipe_trainer import RecipeTrainer
 from .report import summary
 from .results import (
@@ -219,7 +219,6 @@ def train_and_evaluate(
         **({"search": search_record} if search_record else {}),
     }
     if trainer.is_world_process_zero():
-        clear_pushed_checkpoint(output_dir)
         save(arguments, plain_model(evaluator), tokenizer, output_dir, tokens["validation"], trainer.data_collator)
         write_text(output_dir / CARD_FILE, model_card(results))
         write_json(output_dir / RESULTS_FILE, results)

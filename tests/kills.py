@@ -41,8 +41,9 @@ TRAININGS: tuple[dict[str, Any], ...] = (
     {"tuning": "full", "num_train_epochs": 3, "early_stopping_patience": 2, **EVERY_FIVE},
     {"tuning": "lora", "max_steps": 17, "gradient_accumulation_steps": 2, **EVERY_FIVE},
 )
-# Moments that chance would seldom hit, as a part of the path of a file that is opened, renamed or deleted.
-MOMENTS = ("arguments.json", "/_writing/", "_outdated", "/.saving/", "README.md", "results.json")
+# Moments that chance would seldom hit: a part of the path of a file that is opened, renamed or deleted, and how often
+# at most it is before the kill.
+MOMENTS = {"arguments.json": 3, "/_writing/": 60, "_outdated": 4, "/.saving/": 30, "README.md": 2, "results.json": 2}
 FORK = get_context("fork")  # a start costs a second, not ten
 
 
@@ -127,9 +128,9 @@ def main(folder: Path, kills: int, seed: int) -> None:
         quota = -(-(kills - done) // max(len(TRAININGS) - finished, 1))  # kills of this training
         for _ in range(quota):
             if chance.random() < 0.5:
-                moment = chance.choice(MOMENTS)
-                code = in_child(train, given, moment, chance.randint(1, 12))
-                when = f"at {moment}"
+                moment, most = chance.choice(list(MOMENTS.items()))
+                code = in_child(train, given, moment, chance.randint(1, most))
+                when = f"at {moment!r}"
             else:
                 after = chance.uniform(0, seconds[number])
                 code = in_child(train, given, "", 0, patience=after)
@@ -141,6 +142,8 @@ def main(folder: Path, kills: int, seed: int) -> None:
             done += code == -signal.SIGKILL
             if in_child(check, place):
                 raise SystemExit(f"something in {place} does not open, killed {when}")
+            if code == 0:
+                break
         if in_child(train, given, "", 0):
             raise SystemExit(f"training {number} does not go on")
         compare(wholes[number], place)

@@ -22,7 +22,7 @@ FLOORS = (
     {"modeling"},
     {"data", "metrics", "baselines", "attention_cpu", "sampling", "standardisation"},
     {"tasks", "tag_encoding", "adapters", "arguments", "sentiment", "features", "results", "report", "card"},
-    {"checkpoints", "run_state", "faults"},
+    {"checkpoints", "run_state", "faults", "placing"},
     {"evaluation", "saving", "publishing", "losses", "optimizer", "preparation", "search_space", "peft_methods"},
     {"classification_task", "tagging_task"},
     {"recipe_trainer"},
