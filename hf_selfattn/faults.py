@@ -40,7 +40,7 @@ def faults_explained() -> Iterator[None]:
         sys.exit(INTERRUPTED)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    except (OSError, RuntimeError, MemoryError) as error:
+    except Exception as error:
         message = explanation(error)
         if message is None:
             raise
@@ -62,6 +62,8 @@ def explanation(error: BaseException) -> str | None:
         place = f" {error.filename}" if error.filename else ""
         remedy = "Free some space there" if error.errno in NO_ROOM else "Choose an output_dir that can be written to"
         return f"Cannot write{place} ({error.strerror}). Nothing that was there is lost. {remedy}. {GO_ON}."
+    if any(words in str(error) for words in ROOM_IN_WORDS):
+        return f"Cannot write ({first_line(error)}). Nothing that was there is lost. Free some space. {GO_ON}."
     return None
 
 

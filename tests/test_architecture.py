@@ -21,8 +21,9 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     {"modeling"},
     {"data", "metrics", "baselines", "attention_cpu", "sampling", "standardisation"},
-    {"tasks", "tag_encoding", "adapters", "arguments", "sentiment", "features", "results", "report", "card"},
-    {"checkpoints", "run_state", "faults", "placing"},
+    {"tasks", "tag_encoding", "adapters", "arguments", "sentiment", "features", "results", "run_state"},
+    {"report", "card"},
+    {"checkpoints", "faults", "placing"},
     {"evaluation", "saving", "publishing", "losses", "optimizer", "preparation", "search_space", "peft_methods"},
     {"classification_task", "tagging_task"},
     {"recipe_trainer"},
