@@ -31,7 +31,7 @@ PREDICTIONS = "predictions-*.jsonl"
 # Files that an earlier push, or `Trainer` with a checkpoint, left in a repository, where the result has none so named.
 ADAPTER_CONFIG = "adapter_config.json"
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG, "training_args.bin")
-STALE_FILES = (*WEIGHT_FILES, "*_selfattn.py", ARGUMENTS_FILE)
+STALE_FILES = (*WEIGHT_FILES, "*_selfattn.py", ARGUMENTS_FILE, RUN_STATE_FILE)
 
 
 @dataclass(frozen=True)
