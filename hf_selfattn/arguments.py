@@ -140,12 +140,12 @@ class RecipeArguments:
 
 
 def is_place(name: str) -> bool:
-    """Return whether an argument says where the outcome of a run goes, not what it is.
+    """Return whether an argument says where or how the outcome of a run is made, not what it is.
 
     Args:
         name: of the argument.
     """
-    return name in ("output_dir", "check", "push_to_hub") or name.startswith("hub_")
+    return name in ("output_dir", "check", "push_to_hub", "auto_find_batch_size") or name.startswith("hub_")
 
 
 @dataclass

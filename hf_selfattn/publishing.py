@@ -18,16 +18,20 @@ from .arguments import RecipeArguments
 from .card import model_card
 from .card.text import one_line
 from .results import ARGUMENTS_FILE, CARD_FILE, RESULTS_FILE, read_json, write_text
+from .run_state import RUN_STATE_FILE
 
 # What a run leaves in its folder beside its result, by the name of a file or folder: checkpoints and what only a
-# continued training reads, pickles among it. Side files of an unfinished writing begin with a dot.
-NOT_PUSHED = (".*", "checkpoint-*", "runs", ARGUMENTS_FILE, "trainer_state.json", "*.bin", "*.pt", "*.pth", "*.pkl")
+# continued training reads, pickles among it. Side files of an unfinished writing begin with a dot or underscore.
+NOT_PUSHED = (
+    *(".*", "_*", "checkpoint-*", "runs", ARGUMENTS_FILE, RUN_STATE_FILE, "trainer_state.json"),
+    *("*.bin", "*.pt", "*.pth", "*.pkl"),
+)
 PREDICTIONS = "predictions-*.jsonl"
 
 # Files that an earlier push, or `Trainer` with a checkpoint, left in a repository, where the result has none so named.
 ADAPTER_CONFIG = "adapter_config.json"
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG, "training_args.bin")
-STALE_FILES = (*WEIGHT_FILES, "*_selfattn.py", ARGUMENTS_FILE)
+STALE_FILES = (*WEIGHT_FILES, "*_selfattn.py", ARGUMENTS_FILE, RUN_STATE_FILE)
 
 
 @dataclass(frozen=True)
@@ -301,17 +305,6 @@ def push_command(folder: Path, target: Target) -> str:
     words = [repr(str(folder)), repr(target.repo_id), *(f"{name}={value!r}" for name, value in options.items())]
     code = f"from hf_selfattn.publishing import push_run; print(push_run({', '.join(words)}))"
     return f"python -c {shlex.quote(code)}"
-
-
-def clear_pushed_checkpoint(folder: Path) -> None:
-    """Delete the weights of a checkpoint that `Trainer` copied to the top of the folder to push them.
-
-    Args:
-        folder: of the run, before the result is saved in it.
-    """
-    for path in folder.iterdir():
-        if any(fnmatch(path.name, pattern) for pattern in WEIGHT_FILES):
-            path.unlink()
 
 
 @contextmanager

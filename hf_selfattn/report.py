@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .run_state import story
+
 
 def summary(results: dict[str, Any]) -> str:
     """Return a table of the scores of each evaluation split, the baseline beside the model.
@@ -29,6 +31,8 @@ def summary(results: dict[str, Any]) -> str:
                 [f"polarity {metric}", with_interval(results["polarity"][name][metric])] + [""] * len(baselines)
             )
         blocks.append(f"{name}: {split['rows']} rows, 95 % intervals\n{table(rows)}")
+    if happened := story(results.get("run_state")):
+        blocks.append(happened)
     return "\n\n".join(blocks)
 
 

@@ -40,7 +40,10 @@ def write_text(path: Path, text: str) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     side = path.with_name(f".{path.name}.{os.getpid()}")
-    side.write_text(text, encoding="utf-8")
+    with side.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(side, path)
 
 
@@ -153,7 +156,8 @@ def open_run(output_dir: Path, arguments: Mapping[str, Any]) -> dict[str, Any] |
             )
         finished = output_dir / RESULTS_FILE
         return read_json(finished) if finished.is_file() else None
-    if output_dir.is_dir() and any(output_dir.iterdir()):
+    left_by_a_kill = f".{ARGUMENTS_FILE}."
+    if output_dir.is_dir() and any(not path.name.startswith(left_by_a_kill) for path in output_dir.iterdir()):
         raise ValueError(
             f"{output_dir} is not empty and holds no run of this package. Nothing was changed. Choose another "
             "output_dir."

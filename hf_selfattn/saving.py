@@ -20,12 +20,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .modeling.adapter_selfattn import ADAPTER_NAME, OTHER_WEIGHTS, save_adapter_checkpoint
+from .modeling.adapter_selfattn import save_adapter_checkpoint
+from .placing import put_in_place
 
 SIDE_FOLDER = ".saving"
-CONFIG_FILE = "config.json"
-# What a checkpoint of the other kind would leave behind.
-WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", OTHER_WEIGHTS, ADAPTER_NAME)
 # Fields of the configuration that decide answers beside the weights.
 ANSWER_FIELDS = ("id2label", "problem_type", "temperature", "thresholds", "top_one_if_none", "decoding")
 
@@ -98,24 +96,6 @@ def side_folder(folder: Path) -> Iterator[Path]:
         put_in_place(side, folder)
     finally:
         shutil.rmtree(side, ignore_errors=True)
-
-
-def put_in_place(side: Path, folder: Path) -> None:
-    """Move the files of a checkpoint from its side folder into their place.
-
-    The configuration goes first and comes last: without it a folder is never taken for a checkpoint, so that the
-    files of two are never read together.
-
-    Args:
-        side: folder of the new checkpoint.
-        folder: its place, perhaps with an earlier one.
-    """
-    (folder / CONFIG_FILE).unlink(missing_ok=True)
-    for pattern in WEIGHTS:
-        for path in folder.glob(pattern):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for path in sorted(side.iterdir(), key=lambda path: path.name == CONFIG_FILE):
-        path.replace(folder / path.name)
 
 
 def sample_batch(

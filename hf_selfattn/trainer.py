@@ -12,7 +12,6 @@ from datasets import Dataset
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainerCallback,
     TrainingArguments,
 )
@@ -23,7 +22,8 @@ from .classification_task import CLASSIFICATION
 from .metrics import LOWER_IS_BETTER
 from .optimizer import layer_decay_optimizer
 from .preparation import seed_of
-from .sampling import Excerpts, length_grouped
+from .recipe_trainer import RecipeTrainer
+from .sampling import Excerpts
 from .standardisation import standardise_features
 from .streaming import STREAM_OPTIONS, ShuffledStream
 from .tagging_task import TAGGING
@@ -33,19 +33,6 @@ from .tasks import Task
 TASKS: dict[type[RecipeArguments], Task] = {RecipeArguments: CLASSIFICATION, NerArguments: TAGGING}
 ROWS_TO_STANDARDISE = 64
 LEARNING_RATE = {"probe": 1e-3, "lora": 1e-3, "full": 5e-5}
-
-
-class RecipeTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
-    """`Trainer` whose grouping by length is the same on any number of processes.
-
-    That of `Trainer` draws from the random state of each process: processes whose states part would read some rows
-    twice and others never.
-    """
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
-        # The argument is the rows without the column of their lengths.
-        sampler = length_grouped(self.train_dataset, self.args)
-        return super()._get_train_sampler(train_dataset) if sampler is None else sampler
 
 
 def task_of(arguments: RecipeArguments) -> Task:
@@ -64,7 +51,7 @@ def build_trainer(
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     output_dir: Path,
-) -> Trainer:
+) -> RecipeTrainer:
     """Return the `Trainer` of a run.
 
     Args:
@@ -164,6 +151,7 @@ def training_arguments(arguments: RecipeArguments, data: Any, output_dir: Path) 
         "save_strategy": "epoch",
         "save_total_limit": 2,
         "load_best_model_at_end": True,
+        "restore_callback_states_from_checkpoint": True,  # the patience of early stopping
         "metric_for_best_model": metric,
         "greater_is_better": metric not in {"loss", *LOWER_IS_BETTER},
         "logging_steps": 0.05,

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, Trainer, set_seed
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.trainer_utils import get_last_checkpoint
 
-from .adapters import base_model, count_parameters, merge_adapters
+from .adapters import base_model, merge_adapters
 from .arguments import RecipeArguments
 from .attention_cpu import use_fast_attention, use_fused_attention
 from .card import model_card
 from .data import fingerprint, k_folds
 from .evaluation import plain_model
+from .fitting import fit
 from .preparation import open_backbone, say, seed_of
 from .processes import join_processes
-from .publishing import clear_pushed_checkpoint, logged_in, open_repository, push, push_target
+from .publishing import logged_in, open_repository, push, push_target
+from .recipe_trainer import RecipeTrainer
 from .report import summary
 from .results import (
     ARGUMENTS_FILE,
@@ -176,22 +177,27 @@ def train_and_evaluate(
         search_record: of the search that found the arguments.
     """
     task = task_of(arguments)
-    set_seed(seed_of(arguments))
     backbone_config, tokenizer = open_backbone(arguments)
     tokenizer.model_max_length = NO_LIMIT
     with PartialState().local_main_process_first():
         tokens = task.tokenise(arguments, data, tokenizer)
-    model = task.build_model(arguments, data, backbone_config)
-    parameters = count_parameters(model)
-    say(f"{parameters['trainable']:,} of {parameters['all']:,} parameters train ({arguments.tuning}).")
 
-    trainer = build_trainer(arguments, data, tokens, model, tokenizer, output_dir)
-    if trainer.args.bf16 and trainer.args.device.type == "cpu":
-        use_fast_attention(base_model(model))
-    if trainer.args.push_to_hub and trainer.is_world_process_zero():
-        custom_object_save(base_model(model), output_dir)  # `Trainer` pushes a checkpoint without the code it needs
+    def build(changed: RecipeArguments) -> RecipeTrainer:
+        set_seed(seed_of(changed))
+        model = task.build_model(changed, data, backbone_config)
+        trainer = build_trainer(changed, data, tokens, model, tokenizer, output_dir)
+        counts = trainer.parameters
+        say(f"{counts['trainable']:,} of {counts['all']:,} parameters train ({changed.tuning}).")
+        if trainer.args.bf16 and trainer.args.device.type == "cpu":
+            use_fast_attention(base_model(model))
+        if trainer.args.push_to_hub and trainer.is_world_process_zero():
+            custom_object_save(
+                base_model(model), output_dir
+            )  # `Trainer` pushes a checkpoint without the code it needs
+        return trainer
+
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output_dir)))
+    trainer, run_state = fit(build, arguments, output_dir)
     seconds = time.perf_counter() - started
 
     evaluator = final_evaluator(trainer, merge=arguments.save == "merged")
@@ -202,15 +208,15 @@ def train_and_evaluate(
         "backbone": backbone_record(arguments.model, arguments.model_revision),
         "seed": seed_of(arguments),
         "notes": data.notes,
-        "parameters": parameters,
+        "parameters": trainer.parameters,
         "training": training_record(trainer, seconds),
+        "run_state": asdict(run_state),
         "environment": environment(),
         "train": train_record(task, data),
         **task.evaluate(arguments, data, tokens, evaluator, output_dir),
         **({"search": search_record} if search_record else {}),
     }
     if trainer.is_world_process_zero():
-        clear_pushed_checkpoint(output_dir)
         save(arguments, plain_model(evaluator), tokenizer, output_dir, tokens["validation"], trainer.data_collator)
         write_text(output_dir / CARD_FILE, model_card(results))
         write_json(output_dir / RESULTS_FILE, results)

@@ -11,16 +11,17 @@ import torch
 from accelerate import PartialState
 from datasets import DatasetDict
 from huggingface_hub.errors import StrictDataclassError
-from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainingArguments, set_seed
 
 from .adapters import base_model
 from .arguments import RecipeArguments
 from .attention_cpu import use_fast_attention
 from .optimizer import layer_decay_optimizer
 from .preparation import open_backbone
+from .sampling import length_grouped
 from .search_space import Choices, SearchPlan, with_settings
 from .standardisation import standardise_features
-from .trainer import RecipeTrainer, excerpts_of, some_rows, task_of, training_arguments
+from .trainer import excerpts_of, some_rows, task_of, training_arguments
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -31,7 +32,7 @@ OF_A_TRIAL = {"save_strategy": "no", "load_best_model_at_end": False, "push_to_h
 FAILURES = (ValueError, RuntimeError, StrictDataclassError)
 
 
-class TrialTrainer(RecipeTrainer):
+class TrialTrainer(Trainer):
     """`Trainer` whose loss, layer-wise learning rates and patience are those of the trial.
 
     Args:
@@ -49,6 +50,15 @@ class TrialTrainer(RecipeTrainer):
         self.settle, self.loss, self.settled = settle, loss, settle(None)
         self.optimizer: torch.optim.Optimizer | None = None
         super().__init__(**options)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Return the order of the rows, as in a run.
+
+        Args:
+            train_dataset: the rows without the column of their lengths.
+        """
+        sampler = length_grouped(self.train_dataset, self.args)
+        return super()._get_train_sampler(train_dataset) if sampler is None else sampler
 
     def train(self, resume_from_checkpoint: Any = None, trial: BaseTrial | None = None, **options: Any) -> Any:
         """Train one trial; an error that ends it is kept with it.

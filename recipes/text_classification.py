@@ -10,14 +10,13 @@ from __future__ import annotations
 import sys
 
 from hf_selfattn.arguments import parse_arguments
+from hf_selfattn.faults import faults_explained
 from hf_selfattn.training import run
 
 
 def main() -> None:
-    try:
+    with faults_explained():
         run(parse_arguments(sys.argv[1:]))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     {"modeling"},
     {"data", "metrics", "baselines", "attention_cpu", "sampling", "standardisation"},
-    {"tasks", "tag_encoding", "adapters", "arguments", "sentiment", "features", "results", "report", "card"},
+    {"tasks", "tag_encoding", "adapters", "arguments", "sentiment", "features", "results", "run_state"},
+    {"report", "card"},
+    {"checkpoints", "faults", "placing"},
     {
         "evaluation",
         "saving",
@@ -35,8 +37,9 @@ FLOORS = (
         "streaming",
     },
     {"classification_task", "tagging_task"},
+    {"recipe_trainer"},
     {"trainer"},
-    {"search", "trials"},
+    {"search", "trials", "fitting"},
     {"training"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

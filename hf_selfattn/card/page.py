@@ -7,6 +7,7 @@ from typing import Any
 
 from ..metrics import LOWER_IS_BETTER
 from ..report import with_interval
+from ..run_state import story
 from .metadata import TASKS, dataset_name, is_backbone_on_hub, overall
 from .text import escape, is_hub_name, last_part, plain, public, table, without_secrets
 
@@ -275,7 +276,9 @@ def environment(results: dict[str, Any]) -> str:
         "Python": machine["python"],
         **machine["versions"],
     }
-    return f"## Environment\n\n{table(['', ''], [[escape(key), escape(value)] for key, value in rows.items()])}"
+    shown = table(["", ""], [[escape(key), escape(value)] for key, value in rows.items()])
+    happened = story(results.get("run_state"))
+    return f"## Environment\n\n{shown}" + (f"\n\n{escape(happened)}" if happened else "")
 
 
 def limits(results: dict[str, Any]) -> str:

@@ -132,7 +132,7 @@ def open_adapter_checkpoint(
     if attention is not None:
         model.set_attn_implementation(attention)
     model = model.to(named_dtype(dtype) or named_dtype(recorded.get("dtype")) or model.base_model.backbone.dtype)
-    others = read_other_weights(model, name_or_path, hub)
+    others = read_other_weights(model, name_or_path, config.adapter_subfolder, hub)
     # The model is an ordinary one from here on: saved whole, it is a whole checkpoint.
     subfolder, config.adapter_subfolder = config.adapter_subfolder, None
     if with_adapter:
@@ -264,18 +264,20 @@ def adapter_folder(name_or_path: Any, subfolder: str, hub: dict[str, Any]) -> Pa
     return cast(Path, files[ADAPTER_WEIGHTS]).parent
 
 
-def read_other_weights(model: PreTrainedModel, name_or_path: Any, hub: dict[str, Any]) -> set[str]:
+def read_other_weights(model: PreTrainedModel, name_or_path: Any, subfolder: str, hub: dict[str, Any]) -> set[str]:
     """Load what a checkpoint holds beside its adapter, and return the names.
 
     Args:
         model: the model without its adapter.
         name_or_path: the checkpoint: a name on the hub or a folder.
+        subfolder: the adapter's folder in it; the first checkpoints had them at the top.
         hub: options of files on the hub.
 
     Raises:
         ValueError: if the model has no place for a weight.
     """
-    path = checkpoint_file(name_or_path, OTHER_WEIGHTS, hub)
+    path = checkpoint_file(name_or_path, f"{subfolder}/{OTHER_WEIGHTS}", hub)
+    path = path or checkpoint_file(name_or_path, OTHER_WEIGHTS, hub)
     weights = {} if path is None else load_file(path)
     unexpected = model.load_state_dict(weights, strict=False).unexpected_keys
     if unexpected:
@@ -401,7 +403,7 @@ def save_adapter_checkpoint(adapted: Any, folder: str | os.PathLike[str]) -> Non
     save_peft_files(adapted, folder / ADAPTER_NAME)
     others = other_weights(adapted)
     if others:
-        save_file(others, folder / OTHER_WEIGHTS, metadata={"format": "pt"})
+        save_file(others, folder / ADAPTER_NAME / OTHER_WEIGHTS, metadata={"format": "pt"})
     config.save_pretrained(folder)
 
 

@@ -57,6 +57,7 @@ INHERITED_KEYS = frozenset(
         "num_labels",
         "output_attentions",
         "per_layer_config",
+        "transformers_weights",
         "quantization_config",
         "torch_dtype",
         "use_cache",  # written by `Trainer`

@@ -168,10 +168,13 @@ def test_heads_that_were_not_trained_are_kept_too(backbones: Path, tmp_path: Pat
     peft = LoraConfig(r=2, target_modules=["query", "query_proj"], task_type=TaskType.SEQ_CLS)
     adapted = tuned(backbones / "bert", peft=peft)  # PEFT itself saves the classifier
     folder = saved(adapted, tmp_path / "it", backbones / "bert")
-    assert (folder / OTHER_WEIGHTS).is_file()
+    others = folder / ADAPTER_NAME / OTHER_WEIGHTS
+    assert others.is_file()
     place = {"backbone_name_or_path": str(backbones / "bert")}
     opened = AutoModelForSequenceClassification.from_pretrained(folder, **place)
     assert torch.equal(logits(opened), logits(adapted))
+    others.replace(folder / OTHER_WEIGHTS)  # where the first checkpoints had them
+    assert torch.equal(logits(AutoModelForSequenceClassification.from_pretrained(folder, **place)), logits(adapted))
     (folder / OTHER_WEIGHTS).unlink()
     with pytest.raises(ValueError, match="does not fit its model: it lacks"):
         AutoModelForSequenceClassification.from_pretrained(folder, **place)
