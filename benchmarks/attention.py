@@ -1,10 +1,10 @@
 """One attention layer against full attention and its peers: `python benchmarks/attention.py`.
 
-Each layer is measured with its projections, D = 384. Time is CPU time on one thread: the least of several repeats, in which all layers take turns in one process. Memory is
-what a process of its own adds to its peak resident memory, for one forward pass and for forward and backward. The
-limit of the grouped layer is what its own products (backward: twice the forward's) would take at the rate of a
-product (N, 384) x (384, 448) measured in the same turns. Written to `benchmarks/results/attention.json` and `.png`.
-`--quick` measures short inputs once and writes nothing.
+Each layer is measured with its projections, D = 384. Time is CPU time on one thread: the least of several repeats, in
+which all layers take turns in one process. Memory is what a process of its own adds to its peak resident memory, for
+one forward pass and for forward and backward. The limit of the grouped layer is what its own products (backward:
+twice the forward's) would take at the rate of a product (N, 384) x (384, 448) measured in the same turns. Written to
+`benchmarks/results/attention.json` and `.png`; a choice of lengths, layers or types is only printed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ RESULTS = Path(__file__).parent / "results"
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PRODUCT_WIDTH = 448
+LONGEST_OF_ALL = 4096  # layers that are slower than full attention here are not measured at greater lengths
 
 
 def repeats(num_tokens: int) -> int:
@@ -36,7 +38,7 @@ def repeats(num_tokens: int) -> int:
     Args:
         num_tokens: N.
     """
-    return 7 if num_tokens <= 4096 else 3
+    return 5 if num_tokens <= LONGEST_OF_ALL else 2
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -98,6 +100,8 @@ def peak_mebibytes(name: str, num_tokens: int, dtype: str) -> tuple[float, float
 def measure_memory(names: list[str], num_tokens: int, dtype: str) -> dict[str, Any]:
     """Return the memory of each layer, each in a process of its own.
 
+    To be called before anything is timed: a process keeps the memory that it has used, and its forks find it there.
+
     Args:
         names: of the layers.
         num_tokens: N.
@@ -126,25 +130,23 @@ def measure_times(names: list[str], num_tokens: int, dtype: str, turns: int) -> 
     for name in names:
         actions[name] = passes(build_layer(name, num_tokens, torch_dtype)[1], num_tokens, torch_dtype)
     least = {name: [float("inf")] * len(steps) for name, steps in actions.items()}
-    for turn in range(turns + 1):
+    for _ in range(turns):
         for name, steps in actions.items():
             for place, step in enumerate(steps):
-                taken = seconds(step)
-                if turn:  # the first turn warms up
-                    least[name][place] = min(least[name][place], taken)
+                least[name][place] = min(least[name][place], seconds(step))
     return least
 
 
-def rows_of(num_tokens: int, dtype: str, names: list[str], turns: int) -> list[dict[str, Any]]:
+def rows_of(num_tokens: int, dtype: str, names: list[str], memory: dict[str, Any], turns: int) -> list[dict[str, Any]]:
     """Return one row of figures for each layer, or why there is none.
 
     Args:
         num_tokens: N.
         dtype: name of the type.
         names: of the layers.
+        memory: of each, of `measure_memory`.
         turns: repeats of each.
     """
-    memory = measure_memory(names, num_tokens, dtype)
     runs = [name for name in names if not isinstance(memory[name], str)]
     times = measure_times(runs, num_tokens, dtype, turns)
     rate = 2 * num_tokens * WIDTH * PRODUCT_WIDTH / times["product"][0]
@@ -163,6 +165,15 @@ def rows_of(num_tokens: int, dtype: str, names: list[str], turns: int) -> list[d
             row["share_of_limit"] = [limit / times[name][0], 3 * limit / times[name][1]]
         rows.append(row)
     return rows
+
+
+def slower_than_full(rows: list[dict[str, Any]]) -> set[str]:
+    """Return the layers that full attention outruns in forward and backward, in any row.
+
+    Args:
+        rows: of `rows_of`.
+    """
+    return {row["layer"] for row in rows if "seconds" in row and max(row["faster_than_full"]) < 1}
 
 
 def cells_of(rows: list[dict[str, Any]]) -> list[list[str]]:
@@ -211,20 +222,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="short inputs, few turns, nothing written")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--layers", nargs="+", choices=LAYERS, default=list(LAYERS), help="`full` is always measured")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     names = list(dict.fromkeys(["full", *arguments.layers]))
-    rows = []
-    for num_tokens in arguments.lengths if not arguments.quick else (512,):
-        for dtype in DTYPES:
-            found = rows_of(num_tokens, dtype, names, 1 if arguments.quick else repeats(num_tokens))
+    rows: list[dict[str, Any]] = []
+    lengths = arguments.lengths if not arguments.quick else (512,)
+    memory = {case: measure_memory(names, *case) for case in product(lengths, arguments.dtypes)}
+    for num_tokens in lengths:
+        for dtype in arguments.dtypes:
+            slow = slower_than_full([row for row in rows if row["tokens"] == LONGEST_OF_ALL])
+            measured = [name for name in names if num_tokens <= LONGEST_OF_ALL or name not in slow]
+            turns = 1 if arguments.quick else repeats(num_tokens)
+            found = rows_of(num_tokens, dtype, measured, memory[num_tokens, dtype], turns)
             print(table(cells_of(found)), flush=True)
             rows += found
     for name, reason in {row["layer"]: row["left_out"] for row in rows if "left_out" in row}.items():
         print(f"{name} was left out: {reason}")
-    if arguments.quick or names != list(LAYERS) or tuple(arguments.lengths) != LENGTHS:
+    whole = names == list(LAYERS) and tuple(arguments.lengths) == LENGTHS and arguments.dtypes == list(DTYPES)
+    if arguments.quick or not whole:
         return
     record = {
         "command": "python benchmarks/attention.py",
