@@ -222,6 +222,7 @@ def own(layer: nn.Module) -> tuple[nn.Module, Layer]:
 LAYERS: dict[str, Callable[[int], tuple[nn.Module, Layer]]] = {
     "full": lambda num_tokens: own(FullAttention()),
     "grouped": lambda num_tokens: own(GroupedAttention()),
+    "grouped, blocks of 128": lambda num_tokens: own(GroupedAttention(block_size=128)),
     "full, 4 heads": lambda num_tokens: own(FullAttention(heads=4)),
     "grouped, 12 heads": lambda num_tokens: own(GroupedAttention(heads=HEADS)),
     "inducing points": lambda num_tokens: own(InducedAttention()),
