@@ -116,17 +116,17 @@ def permute_tokens(values_BNHE: Tensor, index_BMH: Tensor) -> Tensor:
     """Take, in each row and head, the tokens at the given places.
 
     Args:
-        values_BNHE: per-head vectors of the tokens.
+        values_BNHE: per-head vectors of the tokens, or (B, N, 1, E) if all heads have the same.
         index_BMH: places in N.
 
     Returns:
         (B, M, H, E).
     """
-    B, N, H, E = values_BNHE.shape
+    B, N, own_heads, E = values_BNHE.shape
     row_B11 = torch.arange(B, device=index_BMH.device)[:, None, None]
-    head_H = torch.arange(H, device=index_BMH.device)
-    flat = ((row_B11 * N + index_BMH) * H + head_H).flatten()
-    return values_BNHE.reshape(B * N * H, E).index_select(0, flat).view(B, index_BMH.shape[1], H, E)
+    head_H = torch.arange(own_heads, device=index_BMH.device)
+    flat_BMH = (row_B11 * N + index_BMH) * own_heads + head_H
+    return values_BNHE.reshape(-1, E).index_select(0, flat_BMH.flatten()).view(*index_BMH.shape, E)
 
 
 class SelfAttentionHead(nn.Module):
@@ -199,7 +199,7 @@ class GroupedAttentionHead(nn.Module):
         similarity = group_similarity(metric_BNE, self.prototypes)
         groups, order, inverse = sort_by_group(similarity, masks.lengths_B)
 
-        query, key, value = self._project(features_BND, metric_BNE, order)
+        query, key, value = self._sorted_blocks(features_BND, metric_BNE, order)
         attended, weights = self._attend(query, key, value, masks)
         attended = permute_tokens(attended, inverse.transpose(1, 2))
         output_BND = self.output(attended.flatten(2))
@@ -214,17 +214,15 @@ class GroupedAttentionHead(nn.Module):
             summary = permute_tokens(summary, inverse.transpose(1, 2)).transpose(1, 2)
         return output_BND, (groups, F.softmax(similarity / self.temperature, dim=-1), summary)
 
-    def _project(self, features_BND: Tensor, metric_BNE: Tensor, order_BHN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _sorted_blocks(
+        self, features_BND: Tensor, metric_BNE: Tensor, order_BHN: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values in sorted blocks, each (B, K, W, H, E), with the metric in the logits."""
-        B, N, _ = features_BND.shape
-        H = self.num_heads
-        projected = self.qkv(features_BND).view(B, N, H, -1)
-        projected = torch.cat([projected, metric_BNE[:, :, None].expand(-1, -1, H, -1)], dim=-1)
-        places = F.pad(order_BHN.transpose(1, 2), (0, 0, 0, -N % self.block_size))
-        blocks = permute_tokens(projected, places).unflatten(1, (-1, self.block_size))
-        query, key, value, metric = blocks.split(
-            [self.head_dim, self.head_dim, self.value_dim, self.config.group_dim], dim=-1
-        )
+        H, W = self.num_heads, self.block_size
+        places = F.pad(order_BHN.transpose(1, 2), (0, 0, 0, -order_BHN.shape[-1] % W))
+        projected = permute_tokens(self.qkv(features_BND).unflatten(-1, (H, -1)), places).unflatten(1, (-1, W))
+        metric = permute_tokens(metric_BNE[:, :, None], places).unflatten(1, (-1, W))
+        query, key, value = projected.split([self.head_dim, self.head_dim, self.value_dim], dim=-1)
         scale = (self.metric_scale * self.head_dim**0.5)[:, None].to(metric.dtype)
         return torch.cat([query, metric * scale], dim=-1), torch.cat([key, metric], dim=-1), value
 
@@ -232,7 +230,10 @@ class GroupedAttentionHead(nn.Module):
         """Attend to the own block and the summaries of the others; return (B, K * W, H, E) and the weights."""
         B, K, W, H, E = query.shape
         if K > 1:
-            key, value = (torch.cat([x, block_summaries(x, masks.lengths_B)], dim=2) for x in (key, value))
+            key, value = (
+                torch.cat([x, block_means(x, masks.lengths_B)[:, None].expand(-1, K, -1, -1, -1)], dim=2)
+                for x in (key, value)
+            )
         bias = masks.block_bias.to(query.dtype).flatten(0, 1)[:, None, None]
         attend: Callable[..., tuple[Tensor, Tensor]] = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
@@ -242,19 +243,19 @@ class GroupedAttentionHead(nn.Module):
         return attended.view(B, K * W, H, E), weights
 
 
-def block_summaries(blocks_BKWHE: Tensor, lengths_B: Tensor) -> Tensor:
-    """Return the mean of the real tokens of every block, repeated for each block: (B, K, K, H, E).
+def block_means(blocks_BKWHE: Tensor, lengths_B: Tensor) -> Tensor:
+    """Return the mean of the real tokens of every block: (B, K, H, E).
 
     Args:
-        blocks_BKWHE: keys or values in sorted blocks.
+        blocks_BKWHE: vectors of the tokens in sorted blocks.
         lengths_B: number of real tokens of each row.
     """
-    _, K, W, _, _ = blocks_BKWHE.shape
+    _, K, W, H, _ = blocks_BKWHE.shape
     counts_BK = block_counts(lengths_B, K, W)
     is_real_BKW = torch.arange(W, device=lengths_B.device) < counts_BK[..., None]
     share_BKW = is_real_BKW.to(blocks_BKWHE.dtype) / counts_BK.clamp(min=1)[..., None]
-    means_BKHE = (blocks_BKWHE * share_BKW[..., None, None]).sum(dim=2)
-    return means_BKHE[:, None].expand(-1, K, -1, -1, -1)
+    means_BKF = (share_BKW[:, :, None] @ blocks_BKWHE.flatten(3)).squeeze(2)
+    return means_BKF.unflatten(-1, (H, -1))
 
 
 def build_norm(config: SelfAttnConfig) -> nn.Module:
