@@ -24,6 +24,7 @@ from transformers import AutoModelForSequenceClassification, TrainingArguments
 from hf_selfattn import publishing
 from hf_selfattn.arguments import RecipeArguments, build_arguments
 from hf_selfattn.publishing import Target, files_to_push, push_command, push_run, push_target, stale_files
+from hf_selfattn.results import read_json
 from hf_selfattn.training import run
 
 REPO = f"{USER}/a-model"
@@ -237,6 +238,17 @@ def test_a_failed_push_says_how_to_repeat_it(
     again = run_with_hub(words(recipe, **how), hub, tmp_path / "home")
     assert "nothing to train" in again.stdout and f"Pushed to {hub.url}/{REPO}" in again.stdout
     assert len(hub.history(REPO)) == 2
+
+
+@pytest.mark.slow
+def test_two_processes_push_one_commit(recipe: dict[str, Any], hub: Hub, tmp_path: Path) -> None:
+    how = {"push_to_hub": True, "hub_model_id": REPO, "output_dir": str(tmp_path / "run")}
+    launcher = [str(Path(sys.executable).parent / "torchrun"), "--nproc_per_node", "2", "--standalone"]
+    done = run_with_hub([*launcher, *words(recipe, **how)[1:]], hub, tmp_path / "home")
+    assert done.stdout.count(f"Pushed to {hub.url}/{REPO}") == 1
+    assert read_json(tmp_path / "run" / "results.json")["training"]["processes"] == 2
+    assert len(hub.history(REPO)) == 2  # the empty repository, and the result
+    assert hub.files(REPO)["model.safetensors"] == (tmp_path / "run/model.safetensors").read_bytes()
 
 
 @pytest.mark.slow
