@@ -21,6 +21,7 @@ from .data import fingerprint, k_folds
 from .evaluation import plain_model
 from .preparation import open_backbone, say, seed_of
 from .processes import join_processes
+from .progress import hide_bars, show_progress, tokenising
 from .publishing import clear_pushed_checkpoint, logged_in, open_repository, push, push_target
 from .report import summary
 from .results import (
@@ -61,6 +62,7 @@ def run(arguments: RecipeArguments) -> dict[str, Any]:
         ValueError: for data, options, an output folder or a repository that cannot be used; nothing is lost.
     """
     join_processes(arguments)
+    hide_bars()
     task = task_of(arguments)
     if arguments.check:
         return task.check(arguments)
@@ -179,7 +181,7 @@ def train_and_evaluate(
     set_seed(seed_of(arguments))
     backbone_config, tokenizer = open_backbone(arguments)
     tokenizer.model_max_length = NO_LIMIT
-    with PartialState().local_main_process_first():
+    with PartialState().local_main_process_first(), tokenising(data.splits):
         tokens = task.tokenise(arguments, data, tokenizer)
     model = task.build_model(arguments, data, backbone_config)
     parameters = count_parameters(model)
@@ -274,12 +276,13 @@ def final_evaluator(trainer: Trainer, merge: bool) -> Trainer:
         fp16=False,
         train_sampling_strategy="random",  # grouping by length reorders evaluation too
     )
-    return Trainer(
+    evaluator = Trainer(
         model=final,
         args=only_evaluate,
         data_collator=trainer.data_collator,
         preprocess_logits_for_metrics=trainer.preprocess_logits_for_metrics,
     )
+    return show_progress(evaluator)
 
 
 def training_record(trainer: Trainer, seconds: float) -> dict[str, Any]:
