@@ -4,7 +4,7 @@ MiniLM with LoRA on queries and values, on rows of Reuters R8; `Trainer` drives 
 turns in one process, one thread each; a figure is the ratio of the two in the same round, over all rounds. Times are
 CPU time of the process (the greater of two processes), because the machine is shared; wall time stands beside it.
 
-- `equal`: rows cut and padded to 128 tokens, 16 a batch, bfloat16, one rank: heads against no heads. `stock` is as
+- `equal`: rows cut and padded to 128 tokens, 16 a batch, bfloat16: heads against no heads, in one process and in two. `stock` is as
   Transformers opens it, `stock_fast` has our attention kernel and no dropout inside attention, as the recipe has.
 - `defaults`: whole rows, the recipe as it is against `Trainer` as it is (float32, 8 random rows a batch, texts cut at
   512 tokens) and `LoraConfig` as it is.
