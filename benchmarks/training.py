@@ -4,8 +4,9 @@ MiniLM with LoRA on queries and values, on rows of Reuters R8; `Trainer` drives 
 turns in one process, one thread each; a figure is the ratio of the two in the same round, over all rounds. Times are
 CPU time of the process (the greater of two processes), because the machine is shared; wall time stands beside it.
 
-- `equal`: rows cut and padded to 128 tokens, 16 a batch, bfloat16: heads against no heads, in one process and in two. `stock` is as
-  Transformers opens it, `stock_fast` has our attention kernel and no dropout inside attention, as the recipe has.
+- `equal`: rows cut and padded to 128 tokens, 16 a batch, bfloat16: heads against no heads, in one process and in two.
+  `stock` is as Transformers opens it, `stock_fast` has our attention kernel and no dropout inside attention, as the
+  recipe has.
 - `defaults`: whole rows, the recipe as it is against `Trainer` as it is (float32, 8 random rows a batch, texts cut at
   512 tokens) and `LoraConfig` as it is.
 - `inference`: forward pass of 16 x 128 tokens, float32.
@@ -49,7 +50,8 @@ from hf_selfattn.adapters import base_model
 from hf_selfattn.arguments import RecipeArguments, build_arguments
 from hf_selfattn.attention_cpu import use_fast_attention
 from hf_selfattn.data import ClassificationData
-from hf_selfattn.preparation import join_processes, open_backbone
+from hf_selfattn.preparation import open_backbone
+from hf_selfattn.processes import join_processes
 from hf_selfattn.results import environment, read_json, write_json
 from hf_selfattn.trainer import build_trainer, has_bf16, task_of
 
