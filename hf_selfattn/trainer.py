@@ -22,6 +22,7 @@ from .classification_task import CLASSIFICATION
 from .metrics import LOWER_IS_BETTER
 from .optimizer import layer_decay_optimizer
 from .preparation import seed_of
+from .progress import show_progress
 from .recipe_trainer import RecipeTrainer
 from .sampling import Excerpts
 from .standardisation import standardise_features
@@ -84,6 +85,7 @@ def build_trainer(
         callbacks=callbacks,
         **task_of(arguments).trainer_options(arguments, data, tokens, options, tokenizer),
     )
+    show_progress(trainer)
     if arguments.standardise:
         standardise_features(model, some_rows(train, tokenizer, options.seed), trainer.data_collator)
     return trainer
@@ -155,6 +157,7 @@ def training_arguments(arguments: RecipeArguments, data: Any, output_dir: Path) 
         "metric_for_best_model": metric,
         "greater_is_better": metric not in {"loss", *LOWER_IS_BETTER},
         "logging_steps": 0.05,
+        "include_num_input_tokens_seen": "non_padding",
         "report_to": "none",
         "label_names": ["labels"],
         "include_for_metrics": ["inputs"] if task.metrics_see_inputs else [],

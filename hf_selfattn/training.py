@@ -21,6 +21,7 @@ from .evaluation import plain_model
 from .fitting import fit
 from .preparation import open_backbone, say, seed_of
 from .processes import join_processes
+from .progress import hide_bars, show_progress, tokenising
 from .publishing import logged_in, open_repository, push, push_target
 from .recipe_trainer import RecipeTrainer
 from .report import summary
@@ -62,6 +63,7 @@ def run(arguments: RecipeArguments) -> dict[str, Any]:
         ValueError: for data, options, an output folder or a repository that cannot be used; nothing is lost.
     """
     join_processes(arguments)
+    hide_bars()
     task = task_of(arguments)
     if arguments.check:
         return task.check(arguments)
@@ -179,7 +181,7 @@ def train_and_evaluate(
     task = task_of(arguments)
     backbone_config, tokenizer = open_backbone(arguments)
     tokenizer.model_max_length = NO_LIMIT
-    with PartialState().local_main_process_first():
+    with PartialState().local_main_process_first(), tokenising(data.splits):
         tokens = task.tokenise(arguments, data, tokenizer)
 
     def build(changed: RecipeArguments) -> RecipeTrainer:
@@ -191,9 +193,8 @@ def train_and_evaluate(
         if trainer.args.bf16 and trainer.args.device.type == "cpu":
             use_fast_attention(base_model(model))
         if trainer.args.push_to_hub and trainer.is_world_process_zero():
-            custom_object_save(
-                base_model(model), output_dir
-            )  # `Trainer` pushes a checkpoint without the code it needs
+            # `Trainer` pushes a checkpoint without the code that it needs.
+            custom_object_save(base_model(model), output_dir)
         return trainer
 
     started = time.perf_counter()
@@ -280,12 +281,13 @@ def final_evaluator(trainer: Trainer, merge: bool) -> Trainer:
         fp16=False,
         train_sampling_strategy="random",  # grouping by length reorders evaluation too
     )
-    return Trainer(
+    evaluator = Trainer(
         model=final,
         args=only_evaluate,
         data_collator=trainer.data_collator,
         preprocess_logits_for_metrics=trainer.preprocess_logits_for_metrics,
     )
+    return show_progress(evaluator)
 
 
 def training_record(trainer: Trainer, seconds: float) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from .arguments import RecipeArguments
 from .attention_cpu import use_fast_attention
 from .optimizer import layer_decay_optimizer
 from .preparation import open_backbone
+from .progress import show_progress, tokenising
 from .sampling import length_grouped
 from .search_space import Choices, SearchPlan, with_settings
 from .standardisation import standardise_features
@@ -103,7 +104,7 @@ def build_trial_trainer(plan: SearchPlan, arguments: RecipeArguments, data: Any,
     task = task_of(arguments)
     data = replace(data, splits=DatasetDict({name: data.splits[name] for name in ("train", "validation")}))
     backbone_config, tokenizer = open_backbone(arguments)
-    with PartialState().local_main_process_first():
+    with PartialState().local_main_process_first(), tokenising(data.splits):
         tokens = task.tokenise(arguments, data, tokenizer)
     options = trial_arguments(plan, arguments, data, output_dir)
 
@@ -137,6 +138,7 @@ def build_trial_trainer(plan: SearchPlan, arguments: RecipeArguments, data: Any,
         processing_class=tokenizer,
         **trainer_options(arguments),
     )
+    show_progress(trainer)
     if arguments.sample_tokens:
         excerpts = excerpts_of(arguments, data, trainer.model)
         trainer.train_dataset = excerpts.of(tokens["train"])

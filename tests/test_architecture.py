@@ -20,7 +20,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A room imports rooms of its own floor or of those below.
 FLOORS = (
     {"modeling"},
-    {"data", "metrics", "baselines", "attention_cpu", "sampling", "standardisation"},
+    {"data", "metrics", "baselines", "attention_cpu", "sampling", "standardisation", "progress"},
     {"tasks", "tag_encoding", "adapters", "arguments", "sentiment", "features", "results", "run_state"},
     {"report", "card"},
     {"checkpoints", "faults", "placing"},

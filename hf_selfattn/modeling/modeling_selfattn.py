@@ -38,7 +38,7 @@ from .crf_selfattn import LinearChainCRF
 from .initialization_selfattn import fill_weights
 from .outputs_selfattn import SelfAttnClassifierOutput, SelfAttnModelOutput, mean_loss, without_features
 from .past_selfattn import mask_of_tokens, past_length, past_of_rows, past_options
-from .peft_selfattn import register_adapter_targets
+from .peft_selfattn import register_adapter_targets, share_configuration
 from .pooling_selfattn import build_sequence_classifier
 from .subsequences_selfattn import (
     Subsequences,
@@ -144,6 +144,10 @@ class SelfAttnPreTrainedModel(PreTrainedModel):
             raise ValueError("A model with its adapter is saved first, then sent: call model.push_to_hub(NAME).")
         else:
             save_adapter_checkpoint(self.adapted[0], save_directory)
+
+    def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
+        super().set_attn_implementation(*args, **kwargs)
+        share_configuration(self)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         embeddings = super().resize_token_embeddings(*args, **kwargs)
@@ -306,16 +310,8 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
             has_suffix &= lengths_B >= has_prefix * num_prefix + num_suffix
         else:
             has_prefix = has_suffix = lengths_B >= num_prefix + num_suffix  # embeddings come framed
-        windows = split(
-            lengths_B,
-            values.shape[1],
-            window,
-            cast(int, config.subsequence_stride),
-            num_prefix,
-            num_suffix,
-            has_prefix,
-            has_suffix,
-        )
+        T, stride = values.shape[1], cast(int, config.subsequence_stride)
+        windows = split(lengths_B, T, window, stride, num_prefix, num_suffix, has_prefix, has_suffix)
         return windows if torch.compiler.is_compiling() else windows.trim()
 
 

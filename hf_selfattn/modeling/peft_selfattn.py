@@ -16,6 +16,8 @@
 import re
 import sys
 
+from transformers import PreTrainedModel
+
 # The projections of queries and values, as in the LoRA paper (Hu et al., 2021).
 LORA_TARGETS = {
     "albert": ["query", "value"],
@@ -65,3 +67,18 @@ def register_adapter_targets() -> None:
         method = re.fullmatch("TRANSFORMERS_MODELS_TO_(.+)_MODULES_MAPPING", name)
         if method and ("bert" in table or method[1] in special):
             table.setdefault("selfattn", special.get(method[1], every_family))
+
+
+def share_configuration(model: PreTrainedModel) -> None:
+    """Give the modules that read the model's configuration that one, where they hold a copy of it.
+
+    PEFT trains a deep copy of the heads, whose configuration is a copy, too: a change of the model's, such as another
+    attention kernel, would not reach them.
+
+    Args:
+        model: a model of this package, with adapters or without.
+    """
+    kind = type(model.config)
+    for module in model.modules():
+        if isinstance(vars(module).get("config"), kind):
+            module.config = model.config

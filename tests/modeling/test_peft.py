@@ -63,3 +63,16 @@ def test_merged_adapter_is_equal() -> None:
     batch = tiny_batch([70, 9])
     expected = adapted.eval()(**batch).logits
     torch.testing.assert_close(adapted.merge_and_unload()(**batch).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_trained_copy_of_the_heads_attends_as_the_model_is_told() -> None:
+    model = tiny_model()
+    adapted = get_peft_model(model, lora("bert")).eval()
+    batch = tiny_batch([20, 9])
+    before = adapted(**batch).logits
+    model.set_attn_implementation("eager")
+    copies = adapted.base_model.model.model.heads.modules_to_save
+    assert copies["default"].layers[0].grouped_attention.config is model.config
+    outputs = adapted(**batch, output_attentions=True)
+    torch.testing.assert_close(outputs.logits, before, atol=1e-5, rtol=0)
+    assert outputs.summary_attentions[0].shape[2] == 20

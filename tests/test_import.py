@@ -1,0 +1,40 @@
+"""What importing the package costs beside the classes that it registers, and what it leaves alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_models import tiny_model
+
+BASES = """
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers import PreTrainedConfig, PreTrainedModel
+"""
+
+
+def answer(code: str) -> str:
+    cpu = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, "-c", code], env=cpu, check=True, capture_output=True, text=True).stdout
+
+
+def test_opening_a_configuration_imports_no_training_library(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path)
+    code = "import sys, hf_selfattn; from transformers import AutoConfig; "
+    code += f"print(AutoConfig.from_pretrained({str(tmp_path)!r}).model_type, *sys.modules)"
+    kind, *modules = answer(code).split()
+    assert kind == "selfattn"
+    heavy = {"datasets", "evaluate", "matplotlib", "optuna", "pandas", "peft", "sklearn"}
+    assert not heavy & set(modules)
+    assert {name.split(".")[1] for name in modules if name.startswith("hf_selfattn.")} == {"modeling"}
+
+
+@pytest.mark.slow
+def test_the_import_costs_little_beside_the_classes_that_it_registers() -> None:
+    """Both parts stand in one process; in the quietest of several the share is at its truest."""
+    code = f"from time import process_time as now\nbegin = now(){BASES}between = now()\nimport hf_selfattn\n"
+    code += "print((now() - begin) / (between - begin))"
+    assert min(float(answer(code)) for _ in range(5)) <= 1.05
