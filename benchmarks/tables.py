@@ -29,13 +29,23 @@ READINGS = {
     "first/first": "trained and read on the first 512 tokens",
     "tfidf/whole": "TF-IDF with logistic regression, whole",
 }
+# Experiment, system and title of each tagger; the one that the others of its experiment are set against comes first.
 TAGGERS = {
-    "stock-full-2e-4": "stock `AutoModelForTokenClassification`, full",
-    "stock-lora": "stock, LoRA",
-    "sentence-full-2e-4": "ours, sentence, full",
-    "document-lora": "ours, document, LoRA",
-    "document-full-2e-4": "ours, document, full, Viterbi",
-    "document-crf-full-2e-4": "ours, document, full, CRF",
+    "conll2003": {
+        "stock-full-2e-4": "stock `AutoModelForTokenClassification`, full",
+        "sentence-full-2e-4": "ours, sentence, full, Viterbi",
+        "document-full-2e-4-argmax": "ours, document, full, argmax",
+        "document-full-2e-4": "ours, document, full, Viterbi",
+        "document-crf-full-2e-4": "ours, document, full, CRF",
+    },
+    "conll2003-lora": {
+        "stock-lora-1e-3": "stock, LoRA",
+        "document-lora-1e-3": "ours, document, LoRA, Viterbi",
+    },
+    "conll2003-mpnet": {
+        "mpnet-stock-full-5e-5": "MPNet: stock, full",
+        "mpnet-document-full-5e-5": "MPNet: ours, document, full, Viterbi",
+    },
 }
 
 
@@ -82,20 +92,34 @@ def reviews_table() -> list[str]:
 
 
 def tagger_table() -> list[str]:
-    """Rows of the taggers of CoNLL-2003, over the seeds that all of them have."""
-    runs: dict[str, dict[str, Any]] = {}
-    for name, run in read_json(HERE / "results" / "conll2003.json")["runs"].items():
-        system, seed = name.split("-seed-")
-        runs.setdefault(system, {})[seed] = run
-    shown = [system for system in TAGGERS if system in runs]
-    seeds = sorted(set.intersection(*(set(runs[system]) for system in shown)))
+    """Rows of the taggers of CoNLL-2003: mean F1 over their seeds, and what they gain on the stock model."""
     title = "[CoNLL-2003](benchmarks/results/conll2003.json), MiniLM"
-    lines = [f"| {title} | test F1 | seeds | training, minutes each |", "|---|---|---|---|"]
-    for system in shown:
-        mine = [runs[system][seed] for seed in seeds]
+    lines = [
+        f"| {title} | test F1 | seeds | gain on stock | p | training, minutes each |",
+        "|---|---|---|---|---|---|",
+    ]
+    for experiment, systems in TAGGERS.items():
+        path = HERE / "results" / f"{experiment}.json"
+        if path.is_file():
+            lines += tagger_rows(experiment, systems, read_json(path)["runs"])
+    return lines
+
+
+def tagger_rows(experiment: str, systems: dict[str, str], runs: dict[str, Any]) -> list[str]:
+    """Rows of the taggers of one experiment."""
+    tests = HERE / "results" / f"{experiment}-comparisons.json"
+    compared = read_json(tests)["comparisons"] if tests.is_file() else {}
+    lines, stock = [], next(iter(systems))
+    for system, title in systems.items():
+        mine = [run for name, run in runs.items() if name.partition("-seed-")[0] == system]
+        if not mine:
+            continue
         f1 = sum(run["splits"]["test"]["scores"]["f1"]["value"] for run in mine) / len(mine)
         minutes = sum(run["training"]["seconds"] for run in mine) / len(mine) / 60
-        lines.append(f"| {TAGGERS[system]} | {f1:.3f} | {', '.join(seeds)} | {minutes:.0f} |")
+        test = compared.get(f"{system} - {stock}")
+        gain = f"{test['difference']:+.3f} [{test['low']:+.3f}, {test['high']:+.3f}]" if test else ""
+        p_value = f"{test['p_value']:.4f}" if test else ""
+        lines.append(f"| {title} | {f1:.4f} | {len(mine)} | {gain} | {p_value} | {minutes:.0f} |")
     return lines
 
 
