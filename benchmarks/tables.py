@@ -48,6 +48,16 @@ TAGGERS = {
     },
 }
 
+# Figures of `training.json`, each with its title.
+TRAINING = {
+    "equal: samples_per_cpu_second, ours / stock": "rows trained a second, 128 tokens, against the stock head",
+    "equal: samples_per_cpu_second, ours / stock_fast": "the same, the stock head with our attention kernel",
+    "equal_two_processes: samples_per_cpu_second, ours / stock": "the same, two processes, the stock head as it is",
+    "defaults: samples_per_cpu_second, ours / stock": "rows of R8 trained a second, against `Trainer` as it is",
+    "inference: cpu_seconds, ours / stock": "time of an answer, 128 tokens",
+    "memory: MiB, ours / stock": "peak memory of the training",
+}
+
 
 def scores_table() -> list[str]:
     """Rows of the experiments that have results: mean ± standard deviation over their runs."""
@@ -123,6 +133,17 @@ def tagger_rows(experiment: str, systems: dict[str, str], runs: dict[str, Any]) 
     return lines
 
 
+def training_table() -> list[str]:
+    """Rows of what the heads cost: ours over the stock head, median over rounds, least and greatest."""
+    summary = read_json(HERE / "results" / "training.json")["summary"]
+    lines = ["| [MiniLM with LoRA](benchmarks/results/training.json), ours / stock | ratio |", "|---|---|"]
+    for name, title in TRAINING.items():
+        if ratio := summary.get(name):
+            spread = f" [{ratio['least']:.2f}, {ratio['greatest']:.2f}]" if "least" in ratio else ""
+            lines.append(f"| {title} | {ratio['median']:.2f}{spread} |")
+    return lines
+
+
 def length_table() -> list[str]:
     """Rows of the time and memory of one long text."""
     rows: list[dict[str, Any]] = read_json(HERE / "results" / "long_input.json")["rows"]
@@ -141,6 +162,8 @@ def with_results(readme: str) -> str:
             *reviews_table(),
             "",
             *tagger_table(),
+            "",
+            *training_table(),
             "",
             "On two cores that were shared; ± is the standard deviation over runs, each run's own interval stands in",
             "its file. One long text through MiniLM (window 512) with heads:",
