@@ -5,6 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from typing import Any, cast
 
+import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
@@ -20,7 +21,14 @@ HEAD_MODULES = ("heads", "word_pooling", "classifier", "crf")
 register_adapter_targets()
 
 
-def lora_config(model: PreTrainedModel, task_type: str, **options: Any) -> LoraConfig:
+# What a configuration alone is built as.
+CLASS_OF_TASK = {
+    "SEQ_CLS": modeling_selfattn.SelfAttnForSequenceClassification,
+    "TOKEN_CLS": modeling_selfattn.SelfAttnForTokenClassification,
+}
+
+
+def lora_config(model: PreTrainedModel | SelfAttnConfig, task_type: str, **options: Any) -> LoraConfig:
     """Return a LoRA configuration for a model of this package (Hu et al., 2021).
 
     Adapters stand on the layers of `LORA_TARGETS`; a family without a preset gets them on all linear layers of the
@@ -28,15 +36,18 @@ def lora_config(model: PreTrainedModel, task_type: str, **options: Any) -> LoraC
     than the adapters save.
 
     Args:
-        model: the model with its heads.
+        model: the model with its heads, or its configuration.
         task_type: `SEQ_CLS` or `TOKEN_CLS`.
         options: options of `peft.LoraConfig`, which win over the defaults.
 
     Raises:
-        ValueError: for a task that PEFT does not know.
+        ValueError: for a task that PEFT, or this package, does not know.
     """
-    if task_type not in TaskType.__members__:
-        raise ValueError(f"task_type={task_type!r} is unknown; it is one of {', '.join(TaskType.__members__)}.")
+    if task_type not in CLASS_OF_TASK:
+        raise ValueError(f"task_type={task_type!r} is unknown; it is one of {', '.join(CLASS_OF_TASK)}.")
+    if isinstance(model, SelfAttnConfig):
+        with torch.device("meta"):
+            model = CLASS_OF_TASK[task_type](model)
     config: SelfAttnConfig = model.config
     rank = options.get("r", 16)
     targets = options.pop("target_modules", None) or LORA_TARGETS.get(config.backbone_config.model_type, "all-linear")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tiny_models import BACKBONES, main_output, tiny_batch, tiny_labels, tiny_model
@@ -11,6 +13,7 @@ from hf_selfattn.adapters import (
     count_parameters,
     lora_config,
     merge_adapters,
+    tune,
 )
 
 KINDS = {"single_label": "SEQ_CLS", "token": "TOKEN_CLS"}
@@ -70,3 +73,20 @@ def test_parameters_are_counted() -> None:
     assert count_parameters(model) == {"all": every, "trainable": every}
     tuned = add_lora(model, "SEQ_CLS", r=4)
     assert 0 < count_parameters(tuned)["trainable"] < every < count_parameters(tuned)["all"]
+
+
+@pytest.mark.parametrize("options", [{}, {"num_head_layers": 0}, {"word_pooling": "attention", "decoding": "crf"}])
+@pytest.mark.parametrize("task", KINDS)
+def test_the_configuration_alone_is_enough(task: str, options: dict[str, Any]) -> None:
+    model = tiny_model(task, **options)
+    assert lora_config(model.config, KINDS[task], r=4).to_dict() == lora_config(model, KINDS[task], r=4).to_dict()
+    assert lora_config(model.config, KINDS[task], target_modules="all-linear").target_modules
+
+
+def test_a_frozen_backbone_stays_without_dropout() -> None:
+    model = tune(tiny_model(), "probe", "SEQ_CLS").train()
+    assert model.training and model.model.heads.training and not model.model.backbone.training
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, _ in model.named_parameters() if ".backbone." not in name}
+    assert tune(tiny_model(), "lora", "SEQ_CLS").train().get_base_model().model.backbone.training
+    assert tune(tiny_model(), "full", "SEQ_CLS").train().model.backbone.training
