@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from huggingface_hub import ModelCard
 from tiny_models import tiny_text
-from transformers import AutoModel, AutoModelForSequenceClassification, pipeline
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from hf_selfattn.arguments import build_arguments
 from hf_selfattn.classification_task import label_counts
@@ -118,6 +119,19 @@ def test_full_tuning_changes_the_backbone_lora_and_probe_freeze_it(backbone: str
         projections = {name for name in before if name.endswith(("query.weight", "value.weight"))}
         assert changed == {"probe": set(), "lora": projections, "full": set(before)}[tuning]
     assert trained["probe"] < trained["lora"] < trained["full"] == results["parameters"]["all"]
+
+
+def test_a_tokenizer_with_tokens_for_begin_and_end(backbone: str, tmp_path: Path) -> None:
+    """`Trainer` writes their numbers into the configuration, which has to open again."""
+    folder = shutil.copytree(backbone, tmp_path / "backbone")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.bos_token, tokenizer.eos_token = tokenizer.cls_token, tokenizer.sep_token
+    tokenizer.save_pretrained(folder)
+    assert getattr(AutoConfig.from_pretrained(folder), "bos_token_id", None) is None
+    run(build_arguments(settings(str(folder), tmp_path, save="adapter")))
+    options = {"backbone_name_or_path": str(folder)}
+    config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run", **options).config
+    assert (config.bos_token_id, config.eos_token_id) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
 
 
 def test_the_same_arguments_train_once(

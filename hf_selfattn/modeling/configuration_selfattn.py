@@ -175,6 +175,8 @@ class SelfAttnConfig(PreTrainedConfig):
     num_attention_heads: int | None = None
     vocab_size: int | None = None
     pad_token_id: int | None = None
+    bos_token_id: int | None = None  # `Trainer` writes this one and the next where the tokenizer has such a token
+    eos_token_id: int | list[int] | None = None
     initializer_range: float | None = None
 
     num_self_attention_heads: int = 4
@@ -230,6 +232,9 @@ class SelfAttnConfig(PreTrainedConfig):
             )
         for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "pad_token_id"):
             setattr(self, name, getattr(self.backbone_config, name, None))
+        for name in ("bos_token_id", "eos_token_id"):
+            if getattr(self, name) is None:
+                setattr(self, name, getattr(self.backbone_config, name, None))
         self.initializer_range = getattr(self.backbone_config, "initializer_range", None) or 0.02
 
     def _check_windows(self) -> None:
