@@ -5,13 +5,14 @@ centre with noise, values a projection of the same. A factor on the queries sets
 error is the norm of the difference to full attention's output over the norm of that output. The cost is the number of
 keys that a query meets. The grouped form is the package's own layer, with its similarity space a random projection of
 the keys: nothing is trained. Variants that the package does not have are masks on full attention. Mean of the seeds.
-Written to `benchmarks/results/attention_quality.json`.
+A second table compares the package's own forms in pairs, on the same prototypes, over more draws of them. Written to `benchmarks/results/attention_quality.json`.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 from attention_layers import HEAD_DIM
@@ -28,6 +29,7 @@ TOKENS, TOPICS, RUN = 4096, 64, 32
 GROUP_DIM, VALUE_DIM = 16, 48
 PERPLEXITIES = (3000, 1450, 330, 67)
 SEEDS = (0, 1, 2)
+DRAWS = 8
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | float = 0.0) -> Tensor:
@@ -250,6 +252,47 @@ def errors(wanted: float, seed: int) -> dict[str, tuple[int, float]]:
     return {name: (cost, float((output - exact).norm() / size)) for name, (cost, output) in forms.items()}
 
 
+def paired_errors(wanted: float, seed: int) -> dict[str, list[float]]:
+    """Return the relative error of the package's own forms, one for each draw of prototypes, which all forms share.
+
+    Args:
+        wanted: perplexity of full attention.
+        seed: of the tokens.
+    """
+    query, key, value, metric = draw_tokens(wanted, seed)
+    exact = attend(query, key, value)
+    found: dict[str, list[float]] = {}
+    for draw in range(DRAWS):
+        first, second = (draw_prototypes(16, 1000 * (seed + 1) + 2 * draw + place) for place in (0, 1))
+        forms = {
+            "blocks of 64": (64, first),
+            "blocks of 128": (128, first),
+            "blocks of 64, two sortings": (64, first, second),
+            "blocks of 128, two sortings": (128, first, second),
+        }
+        for name, (block_size, *prototypes) in forms.items():
+            output = grouped(query, key, value, metric, block_size, *prototypes)
+            found.setdefault(name, []).append(float((output - exact).norm() / exact.norm()))
+    return found
+
+
+def paired_rows(wanted: float, runs: list[dict[str, list[float]]]) -> list[dict[str, Any]]:
+    """Return the mean error of each form and its difference to blocks of 64, with the standard error of that.
+
+    Args:
+        wanted: perplexity of full attention.
+        runs: of `paired_errors`, one for each seed.
+    """
+    rows = []
+    for name in runs[0]:
+        own, base = (torch.tensor([run[form] for run in runs]).flatten() for form in (name, "blocks of 64"))
+        difference = own - base
+        deviation = float(difference.std() / len(difference) ** 0.5)
+        row = {"form": name, "perplexity": wanted, "error": float(own.mean()), "pairs": len(difference)}
+        rows.append({**row, "difference": float(difference.mean()), "standard_error": deviation})
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one seed, nothing written")
@@ -267,9 +310,21 @@ def main() -> None:
     ]
     header = ["form", "keys", *(f"perplexity {wanted}" for wanted in PERPLEXITIES)]
     print(table([header, *([r["form"], str(r["keys"]), *(f"{e:.3f}" for e in r["errors"].values())] for r in rows)]))
+    pairs = [row for wanted in PERPLEXITIES for row in paired_rows(wanted, [paired_errors(wanted, s) for s in seeds])]
+    header = ["form", "perplexity", "error", "difference"]
+    cells = [
+        [
+            row["form"],
+            str(row["perplexity"]),
+            f"{row['error']:.3f}",
+            f"{row['difference']:+.3f} ± {row['standard_error']:.3f}",
+        ]
+        for row in pairs
+    ]
+    print(table([header, *cells]))
     if not quick:
         command = "python benchmarks/attention_quality.py"
-        record = {"command": command, "seeds": seeds, "environment": environment(), "rows": rows}
+        record = {"command": command, "seeds": seeds, "environment": environment(), "rows": rows, "pairs": pairs}
         write_json(Path(__file__).parent / "results" / "attention_quality.json", record)
 
 

@@ -88,18 +88,20 @@ def attend_in_two_sortings(
     far_bias = far_bias_without(first_block, second_block, lengths_B, K, W, dtype)
     far_bias = in_blocks(permute_tokens(far_bias, in_order(second_block, places[..., :H])), W)
     own_block = torch.eye(K, dtype=torch.bool, device=far_bias.device)[:, None]
-    attended, normaliser, summaries = attend_near_and_far(
-        first, near_bias, far_bias.masked_fill(own_block, lowest), lengths_B, scaling
-    )
+    far_bias = far_bias.masked_fill(own_block, lowest)
+    *sums, summaries = near_and_far_sums(first, near_bias, far_bias, lengths_B, scaling)
     # Second sorting: the own block without what the first has read.
     label = in_blocks(in_order(first_block, places[..., H:])[..., None], W)
     is_read = label == label.transpose(-1, -2)
-    added, added_normaliser = attend_near(second, near_bias.masked_fill(is_read, lowest), scaling)
+    added_sums = near_sums(second, near_bias.masked_fill(is_read, lowest), scaling)
 
-    attended, normaliser, summaries = (permute_tokens(x, first_inverse) for x in (attended, normaliser, summaries))
-    added, added_normaliser = (permute_tokens(x, second_inverse) for x in (added, added_normaliser))
-    share = (normaliser - added_normaliser).sigmoid().to(added.dtype)  # of the first sorting in Z_i
-    return torch.lerp(added, attended, share), summaries * share
+    attended, total, shift, summaries = (permute_tokens(x, first_inverse) for x in (*sums, summaries))
+    added, added_total, added_shift = (permute_tokens(x, second_inverse) for x in added_sums)
+    highest = torch.maximum(shift, added_shift)
+    factor, added_factor = (shift - highest).exp(), (added_shift - highest).exp()
+    normaliser = total * factor + added_total * added_factor
+    factor, added_factor = ((x / normaliser).to(attended.dtype) for x in (factor, added_factor))
+    return attended * factor + added * added_factor, summaries * factor
 
 
 def in_order(values_BNH: Tensor, places_BMH: Tensor) -> Tensor:
@@ -122,17 +124,8 @@ def in_blocks(values_BMHE: Tensor, block_size: int) -> Tensor:
     return values_BMHE.transpose(1, 2).unflatten(2, (-1, block_size))
 
 
-def sorted_tokens(values_BHKWE: Tensor) -> Tensor:
-    """Return the values of blocks as one sequence of sorted tokens: (B, M, H, E).
-
-    Args:
-        values_BHKWE: vectors of the tokens by head and block.
-    """
-    return values_BHKWE.flatten(2, 3).transpose(1, 2)
-
-
-def attend_near(blocks: Blocks, bias: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
-    """Attend inside each block.
+def near_sums(blocks: Blocks, bias: Tensor, scaling: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the sums of attention inside each block, before they are divided.
 
     Args:
         blocks: queries, keys and values (B, K, W, H, E).
@@ -140,19 +133,22 @@ def attend_near(blocks: Blocks, bias: Tensor, scaling: float) -> tuple[Tensor, T
         scaling: factor of the logits.
 
     Returns:
-        The output (B, M, H, E), and the logarithm of the softmax's normaliser (B, M, H, 1).
+        The sum of the values with their exponentials (B, M, H, E), the sum of the exponentials (B, M, H, 1), and the
+        number that was taken off the logits for it (B, M, H, 1), their maximum.
     """
     query, key, value = (x.permute(0, 3, 1, 2, 4) for x in blocks)
-    logits = query @ key.transpose(-1, -2) * scaling + bias
-    normaliser = logits.logsumexp(dim=-1, keepdim=True)
-    attended = (logits - normaliser).exp().to(value.dtype) @ value
-    return sorted_tokens(attended), sorted_tokens(normaliser)
+    logits = (query * scaling) @ key.transpose(-1, -2) + bias
+    shift = logits.detach().amax(dim=-1, keepdim=True)
+    factors = (logits - shift).exp()
+    sums = (factors.to(value.dtype) @ value, factors.sum(dim=-1, keepdim=True), shift)
+    attended, total, shift = (x.flatten(2, 3).transpose(1, 2) for x in sums)
+    return attended, total, shift
 
 
-def attend_near_and_far(
+def near_and_far_sums(
     blocks: Blocks, near_bias: Tensor, far_bias: Tensor, lengths_B: Tensor, scaling: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Attend to the own block's tokens and to the block means, in one softmax.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the sums of attention to the own block's tokens and to the block means, before they are divided.
 
     Args:
         blocks: queries, keys and values (B, K, W, H, E).
@@ -162,17 +158,19 @@ def attend_near_and_far(
         scaling: factor of the logits.
 
     Returns:
-        The output (B, M, H, E), the logarithm of the softmax's normaliser (B, M, H, 1), and the attention to the
-        means (B, M, H, K).
+        What `near_sums` returns, and the exponentials of the means (B, M, H, K).
     """
-    W = near_bias.shape[-1]
     query, key, value = (x.permute(0, 3, 1, 2, 4) for x in blocks)
+    query = query * scaling
     mean_key, mean_value = (block_means(x, lengths_B).transpose(1, 2) for x in blocks[1:])  # (B, H, K, E)
-    near = query @ key.transpose(-1, -2) * scaling + near_bias
-    far = query.flatten(2, 3) @ mean_key.transpose(-1, -2) * scaling  # (B, H, M, K)
-    logits = torch.cat([near, far.unflatten(2, (-1, W)) + far_bias], dim=-1)
-    normaliser = logits.logsumexp(dim=-1, keepdim=True)
-    weights = (logits - normaliser).exp().to(value.dtype)
-    to_means = weights[..., W:].flatten(2, 3)
-    attended = (weights[..., :W] @ value).flatten(2, 3) + to_means @ mean_value
-    return attended.transpose(1, 2), sorted_tokens(normaliser), to_means.transpose(1, 2)
+    near = query @ key.transpose(-1, -2) + near_bias
+    far = query.flatten(2, 3) @ mean_key.transpose(-1, -2) + far_bias.flatten(2, 3)  # (B, H, M, K)
+    near_shift, far_shift = (x.detach().amax(dim=-1, keepdim=True) for x in (near, far))
+    shift = torch.maximum(near_shift.flatten(2, 3), far_shift)
+    near_factors = (near - shift.unflatten(2, near.shape[2:4])).exp()
+    far_factors = (far - shift).exp()
+    total = near_factors.sum(dim=-1, keepdim=True).flatten(2, 3) + far_factors.sum(dim=-1, keepdim=True)
+    to_means = far_factors.to(value.dtype)
+    attended = (near_factors.to(value.dtype) @ value).flatten(2, 3) + to_means @ mean_value
+    attended, total, shift, to_means = (x.transpose(1, 2) for x in (attended, total, shift, to_means))
+    return attended, total, shift, to_means
