@@ -5,7 +5,8 @@ centre with noise, values a projection of the same. A factor on the queries sets
 error is the norm of the difference to full attention's output over the norm of that output. The cost is the number of
 keys that a query meets. The grouped form is the package's own layer, with its similarity space a random projection of
 the keys: nothing is trained. Variants that the package does not have are masks on full attention. Mean of the seeds.
-A second table compares the package's own forms in pairs, on the same prototypes, over more draws of them. Written to `benchmarks/results/attention_quality.json`.
+A second table compares forms of the package in pairs, on the same prototypes, over more draws of them. Written to
+`benchmarks/results/attention_quality.json`.
 """
 
 from __future__ import annotations
