@@ -76,13 +76,12 @@ class GroupedAttention(nn.Module):
 
     Args:
         heads: number of heads of width 32.
-        block_size: tokens of a block.
+        options: fields of the configuration that differ.
     """
 
-    def __init__(self, heads: int = 4, block_size: int | None = None):
+    def __init__(self, heads: int = 4, **options: int):
         super().__init__()
         backbone = BertConfig(hidden_size=WIDTH, num_attention_heads=HEADS)
-        options = {} if block_size is None else {"block_size": block_size}
         config = SelfAttnConfig(backbone_config=backbone, num_grouped_attention_heads=heads, **options)
         config._attn_implementation = NAME  # what the recipes take on a CPU
         self.config = config
@@ -106,7 +105,10 @@ class GroupedAttention(nn.Module):
         projections = WIDTH * (H * (2 * E + value_dim) + U) + H * value_dim * WIDTH
         num_blocks = -(-num_tokens // W)
         num_keys = W + (num_blocks if num_blocks > 1 else 0)
-        return 2.0 * num_tokens * (projections + H * c.num_groups * U + H * num_keys * (E + U + value_dim))
+        if num_blocks > 1:
+            num_keys += (c.num_sortings - 1) * W
+        similarity = H * c.num_groups * U * c.num_sortings
+        return 2.0 * num_tokens * (projections + similarity + H * num_keys * (E + U + value_dim))
 
 
 def longformer(num_tokens: int) -> tuple[nn.Module, Layer]:
@@ -223,6 +225,7 @@ LAYERS: dict[str, Callable[[int], tuple[nn.Module, Layer]]] = {
     "full": lambda num_tokens: own(FullAttention()),
     "grouped": lambda num_tokens: own(GroupedAttention()),
     "grouped, blocks of 128": lambda num_tokens: own(GroupedAttention(block_size=128)),
+    "grouped, two sortings": lambda num_tokens: own(GroupedAttention(num_sortings=2)),
     "full, 4 heads": lambda num_tokens: own(FullAttention(heads=4)),
     "grouped, 12 heads": lambda num_tokens: own(GroupedAttention(heads=HEADS)),
     "inducing points": lambda num_tokens: own(InducedAttention()),

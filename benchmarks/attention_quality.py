@@ -5,13 +5,15 @@ centre with noise, values a projection of the same. A factor on the queries sets
 error is the norm of the difference to full attention's output over the norm of that output. The cost is the number of
 keys that a query meets. The grouped form is the package's own layer, with its similarity space a random projection of
 the keys: nothing is trained. Variants that the package does not have are masks on full attention. Mean of the seeds.
-Written to `benchmarks/results/attention_quality.json`.
+A second table compares forms of the package in pairs, on the same prototypes, over more draws of them. Written to
+`benchmarks/results/attention_quality.json`.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 from attention_layers import HEAD_DIM
@@ -28,6 +30,7 @@ TOKENS, TOPICS, RUN = 4096, 64, 32
 GROUP_DIM, VALUE_DIM = 16, 48
 PERPLEXITIES = (3000, 1450, 330, 67)
 SEEDS = (0, 1, 2)
+DRAWS = 8
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | float = 0.0) -> Tensor:
@@ -79,7 +82,18 @@ def draw_tokens(wanted: float, seed: int) -> tuple[Tensor, Tensor, Tensor, Tenso
     return query * low, key, value, metric
 
 
-def grouped(query: Tensor, key: Tensor, value: Tensor, metric: Tensor, block_size: int, num_groups: int) -> Tensor:
+def draw_prototypes(num_groups: int, seed: int) -> Tensor:
+    """Return unit vectors, (G, 16).
+
+    Args:
+        num_groups: G.
+        seed: of the random numbers.
+    """
+    random = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(num_groups, GROUP_DIM, generator=random), dim=-1)
+
+
+def grouped(query: Tensor, key: Tensor, value: Tensor, metric: Tensor, block_size: int, *prototypes: Tensor) -> Tensor:
     """Return the output of the package's layer, its projections the identity.
 
     Args:
@@ -88,12 +102,12 @@ def grouped(query: Tensor, key: Tensor, value: Tensor, metric: Tensor, block_siz
         value: (N, 48).
         metric: (N, 16).
         block_size: tokens of a block.
-        num_groups: prototypes.
+        prototypes: (G, 16) of each sorting, one or two.
     """
     features = torch.cat([query, key, value, metric], dim=-1)
     backbone = BertConfig(hidden_size=features.shape[1], num_attention_heads=1)
-    options = {"num_grouped_attention_heads": 1, "block_size": block_size, "num_groups": num_groups}
-    config = SelfAttnConfig(backbone_config=backbone, **options)
+    sizes = {"block_size": block_size, "num_groups": len(prototypes[0]), "num_sortings": len(prototypes)}
+    config = SelfAttnConfig(backbone_config=backbone, num_grouped_attention_heads=1, **sizes)
     config._attn_implementation = "sdpa"
     head = GroupedAttentionHead(config)
     with torch.no_grad():
@@ -102,22 +116,19 @@ def grouped(query: Tensor, key: Tensor, value: Tensor, metric: Tensor, block_siz
             linear.bias.zero_()
         head.metric.weight.copy_(torch.eye(features.shape[1])[-GROUP_DIM:])
         head.metric_scale.zero_()
-        head.prototypes.copy_(F.normalize(torch.randn_like(head.prototypes), dim=-1))
+        head.prototypes.copy_(torch.stack(prototypes))
         output: Tensor = head(features[None], SelfAttnHeads(config)._masks(features[None], None))[0]
     return output[0, :, :VALUE_DIM]
 
 
-def sorted_blocks(metric: Tensor, block_size: int, num_groups: int, seed: int) -> Tensor:
+def sorted_blocks(metric: Tensor, block_size: int, prototypes: Tensor) -> Tensor:
     """Return the block of each token, (N,), as the grouped form cuts them.
 
     Args:
         metric: (N, 16).
         block_size: tokens of a block.
-        num_groups: prototypes.
-        seed: of the prototypes.
+        prototypes: (G, 16).
     """
-    random = torch.Generator().manual_seed(seed)
-    prototypes = F.normalize(torch.randn(num_groups, GROUP_DIM, generator=random), dim=-1)
     order = (metric @ prototypes.T).argmax(dim=-1).argsort(stable=True)
     return torch.empty_like(order).scatter_(0, order, torch.arange(len(order)) // block_size)
 
@@ -158,30 +169,6 @@ def near_and_far(
         summaries = summaries + query**2 @ variance.T / (2 * HEAD_DIM)
     keys, values = torch.cat([key, mean_key]), torch.cat([value, mean_value])
     return attend(query, keys, values, torch.cat([near, summaries], dim=1))
-
-
-def two_rounds(query: Tensor, key: Tensor, value: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Return attention to the own blocks of two sortings, merged by their normalisers, and to the means of the first.
-
-    Args:
-        query: (N, E).
-        key: (N, E).
-        value: (N, E).
-        first: block of each token, (N,).
-        second: block of each token in the other sorting.
-    """
-    K = int(first.max()) + 1
-    one_hot = F.one_hot(first, K).to(key.dtype)
-    lowest = torch.finfo(key.dtype).min
-    in_first, in_second = (block[:, None] == block for block in (first, second))
-    near = torch.where(in_first | in_second, 0.0, lowest)
-    # what the second sorting reads is taken out of the first one's means, token by token
-    read = (in_second & ~in_first).to(key.dtype) @ one_hot
-    rest = (one_hot.sum(dim=0) - read).clamp(min=0)
-    rest = rest.scatter(1, first[:, None], 0.0)
-    mean_key, mean_value = (one_hot.T @ x / one_hot.sum(dim=0)[:, None] for x in (key, value))
-    far = torch.where(rest > 0, rest.clamp(min=1e-6).log(), lowest)
-    return attend(query, torch.cat([key, mean_key]), torch.cat([value, mean_value]), torch.cat([near, far], dim=1))
 
 
 def window(query: Tensor, key: Tensor, value: Tensor, width: int) -> Tensor:
@@ -238,20 +225,22 @@ def errors(wanted: float, seed: int) -> dict[str, tuple[int, float]]:
     query, key, value, metric = draw_tokens(wanted, seed)
     exact = attend(query, key, value)
     given = (query, key, value)
-    cut = {size: sorted_blocks(metric, size, 16, seed) for size in (64, 128, 256)}
-    other = sorted_blocks(metric, 64, 16, seed + 100)
-    finer = sorted_blocks(metric, 64, 64, seed)
+    first, second = draw_prototypes(16, seed), draw_prototypes(16, seed + 100)
+    many = draw_prototypes(64, seed)
+    cut = {size: sorted_blocks(metric, size, first) for size in (64, 128, 256)}
+    finer = sorted_blocks(metric, 64, many)
     forms = {
-        "grouped, blocks of 64": (128, grouped(*given, metric, 64, 16)),
-        "grouped, blocks of 128": (160, grouped(*given, metric, 128, 16)),
-        "grouped, blocks of 256": (272, grouped(*given, metric, 256, 16)),
-        "grouped, blocks of 64, 64 groups": (128, grouped(*given, metric, 64, 64)),
+        "grouped, blocks of 64": (128, grouped(*given, metric, 64, first)),
+        "grouped, blocks of 128": (160, grouped(*given, metric, 128, first)),
+        "grouped, blocks of 256": (272, grouped(*given, metric, 256, first)),
+        "grouped, blocks of 64, 64 groups": (128, grouped(*given, metric, 64, many)),
+        "grouped, blocks of 64, two sortings": (192, grouped(*given, metric, 64, first, second)),
+        "grouped, blocks of 128, two sortings": (288, grouped(*given, metric, 128, first, second)),
         "blocks of 64, spread": (128, near_and_far(*given, cut[64], spread=True)),
         "blocks of 128, spread": (160, near_and_far(*given, cut[128], spread=True)),
         "blocks of 64, the best other one": (191, near_and_far(*given, cut[64], top_blocks=1)),
         "blocks of 64, the best two": (254, near_and_far(*given, cut[64], top_blocks=2)),
         "blocks of 64, 64 groups, the best two": (254, near_and_far(*given, finer, top_blocks=2)),
-        "blocks of 64, two sortings": (192, two_rounds(*given, cut[64], other)),
         "own group only, blocks of 256": (256, near_and_far(*given, cut[256], far=False)),
         "window of 128": (128, window(*given, 128)),
         "window of 256": (256, window(*given, 256)),
@@ -262,6 +251,47 @@ def errors(wanted: float, seed: int) -> dict[str, tuple[int, float]]:
     }
     size = exact.norm()
     return {name: (cost, float((output - exact).norm() / size)) for name, (cost, output) in forms.items()}
+
+
+def paired_errors(wanted: float, seed: int) -> dict[str, list[float]]:
+    """Return the relative error of the package's own forms, one for each draw of prototypes, which all forms share.
+
+    Args:
+        wanted: perplexity of full attention.
+        seed: of the tokens.
+    """
+    query, key, value, metric = draw_tokens(wanted, seed)
+    exact = attend(query, key, value)
+    found: dict[str, list[float]] = {}
+    for draw in range(DRAWS):
+        first, second = (draw_prototypes(16, 1000 * (seed + 1) + 2 * draw + place) for place in (0, 1))
+        forms = {
+            "blocks of 64": (64, first),
+            "blocks of 128": (128, first),
+            "blocks of 64, two sortings": (64, first, second),
+            "blocks of 128, two sortings": (128, first, second),
+        }
+        for name, (block_size, *prototypes) in forms.items():
+            output = grouped(query, key, value, metric, block_size, *prototypes)
+            found.setdefault(name, []).append(float((output - exact).norm() / exact.norm()))
+    return found
+
+
+def paired_rows(wanted: float, runs: list[dict[str, list[float]]]) -> list[dict[str, Any]]:
+    """Return the mean error of each form and its difference to blocks of 64, with the standard error of that.
+
+    Args:
+        wanted: perplexity of full attention.
+        runs: of `paired_errors`, one for each seed.
+    """
+    rows = []
+    for name in runs[0]:
+        own, base = (torch.tensor([run[form] for run in runs]).flatten() for form in (name, "blocks of 64"))
+        difference = own - base
+        deviation = float(difference.std() / len(difference) ** 0.5)
+        row = {"form": name, "perplexity": wanted, "error": float(own.mean()), "pairs": len(difference)}
+        rows.append({**row, "difference": float(difference.mean()), "standard_error": deviation})
+    return rows
 
 
 def main() -> None:
@@ -281,9 +311,21 @@ def main() -> None:
     ]
     header = ["form", "keys", *(f"perplexity {wanted}" for wanted in PERPLEXITIES)]
     print(table([header, *([r["form"], str(r["keys"]), *(f"{e:.3f}" for e in r["errors"].values())] for r in rows)]))
+    pairs = [row for wanted in PERPLEXITIES for row in paired_rows(wanted, [paired_errors(wanted, s) for s in seeds])]
+    header = ["form", "perplexity", "error", "difference"]
+    cells = [
+        [
+            row["form"],
+            str(row["perplexity"]),
+            f"{row['error']:.3f}",
+            f"{row['difference']:+.3f} ± {row['standard_error']:.3f}",
+        ]
+        for row in pairs
+    ]
+    print(table([header, *cells]))
     if not quick:
         command = "python benchmarks/attention_quality.py"
-        record = {"command": command, "seeds": seeds, "environment": environment(), "rows": rows}
+        record = {"command": command, "seeds": seeds, "environment": environment(), "rows": rows, "pairs": pairs}
         write_json(Path(__file__).parent / "results" / "attention_quality.json", record)
 
 

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .blocks_selfattn import Blocks, attend_in_two_sortings, block_means, permute_tokens
 from .configuration_selfattn import SelfAttnConfig
 from .grouping_selfattn import block_counts, group_similarity, near_and_far_bias, sort_by_group, window_bias
 
@@ -112,23 +113,6 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
-def permute_tokens(values_BNHE: Tensor, index_BMH: Tensor) -> Tensor:
-    """Take, in each row and head, the tokens at the given places.
-
-    Args:
-        values_BNHE: per-head vectors of the tokens, or (B, N, 1, E) if all heads have the same.
-        index_BMH: places in N.
-
-    Returns:
-        (B, M, H, E).
-    """
-    B, N, own_heads, E = values_BNHE.shape
-    row_B11 = torch.arange(B, device=index_BMH.device)[:, None, None]
-    head_H = torch.arange(own_heads, device=index_BMH.device)
-    flat_BMH = (row_B11 * N + index_BMH) * own_heads + head_H
-    return values_BNHE.reshape(-1, E).index_select(0, flat_BMH.flatten()).view(*index_BMH.shape, E)
-
-
 class SelfAttentionHead(nn.Module):
     """Multi-head attention inside consecutive windows of the features.
 
@@ -170,7 +154,8 @@ class GroupedAttentionHead(nn.Module):
     to the tokens of its own block (near field) and to the mean key and value of every other block (far field), as in
     the fast multipole method (Greengard and Rokhlin, 1987); grouping by similarity follows the Reformer (Kitaev et
     al., 2020) and the Routing Transformer (Roy et al., 2021). The logits have the term `metric_scale * u_i . u_j`,
-    through which the similarity space u learns from the task.
+    through which the similarity space u learns from the task. With two sortings each head has two independent sets of
+    prototypes, as the hash rounds of the Reformer, and a token attends to its own block in either sorting.
 
     Shape: (B, N, D) -> (B, N, D).
     """
@@ -183,45 +168,61 @@ class GroupedAttentionHead(nn.Module):
         # Values are as wide as the keys with their metric part: attention kernels want one width.
         self.value_dim = config.head_dim + config.group_dim
         self.block_size = config.block_size
+        self.num_sortings = config.num_sortings
         self.temperature = config.group_temperature
         self.is_causal = False
         self.qkv = nn.Linear(config.hidden_size, self.num_heads * (2 * self.head_dim + self.value_dim))
         self.metric = nn.Linear(config.hidden_size, config.group_dim, bias=False)
         self.metric_scale = nn.Parameter(torch.ones(self.num_heads))
-        self.prototypes = nn.Buffer(torch.empty(self.num_heads, config.num_groups, config.group_dim))
+        num_codebooks = config.num_sortings * self.num_heads  # first all heads of the first sorting
+        self.prototypes = nn.Buffer(torch.empty(num_codebooks, config.num_groups, config.group_dim))
         self.output = nn.Linear(self.num_heads * self.value_dim, config.hidden_size)
 
     def forward(
         self, features_BND: Tensor, masks: HeadMasks, output_attentions: bool = False
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         B, N, _ = features_BND.shape
-        metric_BNE = F.normalize(self.metric(features_BND), dim=-1)
-        similarity = group_similarity(metric_BNE, self.prototypes)
-        groups, order, inverse = sort_by_group(similarity, masks.lengths_B)
-
-        query, key, value = self._sorted_blocks(features_BND, metric_BNE, order)
-        attended, weights = self._attend(query, key, value, masks)
-        attended = permute_tokens(attended, inverse.transpose(1, 2))
-        output_BND = self.output(attended.flatten(2))
-        if not output_attentions:
-            return output_BND, ()
-
-        num_blocks = query.shape[1]
-        if num_blocks == 1:  # the own block is no summary
-            summary = weights.new_zeros(B, self.num_heads, N, 1)
-        else:
-            summary = weights[..., self.block_size :].transpose(1, 2).reshape(B, -1, self.num_heads, num_blocks)
-            summary = permute_tokens(summary, inverse.transpose(1, 2)).transpose(1, 2)
-        return output_BND, (groups, F.softmax(similarity / self.temperature, dim=-1), summary)
-
-    def _sorted_blocks(
-        self, features_BND: Tensor, metric_BNE: Tensor, order_BHN: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values in sorted blocks, each (B, K, W, H, E), with the metric in the logits."""
         H, W = self.num_heads, self.block_size
-        places = F.pad(order_BHN.transpose(1, 2), (0, 0, 0, -order_BHN.shape[-1] % W))
-        projected = permute_tokens(self.qkv(features_BND).unflatten(-1, (H, -1)), places).unflatten(1, (-1, W))
-        metric = permute_tokens(metric_BNE[:, :, None], places).unflatten(1, (-1, W))
+        num_sortings = self.num_sortings if N > W else 1  # one block holds every token in any order
+        metric_BNE = F.normalize(self.metric(features_BND), dim=-1)
+        similarity = group_similarity(metric_BNE, self.prototypes[: num_sortings * H])
+        groups, order, inverse = sort_by_group(similarity, masks.lengths_B)
+        places = F.pad(order.transpose(1, 2), (0, 0, 0, -N % W))
+        inverse = inverse.transpose(1, 2)
+
+        projected = self.qkv(features_BND).unflatten(-1, (H, -1))
+        first, *second = (self._sorted_blocks(projected, metric_BNE, part) for part in places.split(H, dim=-1))
+        summary: Tensor | None = None
+        if second:
+            near_bias, scaling = masks.block_bias[..., :W], self.head_dim**-0.5
+            attended, summary = attend_in_two_sortings(
+                first, second[0], places, inverse, masks.lengths_B, near_bias, scaling
+            )
+        else:
+            attended, weights = self._attend(*first, masks)
+            attended = permute_tokens(attended, inverse)
+            if output_attentions:
+                summary = self._summaries(weights, inverse)
+        output_BND = self.output(attended.flatten(2))
+        if summary is None or not output_attentions:
+            return output_BND, ()
+        group_probs = F.softmax(similarity[:, :H] / self.temperature, dim=-1)
+        return output_BND, (groups[:, :H], group_probs, summary.transpose(1, 2))
+
+    def _summaries(self, weights: Tensor, inverse_BNH: Tensor) -> Tensor:
+        """Return the part of the weights (B * K, H, W, W + K) that falls on summaries, (B, N, H, K) in token order."""
+        B, N, H = inverse_BNH.shape
+        num_blocks = len(weights) // B
+        if num_blocks == 1:  # the own block is no summary
+            return weights.new_zeros(B, N, H, 1)
+        summary = weights[..., self.block_size :].transpose(1, 2).reshape(B, -1, H, num_blocks)
+        return permute_tokens(summary, inverse_BNH)
+
+    def _sorted_blocks(self, projected_BNHE: Tensor, metric_BNE: Tensor, places_BMH: Tensor) -> Blocks:
+        """Return queries, keys and values in sorted blocks, each (B, K, W, H, E), with the metric in the logits."""
+        W = self.block_size
+        projected = permute_tokens(projected_BNHE, places_BMH).unflatten(1, (-1, W))
+        metric = permute_tokens(metric_BNE[:, :, None], places_BMH).unflatten(1, (-1, W))
         query, key, value = projected.split([self.head_dim, self.head_dim, self.value_dim], dim=-1)
         scale = (self.metric_scale * self.head_dim**0.5)[:, None].to(metric.dtype)
         return torch.cat([query, metric * scale], dim=-1), torch.cat([key, metric], dim=-1), value
@@ -241,21 +242,6 @@ class GroupedAttentionHead(nn.Module):
         query, key, value = (x.flatten(0, 1).transpose(1, 2) for x in (query, key, value))
         attended, weights = attend(self, query, key, value, bias, scaling=self.head_dim**-0.5, dropout=0.0)
         return attended.view(B, K * W, H, E), weights
-
-
-def block_means(blocks_BKWHE: Tensor, lengths_B: Tensor) -> Tensor:
-    """Return the mean of the real tokens of every block: (B, K, H, E).
-
-    Args:
-        blocks_BKWHE: vectors of the tokens in sorted blocks.
-        lengths_B: number of real tokens of each row.
-    """
-    _, K, W, H, _ = blocks_BKWHE.shape
-    counts_BK = block_counts(lengths_B, K, W)
-    is_real_BKW = torch.arange(W, device=lengths_B.device) < counts_BK[..., None]
-    share_BKW = is_real_BKW.to(blocks_BKWHE.dtype) / counts_BK.clamp(min=1)[..., None]
-    means_BKF = (share_BKW[:, :, None] @ blocks_BKWHE.flatten(3)).squeeze(2)
-    return means_BKF.unflatten(-1, (H, -1))
 
 
 def build_norm(config: SelfAttnConfig) -> nn.Module:

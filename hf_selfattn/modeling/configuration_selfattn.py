@@ -106,6 +106,10 @@ class SelfAttnConfig(PreTrainedConfig):
         Divides the cosine similarities where group probabilities are reported.
     block_size (`int`, *optional*, defaults to 64):
         Tokens of one sorted block: the near field of the grouped attention.
+    num_sortings (`int`, *optional*, defaults to 1):
+        In how many orders (1 or 2) each grouped-attention head sorts the tokens, each by prototypes of its own: the
+        hash rounds of the Reformer. With 2 a token attends to its own block in both; more exact, slower, and always
+        by plain products, whatever attention implementation is set.
     subsequence_length (`int`, *optional*):
         Window in which the backbone reads a longer input, special tokens included. The backbone's own where it
         is not given.
@@ -187,6 +191,7 @@ class SelfAttnConfig(PreTrainedConfig):
     group_dim: int = 16
     group_temperature: float | int = 0.1
     block_size: int = 64
+    num_sortings: int = 1
     subsequence_length: int | None = None
     subsequence_stride: int | None = None
     attention_window: int = 512
@@ -279,6 +284,8 @@ class SelfAttnConfig(PreTrainedConfig):
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"{name}={getattr(self, name)} is too small: it must be at least {minimum}.")
+        if self.num_sortings not in (1, 2):
+            raise ValueError(f"num_sortings={self.num_sortings} must be 1 or 2.")
         if self.head_dim % 8:
             raise ValueError(
                 f"head_dim={self.head_dim} is not divisible by 8, which attention kernels need. Take "

@@ -114,3 +114,38 @@ def near_and_far_bias(counts_BK: Tensor, block_size: int, dtype: torch.dtype) ->
     far_BK = counts_BK.clamp(min=1).to(dtype).log()
     far_BKK = far_BK[:, None].expand(-1, K, -1).masked_fill(hidden_BKK, torch.finfo(dtype).min)
     return torch.cat([near_BKW, far_BKK], dim=-1)
+
+
+@torch.no_grad()
+def far_bias_without(
+    first_block_BNH: Tensor,
+    second_block_BNH: Tensor,
+    lengths_B: Tensor,
+    num_blocks: int,
+    block_size: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return the bias of the summaries of one sorting's blocks for the tokens of each block of another sorting.
+
+    It is the logarithm of the number of real tokens that the first block has outside the second; a summary of which
+    none is left is masked.
+
+    Args:
+        first_block_BNH: block of each token in the sorting that is summarised.
+        second_block_BNH: block of each token in the other sorting.
+        lengths_B: number of real tokens of each row.
+        num_blocks: K.
+        block_size: W.
+        dtype: of the bias.
+
+    Returns:
+        (B, K, H, K), second block before first.
+    """
+    B, N, H = first_block_BNH.shape
+    is_real_BN = torch.arange(N, device=lengths_B.device) < lengths_B[:, None]
+    pair_BNH = second_block_BNH * num_blocks + first_block_BNH
+    shared = torch.zeros(B, num_blocks**2, H, dtype=dtype, device=lengths_B.device)
+    shared = shared.scatter_add(1, pair_BNH, is_real_BN[..., None].to(dtype).expand(-1, -1, H))
+    counts_BK = block_counts(lengths_B, num_blocks, block_size)
+    left = counts_BK[:, None, None] - shared.unflatten(1, (num_blocks, num_blocks)).transpose(2, 3)
+    return left.clamp(min=1).log().masked_fill(left == 0, torch.finfo(dtype).min)

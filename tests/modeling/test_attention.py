@@ -39,33 +39,38 @@ def masks_of(head: nn.Module, features: Tensor, lengths: list[int] | None) -> He
     return SelfAttnHeads(head.config)._masks(features, given)
 
 
+def naive_blocks(head: GroupedAttentionHead, u: Tensor, prototypes: Tensor) -> list[list[int]]:
+    """The tokens of one row, sorted by their group in one head and cut into blocks."""
+    group = (u @ prototypes.T).argmax(dim=-1).tolist()
+    order = sorted(range(len(u)), key=lambda i: (group[i], i))
+    return [order[start : start + head.block_size] for start in range(0, len(u), head.block_size)]
+
+
 def naive_grouped(head: GroupedAttentionHead, x: Tensor) -> tuple[Tensor, Tensor]:
     """One row without padding, (N, D): double loop over heads and tokens. Returns (N, D) and (H, N, K)."""
-    config = head.config
-    N, d, w = len(x), config.head_dim, config.block_size
+    N, d = len(x), head.head_dim
     projected = head.qkv(x).view(N, head.num_heads, -1)
     u = F.normalize(head.metric(x), dim=-1)
-    num_blocks = -(-N // w)
-    heads, summaries = [], x.new_zeros(head.num_heads, N, num_blocks)
+    heads, summaries = [], x.new_zeros(head.num_heads, N, -(-N // head.block_size))
     for h in range(head.num_heads):
         q, k, v = projected[:, h, :d], projected[:, h, d : 2 * d], projected[:, h, 2 * d :]
-        group = (u @ head.prototypes[h].T).argmax(dim=-1).tolist()
-        order = sorted(range(N), key=lambda i, group=group: (group[i], i))
-        blocks = [order[start : start + w] for start in range(0, N, w)]
-        rows: list[Tensor] = [torch.empty(0)] * N
-        for own, block in enumerate(blocks):
-            others = [number for number in range(len(blocks)) if number != own]
-            for i in block:
-                logits = [q[i] @ k[j] / sqrt(d) + head.metric_scale[h] * (u[i] @ u[j]) for j in block]
-                values = [v[j] for j in block]
-                for number in others:
-                    far = blocks[number]
-                    similarity = head.metric_scale[h] * (u[i] @ u[far].mean(dim=0))
-                    logits.append(q[i] @ k[far].mean(dim=0) / sqrt(d) + similarity + log(len(far)))
-                    values.append(v[far].mean(dim=0))
-                weights = torch.stack(logits).softmax(dim=0)
-                rows[i] = weights @ torch.stack(values)
-                summaries[h, i, others] = weights[len(block) :].detach()
+        sortings = [naive_blocks(head, u, prototypes) for prototypes in head.prototypes[h :: head.num_heads]]
+        rows: list[Tensor] = []
+        for i in range(N):
+            near = sorted({j for blocks in sortings for block in blocks if i in block for j in block})
+            left = [0 if i in block else len(set(block) - set(near)) for block in sortings[0]]
+            assert len(near) + sum(left) == N, "each token counts once"
+            logits = [q[i] @ k[j] / sqrt(d) + head.metric_scale[h] * (u[i] @ u[j]) for j in near]
+            values = [v[j] for j in near]
+            others = [number for number, count in enumerate(left) if count]
+            for number in others:
+                far = sortings[0][number]
+                similarity = head.metric_scale[h] * (u[i] @ u[far].mean(dim=0))
+                logits.append(q[i] @ k[far].mean(dim=0) / sqrt(d) + similarity + log(left[number]))
+                values.append(v[far].mean(dim=0))
+            weights = torch.stack(logits).softmax(dim=0)
+            rows.append(weights @ torch.stack(values))
+            summaries[h, i, others] = weights[len(near) :].detach()
         heads.append(torch.stack(rows))
     return head.output(torch.cat(heads, dim=-1)), summaries
 
@@ -97,8 +102,9 @@ def assert_all_close(actual: list[Tensor], expected: list[Tensor], implementatio
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)
-def test_grouped_attention_is_the_naive_double_loop(block_size: int, implementation: str) -> None:
-    head = head_of(GroupedAttentionHead, implementation, block_size=block_size)
+@pytest.mark.parametrize("num_sortings", [1, 2])
+def test_grouped_attention_is_the_naive_double_loop(num_sortings: int, block_size: int, implementation: str) -> None:
+    head = head_of(GroupedAttentionHead, implementation, block_size=block_size, num_sortings=num_sortings)
     x = features_of(max(LENGTHS), rows=len(LENGTHS)).requires_grad_()
     output, _ = head(x, masks_of(head, x, LENGTHS))
     real = [output[row, :length] for row, length in enumerate(LENGTHS)]
@@ -111,8 +117,9 @@ def test_grouped_attention_is_the_naive_double_loop(block_size: int, implementat
 
 
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)
-def test_summary_attentions_are_those_of_the_naive_form(block_size: int) -> None:
-    head = head_of(GroupedAttentionHead, "eager", block_size=block_size)
+@pytest.mark.parametrize("num_sortings", [1, 2])
+def test_summary_attentions_are_those_of_the_naive_form(num_sortings: int, block_size: int) -> None:
+    head = head_of(GroupedAttentionHead, "eager", block_size=block_size, num_sortings=num_sortings)
     x = features_of(max(LENGTHS), rows=len(LENGTHS))
     _, (groups, probabilities, summary) = head(x, masks_of(head, x, LENGTHS), output_attentions=True)
     assert torch.equal(probabilities.argmax(dim=-1), groups)
@@ -155,17 +162,21 @@ def full_attention(head: GroupedAttentionHead, x: Tensor) -> Tensor:
     return head.output(F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2))
 
 
-def test_one_block_is_full_attention() -> None:
-    head = head_of(GroupedAttentionHead, block_size=32)
+@pytest.mark.parametrize("num_sortings", [1, 2])
+def test_one_block_is_full_attention(num_sortings: int) -> None:
+    head = head_of(GroupedAttentionHead, block_size=32, num_sortings=num_sortings)
     x = features_of(21, rows=2)
     torch.testing.assert_close(head(x, masks_of(head, x, None))[0], full_attention(head, x))
 
 
-def test_far_blocks_of_equal_tokens_are_exact() -> None:
+@pytest.mark.parametrize("num_sortings", [1, 2])
+def test_far_blocks_of_equal_tokens_are_exact(num_sortings: int) -> None:
     """Four groups of six equal tokens each: a mean over equal keys and values loses nothing."""
-    head = head_of(GroupedAttentionHead, block_size=6)
+    head = head_of(GroupedAttentionHead, block_size=6, num_sortings=num_sortings)
     kinds = features_of(4)[0]
-    head.prototypes.copy_(F.normalize(head.metric(kinds), dim=-1).detach().expand_as(head.prototypes))
+    first = F.normalize(head.metric(kinds), dim=-1).detach().expand(head.num_heads, -1, -1)
+    second = F.normalize(torch.randn_like(first), dim=-1)  # its blocks may mix the kinds
+    head.prototypes.copy_(torch.cat([first, second][:num_sortings]))
     shuffled = torch.arange(24)[torch.randperm(24)] % 4
     x = kinds[shuffled][None]
     torch.testing.assert_close(head(x, masks_of(head, x, None))[0], full_attention(head, x))
@@ -175,6 +186,34 @@ def test_far_blocks_of_unlike_tokens_are_not_exact() -> None:
     head = head_of(GroupedAttentionHead, block_size=6)
     x = features_of(24)
     assert (head(x, masks_of(head, x, None))[0] - full_attention(head, x)).abs().max() > 1e-3
+
+
+def test_two_sortings_of_equal_prototypes_are_one() -> None:
+    twice, once = (
+        head_of(GroupedAttentionHead, block_size=4, num_sortings=2),
+        head_of(GroupedAttentionHead, block_size=4),
+    )
+    first = twice.prototypes.chunk(2)[0]
+    once.load_state_dict({**twice.state_dict(), "prototypes": first})
+    twice.prototypes.copy_(torch.cat([first, first]))
+    x = features_of(23, rows=2)
+    torch.testing.assert_close(twice(x, masks_of(twice, x, [23, 9]))[0], once(x, masks_of(once, x, [23, 9]))[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_two_sortings_of_sharp_attention_are_finite(dtype: torch.dtype) -> None:
+    """Logits of many hundreds: the normalisers of the two sortings are too far apart for their exponentials."""
+    head = head_of(GroupedAttentionHead, block_size=4, num_sortings=2)
+    with torch.no_grad():
+        head.qkv.weight.mul_(30)
+    x = features_of(23, rows=3)
+    expected = head(x, masks_of(head, x, [23, 9, 0]))[0]
+    head, x = head.to(dtype), x.to(dtype).requires_grad_()
+    output = head(x, masks_of(head, x, [23, 9, 0]))[0]
+    output.float().sum().backward()
+    assert output.isfinite().all() and x.grad.isfinite().all()
+    if dtype == torch.float32:
+        torch.testing.assert_close(output.double(), expected, atol=1e-2, rtol=1e-3)
 
 
 def test_permute_tokens() -> None:

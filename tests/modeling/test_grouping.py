@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from hf_selfattn.modeling.grouping_selfattn import (
     block_counts,
+    far_bias_without,
     group_similarity,
     near_and_far_bias,
     sort_by_group,
@@ -62,3 +63,12 @@ def test_far_bias_is_the_log_of_the_number_of_tokens() -> None:
 
 def test_one_block_has_no_far_field() -> None:
     assert near_and_far_bias(torch.tensor([[3]]), 4, torch.float32).tolist() == [[[0, 0, 0, LOWEST]]]
+
+
+def test_far_bias_without_another_block_is_the_log_of_what_is_left() -> None:
+    first, second = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([0, 1, 1, 0, 0, 0])  # the last token is padding
+    bias = far_bias_without(first[None, :, None], second[None, :, None], torch.tensor([5]), 3, 2, torch.float32)
+    assert bias.shape == (1, 3, 1, 3)
+    assert bias[0, 0, 0].tolist() == [0, 0, LOWEST], "one left of each, but none of the third block"
+    assert bias[0, 1, 0].tolist() == [0, 0, 0]
+    assert bias[0, 2, 0].tolist() == [pytest.approx(log(2)), pytest.approx(log(2)), 0]
