@@ -54,6 +54,9 @@ class FeatureStore:
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "opened": {}}  # a worker of a data loader maps the files itself
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> FeatureStore:
+        return self  # copies of a data set read the features that are prepared later, too
+
     def places(self) -> dict[bytes, Place]:
         """Return where the features of each row stand, by key.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 from copy import deepcopy
 from multiprocessing import get_context
@@ -228,3 +229,6 @@ def test_rows_keep_their_features_when_columns_are_removed_and_the_data_set_is_c
     cache.prepare(tiny_model(), "cpu")
     assert [len(row["features"]) for row in rows] == [count + 2 for count in WORDS]
     assert rows.with_format(None)["features"][:] == list(range(len(WORDS)))
+    sent = pickle.dumps(rows)  # to a worker of a data loader, which maps the files itself
+    assert len(sent) < 20_000 and cache.store.opened
+    assert torch.equal(pickle.loads(sent)[1]["features"], rows[1]["features"])

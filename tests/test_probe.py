@@ -241,6 +241,13 @@ def test_trials_share_the_features_and_have_their_own_layers(
     assert results["training"]["feature_cache"]["computed_rows"] == 0
 
 
+def test_folds_compute_each_row_once(tiny_backbone: str, tmp_path: Path) -> None:
+    changes = {"validation": None, "test": None, "folds": 3, "num_train_epochs": 1}
+    results = run(arguments_of(tiny_backbone, tmp_path, **changes))
+    computed = [entry["training"]["feature_cache"]["computed_rows"] for entry in results["runs"].values()]
+    assert computed[0] == 20 and sum(computed) == 30 and computed[2] == 0
+
+
 @pytest.mark.parametrize("changes", [{"sample_tokens": 24}, {"streaming": True, "max_steps": 4}])
 def test_what_reads_no_whole_rows_does_not_go_with_the_cache(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(changes))}=.* does not read. .* feature_cache=false"):

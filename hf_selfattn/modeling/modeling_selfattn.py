@@ -203,7 +203,8 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
     ) -> tuple[torch.Tensor] | SelfAttnModelOutput:
         r"""
         features (`torch.Tensor` of shape `(batch_size, sequence_length, num_mixed_layers, hidden_size)`, *optional*):
-            The backbone's last hidden states of these tokens, as computed before: the backbone is not run.
+            The backbone's last hidden states of these tokens, as computed before: the backbone is not run, and
+            `hidden_states` are these alone.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
