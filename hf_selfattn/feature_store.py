@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ from torch import Tensor
 DTYPES = {"float16": torch.float16, "float32": torch.float32, "int8": torch.int8}
 KEY_BYTES = 16
 SUFFIX = ".safetensors"
+SECONDS_OF_A_SHARD = 3600.0  # no process writes one for so long
 
 
 class Place(NamedTuple):
@@ -103,8 +106,6 @@ class FeatureStore:
         except (OSError, SafetensorError) as error:
             if aside.is_file():
                 aside.unlink()
-            if path.is_file():  # another run wrote it, and cleared this one away
-                return
             raise ValueError(
                 f"The features cannot be written to {self.folder} ({error}). Give feature_cache=FOLDER on another "
                 "disk; what was written before is kept."
@@ -121,9 +122,12 @@ class FeatureStore:
         return {**rows, "features": [self.read(self.rows[number]) for number in rows["features"]]}
 
     def clear_unfinished(self) -> None:
-        """Delete what processes that were killed left half-written."""
-        for path in self.folder.glob("*.tmp"):
-            path.unlink(missing_ok=True)
+        """Delete what processes that were killed left half-written; another run may be writing younger files."""
+        if self.folder.is_dir():
+            for path in self.folder.iterdir():
+                with suppress(FileNotFoundError):  # renamed or deleted by that run meanwhile
+                    if path.suffix != SUFFIX and time.time() - path.stat().st_mtime > SECONDS_OF_A_SHARD:
+                        path.unlink()
 
     def read(self, place: Place) -> Tensor:
         """Return the features (T, L, D) of a row, as they are stored or, from 8 bits, in float32.
