@@ -41,6 +41,9 @@ class RecipeArguments:
         standardise: before training, set mean and scale of the features that the heads read, on a few training rows.
         tuning: `lora` trains low-rank adapters and the heads, `full` everything, `probe` the heads alone on the
             features of a frozen backbone.
+        feature_cache: with `probe` tuning, folder that takes the backbone's features, which are computed once; `true`
+            is one in the cache of Datasets, which all runs share, `false` runs the backbone in every step instead.
+        feature_dtype: the features are stored in `float16`, `float32`, or `int8` with one scale per token.
         save: with `lora` tuning, `merged` saves a whole model, the adapters merged into it; `adapter` the adapter
             and the heads alone, in a few MB. Scores are those of what is saved.
         quantization: `int8` or `nf4` keeps the backbone's weights in 8 or 4 bits (QLoRA; package bitsandbytes). It
@@ -96,6 +99,8 @@ class RecipeArguments:
     sample_tokens: int = 0
     standardise: bool = True
     tuning: Literal["probe", "lora", "full"] = "lora"
+    feature_cache: str | bool = True
+    feature_dtype: Literal["float16", "float32", "int8"] = "float16"
     save: Literal["merged", "adapter"] = "merged"
     quantization: Literal["none", "int8", "nf4"] = "none"
     lora: dict[str, Any] = field(default_factory=dict)
@@ -127,15 +132,27 @@ class RecipeArguments:
             setattr(self, name, _checked(name, getattr(self, name), hint))
         if self.save == "adapter" and self.tuning != "lora":
             raise ValueError(f"save='adapter' needs tuning='lora'; with tuning={self.tuning!r} there is no adapter.")
+        if self.caches_features and (self.streaming or self.sample_tokens):
+            given = "streaming=true" if self.streaming else f"sample_tokens={self.sample_tokens}"
+            raise ValueError(
+                f"tuning='probe' keeps the features of whole rows, which {given} does not read. Leave that out, or "
+                "set feature_cache=false to run the backbone in every step."
+            )
         if self.quantization != "none" and self.save != "adapter":
             raise ValueError(
                 f"quantization={self.quantization!r} needs save='adapter' and tuning='lora': an adapter cannot be "
                 "merged into weights of few bits without loss."
             )
 
+    @property
+    def caches_features(self) -> bool:
+        """Whether the backbone runs once, before the training."""
+        return self.tuning == "probe" and bool(self.feature_cache)
+
     def without_places(self) -> dict[str, Any]:
         """Return what decides the outcome of a run: every argument but the places that it writes to, and no token."""
         own = {name: value for name, value in asdict(self).items() if not is_place(name)}
+        own["feature_cache"] = bool(self.feature_cache)
         return {**own, "options": {name: value for name, value in self.options.items() if not is_place(name)}}
 
 

@@ -41,6 +41,7 @@ class RecipeTrainer(Trainer):
         self.last_batch: dict[str, Any] = {}
         self.loss_is_finite = True
         self.parameters = count_parameters(self.model)  # afterwards the best adapter is loaded as one that is frozen
+        self.feature_record: dict[str, Any] | None = None
         self.is_over = False
         self.watch = Watch(self)
         self.add_callback(self.watch)

@@ -19,6 +19,7 @@ from transformers import (
 from .adapters import base_model
 from .arguments import NerArguments, RecipeArguments
 from .classification_task import CLASSIFICATION
+from .features import CachedFeatures, default_folder, feature_collator
 from .metrics import LOWER_IS_BETTER
 from .optimizer import layer_decay_optimizer
 from .preparation import seed_of
@@ -67,7 +68,11 @@ def build_trainer(
     optimizer = None
     if arguments.tuning == "full" and arguments.layer_decay != 1:
         optimizer = layer_decay_optimizer(model, options, arguments.layer_decay)
-    train = tokens["train"]
+    train, validation = tokens["train"], tokens["validation"]
+    cache, record = cached_features(arguments, tokens, tokenizer), None
+    if cache is not None:
+        record = cache.prepare(model, options.device)
+        train, validation = cache.rows["train"], cache.rows["validation"]
     callbacks: list[TrainerCallback] = []
     if arguments.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=arguments.early_stopping_patience))
@@ -80,15 +85,53 @@ def build_trainer(
         args=options,
         optimizers=(optimizer, None),
         train_dataset=train,
-        eval_dataset=tokens["validation"],
+        eval_dataset=validation,
         processing_class=tokenizer,
         callbacks=callbacks,
-        **task_of(arguments).trainer_options(arguments, data, tokens, options, tokenizer),
+        **task_options(arguments, data, tokens, options, tokenizer),
     )
+    trainer.feature_record = record
     show_progress(trainer)
     if arguments.standardise:
         standardise_features(model, some_rows(train, tokenizer, options.seed), trainer.data_collator)
     return trainer
+
+
+def cached_features(
+    arguments: RecipeArguments, tokens: dict[str, Dataset], tokenizer: PreTrainedTokenizerBase
+) -> CachedFeatures | None:
+    """Return what keeps the features of train and validation, or None where the backbone runs in every step.
+
+    Args:
+        arguments: the arguments of the recipe.
+        tokens: tokenised splits.
+        tokenizer: that made them.
+    """
+    if not arguments.caches_features:
+        return None
+    folder = Path(arguments.feature_cache) if isinstance(arguments.feature_cache, str) else default_folder()
+    splits = {name: tokens[name] for name in ("train", "validation")}
+    return CachedFeatures(splits, tokenizer, folder, arguments.feature_dtype)
+
+
+def task_options(
+    arguments: RecipeArguments,
+    data: Any,
+    tokens: dict[str, Dataset],
+    options: TrainingArguments,
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict[str, Any]:
+    """Return loss, collator and metrics of the task for `Trainer`; the collator pads features, too.
+
+    Args:
+        arguments: the arguments of the recipe.
+        data: checked data.
+        tokens: tokenised splits.
+        options: of the training.
+        tokenizer: the backbone's tokenizer.
+    """
+    given = task_of(arguments).trainer_options(arguments, data, tokens, options, tokenizer)
+    return {**given, "data_collator": feature_collator(given["data_collator"])}
 
 
 def some_rows(tokens: Any, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[dict[str, Any]]:
@@ -102,7 +145,8 @@ def some_rows(tokens: Any, tokenizer: PreTrainedTokenizerBase, seed: int) -> lis
     if isinstance(tokens, ShuffledStream):
         return list(islice(tokens, ROWS_TO_STANDARDISE))
     order = np.random.default_rng(seed).permutation(len(tokens))[:ROWS_TO_STANDARDISE].tolist()
-    return [{name: row[name] for name in tokenizer.model_input_names} for row in map(tokens.__getitem__, order)]
+    names = [name for name in (*tokenizer.model_input_names, "features") if name in tokens.column_names]
+    return [{name: row[name] for name in names} for row in map(tokens.__getitem__, order)]
 
 
 def excerpts_of(arguments: RecipeArguments, data: Any, model: torch.nn.Module) -> Excerpts:

@@ -290,7 +290,7 @@ def final_evaluator(trainer: Trainer, merge: bool) -> Trainer:
     return show_progress(evaluator)
 
 
-def training_record(trainer: Trainer, seconds: float) -> dict[str, Any]:
+def training_record(trainer: RecipeTrainer, seconds: float) -> dict[str, Any]:
     """Return how training went.
 
     Args:
@@ -305,6 +305,7 @@ def training_record(trainer: Trainer, seconds: float) -> dict[str, Any]:
         "best_metric": trainer.state.best_metric,
         "processes": trainer.args.world_size,
         "device": str(trainer.args.device),
+        "feature_cache": trainer.feature_record,
         "bf16": trainer.args.bf16,
         "history": trainer.state.log_history,
     }

@@ -22,7 +22,7 @@ from .progress import show_progress, tokenising
 from .sampling import length_grouped
 from .search_space import Choices, SearchPlan, with_settings
 from .standardisation import standardise_features
-from .trainer import excerpts_of, some_rows, task_of, training_arguments
+from .trainer import cached_features, excerpts_of, some_rows, task_of, task_options, training_arguments
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -107,6 +107,8 @@ def build_trial_trainer(plan: SearchPlan, arguments: RecipeArguments, data: Any,
     with PartialState().local_main_process_first(), tokenising(data.splits):
         tokens = task.tokenise(arguments, data, tokenizer)
     options = trial_arguments(plan, arguments, data, output_dir)
+    cache = cached_features(arguments, tokens, tokenizer)
+    rows = tokens if cache is None else cache.rows
 
     def settle(trial: BaseTrial | None) -> RecipeArguments:
         return arguments if trial is None else with_settings(arguments, draw(plan, trial))
@@ -114,11 +116,13 @@ def build_trial_trainer(plan: SearchPlan, arguments: RecipeArguments, data: Any,
     def fresh_model(trial: BaseTrial | None) -> PreTrainedModel:
         settled = settle(trial)
         model = task.build_model(settled, data, backbone_config)
+        if cache is not None:
+            cache.prepare(model, options.device)  # a trial may read other layers or windows
         if settled.standardise:
-            train = tokens["train"]
+            train = rows["train"]
             train = excerpts_of(settled, data, model).of(train) if settled.sample_tokens else train
-            rows = some_rows(train, tokenizer, options.seed)
-            standardise_features(model, rows, trainer_options(settled)["data_collator"])
+            some = some_rows(train, tokenizer, options.seed)
+            standardise_features(model, some, trainer_options(settled)["data_collator"])
         if options.bf16 and options.device.type == "cpu":
             use_fast_attention(base_model(model))
         set_seed(options.seed)  # as `Trainer` does when it is given a model: the best trial can be trained again
@@ -126,15 +130,15 @@ def build_trial_trainer(plan: SearchPlan, arguments: RecipeArguments, data: Any,
 
     def trainer_options(settled: RecipeArguments) -> dict[str, Any]:
         its_options = training_arguments(settled, data, output_dir / "search")
-        return task.trainer_options(settled, data, tokens, its_options, tokenizer)
+        return task_options(settled, data, tokens, its_options, tokenizer)
 
     trainer = TrialTrainer(
         settle,
         lambda settled: trainer_options(settled).get("compute_loss_func"),
         args=options,
         model_init=fresh_model,
-        train_dataset=tokens["train"],
-        eval_dataset=tokens["validation"],
+        train_dataset=rows["train"],
+        eval_dataset=rows["validation"],
         processing_class=tokenizer,
         **trainer_options(arguments),
     )

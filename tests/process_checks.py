@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from hf_selfattn.adapters import add_lora
 from hf_selfattn.arguments import RecipeArguments
 from hf_selfattn.classification_task import CLASSIFICATION
+from hf_selfattn.features import CachedFeatures
 from hf_selfattn.preparation import open_backbone
 
 
@@ -92,6 +93,19 @@ def check_tokenising(folder: Path) -> int:
     return len(written)
 
 
+def check_features(folder: Path) -> dict[str, Any]:
+    """Keep the features of train in one folder; how many rows this process has written, and how many it can read."""
+    arguments = RecipeArguments(model=str(folder / "backbone"), train=str(folder / "train.jsonl"))
+    tokenizer = open_backbone(arguments)[1]
+    tokens = CLASSIFICATION.tokenise(arguments, CLASSIFICATION.load(arguments), tokenizer)["train"]
+    cache = CachedFeatures({"train": tokens}, tokenizer, folder / "features", "float32")
+    written, add = [], cache.store.add
+    cache.store.add = lambda keys, rows: (written.extend(keys), add(keys, rows))  # type: ignore[func-returns-value]
+    cache.prepare(tiny_model(), "cpu")
+    lengths = [len(row["features"]) for row in cache.rows["train"]]
+    return {"written": len(written), "of": len(set(cache.keys)), "right": lengths == tokens["length"][:]}
+
+
 def cached_files() -> set[tuple[str, int]]:
     """Names and inodes: a file that is written anew has another."""
     return {(str(path), path.stat().st_ino) for path in Path(config.HF_DATASETS_CACHE).rglob("*.arrow")}
@@ -108,6 +122,7 @@ def main() -> None:
             for lora in (False, True)
         },
         "written": check_tokenising(folder),
+        "features": check_features(folder),
     }
     (folder / f"{state.process_index}.json").write_text(json.dumps(record))
     state.destroy_process_group()

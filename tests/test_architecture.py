@@ -21,7 +21,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     {"modeling"},
     {"data", "metrics", "baselines", "attention_cpu", "sampling", "standardisation", "progress"},
-    {"tasks", "tag_encoding", "adapters", "arguments", "sentiment", "features", "results", "run_state"},
+    {"tasks", "tag_encoding", "adapters", "arguments", "sentiment", "results", "run_state"},
+    {"features", "feature_store"},
     {"report", "card"},
     {"checkpoints", "faults", "placing"},
     {

@@ -254,3 +254,9 @@ def test_a_sharded_step_is_an_unsharded_one(task: str, lora: bool, checks: list[
 
 def test_a_machine_tokenises_once(checks: list[dict[str, Any]]) -> None:
     assert [rank["written"] for rank in checks] == [1, 0]
+
+
+def test_each_process_writes_its_share_of_the_features(checks: list[dict[str, Any]]) -> None:
+    shares = [rank["features"]["written"] for rank in checks]
+    assert sum(shares) == checks[0]["features"]["of"] and abs(shares[0] - shares[1]) <= 1
+    assert all(rank["features"]["right"] for rank in checks)

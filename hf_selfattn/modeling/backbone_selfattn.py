@@ -32,6 +32,9 @@ from transformers import (
 from transformers.utils import cached_file, logging
 from transformers.utils.hub import extract_commit_hash
 
+from .attention_selfattn import SelfAttnHeads
+from .subsequences_selfattn import gather_tokens
+
 logger = logging.get_logger(__name__)
 
 
@@ -184,6 +187,31 @@ def attach_backbone(model: PreTrainedModel, name_or_path: str, hub_options: dict
     model.base_model.backbone = backbone
     model.config.backbone_config = backbone.config
     return found
+
+
+def hidden_states_of(
+    features: torch.Tensor, values: torch.Tensor, order_BT: torch.Tensor | None, heads: SelfAttnHeads
+) -> tuple[torch.Tensor, ...]:
+    """Return the hidden states (B, T, D) that features hold, in the type and the order that the heads read.
+
+    Args:
+        features: (B, T, L, D) the backbone's last L hidden states of each token.
+        values: (B, T) ids or (B, T, D) embeddings of the same tokens.
+        order_BT: the places of the tokens that come first in each row, or None where they stand in order.
+        heads: that read them.
+
+    Raises:
+        ValueError: if the features are those of other tokens or layers.
+    """
+    config = heads.config
+    expected = (*values.shape[:2], config.num_mixed_layers, config.hidden_size)
+    if features.shape != expected:
+        raise ValueError(
+            f"features have shape {tuple(features.shape)}, but these tokens and the {config.num_mixed_layers} layers "
+            f"that the heads mix need {expected}: rows, tokens, layers, hidden size."
+        )
+    layers = features.to(heads.feature_mean.dtype).unbind(dim=2)
+    return layers if order_BT is None else tuple(gather_tokens(layer, order_BT) for layer in layers)
 
 
 def weights_hash(backbone: PreTrainedModel) -> str:

@@ -30,13 +30,20 @@ from .backbone_selfattn import (
     backbone_frame,
     backbone_source,
     build_backbone,
+    hidden_states_of,
     refuse_decoder,
     refuse_quantised,
 )
 from .configuration_selfattn import SelfAttnConfig, check_backbone_name, refuse_unknown_keys
 from .crf_selfattn import LinearChainCRF
 from .initialization_selfattn import fill_weights
-from .outputs_selfattn import SelfAttnClassifierOutput, SelfAttnModelOutput, mean_loss, without_features
+from .outputs_selfattn import (
+    SelfAttnClassifierOutput,
+    SelfAttnModelOutput,
+    mean_loss,
+    wanted_outputs,
+    without_features,
+)
 from .past_selfattn import mask_of_tokens, past_length, past_of_rows, past_options
 from .peft_selfattn import register_adapter_targets, share_configuration
 from .pooling_selfattn import build_sequence_classifier
@@ -191,18 +198,24 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
+        features: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor] | SelfAttnModelOutput:
+        r"""
+        features (`torch.Tensor` of shape `(batch_size, sequence_length, num_mixed_layers, hidden_size)`, *optional*):
+            The backbone's last hidden states of these tokens, as computed before: the backbone is not run, and
+            `hidden_states` are these alone.
+        """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
-        want = self._wanted_outputs(kwargs)
+        want = wanted_outputs(self, kwargs)
         values = cast(Tensor, input_ids if inputs_embeds is None else inputs_embeds)
         if values.shape[1] == 0:
             raise ValueError("The input has no tokens. Give each row at least one, if only padding.")
         types = token_type_ids if self.reads_token_types else None
 
         mask_BT = real_tokens(mask_of_tokens(attention_mask, values, past_key_values), values)
-        inverse_BT, lengths_B = None, None
+        order_BT, inverse_BT, lengths_B = None, None, None
         if mask_BT is not None:
             if not is_right_padded(mask_BT):
                 order_BT, inverse_BT = right_pad_order(mask_BT)
@@ -210,7 +223,9 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
                 types = None if types is None else types.gather(1, order_BT)
             lengths_B = mask_BT.sum(dim=1)
 
-        if values.shape[1] <= self.window - past_length(past_key_values):
+        if features is not None:
+            hidden_states, attentions = hidden_states_of(features, values, order_BT, self.heads), None
+        elif values.shape[1] <= self.window - past_length(past_key_values):
             hidden_states, attentions = self._read(values, mask_BT, types, past_key_values, **want)
         else:
             hidden_states, attentions = self._read_in_windows(values, lengths_B, types, past_key_values, **want)
@@ -226,25 +241,6 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
             attentions=attentions,
             **heads.as_fields(inverse_BT) if want["output_attentions"] else {},
         )
-
-    def _wanted_outputs(self, kwargs: dict[str, Any]) -> dict[str, bool]:
-        """Return which optional outputs the caller wants; refuse arguments that no one reads."""
-        want = {}
-        for name in ("output_attentions", "output_hidden_states"):
-            asked = kwargs.pop(name, None)
-            want[name] = bool(getattr(self.config, name) if asked is None else asked)
-        if unknown := {name for name, value in kwargs.items() if value is not None}:
-            raise ValueError(
-                f"{type(self).__name__} does not read {sorted(unknown)}. It takes input_ids or inputs_embeds, "
-                "attention_mask, token_type_ids, output_attentions, output_hidden_states and return_dict."
-            )
-        # Nothing is dispatched here: the user is told which attention returns weights. trf-ignore: TRF051
-        if want["output_attentions"] and self.config._attn_implementation != "eager":
-            raise ValueError(
-                f"attn_implementation={self.config._attn_implementation!r} computes no attention weights. Load the "
-                "model with attn_implementation='eager', or call model.set_attn_implementation('eager')."
-            )
-        return want
 
     def _read(
         self,
@@ -335,6 +331,7 @@ class SelfAttnForSequenceClassification(SelfAttnPreTrainedModel):
         past_key_values: Cache | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        features: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor] | SelfAttnClassifierOutput:
         r"""
@@ -343,9 +340,11 @@ class SelfAttnForSequenceClassification(SelfAttnPreTrainedModel):
             `(batch_size,)` numbers for regression.
         num_items_in_batch (`torch.Tensor` or `int`, *optional*):
             Number of labels that share one update, as `Trainer` counts them.
+        features (`torch.Tensor` of shape `(batch_size, sequence_length, num_mixed_layers, hidden_size)`, *optional*):
+            The backbone's last hidden states of these tokens, as computed before: the backbone is not run.
         """
         inputs = (input_ids, attention_mask, token_type_ids, inputs_embeds, past_key_values)
-        outputs = self.model(*inputs, return_dict=True, **kwargs)
+        outputs = self.model(*inputs, features=features, return_dict=True, **kwargs)
         attention_mask = mask_of_tokens(attention_mask, outputs.last_hidden_state, past_key_values)
         logits = self.classifier(outputs.last_hidden_state, attention_mask) / self.config.temperature
         loss = None if labels is None else self._loss(logits.float(), labels, num_items_in_batch)
@@ -444,6 +443,7 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
         word_starts: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        features: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor] | SelfAttnClassifierOutput:
         r"""
@@ -454,6 +454,8 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
             Class numbers at the first token of each word; -100 where a token has no label.
         num_items_in_batch (`torch.Tensor` or `int`, *optional*):
             Number of labels that share one update, as `Trainer` counts them.
+        features (`torch.Tensor` of shape `(batch_size, sequence_length, num_mixed_layers, hidden_size)`, *optional*):
+            The backbone's last hidden states of these tokens, as computed before: the backbone is not run.
 
         In evaluation mode the logits are those of the answer: their argmax is the decoded label of each word, in the
         form that goes on (I-X for B-X) at its later tokens, and with `decoding="viterbi"` or `"crf"` they are
@@ -461,7 +463,7 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
         compiled or exported, they are the scores of the labels before decoding.
         """
         inputs = (input_ids, attention_mask, token_type_ids, inputs_embeds, past_key_values)
-        outputs = self.model(*inputs, return_dict=True, **kwargs)
+        outputs = self.model(*inputs, features=features, return_dict=True, **kwargs)
         values = cast(Tensor, input_ids if inputs_embeds is None else inputs_embeds)
         attention_mask = mask_of_tokens(attention_mask, values, past_key_values)
         special = [*self.config.prefix_token_ids, *self.config.suffix_token_ids]

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.utils import ModelOutput, auto_docstring
 
 
@@ -105,3 +106,31 @@ def without_features(outputs: SelfAttnModelOutput) -> dict[str, Any]:
         outputs: output of the base model.
     """
     return {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+
+
+def wanted_outputs(model: PreTrainedModel, kwargs: dict[str, Any]) -> dict[str, bool]:
+    """Return which optional outputs the caller of a model wants.
+
+    Args:
+        model: that was called.
+        kwargs: what its `forward` was given beside its inputs; the wishes are taken out.
+
+    Raises:
+        ValueError: if anything is left that no one reads, or attentions are wanted that are not computed.
+    """
+    want = {}
+    for name in ("output_attentions", "output_hidden_states"):
+        asked = kwargs.pop(name, None)
+        want[name] = bool(getattr(model.config, name) if asked is None else asked)
+    if unknown := {name for name, value in kwargs.items() if value is not None}:
+        raise ValueError(
+            f"{type(model).__name__} does not read {sorted(unknown)}. It takes input_ids or inputs_embeds, "
+            "attention_mask, token_type_ids, features, output_attentions, output_hidden_states and return_dict."
+        )
+    # Nothing is dispatched here: the user is told which attention returns weights. trf-ignore: TRF051
+    if want["output_attentions"] and model.config._attn_implementation != "eager":
+        raise ValueError(
+            f"attn_implementation={model.config._attn_implementation!r} computes no attention weights. Load the "
+            "model with attn_implementation='eager', or call model.set_attn_implementation('eager')."
+        )
+    return want
