@@ -129,7 +129,8 @@ def tagger_rows(experiment: str, systems: dict[str, str], runs: dict[str, Any]) 
         test = compared.get(f"{system} - {stock}")
         gain = f"{test['difference']:+.3f} [{test['low']:+.3f}, {test['high']:+.3f}]" if test else ""
         p_value = f"{test['p_value']:.4f}" if test else ""
-        lines.append(f"| {title} | {f1:.4f} | {len(mine)} | {gain} | {p_value} | {minutes:.0f} |")
+        duration = f"{minutes:.0f}" if minutes >= 1 else ""  # a run that was ended by a second start kept no time
+        lines.append(f"| {title} | {f1:.4f} | {len(mine)} | {gain} | {p_value} | {duration} |")
     return lines
 
 
