@@ -46,7 +46,7 @@ def test_one_command_from_rows_to_a_pipeline(tiny_backbone: str, tmp_path: Path,
         f"test={write_rows(tmp_path / 'test.jsonl', problem, 21, 1000)}",
         f"output_dir={tmp_path / 'run'}",
         "heads={head_dim: 8, num_groups: 4, block_size: 8}",
-        *("tuning=full", "learning_rate=3e-3", "num_train_epochs=4", "per_device_train_batch_size=8", "bf16=false"),
+        *("tuning=full", "learning_rate=3e-3", "num_train_epochs=8", "per_device_train_batch_size=8", "bf16=false"),
     ]
     if problem == "ordinal":
         words += ["problem=ordinal", f"label_names={json.dumps(NAMES[problem])}"]
