@@ -26,8 +26,9 @@ from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .blocks_selfattn import Blocks, attend_in_two_sortings, block_means, permute_tokens
+from .blocks_selfattn import attend_in_two_sortings, permute_tokens
 from .configuration_selfattn import SelfAttnConfig
+from .far_field_selfattn import Blocks, Means, block_means, far_field_slope
 from .grouping_selfattn import block_counts, group_similarity, near_and_far_bias, sort_by_group, window_bias
 
 
@@ -157,6 +158,10 @@ class GroupedAttentionHead(nn.Module):
     through which the similarity space u learns from the task. With two sortings each head has two independent sets of
     prototypes, as the hash rounds of the Reformer, and a token attends to its own block in either sorting.
 
+    With `far_field="linear"` the mean values have a correction that is linear in the query (`far_field_slope`): the
+    dipole beside the monopole. What it needs is how much attention falls on the means, which a column of ones beside
+    their values, and of zeros beside the tokens', brings out of the same softmax.
+
     Shape: (B, N, D) -> (B, N, D).
     """
 
@@ -165,8 +170,10 @@ class GroupedAttentionHead(nn.Module):
         self.config = config
         self.num_heads = config.num_grouped_attention_heads
         self.head_dim = config.head_dim
-        # Values are as wide as the keys with their metric part: attention kernels want one width.
-        self.value_dim = config.head_dim + config.group_dim
+        self.is_linear = config.far_field == "linear"
+        # Values, with the column of the far field, are as wide as the keys with their metric part: attention kernels
+        # want one width.
+        self.value_dim = config.head_dim + config.group_dim - self.is_linear
         self.block_size = config.block_size
         self.num_sortings = config.num_sortings
         self.temperature = config.group_temperature
@@ -192,14 +199,21 @@ class GroupedAttentionHead(nn.Module):
 
         projected = self.qkv(features_BND).unflatten(-1, (H, -1))
         first, *second = (self._sorted_blocks(projected, metric_BNE, part) for part in places.split(H, dim=-1))
+        means = self._means(first, masks.lengths_B) if N > W else None
         summary: Tensor | None = None
-        if second:
+        if second and means is not None:
             near_bias, scaling = masks.block_bias[..., :W], self.head_dim**-0.5
             attended, summary = attend_in_two_sortings(
-                first, second[0], places, inverse, masks.lengths_B, near_bias, scaling
+                first, second[0], means, places, inverse, masks.lengths_B, near_bias, scaling
             )
+            if self.is_linear:
+                in_order = permute_tokens(attended, places[..., :H])
+                in_order = self._corrected(in_order, first, means, masks.lengths_B)
+                attended = permute_tokens(in_order, inverse[..., :H])
         else:
-            attended, weights = self._attend(*first, masks)
+            attended, weights = self._attend(first, means, masks)
+            if self.is_linear:
+                attended = self._corrected(attended, first, means, masks.lengths_B)
             attended = permute_tokens(attended, inverse)
             if output_attentions:
                 summary = self._summaries(weights, inverse)
@@ -225,15 +239,30 @@ class GroupedAttentionHead(nn.Module):
         metric = permute_tokens(metric_BNE[:, :, None], places_BMH).unflatten(1, (-1, W))
         query, key, value = projected.split([self.head_dim, self.head_dim, self.value_dim], dim=-1)
         scale = (self.metric_scale * self.head_dim**0.5)[:, None].to(metric.dtype)
+        value = F.pad(value, (0, 1)) if self.is_linear else value
         return torch.cat([query, metric * scale], dim=-1), torch.cat([key, metric], dim=-1), value
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, masks: HeadMasks) -> tuple[Tensor, Tensor]:
+    def _corrected(self, attended_BMHE: Tensor, blocks: Blocks, means: Means | None, lengths_B: Tensor) -> Tensor:
+        """Return the output of sorted tokens without the column of the far field, and with its linear term."""
+        attended_BMHV, far_share_BMH1 = attended_BMHE.split([self.value_dim, 1], dim=-1)
+        if means is None:
+            return attended_BMHV
+        slope_BMHV = far_field_slope(blocks, means[0], lengths_B, self.head_dim**-0.5)
+        return torch.addcmul(attended_BMHV, far_share_BMH1, slope_BMHV)
+
+    def _means(self, blocks: Blocks, lengths_B: Tensor) -> Means:
+        """Return the mean key and the mean value of each block, the column of the far field 1."""
+        key, value = (block_means(x, lengths_B) for x in blocks[1:])
+        return key, F.pad(value[..., :-1], (0, 1), value=1.0) if self.is_linear else value
+
+    def _attend(self, blocks: Blocks, means: Means | None, masks: HeadMasks) -> tuple[Tensor, Tensor]:
         """Attend to the own block and the summaries of the others; return (B, K * W, H, E) and the weights."""
+        query, key, value = blocks
         B, K, W, H, E = query.shape
-        if K > 1:
+        if means is not None:
             key, value = (
-                torch.cat([x, block_means(x, masks.lengths_B)[:, None].expand(-1, K, -1, -1, -1)], dim=2)
-                for x in (key, value)
+                torch.cat([x, mean[:, None].expand(-1, K, -1, -1, -1)], dim=2)
+                for x, mean in zip((key, value), means, strict=True)
             )
         bias = masks.block_bias.to(query.dtype).flatten(0, 1)[:, None, None]
         attend: Callable[..., tuple[Tensor, Tensor]] = ALL_ATTENTION_FUNCTIONS.get_interface(

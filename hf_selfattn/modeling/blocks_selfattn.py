@@ -1,4 +1,4 @@
-"""Tokens in sorted blocks: there and back, the means of the blocks, and attention in two sortings at once.
+"""Tokens in sorted blocks: there and back, and attention in two sortings at once.
 
 Shape suffixes: B rows, N tokens, H heads, K blocks, W tokens of a block, M = K * W places, E width of a head.
 """
@@ -6,7 +6,8 @@ Shape suffixes: B rows, N tokens, H heads, K blocks, W tokens of a block, M = K 
 import torch
 from torch import Tensor
 
-from .grouping_selfattn import block_counts, far_bias_without
+from .far_field_selfattn import Blocks, Means
+from .grouping_selfattn import far_bias_without
 
 
 def permute_tokens(values_BNHE: Tensor, index_BMH: Tensor) -> Tensor:
@@ -26,27 +27,10 @@ def permute_tokens(values_BNHE: Tensor, index_BMH: Tensor) -> Tensor:
     return values_BNHE.reshape(-1, E).index_select(0, flat_BMH.flatten()).view(*index_BMH.shape, E)
 
 
-def block_means(blocks_BKWHE: Tensor, lengths_B: Tensor) -> Tensor:
-    """Return the mean of the real tokens of every block: (B, K, H, E).
-
-    Args:
-        blocks_BKWHE: vectors of the tokens in sorted blocks.
-        lengths_B: number of real tokens of each row.
-    """
-    _, K, W, H, _ = blocks_BKWHE.shape
-    counts_BK = block_counts(lengths_B, K, W)
-    is_real_BKW = torch.arange(W, device=lengths_B.device) < counts_BK[..., None]
-    share_BKW = is_real_BKW.to(blocks_BKWHE.dtype) / counts_BK.clamp(min=1)[..., None]
-    means_BKF = (share_BKW[:, :, None] @ blocks_BKWHE.flatten(3)).squeeze(2)
-    return means_BKF.unflatten(-1, (H, -1))
-
-
-Blocks = tuple[Tensor, Tensor, Tensor]  # queries, keys and values, each (B, K, W, H, E)
-
-
 def attend_in_two_sortings(
     first: Blocks,
     second: Blocks,
+    means: Means,
     places: Tensor,
     inverse: Tensor,
     lengths_B: Tensor,
@@ -68,6 +52,7 @@ def attend_in_two_sortings(
     Args:
         first: queries, keys and values in the blocks of the first sorting.
         second: the same tokens in the blocks of the second.
+        means: of the first sorting's blocks.
         places: (B, K * W, 2 * H) the token at each place, the first sorting's heads before the second's.
         inverse: (B, N, 2 * H) the place of each token.
         lengths_B: number of real tokens of each row.
@@ -89,7 +74,7 @@ def attend_in_two_sortings(
     far_bias = in_blocks(permute_tokens(far_bias, in_order(second_block, places[..., :H])), W)
     own_block = torch.eye(K, dtype=torch.bool, device=far_bias.device)[:, None]
     far_bias = far_bias.masked_fill(own_block, lowest)
-    *sums, summaries = near_and_far_sums(first, near_bias, far_bias, lengths_B, scaling)
+    *sums, summaries = near_and_far_sums(first, means, near_bias, far_bias, scaling)
     # Second sorting: the own block without what the first has read.
     label = in_blocks(in_order(first_block, places[..., H:])[..., None], W)
     is_read = label == label.transpose(-1, -2)
@@ -146,15 +131,15 @@ def near_sums(blocks: Blocks, bias: Tensor, scaling: float) -> tuple[Tensor, Ten
 
 
 def near_and_far_sums(
-    blocks: Blocks, near_bias: Tensor, far_bias: Tensor, lengths_B: Tensor, scaling: float
+    blocks: Blocks, means: Means, near_bias: Tensor, far_bias: Tensor, scaling: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the sums of attention to the own block's tokens and to the block means, before they are divided.
 
     Args:
         blocks: queries, keys and values (B, K, W, H, E).
+        means: of the keys and values of each block.
         near_bias: additive mask that broadcasts to (B, H, K, W, W).
         far_bias: additive mask over the means, (B, H, K, W, K).
-        lengths_B: number of real tokens of each row.
         scaling: factor of the logits.
 
     Returns:
@@ -162,7 +147,7 @@ def near_and_far_sums(
     """
     query, key, value = (x.permute(0, 3, 1, 2, 4) for x in blocks)
     query = query * scaling
-    mean_key, mean_value = (block_means(x, lengths_B).transpose(1, 2) for x in blocks[1:])  # (B, H, K, E)
+    mean_key, mean_value = (x.transpose(1, 2) for x in means)  # (B, H, K, E)
     near = query @ key.transpose(-1, -2) + near_bias
     far = query.flatten(2, 3) @ mean_key.transpose(-1, -2) + far_bias.flatten(2, 3)  # (B, H, M, K)
     near_shift, far_shift = (x.detach().amax(dim=-1, keepdim=True) for x in (near, far))

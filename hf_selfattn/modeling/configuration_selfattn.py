@@ -110,6 +110,9 @@ class SelfAttnConfig(PreTrainedConfig):
         In how many orders (1 or 2) each grouped-attention head sorts the tokens, each by prototypes of its own: the
         hash rounds of the Reformer. With 2 a token attends to its own block in both; more exact, slower, and always
         by plain products, whatever attention implementation is set.
+    far_field (`"mean"` or `"linear"`, *optional*, defaults to `"linear"`):
+        What a token reads of the blocks that are not its own: their mean key and value, or these and a correction
+        of the value that is linear in the query.
     subsequence_length (`int`, *optional*):
         Window in which the backbone reads a longer input, special tokens included. The backbone's own where it
         is not given.
@@ -192,6 +195,7 @@ class SelfAttnConfig(PreTrainedConfig):
     group_temperature: float | int = 0.1
     block_size: int = 64
     num_sortings: int = 1
+    far_field: Literal["mean", "linear"] = "linear"
     subsequence_length: int | None = None
     subsequence_stride: int | None = None
     attention_window: int = 512

@@ -16,13 +16,14 @@ from hf_selfattn.modeling.attention_selfattn import (
     SelfAttnLayer,
     permute_tokens,
 )
+from hf_selfattn.modeling.far_field_selfattn import far_field_slope
 from hf_selfattn.modeling.modeling_selfattn import SelfAttnModel
 
 LENGTHS = [23, 17, 1]
 BLOCK_SIZES = [1, 4, 7, 16, 64]
 
 
-def head_of(model_class: type[nn.Module], implementation: str = "sdpa", **options: int) -> nn.Module:
+def head_of(model_class: type[nn.Module], implementation: str = "sdpa", **options: int | str) -> nn.Module:
     """A head in double precision with random weights, biases and metric scales."""
     config = tiny_config(**options)
     config._attn_implementation = implementation
@@ -44,6 +45,30 @@ def naive_blocks(head: GroupedAttentionHead, u: Tensor, prototypes: Tensor) -> l
     group = (u @ prototypes.T).argmax(dim=-1).tolist()
     order = sorted(range(len(u)), key=lambda i: (group[i], i))
     return [order[start : start + head.block_size] for start in range(0, len(u), head.block_size)]
+
+
+def naive_shift(
+    head: GroupedAttentionHead,
+    h: int,
+    blocks: list[list[int]],
+    q: Tensor,
+    own: Tensor,
+    k: Tensor,
+    u: Tensor,
+    v: Tensor,
+) -> Tensor:
+    """How far the values of far blocks lie from their means for one query, by the derivative of attention in a block.
+
+    The logits of a block's tokens around their mean are s; the sum of s times v is what the covariance of values and
+    keys makes of the query, and the sum of s squared is the variance of its logits.
+    """
+    shift, variance = torch.zeros_like(v[0]), v.new_zeros(())
+    for block in blocks:
+        logits = [q @ k[j] / sqrt(head.head_dim) + head.metric_scale[h] * (own @ u[j]) for j in block]
+        mean = sum(logits) / len(block)
+        shift = shift + sum((logit - mean) * v[j] for logit, j in zip(logits, block, strict=True)) / len(v)
+        variance = variance + sum((logit - mean) ** 2 for logit in logits) / len(v)
+    return shift / (1 + variance)
 
 
 def naive_grouped(head: GroupedAttentionHead, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,6 +95,10 @@ def naive_grouped(head: GroupedAttentionHead, x: Tensor) -> tuple[Tensor, Tensor
                 values.append(v[far].mean(dim=0))
             weights = torch.stack(logits).softmax(dim=0)
             rows.append(weights @ torch.stack(values))
+            if head.is_linear:
+                rows[-1] = rows[-1] + weights[len(near) :].sum() * naive_shift(
+                    head, h, sortings[0], q[i], u[i], k, u, v
+                )
             summaries[h, i, others] = weights[len(near) :].detach()
         heads.append(torch.stack(rows))
     return head.output(torch.cat(heads, dim=-1)), summaries
@@ -103,8 +132,12 @@ def assert_all_close(actual: list[Tensor], expected: list[Tensor], implementatio
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)
 @pytest.mark.parametrize("num_sortings", [1, 2])
-def test_grouped_attention_is_the_naive_double_loop(num_sortings: int, block_size: int, implementation: str) -> None:
-    head = head_of(GroupedAttentionHead, implementation, block_size=block_size, num_sortings=num_sortings)
+@pytest.mark.parametrize("far_field", ["mean", "linear"])
+def test_grouped_attention_is_the_naive_double_loop(
+    far_field: str, num_sortings: int, block_size: int, implementation: str
+) -> None:
+    sizes = {"block_size": block_size, "num_sortings": num_sortings}
+    head = head_of(GroupedAttentionHead, implementation, far_field=far_field, **sizes)
     x = features_of(max(LENGTHS), rows=len(LENGTHS)).requires_grad_()
     output, _ = head(x, masks_of(head, x, LENGTHS))
     real = [output[row, :length] for row, length in enumerate(LENGTHS)]
@@ -118,8 +151,10 @@ def test_grouped_attention_is_the_naive_double_loop(num_sortings: int, block_siz
 
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)
 @pytest.mark.parametrize("num_sortings", [1, 2])
-def test_summary_attentions_are_those_of_the_naive_form(num_sortings: int, block_size: int) -> None:
-    head = head_of(GroupedAttentionHead, "eager", block_size=block_size, num_sortings=num_sortings)
+@pytest.mark.parametrize("far_field", ["mean", "linear"])
+def test_summary_attentions_are_those_of_the_naive_form(far_field: str, num_sortings: int, block_size: int) -> None:
+    sizes = {"block_size": block_size, "num_sortings": num_sortings}
+    head = head_of(GroupedAttentionHead, "eager", far_field=far_field, **sizes)
     x = features_of(max(LENGTHS), rows=len(LENGTHS))
     _, (groups, probabilities, summary) = head(x, masks_of(head, x, LENGTHS), output_attentions=True)
     assert torch.equal(probabilities.argmax(dim=-1), groups)
@@ -186,6 +221,20 @@ def test_far_blocks_of_unlike_tokens_are_not_exact() -> None:
     head = head_of(GroupedAttentionHead, block_size=6)
     x = features_of(24)
     assert (head(x, masks_of(head, x, None))[0] - full_attention(head, x)).abs().max() > 1e-3
+
+
+def test_the_linear_far_field_is_attention_to_normally_distributed_keys() -> None:
+    """Two groups, far apart: for the one, the other is a block whose values follow its keys."""
+    torch.manual_seed(0)
+    N, E, V = 4096, 8, 7
+    key = torch.randn(1, 2, N // 2, 1, E, dtype=torch.float64)
+    value = F.pad(key @ torch.randn(E, V, dtype=torch.float64) + 3, (0, 1))
+    query = torch.randn_like(key)
+    means, lengths, scaling = key.mean(dim=2), torch.tensor([N]), 0.1
+    slope = far_field_slope((query, key, value), means, lengths, scaling)[0, : N // 2, 0]
+    weights = (query[0, 0, :, 0] @ key[0, 1, :, 0].T * scaling).softmax(dim=-1)
+    shift = weights @ (value - value.mean(dim=2, keepdim=True))[0, 1, :, 0, :V]
+    assert (slope - shift).norm() < 0.15 * shift.norm()
 
 
 def test_two_sortings_of_equal_prototypes_are_one() -> None:
