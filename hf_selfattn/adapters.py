@@ -130,7 +130,7 @@ def merge_adapters(model: nn.Module) -> PreTrainedModel:
     Raises:
         ValueError: if the backbone is quantised.
     """
-    if (quantization := base_model(model).config.backbone_quantization) != "none":
+    if (quantization := getattr(base_model(model).config, "backbone_quantization", "none")) != "none":
         raise ValueError(
             f"The backbone is quantised ({quantization}), and an adapter cannot be merged into it without loss. Open "
             "the adapter with backbone_quantization='none' and merge that."

@@ -41,13 +41,7 @@ def standardise_features(
         sums.append((features_ND.sum(0), features_ND.square().sum(0), len(features_ND)))
 
     hooks = [module.register_forward_pre_hook(look) for module in heads]
-    trains = model.training
-    device = next(model.parameters()).device
-    model.eval()
-    for start in range(0, len(rows), BATCH_SIZE):
-        batch = collate(list(rows[start : start + BATCH_SIZE]))
-        model(**{name: values.to(device) for name, values in batch.items()})
-    model.train(trains)
+    read_rows(model, rows, collate)
     for hook in hooks:
         hook.remove()
 
@@ -57,3 +51,23 @@ def standardise_features(
     for module in heads:
         module.feature_mean.copy_(mean_D)
         module.feature_scale.fill_(scale)
+
+
+@torch.no_grad()
+def read_rows(
+    model: nn.Module, rows: Sequence[dict[str, Any]], collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]]
+) -> None:
+    """Let a model read rows, for what its hooks see.
+
+    Args:
+        model: any model; it is as before afterwards.
+        rows: tokenised rows, which hold only what the model reads.
+        collate: makes a batch of rows.
+    """
+    trains = model.training
+    device = next(model.parameters()).device
+    model.eval()
+    for start in range(0, len(rows), BATCH_SIZE):
+        batch = collate(list(rows[start : start + BATCH_SIZE]))
+        model(**{name: values.to(device) for name, values in batch.items()})
+    model.train(trains)

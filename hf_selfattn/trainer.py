@@ -19,6 +19,7 @@ from transformers import (
 from .adapters import base_model
 from .arguments import NerArguments, RecipeArguments
 from .classification_task import CLASSIFICATION
+from .codebooks import fit_codebooks
 from .features import CachedFeatures, default_folder, feature_collator
 from .metrics import LOWER_IS_BETTER
 from .optimizer import layer_decay_optimizer
@@ -92,9 +93,24 @@ def build_trainer(
     )
     trainer.feature_record = record
     show_progress(trainer)
-    if arguments.standardise:
-        standardise_features(model, some_rows(train, tokenizer, options.seed), trainer.data_collator)
+    prepare_heads(arguments, model, some_rows(train, tokenizer, options.seed), trainer.data_collator)
     return trainer
+
+
+def prepare_heads(
+    arguments: RecipeArguments, model: torch.nn.Module, rows: list[dict[str, Any]], collate: Any
+) -> None:
+    """Make the first passes over data: scale of the features, prototypes of the groups.
+
+    Args:
+        arguments: the arguments of the recipe.
+        model: the model that trains.
+        rows: a few rows of train.
+        collate: makes a batch of rows.
+    """
+    if arguments.standardise:
+        standardise_features(model, rows, collate)
+    fit_codebooks(model, rows, collate)
 
 
 def cached_features(

@@ -21,8 +21,7 @@ from .preparation import open_backbone
 from .progress import show_progress, tokenising
 from .sampling import length_grouped
 from .search_space import Choices, SearchPlan, with_settings
-from .standardisation import standardise_features
-from .trainer import cached_features, excerpts_of, some_rows, task_of, task_options, training_arguments
+from .trainer import cached_features, excerpts_of, prepare_heads, some_rows, task_of, task_options, training_arguments
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -118,11 +117,10 @@ def build_trial_trainer(plan: SearchPlan, arguments: RecipeArguments, data: Any,
         model = task.build_model(settled, data, backbone_config)
         if cache is not None:
             cache.prepare(model, options.device)  # a trial may read other layers or windows
-        if settled.standardise:
-            train = rows["train"]
-            train = excerpts_of(settled, data, model).of(train) if settled.sample_tokens else train
-            some = some_rows(train, tokenizer, options.seed)
-            standardise_features(model, some, trainer_options(settled)["data_collator"])
+        train = rows["train"]
+        train = excerpts_of(settled, data, model).of(train) if settled.sample_tokens else train
+        some = some_rows(train, tokenizer, options.seed)
+        prepare_heads(settled, model, some, trainer_options(settled)["data_collator"])
         if options.bf16 and options.device.type == "cpu":
             use_fast_attention(base_model(model))
         set_seed(options.seed)  # as `Trainer` does when it is given a model: the best trial can be trained again

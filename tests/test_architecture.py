@@ -21,6 +21,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     {"modeling"},
     {"data", "metrics", "baselines", "attention_cpu", "sampling", "standardisation", "progress"},
+    {"codebooks"},
     {"tasks", "tag_encoding", "adapters", "arguments", "sentiment", "results", "run_state"},
     {"features", "feature_store"},
     {"report", "card"},

@@ -27,6 +27,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .blocks_selfattn import attend_in_two_sortings, permute_tokens
+from .codebook_selfattn import follow_tokens, hard_codes
 from .configuration_selfattn import SelfAttnConfig
 from .far_field_selfattn import Blocks, Means, block_means, far_field_slope
 from .grouping_selfattn import block_counts, group_similarity, near_and_far_bias, sort_by_group, window_bias
@@ -183,6 +184,8 @@ class GroupedAttentionHead(nn.Module):
         self.metric_scale = nn.Parameter(torch.ones(self.num_heads))
         num_codebooks = config.num_sortings * self.num_heads  # first all heads of the first sorting
         self.prototypes = nn.Buffer(torch.empty(num_codebooks, config.num_groups, config.group_dim))
+        follows = config.codebook == "ema"
+        self.prototype_counts = nn.Buffer(torch.zeros(num_codebooks, config.num_groups)) if follows else None
         self.output = nn.Linear(self.num_heads * self.value_dim, config.hidden_size)
 
     def forward(
@@ -191,14 +194,19 @@ class GroupedAttentionHead(nn.Module):
         B, N, _ = features_BND.shape
         H, W = self.num_heads, self.block_size
         num_sortings = self.num_sortings if N > W else 1  # one block holds every token in any order
-        metric_BNE = F.normalize(self.metric(features_BND), dim=-1)
-        similarity = group_similarity(metric_BNE, self.prototypes[: num_sortings * H])
+        metric_BNE = self.unit_metric(features_BND)
+        prototypes = self.prototypes[: num_sortings * H]
+        similarity = group_similarity(metric_BNE, prototypes)
         groups, order, inverse = sort_by_group(similarity, masks.lengths_B)
+        group_probs = F.softmax(similarity[:, :H] / self.temperature, dim=-1) if output_attentions else None
+        metric_BNHE = metric_BNE[:, :, None]
+        if self.config.metric_code == "hard":
+            metric_BNHE = hard_codes(metric_BNE, prototypes[:H], groups[:, :H])
         places = F.pad(order.transpose(1, 2), (0, 0, 0, -N % W))
         inverse = inverse.transpose(1, 2)
 
         projected = self.qkv(features_BND).unflatten(-1, (H, -1))
-        first, *second = (self._sorted_blocks(projected, metric_BNE, part) for part in places.split(H, dim=-1))
+        first, *second = (self._sorted_blocks(projected, metric_BNHE, part) for part in places.split(H, dim=-1))
         means = self._means(first, masks.lengths_B) if N > W else None
         summary: Tensor | None = None
         if second and means is not None:
@@ -218,10 +226,21 @@ class GroupedAttentionHead(nn.Module):
             if output_attentions:
                 summary = self._summaries(weights, inverse)
         output_BND = self.output(attended.flatten(2))
-        if summary is None or not output_attentions:
+        if self.training and self.prototype_counts is not None:
+            is_real_BN = torch.arange(N, device=features_BND.device) < masks.lengths_B[:, None]
+            counts = self.prototype_counts[: num_sortings * H]
+            follow_tokens(prototypes, counts, metric_BNE, groups, is_real_BN)
+        if summary is None or group_probs is None:
             return output_BND, ()
-        group_probs = F.softmax(similarity[:, :H] / self.temperature, dim=-1)
         return output_BND, (groups[:, :H], group_probs, summary.transpose(1, 2))
+
+    def unit_metric(self, features_BND: Tensor) -> Tensor:
+        """Return the vectors (B, N, E), of length 1, in which tokens are compared.
+
+        Args:
+            features_BND: the features that the head reads.
+        """
+        return F.normalize(self.metric(features_BND), dim=-1)
 
     def _summaries(self, weights: Tensor, inverse_BNH: Tensor) -> Tensor:
         """Return the part of the weights (B * K, H, W, W + K) that falls on summaries, (B, N, H, K) in token order."""
@@ -232,11 +251,11 @@ class GroupedAttentionHead(nn.Module):
         summary = weights[..., self.block_size :].transpose(1, 2).reshape(B, -1, H, num_blocks)
         return permute_tokens(summary, inverse_BNH)
 
-    def _sorted_blocks(self, projected_BNHE: Tensor, metric_BNE: Tensor, places_BMH: Tensor) -> Blocks:
+    def _sorted_blocks(self, projected_BNHE: Tensor, metric_BNHE: Tensor, places_BMH: Tensor) -> Blocks:
         """Return queries, keys and values in sorted blocks, each (B, K, W, H, E), with the metric in the logits."""
         W = self.block_size
         projected = permute_tokens(projected_BNHE, places_BMH).unflatten(1, (-1, W))
-        metric = permute_tokens(metric_BNE[:, :, None], places_BMH).unflatten(1, (-1, W))
+        metric = permute_tokens(metric_BNHE, places_BMH).unflatten(1, (-1, W))
         query, key, value = projected.split([self.head_dim, self.head_dim, self.value_dim], dim=-1)
         scale = (self.metric_scale * self.head_dim**0.5)[:, None].to(metric.dtype)
         value = F.pad(value, (0, 1)) if self.is_linear else value

@@ -110,6 +110,12 @@ class SelfAttnConfig(PreTrainedConfig):
         In how many orders (1 or 2) each grouped-attention head sorts the tokens, each by prototypes of its own: the
         hash rounds of the Reformer. With 2 a token attends to its own block in both; more exact, slower, and always
         by plain products, whatever attention implementation is set.
+    codebook (`"random"`, `"kmeans"` or `"ema"`, *optional*, defaults to `"kmeans"`):
+        Where the prototypes are: random unit vectors, or the means that k-means finds in a first pass over data (the
+        recipes make it, as `fit_codebooks` does; they are random before it), or such means that follow the tokens
+        in training, by a moving average.
+    metric_code (`"soft"` or `"hard"`, *optional*, defaults to `"soft"`):
+        Whether the logits compare the tokens' own vectors in the similarity space, or the prototypes of their groups.
     far_field (`"mean"` or `"linear"`, *optional*, defaults to `"linear"`):
         What a token reads of the blocks that are not its own: their mean key and value, or these and a correction
         of the value that is linear in the query.
@@ -195,6 +201,8 @@ class SelfAttnConfig(PreTrainedConfig):
     group_temperature: float | int = 0.1
     block_size: int = 64
     num_sortings: int = 1
+    codebook: Literal["random", "kmeans", "ema"] = "kmeans"
+    metric_code: Literal["soft", "hard"] = "soft"
     far_field: Literal["mean", "linear"] = "linear"
     subsequence_length: int | None = None
     subsequence_stride: int | None = None

@@ -34,6 +34,8 @@ def fill_weights(module: nn.Module, config: PreTrainedConfig) -> None:
     if isinstance(module, GroupedAttentionHead):
         init.ones_(module.metric_scale)
         init.copy_(module.prototypes, F.normalize(randn_like(module.prototypes), dim=-1))
+        if module.prototype_counts is not None:
+            init.zeros_(module.prototype_counts)
     elif isinstance(module, SelfAttnLayer):
         init.constant_(module.fusion_weight, config.fusion_init)
     elif isinstance(module, SelfAttnHeads):
