@@ -1,8 +1,8 @@
 """One attention layer against full attention and its peers: `python benchmarks/attention.py`.
 
 Each layer is measured with its projections, D = 384. Time is CPU time on one thread: the least of several repeats, in
-which all layers take turns in one process. Memory is what a process of its own adds to its peak resident memory, for
-one forward pass and for forward and backward. The limit of the grouped layer is what its own products (backward:
+which all layers take turns in one process. Memory is what one forward pass, or forward and backward, adds to the
+resident memory of a process of its own at most. The limit of the grouped layer is what its own products (backward:
 twice the forward's) would take at the rate of a product (N, 384) x (384, 448) measured in the same turns. Written to
 `benchmarks/results/attention.json` and `.png`; a choice of lengths, layers or types is only printed.
 """
@@ -10,8 +10,8 @@ twice the forward's) would take at the rate of a product (N, 384) x (384, 448) m
 from __future__ import annotations
 
 import argparse
+import ctypes
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable
 from itertools import product
@@ -29,6 +29,7 @@ RESULTS = Path(__file__).parent / "results"
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PRODUCT_WIDTH = 448
+MMAP_THRESHOLD = -3  # of `mallopt`
 LONGEST_OF_ALL = 4096  # layers that are slower than full attention here are not measured at greater lengths
 
 
@@ -82,19 +83,33 @@ def peak_mebibytes(name: str, num_tokens: int, dtype: str) -> tuple[float, float
         dtype: name of the type.
     """
 
-    def peak() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
+    libc = ctypes.CDLL(None)
+    libc.mallopt(MMAP_THRESHOLD, 2**16)  # so that a tensor takes memory of its own, and gives it back
     try:
         _, call = build_layer(name, num_tokens, DTYPES[dtype])
-        forward, forward_and_backward = passes(call, num_tokens, DTYPES[dtype])
-        before = peak()
-        forward()
-        after_forward = peak()
-        forward_and_backward()
+        steps = passes(call, num_tokens, DTYPES[dtype])
+        libc.malloc_trim(0)
+        forward, both = (added_at_most(step) for step in steps)
     except (ImportError, RuntimeError) as error:  # a package that is missing, or that cannot take the type
         return str(error)
-    return after_forward - before, peak() - before
+    return forward, both
+
+
+def added_at_most(action: Callable[[], object]) -> float:
+    """Return what a call adds to this process's memory at its peak, in MiB (Linux).
+
+    Args:
+        action: what is called.
+    """
+
+    def resident(name: str) -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return float(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
+
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak
+    action()
+    return resident("VmHWM") - before
 
 
 def measure_memory(names: list[str], num_tokens: int, dtype: str) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class GroupedAttention(nn.Module):
         options: fields of the configuration that differ.
     """
 
-    def __init__(self, heads: int = 4, **options: int):
+    def __init__(self, heads: int = 4, **options: int | str):
         super().__init__()
         backbone = BertConfig(hidden_size=WIDTH, num_attention_heads=HEADS)
         config = SelfAttnConfig(backbone_config=backbone, num_grouped_attention_heads=heads, **options)
@@ -101,14 +101,15 @@ class GroupedAttention(nn.Module):
         """
         c = self.config
         H, E, U, W = c.num_grouped_attention_heads, c.head_dim, c.group_dim, c.block_size
-        value_dim = E + U
+        value_dim = E + U - 1
         projections = WIDTH * (H * (2 * E + value_dim) + U) + H * value_dim * WIDTH
         num_blocks = -(-num_tokens // W)
         num_keys = W + (num_blocks if num_blocks > 1 else 0)
         if num_blocks > 1:
             num_keys += (c.num_sortings - 1) * W
         similarity = H * c.num_groups * U * c.num_sortings
-        return 2.0 * num_tokens * (projections + similarity + H * num_keys * (E + U + value_dim))
+        linear = 2 * H * (E + U) * (E + U + value_dim) if num_blocks > 1 else 0
+        return 2.0 * num_tokens * (projections + similarity + linear + H * num_keys * 2 * (E + U))
 
 
 def longformer(num_tokens: int) -> tuple[nn.Module, Layer]:
@@ -225,6 +226,7 @@ LAYERS: dict[str, Callable[[int], tuple[nn.Module, Layer]]] = {
     "full": lambda num_tokens: own(FullAttention()),
     "grouped": lambda num_tokens: own(GroupedAttention()),
     "grouped, blocks of 128": lambda num_tokens: own(GroupedAttention(block_size=128)),
+    "grouped, means only": lambda num_tokens: own(GroupedAttention(far_field="mean")),
     "grouped, two sortings": lambda num_tokens: own(GroupedAttention(num_sortings=2)),
     "full, 4 heads": lambda num_tokens: own(FullAttention(heads=4)),
     "grouped, 12 heads": lambda num_tokens: own(GroupedAttention(heads=HEADS)),
