@@ -1,6 +1,6 @@
 """Tagging whose answer is elsewhere in the document: `python benchmarks/twins.py`.
 
-Documents of 2,048 made-up tokens, which are read by one layer of the heads (grouped attention alone) and a linear tagger.
+Documents of 2,048 made-up tokens, read by one layer of the heads (grouped attention alone) and a linear tagger.
 In `twins` a document has 32 names, each of which stands in it twice, far apart; the class of a name is written at its
 first place only, and is asked for at the second. In `clue` one token anywhere says how all tokens of one kind have
 to be tagged in this document. Grouped attention, whose tokens meet less than 5 % of the keys, is compared with full
@@ -158,6 +158,17 @@ def train(task: str, seed: int, options: dict[str, Any], steps: int) -> dict[str
     return {"accuracy": accuracy_of(model.eval(), documents), "seconds": seconds}
 
 
+def mean_of(runs: dict[str, dict[str, float]], prefix: str) -> str:
+    """Return the mean accuracy of some runs, for a table.
+
+    Args:
+        runs: by name.
+        prefix: of their names.
+    """
+    found = [run["accuracy"] for key, run in runs.items() if key.startswith(prefix)]
+    return f"{sum(found) / len(found):.3f}" if found else ""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few steps, nothing written")
@@ -178,8 +189,7 @@ def main() -> None:
                     write_json(RESULTS, {**about, "environment": environment(), "runs": record["runs"]})
     cells = [["form", "twins", "clue"]]
     for form in FORMS:
-        found = [[r["accuracy"] for key, r in record["runs"].items() if key.startswith(f"{task}, {form}, ")] for task in ("twins", "clue")]
-        cells.append([form, *(f"{sum(own) / len(own):.3f}" for own in found)])
+        cells.append([form, *(mean_of(record["runs"], f"{task}, {form}, ") for task in ("twins", "clue"))])
     print(table(cells))
 
 

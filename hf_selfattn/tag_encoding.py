@@ -45,8 +45,8 @@ def encode_split(
         whole_documents: join the sentences of a document into one row.
 
     Returns:
-        The tokenizer's columns, `labels` and `length`, and `places`: at the first token of each word its number among
-        all words of the split, -1 elsewhere.
+        The tokenizer's columns, `labels` and `length`, and `places`: at each token with a label the number of its word
+        among all words of the split, -1 elsewhere.
 
     Raises:
         ValueError: if the tokenizer gives no offsets.
@@ -114,7 +114,7 @@ def words_of_tokens(offsets: list[tuple[int, int]], starts: Any, ends: Any) -> l
 def label_tokens(
     words: list[int], input_ids: list[int], tags: list[int], continuing: set[int], later: list[int]
 ) -> tuple[list[int], list[int]]:
-    """Return the labels of the tokens, and at the first token of each word its number, -1 elsewhere.
+    """Return the labels of the tokens, and at each that has one the number of its word, -1 elsewhere.
 
     Args:
         words: the number of each token's word, -1 for none.
@@ -131,7 +131,7 @@ def label_tokens(
         else:
             label = IGNORED if word < 0 or token in continuing else later[tags[word]]
         labels.append(label)
-        places.append(word if is_first else -1)
+        places.append(-1 if label == IGNORED else word)
         before = word if word >= 0 else before
     return labels, places
 
@@ -165,7 +165,10 @@ def rows_of(inputs: Any, rows: list[list[int]], padding: set[int | None]) -> lis
 def tags_of_words(
     found: NDArray[Any], order: list[int], tokens: Dataset, split: Dataset, label_names: list[str]
 ) -> list[list[int]]:
-    """Return the label of every word of every sentence; a word of which the tokenizer left nothing is in no entity.
+    """Return the label of every word of every sentence: that of its first part in an entity, else none.
+
+    A pipeline shows an entity that covers a part of a word, so the word is in it. A word of which the tokenizer left
+    nothing is in no entity.
 
     Args:
         found: (N, T) the label of each token.
@@ -175,19 +178,21 @@ def tags_of_words(
         label_names: the C names of the labels.
 
     Raises:
-        ValueError: if a row or a word got no prediction, or more than one.
+        ValueError: if a row got no prediction, or more than one.
     """
     places: list[list[int]] = tokens["places"][:]
-    numbers = [np.asarray(places[row]) for row in order]
-    answered = np.concatenate([row[row >= 0] for row in numbers])
-    sizes = [len(words) for words in split["tokens"][:]]
-    if len(found) != len(tokens) or len(np.unique(answered)) != len(answered):
+    if len(found) != len(tokens) or sorted(order) != list(range(len(tokens))):
         raise ValueError(
-            f"{len(tokens)} rows were evaluated, but {len(found)} predictions came back, or a word was answered "
+            f"{len(tokens)} rows were evaluated, but {len(found)} predictions came back, or a row was answered "
             "twice. Check custom samplers and `dataloader_drop_last`."
         )
-    flat = np.full(sum(sizes), label_names.index("O"))
-    for row, words in zip(found, numbers, strict=True):
-        flat[words[words >= 0]] = row[: len(words)][words >= 0]
+    sizes = [len(words) for words in split["tokens"][:]]
+    outside = label_names.index("O")
+    flat = np.full(sum(sizes), outside)
+    for labels, row in zip(found, order, strict=True):
+        words = np.asarray(places[row])
+        labels = labels[: len(words)]
+        counts = (words >= 0) & (labels != outside)
+        flat[words[counts][::-1]] = labels[counts][::-1]  # of several parts, the first is written last
     sentences = np.split(flat, np.cumsum(sizes)[:-1])
     return [legal_tags(sentence.tolist(), label_names) for sentence in sentences]

@@ -2,7 +2,8 @@
 
 What the model tags is the tokenizer's words (a token and the `##` pieces after it), because that is all that a
 pipeline knows of a plain text. A word of the data that holds several of them (`U.N.`, `well-known`) is taught as one
-entity that goes on, and is answered by the first. So the pipeline and the recipe read one and the same answer.
+entity that goes on, and is answered by the first of them that is in an entity. So the pipeline and the recipe read one
+and the same answer.
 """
 
 from __future__ import annotations
@@ -231,7 +232,7 @@ def predict_tags(trainer: Trainer, tokens: Dataset, split: Dataset, label_names:
         label_names: the C names of the labels.
 
     Raises:
-        ValueError: if a row or a word got no prediction, or more than one.
+        ValueError: if a row got no prediction, or more than one.
     """
     order = np.argsort(tokens["length"][:], kind="stable").tolist()
     found: Array = np.asarray(trainer.predict(tokens.select(order)).predictions)

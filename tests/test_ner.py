@@ -19,7 +19,7 @@ from transformers import AutoModel, AutoModelForTokenClassification, PreTrainedT
 from hf_selfattn.arguments import NerArguments, build_arguments
 from hf_selfattn.data import load_splits, prepare_tagging
 from hf_selfattn.data.tagging import TaggingData
-from hf_selfattn.tag_encoding import encode_split, legal_tags, rows_of
+from hf_selfattn.tag_encoding import encode_split, legal_tags, rows_of, tags_of_words
 from hf_selfattn.tagging_task import label_counts
 from hf_selfattn.training import run
 
@@ -179,7 +179,7 @@ def test_pipeline_finds_what_the_recipe_predicted(backbone: str, tmp_path: Path,
 
 
 @pytest.mark.parametrize("whole_documents", [False, True])
-def test_every_word_has_one_place(tmp_path: Path, whole_documents: bool) -> None:
+def test_every_part_of_a_word_has_its_place(tmp_path: Path, whole_documents: bool) -> None:
     raw = load_splits(train=column_file(tmp_path / "train.txt", 4))
     data = prepare_tagging(raw)
     split, tokenizer = data.splits["train"], tiny_wordpiece()
@@ -188,20 +188,37 @@ def test_every_word_has_one_place(tmp_path: Path, whole_documents: bool) -> None
     words = [word for row in split["tokens"] for word in row]
     tags = [tag for row in split["tags"] for tag in row]
     places = [place for row in tokens["places"] for place in row if place >= 0]
-    assert places == list(range(len(words)))
+    assert places == sorted(places) and sorted(set(places)) == list(range(len(words)))
     for row in tokens:
         ids = row["input_ids"]
         pieces = tokenizer.convert_ids_to_tokens(ids)
         assert len(row["labels"]) == len(ids) == row["length"]
-        before = 0
+        before = -1
         for piece, place, label in zip(pieces, row["places"], row["labels"], strict=True):
-            if place >= 0:
+            if place < 0:
+                assert label == -100 and (piece.startswith("##") or piece in ("[CLS]", "[SEP]"))
+            elif place != before:
                 assert label == tags[place] and words[place].startswith(piece)
-                before = label
-            elif piece.startswith("##") or piece in ("[CLS]", "[SEP]"):
-                assert label == -100
             else:  # a further part of a word, such as the dot of w41.w41.
-                assert data.label_names[label] == data.label_names[before].replace("B-", "I-")
+                assert data.label_names[label] == data.label_names[tags[place]].replace("B-", "I-")
+            before = max(place, before)
+
+
+def test_a_word_is_in_the_entity_of_the_first_of_its_parts_that_is_in_one() -> None:
+    words = ["SKIING-WORLD", "CUP", "in", "U.S."]
+    parts = [[0, 0, 0, 1, 2, 3, 3, 3, 3]]
+    tokens = Dataset.from_dict({"places": [[-1, *parts[0], -1]]})
+    split = Dataset.from_dict({"tokens": [words]})
+    names = ["O", "B-MISC", "I-MISC", "B-LOC", "I-LOC"]
+    said = ["O", "O", "O", "O", "B-MISC", "O", "B-LOC", "I-LOC", "O", "O", "O"]
+    found = np.array([[names.index(name) for name in said]])
+    assert tags_of_words(found, [0], tokens, split, names) == [[0, names.index("B-MISC"), 0, names.index("B-LOC")]]
+    said[2:5] = ["O", "B-MISC", "I-MISC"]
+    found = np.array([[names.index(name) for name in said]])
+    (tags,) = tags_of_words(found, [0], tokens, split, names)
+    assert [names[tag] for tag in tags] == ["B-MISC", "I-MISC", "O", "B-LOC"]
+    with pytest.raises(ValueError, match="1 rows were evaluated, but 2"):
+        tags_of_words(np.concatenate([found, found]), [0, 0], tokens, split, names)
 
 
 def test_illegal_tags_are_read_as_conlleval_does() -> None:

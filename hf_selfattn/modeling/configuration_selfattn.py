@@ -47,6 +47,9 @@ PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_class
 # The form of a name on the hub.
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
+# Fields that every checkpoint has but the first ones, whose weights fit nothing else.
+BEFORE_THE_FIELD = {"far_field": "mean", "codebook": "random"}
+
 # Keys that `PreTrainedConfig` takes without declaring them as fields.
 INHERITED_KEYS = frozenset(
     {
@@ -240,6 +243,16 @@ class SelfAttnConfig(PreTrainedConfig):
         self._check_heads()
         self._check_answers()
         self._check_places()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Return the configuration of a checkpoint; one from before a field keeps what was the only way then.
+
+        Args:
+            config_dict: content of its `config.json`.
+            kwargs: fields to change, as of `PreTrainedConfig`.
+        """
+        return super().from_dict({**BEFORE_THE_FIELD, **config_dict}, **kwargs)
 
     def _mirror_backbone(self) -> None:
         if not isinstance(getattr(self.backbone_config, "hidden_size", None), int):
