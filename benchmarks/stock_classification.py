@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from datasets import Dataset
 from peft import LoraConfig, TaskType, get_peft_model
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    Trainer,
+)
 
 from hf_selfattn.adapters import LORA_TARGETS
 from hf_selfattn.arguments import RecipeArguments
 from hf_selfattn.classification_task import CLASSIFICATION, tokenise_splits
 from hf_selfattn.data import ClassificationData
+from hf_selfattn.evaluation import plain_model
 from hf_selfattn.modeling.configuration_selfattn import backbone_window
 from hf_selfattn.tasks import label_options
 from hf_selfattn.trainer import LEARNING_RATE, TASKS
@@ -90,6 +98,28 @@ def build_stock_classifier(
     return tune_peer(model, arguments, None)
 
 
-STOCK = replace(CLASSIFICATION, tokenise=tokenise_cut, build_model=build_stock_classifier)
+def evaluate(
+    arguments: StockArguments,
+    data: ClassificationData,
+    tokens: dict[str, Dataset],
+    evaluator: Trainer,
+    output_dir: Path,
+) -> dict[str, Any]:
+    """Score as the recipe does; the model does not keep its calibration, for which its configuration has no field.
+
+    Args:
+        arguments: the arguments of the recipe.
+        data: checked data.
+        tokens: tokenised splits.
+        evaluator: holds the final model.
+        output_dir: folder of the run.
+    """
+    results = CLASSIFICATION.evaluate(arguments, data, tokens, evaluator, output_dir)
+    config = plain_model(evaluator).config
+    del config.temperature, config.thresholds
+    return results
+
+
+STOCK = replace(CLASSIFICATION, tokenise=tokenise_cut, build_model=build_stock_classifier, evaluate=evaluate)
 TASKS[StockArguments] = STOCK
 LEARNING_RATE["frozen"] = LEARNING_RATE["probe"]
