@@ -31,7 +31,7 @@ LENGTH, BATCH_SIZE = 256, 32  # tokens that all-MiniLM-L6-v2 reads of a text as 
 INVERSE_REGULARISATION = 10.0
 LEAST = 1e-12
 
-# The embeddings of a backbone by text: other seeds and draws share them in one process.
+# The embeddings of evaluated texts, by backbone: other seeds and draws share them in one process.
 EMBEDDINGS: dict[str, dict[str, Array]] = {}
 
 
@@ -114,7 +114,7 @@ def answer_embedding(arguments: RecipeArguments, data: ClassificationData) -> An
         raise ValueError("The peer embedding-lr answers one label or one number per text.")
     texts = {name: joined_texts(split) for name, split in data.splits.items()}
     started = time.perf_counter()
-    features, references = embeddings(arguments.model, texts.pop("train")), references_of(data)
+    features, references = embed(arguments.model, texts.pop("train")), references_of(data)
     if data.problem == "regression":
         model = Ridge(alpha=1.0).fit(features, references)
     else:
@@ -143,22 +143,36 @@ def as_logits(output: Array, problem: str) -> Array:
 
 
 def embeddings(model_name: str, texts: Sequence[str]) -> Array:
+    """Return the embeddings (N, D) of texts, those that this process made before as they were.
+
+    Args:
+        model_name: backbone, a name on the hub or a folder.
+        texts: N texts.
+    """
+    known = EMBEDDINGS.setdefault(model_name, {})
+    missing = sorted({text for text in texts if text not in known})
+    if missing:
+        known.update(zip(missing, embed(model_name, missing), strict=True))
+    return np.stack([known[text] for text in texts])
+
+
+def embed(model_name: str, texts: Sequence[str]) -> Array:
     """Return normalised means (N, D) of the last layer over the tokens (Reimers and Gurevych, 2019).
 
     Args:
         model_name: backbone, a name on the hub or a folder.
         texts: N texts, of which 256 tokens are read, as all-MiniLM-L6-v2 itself has it.
     """
-    known = EMBEDDINGS.setdefault(model_name, {})
-    missing = sorted({text for text in texts if text not in known}, key=len)
-    if missing:
-        model, tokenizer = AutoModel.from_pretrained(model_name).eval(), AutoTokenizer.from_pretrained(model_name)
-        length = min(LENGTH, backbone_window(model.config) or LENGTH)
-        for start in range(0, len(missing), BATCH_SIZE):
-            part = missing[start : start + BATCH_SIZE]
-            batch = tokenizer(part, truncation=True, max_length=length, padding=True, return_tensors="pt")
-            known.update(zip(part, mean_pooled(model, batch).numpy(), strict=True))
-    return np.stack([known[text] for text in texts])
+    model, tokenizer = AutoModel.from_pretrained(model_name).eval(), AutoTokenizer.from_pretrained(model_name)
+    length = min(LENGTH, backbone_window(model.config) or LENGTH)
+    order = np.argsort([len(text) for text in texts], kind="stable")
+    found = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
+    for start in range(0, len(texts), BATCH_SIZE):
+        part = order[start : start + BATCH_SIZE]
+        rows = [texts[number] for number in part]
+        batch = tokenizer(rows, truncation=True, max_length=length, padding=True, return_tensors="pt")
+        found[part] = mean_pooled(model, batch).numpy()
+    return found
 
 
 @torch.inference_mode()

@@ -152,7 +152,7 @@ def shortened(results: dict[str, Any], by_class: bool = True) -> dict[str, Any]:
         by_class: whether to keep the scores of each class.
     """
     kept = {name: results[name] for name in KEPT if name in results}
-    kept["training"] = {name: value for name, value in results["training"].items() if name != "history"}
+    kept["training"] = without_history(results["training"])
     kept["splits"] = {
         name: {key: value for key, value in split.items() if key != "predictions_file"}
         for name, split in results["splits"].items()
@@ -161,6 +161,14 @@ def shortened(results: dict[str, Any], by_class: bool = True) -> dict[str, Any]:
         for split in kept["splits"].values():
             scores = split["scores"]
             split["scores"] = {metric: score for metric, score in scores.items() if "/" not in metric}
+    return kept
+
+
+def without_history(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of a training, and of its phases, without the losses on the way."""
+    kept = {name: value for name, value in record.items() if name != "history"}
+    if "phases" in kept:
+        kept["phases"] = {name: without_history(phase) for name, phase in kept["phases"].items()}
     return kept
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,17 +178,22 @@ def tuning_seconds(column: Column, row: str) -> float:
         column: names the experiment.
         row: of it, with runs.
     """
-    runs = read_json(RESULTS / f"{column.experiment}.json")["runs"].values()
-    full: dict[int, float] = {}
-    for run in runs:
-        layers = layers_of(run)
-        full[layers] = max(full.get(layers, 0.0), cache_seconds(run))
-    mine = runs_of(column, row)
-    return statistics.median(
-        run["training"]["seconds"]
-        + (full[layers_of(run)] - cache_seconds(run) if run["training"].get("feature_cache") else 0.0)
-        for run in mine
-    )
+    greatest: dict[int, float] = {}
+    for run in read_json(RESULTS / f"{column.experiment}.json")["runs"].values():
+        if (seconds := cache_seconds(run)) is not None:
+            greatest[layers_of(run)] = max(greatest.get(layers_of(run), 0.0), seconds)
+    return statistics.median(map(partial(with_cache, greatest), runs_of(column, row)))
+
+
+def with_cache(greatest: dict[int, float], run: dict[str, Any]) -> float:
+    """Return the seconds of a run as if it had computed its features itself.
+
+    Args:
+        greatest: seconds that computing them took, by number of layers.
+        run: of the study.
+    """
+    total, own = float(run["training"]["seconds"]), cache_seconds(run)
+    return total if own is None else total - own + greatest[layers_of(run)]
 
 
 def layers_of(run: dict[str, Any]) -> int:
@@ -195,6 +201,9 @@ def layers_of(run: dict[str, Any]) -> int:
     return int(run["arguments"]["heads"].get("num_mixed_layers", 1))
 
 
-def cache_seconds(run: dict[str, Any]) -> float:
-    """Return the seconds that a run took to compute features."""
-    return float((run["training"].get("feature_cache") or {}).get("seconds", 0.0))
+def cache_seconds(run: dict[str, Any]) -> float | None:
+    """Return the seconds that a run spent on the features of a frozen backbone, or None where it keeps none."""
+    training = run["training"]
+    phase = training.get("phases", {}).get("probe", training)
+    cache = phase.get("feature_cache")
+    return None if cache is None else float(cache["seconds"])
