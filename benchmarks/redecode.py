@@ -61,7 +61,7 @@ def main() -> None:
             continue
         results = score(folder, decoding, folder / decoding)
         kept = {**shortened(results), "decoding": decoding}
-        keep_predictions(folder / decoding / "predictions-test.jsonl", PREDICTIONS / experiment / f"{name}.jsonl.gz")
+        keep_predictions(folder / decoding, PREDICTIONS / experiment, name)
         record.update(together({**record["runs"], name: kept}))
         write_json(target, record)
         print(name, {split: kept["splits"][split]["scores"]["f1"]["value"] for split in kept["splits"]})

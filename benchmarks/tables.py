@@ -1,4 +1,7 @@
-"""Write the results section of the README from `benchmarks/results`: `python benchmarks/tables.py [--check]`."""
+"""Write the README's results section and the plot of the study from `benchmarks/results`: `make results`.
+
+`python benchmarks/tables.py --check` writes nothing and fails where one of them is behind.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import plot
+import study
+
 from hf_selfattn.results import read_json, write_text
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
+README, PLOT = HERE.parent / "README.md", HERE.parent / "docs" / "study.svg"
 BEGIN, END = "<!-- results -->\n", "<!-- /results -->\n"
 
 # What the table shows of each experiment: its name there, the split and the metric.
@@ -166,6 +172,8 @@ def with_results(readme: str) -> str:
             "",
             *training_table(),
             "",
+            *study.tables(),
+            "",
             "On two cores that were shared; ± is the standard deviation over runs, each run's own interval stands in",
             "its file. One long text through MiniLM (window 512) with heads:",
             "",
@@ -176,11 +184,14 @@ def with_results(readme: str) -> str:
 
 
 def main() -> None:
-    now = README.read_text(encoding="utf-8")
-    wanted = with_results(now)
+    wanted = {README: with_results(README.read_text(encoding="utf-8")), PLOT: plot.svg()}
+    behind = [
+        path.name for path, text in wanted.items() if not path.is_file() or path.read_bytes() != text.encode("utf-8")
+    ]
     if "--check" in sys.argv[1:]:
-        sys.exit(0 if now == wanted else "README.md is behind benchmarks/results: run python benchmarks/tables.py")
-    write_text(README, wanted)
+        sys.exit(f"{', '.join(behind)}: behind benchmarks/results. Run make results." if behind else 0)
+    for path, text in wanted.items():
+        write_text(path, text)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,79 @@
+"""The peer for few rows: SetFit (Tunstall et al., 2022), contrastive tuning of the backbone, then logistic regression.
+
+It needs the packages setfit and sentence-transformers, which no extra of this package installs.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from linear import LENGTH, Answers, as_logits, references_of, run_peer
+from sklearn.linear_model import LogisticRegression
+
+from hf_selfattn.arguments import RecipeArguments
+from hf_selfattn.data import ClassificationData
+from hf_selfattn.evaluation import joined_texts
+from hf_selfattn.preparation import seed_of
+
+# R of the paper: so many positive and so many negative pairs of each row, read once.
+NUM_ITERATIONS, BATCH_SIZE, LEARNING_RATE = 20, 16, 2e-5
+
+
+def run_setfit(arguments: RecipeArguments) -> dict[str, Any]:
+    """Return the results of SetFit.
+
+    Args:
+        arguments: the arguments of the recipe.
+    """
+    return run_peer(arguments, answer_setfit)
+
+
+def answer_setfit(arguments: RecipeArguments, data: ClassificationData) -> Answers:
+    """Train SetFit with the settings of its paper and answer with it.
+
+    Args:
+        arguments: the arguments of the recipe.
+        data: checked data of one label per text.
+
+    Raises:
+        ValueError: if the packages are missing, or for other data.
+    """
+    try:
+        from sentence_transformers import SentenceTransformer, models
+        from setfit import SetFitModel, Trainer, TrainingArguments
+    except ImportError as error:
+        raise ValueError(
+            f"The peer setfit needs packages: pip install setfit sentence-transformers ({error})."
+        ) from error
+    if data.problem != "single_label_classification":
+        raise ValueError(f"The peer setfit answers one label per text, not {data.problem}.")
+    transformer = models.Transformer(arguments.model, max_seq_length=LENGTH)
+    pooling = models.Pooling(transformer.get_embedding_dimension(), pooling_mode="mean")
+    body = SentenceTransformer(modules=[transformer, pooling, models.Normalize()], device="cpu")
+    model = SetFitModel(model_body=body, model_head=LogisticRegression(max_iter=1000))
+    texts = {name: joined_texts(split) for name, split in data.splits.items()}
+    started = time.perf_counter()
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=arguments.output_dir,
+            batch_size=BATCH_SIZE,
+            num_iterations=NUM_ITERATIONS,
+            body_learning_rate=LEARNING_RATE,
+            seed=seed_of(arguments),
+            save_strategy="no",
+            report_to="none",
+        ),
+        train_dataset=Dataset.from_dict({"text": texts.pop("train"), "label": references_of(data)}),
+    )
+    trainer.train()
+    seconds = time.perf_counter() - started
+    logits = {}
+    for name, part in texts.items():
+        probabilities = np.zeros((len(part), len(data.label_names)))
+        probabilities[:, model.model_head.classes_] = model.predict_proba(part, as_numpy=True)
+        logits[name] = as_logits(probabilities, data.problem)
+    return logits, seconds

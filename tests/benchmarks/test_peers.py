@@ -1,0 +1,207 @@
+"""The peers of the study: trained by the runner on tiny rows, scored and kept like ours."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import run as runner
+import torch
+import yaml
+from draws import drawn
+from linear import embeddings
+from max_pool import MaxPoolArguments, MaxPoolHead
+from stock_classification import StockArguments
+from tiny_models import tiny_text
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+from hf_selfattn.arguments import build_arguments
+from hf_selfattn.results import read_json
+from hf_selfattn.trainer import task_of
+from hf_selfattn.training import run
+
+LABELS = ("left", "right", "up")
+SIZES = {"train": 36, "validation": 12, "test": 11}
+QUICK = {
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 4,
+    "bf16": False,
+    "disable_tqdm": True,
+    "baseline": False,
+}
+
+
+def write_texts(folder: Path, regression: bool = False) -> dict[str, str]:
+    """Rows whose label shows in the first word; every fifth text is longer than the backbone's window."""
+    paths = {}
+    for seed, (part, count) in enumerate(SIZES.items()):
+        rows = [
+            {
+                "text": f"w{10 + i % 3} " + tiny_text(70 if i % 5 == 0 else 4 + i % 7, seed=1000 * seed + i),
+                "label": i % 3 - 0.5 if regression else LABELS[i % 3],
+            }
+            for i in range(count)
+        ]
+        paths[part] = folder / f"{part}.jsonl"
+        paths[part].write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return {part: str(path) for part, path in paths.items()}
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The runner's folders, in a temporary one."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("RUNS", "RESULTS", "PREDICTIONS"):
+        monkeypatch.setattr(runner, name, tmp_path / name.lower())
+    return tmp_path
+
+
+def write_experiment(folder: Path, backbone: str, rows: dict[str, Any], **changes: Any) -> Path:
+    settings = {"model": backbone, **write_texts(folder, changes.pop("regression", False)), **QUICK}
+    experiment = {"settings": {**settings, **changes.pop("settings", {})}, "seeds": [0], "rows": rows, **changes}
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(experiment, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def predictions_of(places: Path, name: str) -> list[dict[str, Any]]:
+    content = gzip.decompress((places / "predictions" / "tiny" / f"{name}.jsonl.gz").read_bytes())
+    return [json.loads(line) for line in content.decode("utf-8").splitlines()]
+
+
+CLASSIFIERS = {
+    "tfidf": {"recipe": "tfidf"},
+    "embedding-lr": {"recipe": "embedding-lr"},
+    "stock-frozen": {"recipe": "stock-classification", "tuning": "frozen"},
+    "max-pool": {"recipe": "max-pool", "tuning": "full"},
+    "ours": {"heads": {"head_dim": 8, "group_dim": 8, "block_size": 8, "num_groups": 4, "subsequence_stride": 4}},
+}
+
+
+@pytest.mark.parametrize("regression", [False, True])
+def test_every_peer_answers_each_test_row_in_order(tiny_backbone: str, places: Path, regression: bool) -> None:
+    path = write_experiment(places, tiny_backbone, CLASSIFIERS, regression=regression)
+    record = runner.run_experiment(path)
+    assert list(record["runs"]) == [f"{name}-seed-0" for name in CLASSIFIERS] and set(record["summary"]) == set(
+        CLASSIFIERS
+    )
+    references = [json.loads(line)["label"] for line in (places / "test.jsonl").read_text().splitlines()]
+    expected = references if regression else [sorted(LABELS).index(label) for label in references]
+    for name, entry in record["runs"].items():
+        rows = predictions_of(places, name)
+        assert [row["row"] for row in rows] == list(range(SIZES["test"]))
+        assert [row["reference"] for row in rows] == expected
+        outputs = np.array([row["output"] for row in rows])
+        if not regression:
+            assert outputs.shape == (SIZES["test"], 3) and np.allclose(outputs.sum(1), 1, atol=1e-4)
+        metric = "pearson" if regression else "macro_f1"
+        assert metric in entry["splits"]["test"]["scores"] and entry["training"]["seconds"] > 0
+        assert not any("/" in metric for metric in entry["splits"]["test"]["scores"])
+
+
+def test_a_second_start_trains_what_is_missing_only(
+    tiny_backbone: str, places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {"tfidf": {"recipe": "tfidf"}, "embedding-lr": {"recipe": "embedding-lr", "seeds": [3]}}
+    path = write_experiment(places, tiny_backbone, rows, seeds=[0, 1], keep_models=False)
+    assert list(runner.run_experiment(path, ["embedding-lr"])["runs"]) == ["embedding-lr-seed-3"]
+    record = runner.run_experiment(path)
+    assert set(record["runs"]) == {"tfidf-seed-0", "tfidf-seed-1", "embedding-lr-seed-3"}
+    assert not list((places / "runs" / "tiny").glob("*-seed-*"))
+    monkeypatch.setattr(runner, "RECIPES", {})
+    assert runner.run_experiment(path) == record == read_json(places / "results" / "tiny.json")
+
+
+def test_seeds_come_one_after_the_other() -> None:
+    files = {part: f"split-{{seed}}/{part}.jsonl" for part in SIZES}
+    experiment = {"settings": files, "seeds": [4, 5], "rows": {"a": {}, "b": {"seeds": [4]}, "c": {"x": 1}}}
+    plan = dict(runner.planned(experiment))
+    assert list(plan) == ["a-seed-4", "b-seed-4", "c-seed-4", "a-seed-5", "c-seed-5"]
+    assert plan["c-seed-5"] == {"x": 1, "seed": 5, **{part: f"split-5/{part}.jsonl" for part in SIZES}}
+
+
+@pytest.mark.parametrize("recipe", ["stock-classification", "max-pool"])
+def test_frozen_trains_the_head_alone(tiny_backbone: str, places: Path, recipe: str) -> None:
+    kind, _ = runner.RECIPES[recipe]
+    settings = {"model": tiny_backbone, **write_texts(places), **QUICK, "tuning": "frozen", "learning_rate": 0.1}
+    run(build_arguments({**settings, "output_dir": str(places / "run")}, kind=kind))
+    trained = AutoModelForSequenceClassification.from_pretrained(places / "run")
+    before = AutoModel.from_pretrained(tiny_backbone).state_dict()
+    after = {name: values for name, values in trained.base_model.state_dict().items() if name in before}
+    assert len(after) >= len(before) - 2  # the small head has no pooler
+    assert all(torch.equal(values, before[name]) for name, values in after.items())
+
+
+@pytest.mark.parametrize("kind", [StockArguments, MaxPoolArguments])
+def test_lora_of_a_peer_trains_adapters_and_head(tiny_backbone: str, places: Path, kind: type[StockArguments]) -> None:
+    settings = {"model": tiny_backbone, **write_texts(places), **QUICK, "tuning": "lora", "output_dir": "run"}
+    arguments = build_arguments(settings, kind=kind)
+    task = task_of(arguments)
+    data = task.load(arguments)
+    from hf_selfattn.preparation import open_backbone
+
+    model = task.build_model(arguments, data, open_backbone(arguments)[0])
+    trained = {name for name, values in model.named_parameters() if values.requires_grad}
+    assert trained and all("lora_" in name or "classifier" in name or ".head." in name for name in trained)
+    assert any("lora_" in name for name in trained) and any("classifier" in name for name in trained)
+
+
+def test_peers_cut_long_texts_as_truncation_does(tiny_backbone: str, places: Path) -> None:
+    settings = {"model": tiny_backbone, **write_texts(places), **QUICK, "output_dir": "run"}
+    arguments = build_arguments(settings, kind=StockArguments)
+    from hf_selfattn.preparation import open_backbone
+
+    task, (_, tokenizer) = task_of(arguments), open_backbone(arguments)
+    data = task.load(arguments)
+    tokens = task.tokenise(arguments, data, tokenizer)["train"]
+    expected = tokenizer(list(data.splits["train"]["text"]), truncation=True, max_length=32)
+    assert tokens["input_ids"][:] == expected["input_ids"] and max(tokens["length"][:]) == 32
+    assert tokens["attention_mask"][:] == expected["attention_mask"]
+
+
+def test_peers_refuse_our_heads(tiny_backbone: str) -> None:
+    with pytest.raises(ValueError, match="heads="):
+        build_arguments({"model": tiny_backbone, "output_dir": "x", "heads": {"head_dim": 8}}, kind=StockArguments)
+
+
+def test_padding_changes_nothing_in_the_small_head() -> None:
+    torch.manual_seed(0)
+    head = MaxPoolHead(16, 3).eval()
+    states = tuple(torch.randn(1, 5, 16) for _ in range(3))
+    padded = tuple(torch.cat([values, torch.full((1, 2, 16), 9.0)], dim=1) for values in states)
+    mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0]])
+    torch.testing.assert_close(head(padded, mask), head(states, mask[:, :5]))
+
+
+def test_embeddings_are_normalised_means_and_alone_as_together(tiny_backbone: str) -> None:
+    together = embeddings(tiny_backbone, ["w10 w11", "w12", "w10 w11"])
+    assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6) and np.array_equal(together[0], together[2])
+    model = AutoModel.from_pretrained(tiny_backbone).eval()
+    with torch.no_grad():
+        mean = model(input_ids=torch.tensor([[3, 12, 4]])).last_hidden_state.mean(1)
+    assert np.allclose(together[1], torch.nn.functional.normalize(mean, dim=-1).numpy()[0], atol=1e-5)
+
+
+def test_draws_are_fixed_and_balanced(places: Path) -> None:
+    settings = {**write_texts(places), "seed": 1, "draw": {"per_class": 2, "test_rows": 5, "words": 3}}
+    first = drawn(settings, places / "a")
+    again, other = drawn(settings, places / "b"), drawn({**settings, "seed": 2}, places / "c")
+    rows = {part: [json.loads(line) for line in Path(first[part]).read_text().splitlines()] for part in SIZES}
+    for part in SIZES:
+        assert Path(first[part]).read_bytes() == Path(again[part]).read_bytes()
+        assert not Path(first[part]).is_absolute()
+    assert Path(first["train"]).read_bytes() != Path(other["train"]).read_bytes()
+    assert Path(first["test"]).read_bytes() == Path(other["test"]).read_bytes()
+    assert sorted(row["label"] for row in rows["train"]) == sorted(row["label"] for row in rows["validation"])
+    assert len(rows["train"]) == 6 and len(rows["test"]) == 5 and "draw" not in first
+    assert max(len(row["text"].split()) for row in rows["test"]) == 3
+
+
+@pytest.mark.parametrize(("draw", "message"), [({"per_class": 7}, "needs 14"), ({"rows": 3}, "draw has rows")])
+def test_draws_that_cannot_be_made(places: Path, draw: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        drawn({**write_texts(places), "seed": 0, "draw": draw}, places / "a")
