@@ -14,7 +14,8 @@ import ctypes
 import multiprocessing
 import time
 from collections.abc import Callable
-from itertools import product
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -113,18 +114,21 @@ def added_at_most(action: Callable[[], object]) -> float:
 
 
 def measure_memory(names: list[str], num_tokens: int, dtype: str) -> dict[str, Any]:
-    """Return the memory of each layer, each in a process of its own.
-
-    To be called before anything is timed: a process keeps the memory that it has used, and its forks find it there.
+    """Return the memory of each layer, each in a process of its own, or why it cannot be measured.
 
     Args:
         names: of the layers.
         num_tokens: N.
         dtype: name of the type.
     """
-    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
-        arguments = [(name, num_tokens, dtype) for name in names]
-        return dict(zip(names, pool.starmap(peak_mebibytes, arguments, chunksize=1), strict=True))
+    found: dict[str, Any] = {}
+    for name in names:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+            try:
+                found[name] = pool.submit(peak_mebibytes, name, num_tokens, dtype).result()
+            except BrokenProcessPool:
+                found[name] = f"its process was killed at {num_tokens} tokens: out of memory"
+    return found
 
 
 def measure_times(names: list[str], num_tokens: int, dtype: str, turns: int) -> dict[str, list[float]]:
@@ -245,13 +249,13 @@ def main() -> None:
     names = list(dict.fromkeys(["full", *arguments.layers]))
     rows: list[dict[str, Any]] = []
     lengths = arguments.lengths if not arguments.quick else (512,)
-    memory = {case: measure_memory(names, *case) for case in product(lengths, arguments.dtypes)}
     for num_tokens in lengths:
         for dtype in arguments.dtypes:
             slow = slower_than_full([row for row in rows if row["tokens"] == LONGEST_OF_ALL])
             measured = [name for name in names if num_tokens <= LONGEST_OF_ALL or name not in slow]
             turns = 1 if arguments.quick else repeats(num_tokens)
-            found = rows_of(num_tokens, dtype, measured, memory[num_tokens, dtype], turns)
+            memory = measure_memory(measured, num_tokens, dtype)
+            found = rows_of(num_tokens, dtype, measured, memory, turns)
             print(table(cells_of(found)), flush=True)
             rows += found
     for name, reason in {row["layer"]: row["left_out"] for row in rows if "left_out" in row}.items():
