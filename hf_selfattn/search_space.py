@@ -129,6 +129,8 @@ def read_search(arguments: RecipeArguments) -> SearchPlan:
             f"search and folds={arguments.folds} cannot go together: the rows that a fold tests would have taken part "
             "in the search. Search first, then cross-validate the settings found with other rows."
         )
+    if arguments.tuning == "probe+lora":
+        raise ValueError("search trains one phase only. With tuning='probe+lora' give sweep instead.")
     space = read_space(given.get("space"), type(arguments))
     for key in space:
         needed = "lora" if key.startswith("lora.") else "full" if key == "layer_decay" else arguments.tuning

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import PreTrainedTokenizerBase, Trainer, set_seed
-from transformers.dynamic_module_utils import custom_object_save
+from transformers import PreTrainedTokenizerBase, Trainer
 
 from .adapters import base_model, merge_adapters
 from .arguments import RecipeArguments
-from .attention_cpu import use_fast_attention, use_fused_attention
+from .attention_cpu import use_fused_attention
 from .card import model_card
 from .data import fingerprint, k_folds
 from .evaluation import plain_model
-from .fitting import fit
-from .preparation import open_backbone, say, seed_of
+from .phases import fit_phases, prepare
+from .preparation import say, seed_of
 from .processes import join_processes
-from .progress import hide_bars, show_progress, tokenising
+from .progress import hide_bars, show_progress
 from .publishing import logged_in, open_repository, push, push_target
-from .recipe_trainer import RecipeTrainer
 from .report import summary
 from .results import (
     ARGUMENTS_FILE,
@@ -40,10 +37,7 @@ from .saving import sample_batch, save_adapter, save_model
 from .search import plan_search, search
 from .search_space import SearchPlan
 from .tasks import Task
-from .trainer import build_trainer, task_of
-
-# A tokenizer that claims no limit makes pipelines pass a text on whole: the model reads any length.
-NO_LIMIT = int(1e30)
+from .trainer import task_of
 
 
 def run(arguments: RecipeArguments) -> dict[str, Any]:
@@ -179,27 +173,9 @@ def train_and_evaluate(
         search_record: of the search that found the arguments.
     """
     task = task_of(arguments)
-    backbone_config, tokenizer = open_backbone(arguments)
-    tokenizer.model_max_length = NO_LIMIT
-    with PartialState().local_main_process_first(), tokenising(data.splits):
-        tokens = task.tokenise(arguments, data, tokenizer)
-
-    def build(changed: RecipeArguments) -> RecipeTrainer:
-        set_seed(seed_of(changed))
-        model = task.build_model(changed, data, backbone_config)
-        trainer = build_trainer(changed, data, tokens, model, tokenizer, output_dir)
-        counts = trainer.parameters
-        say(f"{counts['trainable']:,} of {counts['all']:,} parameters train ({changed.tuning}).")
-        if trainer.args.bf16 and trainer.args.device.type == "cpu":
-            use_fast_attention(base_model(model))
-        if trainer.args.push_to_hub and trainer.is_world_process_zero():
-            # `Trainer` pushes a checkpoint without the code that it needs.
-            custom_object_save(base_model(model), output_dir)
-        return trainer
-
-    started = time.perf_counter()
-    trainer, run_state = fit(build, arguments, output_dir)
-    seconds = time.perf_counter() - started
+    prepared = prepare(arguments, data)
+    fitted = fit_phases(arguments, prepared, output_dir)
+    trainer, tokens = fitted.trainer, prepared.tokens
 
     evaluator = final_evaluator(trainer, merge=arguments.save == "merged")
     results = {
@@ -210,15 +186,16 @@ def train_and_evaluate(
         "seed": seed_of(arguments),
         "notes": data.notes,
         "parameters": trainer.parameters,
-        "training": training_record(trainer, seconds),
-        "run_state": asdict(run_state),
+        "training": fitted.record,
+        "run_state": asdict(fitted.run_state),
         "environment": environment(),
         "train": train_record(task, data),
         **task.evaluate(arguments, data, tokens, evaluator, output_dir),
         **({"search": search_record} if search_record else {}),
     }
     if trainer.is_world_process_zero():
-        save(arguments, plain_model(evaluator), tokenizer, output_dir, tokens["validation"], trainer.data_collator)
+        sample = tokens["validation"], trainer.data_collator
+        save(arguments, plain_model(evaluator), prepared.tokenizer, output_dir, *sample)
         write_text(output_dir / CARD_FILE, model_card(results))
         write_json(output_dir / RESULTS_FILE, results)
     PartialState().wait_for_everyone()
@@ -288,24 +265,3 @@ def final_evaluator(trainer: Trainer, merge: bool) -> Trainer:
         preprocess_logits_for_metrics=trainer.preprocess_logits_for_metrics,
     )
     return show_progress(evaluator)
-
-
-def training_record(trainer: RecipeTrainer, seconds: float) -> dict[str, Any]:
-    """Return how training went.
-
-    Args:
-        trainer: after training.
-        seconds: wall time of training.
-    """
-    return {
-        "seconds": seconds,
-        "steps": trainer.state.global_step,
-        "epochs": trainer.state.epoch,
-        "best_step": trainer.state.best_global_step,
-        "best_metric": trainer.state.best_metric,
-        "processes": trainer.args.world_size,
-        "device": str(trainer.args.device),
-        "feature_cache": trainer.feature_record,
-        "bf16": trainer.args.bf16,
-        "history": trainer.state.log_history,
-    }

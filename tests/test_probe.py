@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import BACKBONES, tiny_text, tiny_wordpiece
+from tiny_models import tiny_text
 from transformers import (
-    AutoModel,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -51,15 +50,6 @@ def write_sentences(path: Path, count: int, seed: int) -> str:
         lines.append("")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return str(path)
-
-
-@pytest.fixture(scope="module")
-def wordpiece(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("wordpiece")
-    torch.manual_seed(0)
-    AutoModel.from_config(BACKBONES["bert"]).save_pretrained(folder)
-    tiny_wordpiece().save_pretrained(folder)
-    return str(folder)
 
 
 def arguments_of(backbone: str, folder: Path, kind: type[RecipeArguments] = RecipeArguments, **changes: Any) -> Any:
