@@ -71,6 +71,8 @@ class RecipeArguments:
         neutral: `drop` leaves neutral texts out, `class` keeps them as a class.
         search: search hyper-parameters on the validation split (package optuna): `trials`, `space` and perhaps
             `pruner` (`median` or `hyperband`) and `timeout` in seconds. The best settings are then trained and tested.
+        sweep: lists of values by key: every combination is trained, and the best on the validation split is trained
+            and tested; with `seed` among the keys the best in the mean over the seeds.
         check: report on the data and train nothing.
         hub_create_pr: with `push_to_hub`, propose the result instead of pushing it to the branch.
         hub_commit_message: of that push.
@@ -125,6 +127,7 @@ class RecipeArguments:
     neutral_band: float | None = None
     neutral: Literal["drop", "class"] = "drop"
     search: dict[str, Any] = field(default_factory=dict)
+    sweep: dict[str, Any] = field(default_factory=dict)
     check: bool = False
     hub_create_pr: bool = False
     hub_commit_message: str | None = None

@@ -35,7 +35,7 @@ from .tasks import Task
 # The task that arguments of a kind belong to; a kind without a line belongs to that of its parent class.
 TASKS: dict[type[RecipeArguments], Task] = {RecipeArguments: CLASSIFICATION, NerArguments: TAGGING}
 ROWS_TO_STANDARDISE = 64
-LEARNING_RATE = {"probe": 1e-3, "lora": 1e-3, "full": 5e-5}
+LEARNING_RATE = {"probe": 1e-3, "lora": 1e-3, "probe+lora": 1e-3, "full": 5e-5}
 
 
 def task_of(arguments: RecipeArguments) -> Task:

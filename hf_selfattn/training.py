@@ -35,7 +35,8 @@ from .results import (
 )
 from .saving import sample_batch, save_adapter, save_model
 from .search import plan_search, search
-from .search_space import SearchPlan
+from .search_space import SearchPlan, with_settings
+from .sweep import plan_sweep, sweep
 from .tasks import Task
 from .trainer import task_of
 
@@ -61,7 +62,7 @@ def run(arguments: RecipeArguments) -> dict[str, Any]:
     task = task_of(arguments)
     if arguments.check:
         return task.check(arguments)
-    plan = plan_search(arguments)
+    plan, grid = plan_search(arguments), plan_sweep(arguments)
     target = push_target(arguments)
     with logged_in(target):
         data = task.load(arguments)
@@ -69,7 +70,7 @@ def run(arguments: RecipeArguments) -> dict[str, Any]:
         finished = claim(output_dir, arguments)
         if target is not None and PartialState().is_main_process:
             target = open_repository(target)
-        results = finished or train(arguments, plan, data, output_dir)
+        results = finished or train(arguments, plan, grid, data, output_dir)
         if finished is not None:
             say(f"{output_dir} holds the finished run of these arguments: nothing to train.\n{summary(finished)}")
         if target is not None and PartialState().is_main_process:
@@ -78,24 +79,34 @@ def run(arguments: RecipeArguments) -> dict[str, Any]:
     return results
 
 
-def train(arguments: RecipeArguments, plan: SearchPlan | None, data: Any, output_dir: Path) -> dict[str, Any]:
-    """Carry out the run, or the runs of several seeds or folds, after a search where one is planned.
+def train(
+    arguments: RecipeArguments,
+    plan: SearchPlan | None,
+    grid: list[dict[str, Any]],
+    data: Any,
+    output_dir: Path,
+) -> dict[str, Any]:
+    """Carry out the run, or the runs of several seeds or folds, after a search or a sweep where one is planned.
 
     Args:
         arguments: the arguments of the recipe.
         plan: of the search, or None.
+        grid: the combinations of the sweep, if any.
         data: checked data.
         output_dir: folder of the run.
     """
     task = task_of(arguments)
     for note in data.notes:
         say(note)
-    record = None
+    found: dict[str, Any] = {}
+    if grid:
+        arguments = with_settings(arguments, {key: grid[0][key] for key in grid[0] if key == "seed"})
+        arguments, found["sweep"] = sweep(grid, arguments, task.with_validation(arguments, data), output_dir)
     if plan is not None:
-        arguments, record = search(plan, arguments, task.with_validation(arguments, data), output_dir)
+        arguments, found["search"] = search(plan, arguments, task.with_validation(arguments, data), output_dir)
     if arguments.seeds > 1 or arguments.folds:
-        return run_repeats(arguments, data, output_dir, record)
-    return train_and_evaluate(arguments, task.with_validation(arguments, data), output_dir, record)
+        return run_repeats(arguments, data, output_dir, found)
+    return train_and_evaluate(arguments, task.with_validation(arguments, data), output_dir, found)
 
 
 def claim(output_dir: Path, arguments: RecipeArguments) -> dict[str, Any] | None:
@@ -116,7 +127,7 @@ def claim(output_dir: Path, arguments: RecipeArguments) -> dict[str, Any] | None
 
 
 def run_repeats(
-    arguments: RecipeArguments, data: Any, output_dir: Path, search_record: dict[str, Any] | None = None
+    arguments: RecipeArguments, data: Any, output_dir: Path, found: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Carry out the runs of several seeds or folds, each in a folder of its own, and put their scores together.
 
@@ -124,14 +135,14 @@ def run_repeats(
         arguments: the arguments of the recipe.
         data: checked data.
         output_dir: folder of all runs; a run that is finished there is not repeated.
-        search_record: of the search that found the arguments.
+        found: record of the search or sweep that found the arguments, by its name.
     """
     runs, task = {}, task_of(arguments)
     for name, part, part_data in repeats(arguments, data):
         say(f"\n{name}")
         finished = claim(output_dir / name, part)
         runs[name] = finished or train_and_evaluate(part, task.with_validation(part, part_data), output_dir / name)
-    results = together(runs) | ({"search": search_record} if search_record else {})
+    results = together(runs) | (found or {})
     if PartialState().is_main_process:
         write_json(output_dir / RESULTS_FILE, results)
     PartialState().wait_for_everyone()
@@ -162,7 +173,7 @@ def repeats(arguments: RecipeArguments, data: Any) -> Iterator[tuple[str, Recipe
 
 
 def train_and_evaluate(
-    arguments: RecipeArguments, data: Any, output_dir: Path, search_record: dict[str, Any] | None = None
+    arguments: RecipeArguments, data: Any, output_dir: Path, found: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Train on the data, score every evaluation split, save the model and the results.
 
@@ -170,7 +181,7 @@ def train_and_evaluate(
         arguments: the arguments of the recipe.
         data: checked data with the splits train and validation.
         output_dir: folder of the run.
-        search_record: of the search that found the arguments.
+        found: record of the search or sweep that found the arguments, by its name.
     """
     task = task_of(arguments)
     prepared = prepare(arguments, data)
@@ -191,7 +202,7 @@ def train_and_evaluate(
         "environment": environment(),
         "train": train_record(task, data),
         **task.evaluate(arguments, data, tokens, evaluator, output_dir),
-        **({"search": search_record} if search_record else {}),
+        **(found or {}),
     }
     if trainer.is_world_process_zero():
         sample = tokens["validation"], trainer.data_collator
