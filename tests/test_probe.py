@@ -207,6 +207,7 @@ def test_sixteen_bits_train_alike_and_the_cache_can_be_left_out(
         "raw": {"feature_cache": False},
         "float32": {},
         "float16": {"feature_dtype": "float16"},
+        "bfloat16": {"feature_dtype": "bfloat16"},
         "int8": {"feature_dtype": "int8"},
     }.items():
         backbone_calls.clear()
@@ -216,6 +217,7 @@ def test_sixteen_bits_train_alike_and_the_cache_can_be_left_out(
         losses[name] = [entry["loss"] for entry in results["training"]["history"] if "loss" in entry]
     assert losses["float32"] == pytest.approx(losses["raw"], abs=1e-5)
     assert losses["float16"] == pytest.approx(losses["raw"], abs=1e-3)
+    assert losses["bfloat16"] == pytest.approx(losses["raw"], abs=3e-2) and losses["bfloat16"] != losses["raw"]
     assert losses["int8"] == pytest.approx(losses["raw"], abs=2e-2) and losses["int8"] != losses["raw"]
 
 
