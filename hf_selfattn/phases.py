@@ -93,7 +93,7 @@ def fit_phases(arguments: RecipeArguments, prepared: Prepared, output_dir: Path)
     if arguments.tuning != "probe+lora":
         return fit_phase(arguments, prepared, output_dir)
     heads, probe = probed_heads(arguments, prepared, output_dir / PROBE_FOLDER)
-    fitted = fit_phase(replace(one_phase(arguments), standardise=False), prepared, output_dir, heads)
+    fitted = fit_phase(one_phase(arguments), prepared, output_dir, heads)
     lora = {name: value for name, value in fitted.record.items() if name != "history"}
     phases = {"probe": probe, "lora": lora}
     seconds = probe["seconds"] + fitted.record["seconds"]
@@ -115,7 +115,8 @@ def fit_phase(
     def build(changed: RecipeArguments) -> RecipeTrainer:
         set_seed(seed_of(changed))
         model = build_model(changed, prepared, heads)
-        trainer = build_trainer(changed, prepared.data, prepared.tokens, model, prepared.tokenizer, output_dir)
+        reading = prepared.data, prepared.tokens, model, prepared.tokenizer
+        trainer = build_trainer(changed, *reading, output_dir, has_fresh_heads=heads is None)
         counts = trainer.parameters
         say(f"{counts['trainable']:,} of {counts['all']:,} parameters train ({changed.tuning}).")
         if trainer.args.bf16 and trainer.args.device.type == "cpu":
