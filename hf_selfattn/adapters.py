@@ -96,6 +96,15 @@ def add_lora(model: PreTrainedModel, task_type: str, **options: Any) -> PeftMode
     return get_peft_model(model, lora_config(model, task_type, **options))
 
 
+def task_type_of(model: PreTrainedModel) -> str:
+    """Return what PEFT calls the task of a model of this package: `SEQ_CLS` or `TOKEN_CLS`.
+
+    Args:
+        model: without adapters.
+    """
+    return next(task_type for task_type, kind in CLASS_OF_TASK.items() if isinstance(model, kind))
+
+
 def tune(model: PreTrainedModel, tuning: str, task_type: str, **lora: Any) -> PreTrainedModel | PeftModel:
     """Return the model with those parameters trainable that a way of tuning trains.
 

@@ -40,12 +40,15 @@ class RecipeArguments:
             reads all. Evaluation and the tuned model read every text whole.
         standardise: before training, set mean and scale of the features that the heads read, on a few training rows.
         tuning: `lora` trains low-rank adapters and the heads, `full` everything, `probe` the heads alone on the
-            features of a frozen backbone.
+            features of a frozen backbone, `probe+lora` the heads so first, and then both from there.
+        probe_epochs: length of the first phase of `probe+lora`; where it is not given, that of the second.
+        probe_learning_rate: of the first phase; where it is not given, the default of `probe` tuning.
         feature_cache: with `probe` tuning, folder that takes the backbone's features, which are computed once; `true`
             is one in the cache of Datasets, which all runs share, `false` runs the backbone in every step instead.
-        feature_dtype: the features are stored in `float16`, `float32`, or `int8` with one scale per token.
-        save: with `lora` tuning, `merged` saves a whole model, the adapters merged into it; `adapter` the adapter
-            and the heads alone, in a few MB. Scores are those of what is saved.
+        feature_dtype: the features are stored in `float16`, `float32`, or `int8` with one scale per token; `bfloat16`
+            also computes them so, in half of the time on a processor that has it, and less precisely.
+        save: with `lora` and `probe+lora` tuning, `merged` saves a whole model, the adapters merged into it; `adapter`
+            the adapter and the heads alone, in a few MB. Scores are those of what is saved.
         quantization: `int8` or `nf4` keeps the backbone's weights in 8 or 4 bits (QLoRA; package bitsandbytes). It
             needs `tuning: lora` and `save: adapter`.
         lora: options of `peft.LoraConfig`, such as `r` and `target_modules`.
@@ -69,6 +72,8 @@ class RecipeArguments:
         neutral: `drop` leaves neutral texts out, `class` keeps them as a class.
         search: search hyper-parameters on the validation split (package optuna): `trials`, `space` and perhaps
             `pruner` (`median` or `hyperband`) and `timeout` in seconds. The best settings are then trained and tested.
+        sweep: lists of values by key: every combination is trained, and the best on the validation split is trained
+            and tested; with `seed` among the keys the best in the mean over the seeds.
         check: report on the data and train nothing.
         hub_create_pr: with `push_to_hub`, propose the result instead of pushing it to the branch.
         hub_commit_message: of that push.
@@ -98,9 +103,11 @@ class RecipeArguments:
     validation_fraction: float = 0.1
     sample_tokens: int = 0
     standardise: bool = True
-    tuning: Literal["probe", "lora", "full"] = "lora"
+    tuning: Literal["probe", "lora", "probe+lora", "full"] = "lora"
+    probe_epochs: float | None = None
+    probe_learning_rate: float | None = None
     feature_cache: str | bool = True
-    feature_dtype: Literal["float16", "float32", "int8"] = "float16"
+    feature_dtype: Literal["float16", "bfloat16", "float32", "int8"] = "float16"
     save: Literal["merged", "adapter"] = "merged"
     quantization: Literal["none", "int8", "nf4"] = "none"
     lora: dict[str, Any] = field(default_factory=dict)
@@ -121,6 +128,7 @@ class RecipeArguments:
     neutral_band: float | None = None
     neutral: Literal["drop", "class"] = "drop"
     search: dict[str, Any] = field(default_factory=dict)
+    sweep: dict[str, Any] = field(default_factory=dict)
     check: bool = False
     hub_create_pr: bool = False
     hub_commit_message: str | None = None
@@ -130,24 +138,45 @@ class RecipeArguments:
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
             setattr(self, name, _checked(name, getattr(self, name), hint))
-        if self.save == "adapter" and self.tuning != "lora":
-            raise ValueError(f"save='adapter' needs tuning='lora'; with tuning={self.tuning!r} there is no adapter.")
+        if self.save == "adapter" and not self.trains_lora:
+            raise ValueError(
+                f"save='adapter' needs tuning='lora' or 'probe+lora'; with tuning={self.tuning!r} there is no adapter."
+            )
         if self.caches_features and (self.streaming or self.sample_tokens):
             given = "streaming=true" if self.streaming else f"sample_tokens={self.sample_tokens}"
             raise ValueError(
-                f"tuning='probe' keeps the features of whole rows, which {given} does not read. Leave that out, or "
-                "set feature_cache=false to run the backbone in every step."
+                f"tuning={self.tuning!r} keeps the features of whole rows, which {given} does not read. Leave that "
+                "out, or set feature_cache=false to run the backbone in every step."
             )
-        if self.quantization != "none" and self.save != "adapter":
+        if self.quantization != "none" and (self.save, self.tuning) != ("adapter", "lora"):
             raise ValueError(
                 f"quantization={self.quantization!r} needs save='adapter' and tuning='lora': an adapter cannot be "
-                "merged into weights of few bits without loss."
+                "merged into weights of few bits without loss, and features are kept of whole weights only."
+            )
+        self._check_first_phase()
+
+    def _check_first_phase(self) -> None:
+        for name in ("probe_epochs", "probe_learning_rate"):
+            value = getattr(self, name)
+            if value is not None and self.tuning != "probe+lora":
+                raise ValueError(f"{name}={value} says nothing with tuning={self.tuning!r}; it needs 'probe+lora'.")
+            if value is not None and value <= 0:
+                raise ValueError(f"{name}={value} must be above 0.")
+        if self.probe_epochs is not None and self.streaming:
+            raise ValueError(
+                f"probe_epochs={self.probe_epochs}, but with streaming=true an epoch has no end. Leave it out: each "
+                "phase makes max_steps."
             )
 
     @property
+    def trains_lora(self) -> bool:
+        """Whether there are adapters in the end."""
+        return self.tuning in ("lora", "probe+lora")
+
+    @property
     def caches_features(self) -> bool:
-        """Whether the backbone runs once, before the training."""
-        return self.tuning == "probe" and bool(self.feature_cache)
+        """Whether the backbone runs once, before the heads train."""
+        return self.tuning in ("probe", "probe+lora") and bool(self.feature_cache)
 
     def without_places(self) -> dict[str, Any]:
         """Return what decides the outcome of a run: every argument but the places that it writes to, and no token."""

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-DTYPES = {"float16": torch.float16, "float32": torch.float32, "int8": torch.int8}
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "int8": torch.int8}
 KEY_BYTES = 16
 SUFFIX = ".safetensors"
 SECONDS_OF_A_SHARD = 3600.0  # no process writes one for so long

@@ -24,7 +24,8 @@ from .modeling.attention_selfattn import HeadsOutput
 from .modeling.backbone_selfattn import weights_hash
 from .progress import Line
 
-BATCH_TOKENS = 8192
+# Of a batch that the backbone reads; on a CPU what fits into its caches is read a quarter faster.
+BATCH_TOKENS, BATCH_TOKENS_ON_CPU = 8192, 2048
 SHARD_BYTES = 2**27
 MEGABYTE = 10**6
 
@@ -46,7 +47,7 @@ class CachedFeatures:
         splits: tokenised splits by name.
         tokenizer: that made them.
         folder: takes the features.
-        dtype: they are stored in `float16`, `float32` or `int8`.
+        dtype: they are stored in, a name of `DTYPES`; with `bfloat16` the backbone runs in it, too.
 
     Raises:
         ValueError: if the tokenizer gives no attention mask.
@@ -143,14 +144,18 @@ class CachedFeatures:
             return
         config, pad = base_model(model).config, DataCollatorWithPadding(self.tokenizer)
         tokens_of_shard = SHARD_BYTES // bytes_of_token(self.dtype, config.num_mixed_layers, config.hidden_size)
+        device = torch.device(device)
+        batch_tokens = BATCH_TOKENS_ON_CPU if device.type == "cpu" else BATCH_TOKENS
         line, done = Line(None if PartialState().is_main_process else False), 0
         was_training = model.training
         model.to(device).eval()
         for shard in portions(numbers, self.lengths, tokens_of_shard):
             rows: list[Tensor] = []
-            for batch_rows in portions(shard, self.lengths, BATCH_TOKENS):
+            for batch_rows in portions(shard, self.lengths, batch_tokens):
                 batch = pad([self.tokens[number] for number in batch_rows]).to(device)
-                features, mask = features_of(model, batch).cpu(), batch["attention_mask"].bool().cpu()
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
+                    features = features_of(model, batch).cpu()
+                mask = batch["attention_mask"].bool().cpu()
                 rows += [values[kept] for values, kept in zip(features, mask, strict=True)]
                 done += len(batch_rows)
                 line.show(f"features: {done:,} of {len(numbers):,} rows")

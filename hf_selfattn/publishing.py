@@ -23,7 +23,7 @@ from .run_state import RUN_STATE_FILE
 # What a run leaves in its folder beside its result, by the name of a file or folder: checkpoints and what only a
 # continued training reads, pickles among it. Side files of an unfinished writing begin with a dot or underscore.
 NOT_PUSHED = (
-    *(".*", "_*", "checkpoint-*", "runs", ARGUMENTS_FILE, RUN_STATE_FILE, "trainer_state.json"),
+    *(".*", "_*", "checkpoint-*", "runs", "probe", "sweep", ARGUMENTS_FILE, RUN_STATE_FILE, "trainer_state.json"),
     *("*.bin", "*.pt", "*.pth", "*.pkl"),
 )
 PREDICTIONS = "predictions-*.jsonl"

@@ -129,14 +129,28 @@ def read_search(arguments: RecipeArguments) -> SearchPlan:
             f"search and folds={arguments.folds} cannot go together: the rows that a fold tests would have taken part "
             "in the search. Search first, then cross-validate the settings found with other rows."
         )
+    if arguments.tuning == "probe+lora":
+        raise ValueError("search trains one phase only. With tuning='probe+lora' give sweep instead.")
     space = read_space(given.get("space"), type(arguments))
     for key in space:
-        needed = "lora" if key.startswith("lora.") else "full" if key == "layer_decay" else arguments.tuning
-        if needed != arguments.tuning:
-            raise ValueError(
-                f"search.space: {key} says nothing with tuning={arguments.tuning!r}; set tuning={needed}."
-            )
+        check_tuning(key, arguments.tuning, "search.space")
     return SearchPlan(trials, space, pruner, timeout)
+
+
+def check_tuning(key: str, tuning: str, where: str) -> None:
+    """Refuse a setting that says nothing to the way of tuning.
+
+    Args:
+        key: its name.
+        tuning: as in the arguments of the recipe.
+        where: the argument that names it.
+
+    Raises:
+        ValueError: names the key and the tuning that it needs.
+    """
+    needed = ("lora", "probe+lora") if key.startswith("lora.") else ("full",) if key == "layer_decay" else (tuning,)
+    if tuning not in needed:
+        raise ValueError(f"{where}: {key} says nothing with tuning={tuning!r}; set tuning={needed[0]}.")
 
 
 def read_space(given: Any, kind: type[RecipeArguments] = RecipeArguments) -> dict[str, Choices | Range]:
@@ -234,43 +248,45 @@ def read_entry(key: str, entry: Any, default: Any) -> Choices | Range:
     return Range(low, high, log, step) if whole else Range(float(low), float(high), log, step)
 
 
-def check_whole(key: str, values: list[Any], default: Any) -> None:
+def check_whole(key: str, values: list[Any], default: Any, where: str = "search.space") -> None:
     """Refuse fractions where a size is counted.
 
     Args:
         key: the name of the setting.
         values: of it.
         default: of the setting.
+        where: the argument that names it.
 
     Raises:
         ValueError: names the key and its values.
     """
-    counted = "." in key and isinstance(default, int) and not isinstance(default, bool)
+    counted = ("." in key or key == "seed") and isinstance(default, int) and not isinstance(default, bool)
     if counted and any(isinstance(value, float) for value in values):
-        raise ValueError(f"search.space: {key} takes whole numbers, not {values}.")
+        raise ValueError(f"{where}: {key} takes whole numbers, not {values}.")
 
 
-def read_choices(key: str, values: list[Any]) -> Choices:
+def read_choices(key: str, values: list[Any], where: str = "search.space") -> Choices:
     """Read a list of values; numbers become of one type.
 
     Args:
         key: the name of the setting.
         values: the list.
+        where: the argument that names it.
 
     Raises:
         ValueError: for a list that is empty, or holds something twice or of another kind.
     """
     if not values:
-        raise ValueError(f"search.space: {key} is an empty list. Give at least one value.")
+        raise ValueError(f"{where}: {key} is an empty list. Give at least one value.")
     for value in values:
         if value is not None and not isinstance(value, (bool, int, float, str)):
-            raise ValueError(f"search.space: {key} holds {value!r}; a value is a text, a number, true, false or null.")
+            raise ValueError(f"{where}: {key} holds {value!r}; a value is a text, a number, true, false or null.")
     if all(is_number(value) for value in values):
-        values = [number(f"search.space: {key}", value) for value in values]
+        values = [number(f"{where}: {key}", value) for value in values]
         if not all(isinstance(value, int) for value in values):
             values = [float(value) for value in values]
     if len(set(map(repr, values))) < len(values):
-        raise ValueError(f"search.space: {key}={values} holds a value twice.")
+        raise ValueError(f"{where}: {key}={values} holds a value twice.")
     return Choices(values)
 
 

@@ -35,7 +35,7 @@ from .tasks import Task
 # The task that arguments of a kind belong to; a kind without a line belongs to that of its parent class.
 TASKS: dict[type[RecipeArguments], Task] = {RecipeArguments: CLASSIFICATION, NerArguments: TAGGING}
 ROWS_TO_STANDARDISE = 64
-LEARNING_RATE = {"probe": 1e-3, "lora": 1e-3, "full": 5e-5}
+LEARNING_RATE = {"probe": 1e-3, "lora": 1e-3, "probe+lora": 1e-3, "full": 5e-5}
 
 
 def task_of(arguments: RecipeArguments) -> Task:
@@ -54,6 +54,7 @@ def build_trainer(
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     output_dir: Path,
+    has_fresh_heads: bool = True,
 ) -> RecipeTrainer:
     """Return the `Trainer` of a run.
 
@@ -64,6 +65,7 @@ def build_trainer(
         model: the model that trains.
         tokenizer: its tokenizer.
         output_dir: folder of the run.
+        has_fresh_heads: whether the heads still need their first passes over data.
     """
     options = training_arguments(arguments, data, output_dir)
     optimizer = None
@@ -93,7 +95,8 @@ def build_trainer(
     )
     trainer.feature_record = record
     show_progress(trainer)
-    prepare_heads(arguments, model, some_rows(train, tokenizer, options.seed), trainer.data_collator)
+    if has_fresh_heads:
+        prepare_heads(arguments, model, some_rows(train, tokenizer, options.seed), trainer.data_collator)
     return trainer
 
 

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import PreTrainedTokenizerBase, Trainer, set_seed
-from transformers.dynamic_module_utils import custom_object_save
+from transformers import PreTrainedTokenizerBase, Trainer
 
 from .adapters import base_model, merge_adapters
 from .arguments import RecipeArguments
-from .attention_cpu import use_fast_attention, use_fused_attention
+from .attention_cpu import use_fused_attention
 from .card import model_card
 from .data import fingerprint, k_folds
 from .evaluation import plain_model
-from .fitting import fit
-from .preparation import open_backbone, say, seed_of
+from .phases import fit_phases, prepare
+from .preparation import say, seed_of
 from .processes import join_processes
-from .progress import hide_bars, show_progress, tokenising
+from .progress import hide_bars, show_progress
 from .publishing import logged_in, open_repository, push, push_target
-from .recipe_trainer import RecipeTrainer
 from .report import summary
 from .results import (
     ARGUMENTS_FILE,
@@ -38,12 +35,10 @@ from .results import (
 )
 from .saving import sample_batch, save_adapter, save_model
 from .search import plan_search, search
-from .search_space import SearchPlan
+from .search_space import SearchPlan, with_settings
+from .sweep import plan_sweep, sweep
 from .tasks import Task
-from .trainer import build_trainer, task_of
-
-# A tokenizer that claims no limit makes pipelines pass a text on whole: the model reads any length.
-NO_LIMIT = int(1e30)
+from .trainer import task_of
 
 
 def run(arguments: RecipeArguments) -> dict[str, Any]:
@@ -67,7 +62,7 @@ def run(arguments: RecipeArguments) -> dict[str, Any]:
     task = task_of(arguments)
     if arguments.check:
         return task.check(arguments)
-    plan = plan_search(arguments)
+    plan, grid = plan_search(arguments), plan_sweep(arguments)
     target = push_target(arguments)
     with logged_in(target):
         data = task.load(arguments)
@@ -75,7 +70,7 @@ def run(arguments: RecipeArguments) -> dict[str, Any]:
         finished = claim(output_dir, arguments)
         if target is not None and PartialState().is_main_process:
             target = open_repository(target)
-        results = finished or train(arguments, plan, data, output_dir)
+        results = finished or train(arguments, plan, grid, data, output_dir)
         if finished is not None:
             say(f"{output_dir} holds the finished run of these arguments: nothing to train.\n{summary(finished)}")
         if target is not None and PartialState().is_main_process:
@@ -84,24 +79,34 @@ def run(arguments: RecipeArguments) -> dict[str, Any]:
     return results
 
 
-def train(arguments: RecipeArguments, plan: SearchPlan | None, data: Any, output_dir: Path) -> dict[str, Any]:
-    """Carry out the run, or the runs of several seeds or folds, after a search where one is planned.
+def train(
+    arguments: RecipeArguments,
+    plan: SearchPlan | None,
+    grid: list[dict[str, Any]],
+    data: Any,
+    output_dir: Path,
+) -> dict[str, Any]:
+    """Carry out the run, or the runs of several seeds or folds, after a search or a sweep where one is planned.
 
     Args:
         arguments: the arguments of the recipe.
         plan: of the search, or None.
+        grid: the combinations of the sweep, if any.
         data: checked data.
         output_dir: folder of the run.
     """
     task = task_of(arguments)
     for note in data.notes:
         say(note)
-    record = None
+    found: dict[str, Any] = {}
+    if grid:
+        arguments = with_settings(arguments, {key: grid[0][key] for key in grid[0] if key == "seed"})
+        arguments, found["sweep"] = sweep(grid, arguments, task.with_validation(arguments, data), output_dir)
     if plan is not None:
-        arguments, record = search(plan, arguments, task.with_validation(arguments, data), output_dir)
+        arguments, found["search"] = search(plan, arguments, task.with_validation(arguments, data), output_dir)
     if arguments.seeds > 1 or arguments.folds:
-        return run_repeats(arguments, data, output_dir, record)
-    return train_and_evaluate(arguments, task.with_validation(arguments, data), output_dir, record)
+        return run_repeats(arguments, data, output_dir, found)
+    return train_and_evaluate(arguments, task.with_validation(arguments, data), output_dir, found)
 
 
 def claim(output_dir: Path, arguments: RecipeArguments) -> dict[str, Any] | None:
@@ -122,7 +127,7 @@ def claim(output_dir: Path, arguments: RecipeArguments) -> dict[str, Any] | None
 
 
 def run_repeats(
-    arguments: RecipeArguments, data: Any, output_dir: Path, search_record: dict[str, Any] | None = None
+    arguments: RecipeArguments, data: Any, output_dir: Path, found: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Carry out the runs of several seeds or folds, each in a folder of its own, and put their scores together.
 
@@ -130,14 +135,14 @@ def run_repeats(
         arguments: the arguments of the recipe.
         data: checked data.
         output_dir: folder of all runs; a run that is finished there is not repeated.
-        search_record: of the search that found the arguments.
+        found: record of the search or sweep that found the arguments, by its name.
     """
     runs, task = {}, task_of(arguments)
     for name, part, part_data in repeats(arguments, data):
         say(f"\n{name}")
         finished = claim(output_dir / name, part)
         runs[name] = finished or train_and_evaluate(part, task.with_validation(part, part_data), output_dir / name)
-    results = together(runs) | ({"search": search_record} if search_record else {})
+    results = together(runs) | (found or {})
     if PartialState().is_main_process:
         write_json(output_dir / RESULTS_FILE, results)
     PartialState().wait_for_everyone()
@@ -168,7 +173,7 @@ def repeats(arguments: RecipeArguments, data: Any) -> Iterator[tuple[str, Recipe
 
 
 def train_and_evaluate(
-    arguments: RecipeArguments, data: Any, output_dir: Path, search_record: dict[str, Any] | None = None
+    arguments: RecipeArguments, data: Any, output_dir: Path, found: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Train on the data, score every evaluation split, save the model and the results.
 
@@ -176,30 +181,12 @@ def train_and_evaluate(
         arguments: the arguments of the recipe.
         data: checked data with the splits train and validation.
         output_dir: folder of the run.
-        search_record: of the search that found the arguments.
+        found: record of the search or sweep that found the arguments, by its name.
     """
     task = task_of(arguments)
-    backbone_config, tokenizer = open_backbone(arguments)
-    tokenizer.model_max_length = NO_LIMIT
-    with PartialState().local_main_process_first(), tokenising(data.splits):
-        tokens = task.tokenise(arguments, data, tokenizer)
-
-    def build(changed: RecipeArguments) -> RecipeTrainer:
-        set_seed(seed_of(changed))
-        model = task.build_model(changed, data, backbone_config)
-        trainer = build_trainer(changed, data, tokens, model, tokenizer, output_dir)
-        counts = trainer.parameters
-        say(f"{counts['trainable']:,} of {counts['all']:,} parameters train ({changed.tuning}).")
-        if trainer.args.bf16 and trainer.args.device.type == "cpu":
-            use_fast_attention(base_model(model))
-        if trainer.args.push_to_hub and trainer.is_world_process_zero():
-            # `Trainer` pushes a checkpoint without the code that it needs.
-            custom_object_save(base_model(model), output_dir)
-        return trainer
-
-    started = time.perf_counter()
-    trainer, run_state = fit(build, arguments, output_dir)
-    seconds = time.perf_counter() - started
+    prepared = prepare(arguments, data)
+    fitted = fit_phases(arguments, prepared, output_dir)
+    trainer, tokens = fitted.trainer, prepared.tokens
 
     evaluator = final_evaluator(trainer, merge=arguments.save == "merged")
     results = {
@@ -210,15 +197,16 @@ def train_and_evaluate(
         "seed": seed_of(arguments),
         "notes": data.notes,
         "parameters": trainer.parameters,
-        "training": training_record(trainer, seconds),
-        "run_state": asdict(run_state),
+        "training": fitted.record,
+        "run_state": asdict(fitted.run_state),
         "environment": environment(),
         "train": train_record(task, data),
         **task.evaluate(arguments, data, tokens, evaluator, output_dir),
-        **({"search": search_record} if search_record else {}),
+        **(found or {}),
     }
     if trainer.is_world_process_zero():
-        save(arguments, plain_model(evaluator), tokenizer, output_dir, tokens["validation"], trainer.data_collator)
+        sample = tokens["validation"], trainer.data_collator
+        save(arguments, plain_model(evaluator), prepared.tokenizer, output_dir, *sample)
         write_text(output_dir / CARD_FILE, model_card(results))
         write_json(output_dir / RESULTS_FILE, results)
     PartialState().wait_for_everyone()
@@ -288,24 +276,3 @@ def final_evaluator(trainer: Trainer, merge: bool) -> Trainer:
         preprocess_logits_for_metrics=trainer.preprocess_logits_for_metrics,
     )
     return show_progress(evaluator)
-
-
-def training_record(trainer: RecipeTrainer, seconds: float) -> dict[str, Any]:
-    """Return how training went.
-
-    Args:
-        trainer: after training.
-        seconds: wall time of training.
-    """
-    return {
-        "seconds": seconds,
-        "steps": trainer.state.global_step,
-        "epochs": trainer.state.epoch,
-        "best_step": trainer.state.best_global_step,
-        "best_metric": trainer.state.best_metric,
-        "processes": trainer.args.world_size,
-        "device": str(trainer.args.device),
-        "feature_cache": trainer.feature_record,
-        "bf16": trainer.args.bf16,
-        "history": trainer.state.log_history,
-    }

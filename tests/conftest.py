@@ -13,7 +13,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from hub_server import serve_hub  # noqa: E402
 from hub_state import Hub  # noqa: E402
-from tiny_models import BACKBONES, tiny_tokenizer  # noqa: E402
+from tiny_models import BACKBONES, tiny_tokenizer, tiny_wordpiece  # noqa: E402
 from transformers import AutoModel  # noqa: E402
 
 # A deprecation fails the test. Excepted are warnings that a library gives about its own code.
@@ -55,4 +55,14 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
     torch.manual_seed(0)
     AutoModel.from_config(BACKBONES["bert"]).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def wordpiece(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a tiny random BERT and a tokenizer of words and their pieces."""
+    folder = tmp_path_factory.mktemp("wordpiece")
+    torch.manual_seed(0)
+    AutoModel.from_config(BACKBONES["bert"]).save_pretrained(folder)
+    tiny_wordpiece().save_pretrained(folder)
     return str(folder)

@@ -39,11 +39,20 @@ EVERY_FIVE = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 
 TRAININGS: tuple[dict[str, Any], ...] = (
     {"tuning": "lora", "num_train_epochs": 3, "sample_tokens": 24},
     {"tuning": "full", "num_train_epochs": 3, "early_stopping_patience": 2, **EVERY_FIVE},
+    {"tuning": "probe+lora", "num_train_epochs": 2},
     {"tuning": "lora", "max_steps": 17, "gradient_accumulation_steps": 2, **EVERY_FIVE},
 )
 # Moments that chance would seldom hit: a part of the path of a file that is opened, renamed or deleted, and how often
 # at most it is before the kill.
-MOMENTS = {"arguments.json": 3, "/_writing/": 60, "_outdated": 4, "/.saving/": 30, "README.md": 2, "results.json": 2}
+MOMENTS = {
+    "arguments.json": 3,
+    "/_writing/": 60,
+    "_outdated": 4,
+    "/.saving/": 30,
+    "README.md": 2,
+    "results.json": 2,
+    "heads.safetensors": 2,
+}
 FORK = get_context("fork")  # a start costs a second, not ten
 
 
@@ -62,7 +71,7 @@ def prepare(folder: Path) -> dict[str, Any]:
         ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     files = {split: str(folder / f"{split}.jsonl") for split in ("train", "validation", "test")}
-    return {"model": str(folder / "backbone"), **files, **SHARED}
+    return {"model": str(folder / "backbone"), "feature_cache": str(folder / "features"), **files, **SHARED}
 
 
 def in_child(function: Callable[..., Any], *arguments: Any, patience: float = 300) -> int:

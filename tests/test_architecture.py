@@ -42,6 +42,8 @@ FLOORS = (
     {"recipe_trainer"},
     {"trainer"},
     {"search", "trials", "fitting"},
+    {"phases"},
+    {"sweep"},
     {"training"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -42,7 +42,10 @@ def test_no_is_a_strategy_and_not_false() -> None:
         (["model=m", "output_dir=o", "zzzzzz=1"], "The recipe's own arguments: "),
         (["output_dir=o"], "'model' is missing"),
         (["model=m"], "'output_dir' is missing"),
-        (["model=m", "output_dir=o", "tuning=loar"], "tuning='loar' is unknown; it is 'probe' or 'lora' or 'full'"),
+        (
+            ["model=m", "output_dir=o", "tuning=loar"],
+            "tuning='loar' is unknown; it is 'probe' or 'lora' or",
+        ),
         (["model=m", "output_dir=o", "deduplicate=7"], "deduplicate=7 is int; it must be bool"),
         (["model=m", "output_dir=o", "validation_fraction=x"], "validation_fraction='x' is no number"),
         (["model=m", "output_dir=o", "early_stopping_patience=yes"], "must be int"),

@@ -218,6 +218,19 @@ def test_a_stream_is_shared_by_two_processes(folder: Path) -> None:
         assert numbers(shared, name) == pytest.approx(numbers(alone, name), abs=1e-5)
 
 
+def test_two_phases_are_shared_by_two_processes(folder: Path) -> None:
+    changes = {"tuning": "probe+lora", "feature_cache": str(folder / "kept"), "feature_dtype": "float32"}
+    given = settings("text_classification", folder, "phases", **changes, per_device_train_batch_size=16)
+    alone = run(build_arguments(given))
+    given = settings("text_classification", folder, "phases-shared", **changes, per_device_train_batch_size=8)
+    by_torchrun("text_classification", given)
+    shared = results_of("text_classification", folder, "phases-shared")
+    assert [phase["processes"] for phase in shared["training"]["phases"].values()] == [2, 2]
+    assert_same_run(shared, alone)
+    first = [{"training": results["training"]["phases"]["probe"]} for results in (shared, alone)]
+    assert numbers(first[0], "loss") == pytest.approx(numbers(first[1], "loss"), abs=1e-5)
+
+
 @pytest.mark.parametrize("asked", [("--cpu", "--num_processes", "2"), ("--config_file", "MULTI_CPU")])
 def test_a_launcher_that_starts_fewer_processes_is_noticed(asked: tuple[str, ...], folder: Path) -> None:
     (folder / "multi_cpu.yaml").write_text("distributed_type: MULTI_CPU\nnum_processes: 2\nuse_cpu: true\n")

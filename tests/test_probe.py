@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import BACKBONES, tiny_text, tiny_wordpiece
+from tiny_models import tiny_text
 from transformers import (
-    AutoModel,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -51,15 +50,6 @@ def write_sentences(path: Path, count: int, seed: int) -> str:
         lines.append("")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return str(path)
-
-
-@pytest.fixture(scope="module")
-def wordpiece(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("wordpiece")
-    torch.manual_seed(0)
-    AutoModel.from_config(BACKBONES["bert"]).save_pretrained(folder)
-    tiny_wordpiece().save_pretrained(folder)
-    return str(folder)
 
 
 def arguments_of(backbone: str, folder: Path, kind: type[RecipeArguments] = RecipeArguments, **changes: Any) -> Any:
@@ -217,6 +207,7 @@ def test_sixteen_bits_train_alike_and_the_cache_can_be_left_out(
         "raw": {"feature_cache": False},
         "float32": {},
         "float16": {"feature_dtype": "float16"},
+        "bfloat16": {"feature_dtype": "bfloat16"},
         "int8": {"feature_dtype": "int8"},
     }.items():
         backbone_calls.clear()
@@ -226,6 +217,7 @@ def test_sixteen_bits_train_alike_and_the_cache_can_be_left_out(
         losses[name] = [entry["loss"] for entry in results["training"]["history"] if "loss" in entry]
     assert losses["float32"] == pytest.approx(losses["raw"], abs=1e-5)
     assert losses["float16"] == pytest.approx(losses["raw"], abs=1e-3)
+    assert losses["bfloat16"] == pytest.approx(losses["raw"], abs=3e-2) and losses["bfloat16"] != losses["raw"]
     assert losses["int8"] == pytest.approx(losses["raw"], abs=2e-2) and losses["int8"] != losses["raw"]
 
 

@@ -18,7 +18,12 @@ PROBLEMS = {
     "regression": "one number for each text",
 }
 PROBABILITIES = ("single_label_classification", "multi_label_classification", "ordinal")
-TUNING = {"lora": "low-rank adapters (LoRA)", "full": "all weights"}
+TUNING = {
+    "probe": "the heads, on a frozen backbone",
+    "lora": "low-rank adapters (LoRA)",
+    "probe+lora": "the heads first, on a frozen backbone, then low-rank adapters (LoRA) with them",
+    "full": "all weights",
+}
 SAVED = {
     "merged": ", merged into the weights",
     "adapter": ", saved without the weights of the backbone, which must be at hand",
@@ -62,7 +67,7 @@ def description(results: dict[str, Any]) -> str:
     kind = [task, PROBLEMS[results["problem"]]] if results.get("problem") in PROBLEMS else [task]
     tuned = given.get("tuning", "full")
     trained = TUNING.get(tuned, escape(tuned))
-    if tuned == "lora":
+    if tuned in ("lora", "probe+lora"):
         trained += SAVED.get(given.get("save", "merged"), "")
     return (
         f"{': '.join(kind)}. The model puts self-attention and grouped-attention heads on the encoder "
