@@ -3,6 +3,9 @@
 Importing the package registers its models, so `AutoModel…from_pretrained` and `pipeline` open its checkpoints.
 """
 
+from importlib import import_module
+from typing import Any
+
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from .modeling.configuration_selfattn import SelfAttnConfig
@@ -29,4 +32,12 @@ __all__ = [
     "SelfAttnForTokenClassification",
     "SelfAttnModel",
     "__version__",
+    "export_onnx",  # noqa: F822
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name whose module is imported when it is first asked for."""
+    if name == "export_onnx":
+        return import_module(".export", __name__).export_onnx
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

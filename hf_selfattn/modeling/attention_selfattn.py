@@ -30,7 +30,15 @@ from .blocks_selfattn import attend_in_two_sortings, permute_tokens
 from .codebook_selfattn import follow_tokens, hard_codes
 from .configuration_selfattn import SelfAttnConfig
 from .far_field_selfattn import Blocks, Means, block_means, far_field_slope
-from .grouping_selfattn import block_counts, group_similarity, near_and_far_bias, sort_by_group, window_bias
+from .grouping_selfattn import (
+    block_counts,
+    group_similarity,
+    is_one_block,
+    near_and_far_bias,
+    sort_by_group,
+    window_bias,
+)
+from .subsequences_selfattn import ceil_div
 
 
 @dataclass
@@ -115,6 +123,16 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
+def window_width(window: int, num_tokens: int) -> int:
+    """Return the width of the self-attention's windows; an exported program has one for inputs of any length.
+
+    Args:
+        window: the longest window.
+        num_tokens: N, the padded length.
+    """
+    return window if torch.compiler.is_exporting() else min(window, num_tokens)
+
+
 class SelfAttentionHead(nn.Module):
     """Multi-head attention inside consecutive windows of the features.
 
@@ -134,9 +152,10 @@ class SelfAttentionHead(nn.Module):
 
     def forward(self, features_BND: Tensor, masks: HeadMasks) -> Tensor:
         B, N, _ = features_BND.shape
-        W = min(self.window, N)
-        qkv = F.pad(self.qkv(features_BND), (0, 0, 0, -N % W))
-        qkv = qkv.view(-1, W, 3, self.num_heads, self.head_dim).transpose(1, 3)  # (B * K, H, 3, W, E)
+        W = window_width(self.window, N)
+        K = ceil_div(N, W)
+        qkv = F.pad(self.qkv(features_BND), (0, 0, 0, K * W - N))
+        qkv = qkv.view(B * K, W, 3, self.num_heads, self.head_dim).transpose(1, 3)  # (B * K, H, 3, W, E)
         bias = None
         if masks.window_bias is not None:
             bias = masks.window_bias.reshape(-1, 1, 1, W).to(qkv.dtype)
@@ -193,7 +212,8 @@ class GroupedAttentionHead(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         B, N, _ = features_BND.shape
         H, W = self.num_heads, self.block_size
-        num_sortings = self.num_sortings if N > W else 1  # one block holds every token in any order
+        num_blocks = ceil_div(N, W)
+        num_sortings = 1 if is_one_block(num_blocks) else self.num_sortings  # one holds every token in any order
         metric_BNE = self.unit_metric(features_BND)
         prototypes = self.prototypes[: num_sortings * H]
         similarity = group_similarity(metric_BNE, prototypes)
@@ -202,12 +222,12 @@ class GroupedAttentionHead(nn.Module):
         metric_BNHE = metric_BNE[:, :, None]
         if self.config.metric_code == "hard":
             metric_BNHE = hard_codes(metric_BNE, prototypes[:H], groups[:, :H])
-        places = F.pad(order.transpose(1, 2), (0, 0, 0, -N % W))
+        places = F.pad(order.transpose(1, 2), (0, 0, 0, num_blocks * W - N))
         inverse = inverse.transpose(1, 2)
 
         projected = self.qkv(features_BND).unflatten(-1, (H, -1))
         first, *second = (self._sorted_blocks(projected, metric_BNHE, part) for part in places.split(H, dim=-1))
-        means = self._means(first, masks.lengths_B) if N > W else None
+        means = None if is_one_block(num_blocks) else self._means(first, masks.lengths_B)
         summary: Tensor | None = None
         if second and means is not None:
             near_bias, scaling = masks.block_bias[..., :W], self.head_dim**-0.5
@@ -399,14 +419,14 @@ class SelfAttnHeads(nn.Module):
 
     def _masks(self, features_BND: Tensor, lengths_B: Tensor | None) -> HeadMasks:
         B, N, _ = features_BND.shape
-        W = min(self.config.attention_window, N)
+        W = window_width(self.config.attention_window, N)
         nothing_masked = lengths_B is None and N % W == 0
         if lengths_B is None:
             lengths_B = torch.full((B,), N, device=features_BND.device)
         dtype = features_BND.dtype
-        window_counts = block_counts(lengths_B, -(-N // W), W)
+        window_counts = block_counts(lengths_B, ceil_div(N, W), W)
         block_size = self.config.block_size
-        counts = block_counts(lengths_B, -(-N // block_size), block_size)
+        counts = block_counts(lengths_B, ceil_div(N, block_size), block_size)
         return HeadMasks(
             lengths_B=lengths_B,
             window_bias=None if nothing_masked else window_bias(window_counts, W, dtype),

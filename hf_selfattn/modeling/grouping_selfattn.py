@@ -59,6 +59,15 @@ def sort_by_group(similarity_BHNG: Tensor, lengths_B: Tensor) -> tuple[Tensor, T
     return groups_BHN, order_BHN, invert_permutation(order_BHN)
 
 
+def is_one_block(num_blocks: int) -> bool:
+    """Return whether there is one block only; an exported program is for any number of them.
+
+    Args:
+        num_blocks: K.
+    """
+    return not torch.compiler.is_exporting() and num_blocks == 1
+
+
 def block_counts(lengths_B: Tensor, num_blocks: int, block_size: int) -> Tensor:
     """Return (B, K) the number of real tokens in each block of the sorted sequence.
 
@@ -107,7 +116,7 @@ def near_and_far_bias(counts_BK: Tensor, block_size: int, dtype: torch.dtype) ->
     """
     near_BKW = window_bias(counts_BK, block_size, dtype)
     K = counts_BK.shape[1]
-    if K == 1:
+    if is_one_block(K):
         return near_BKW
     own_KK = torch.eye(K, dtype=torch.bool, device=counts_BK.device)
     hidden_BKK = own_KK | (counts_BK == 0)[:, None]

@@ -49,8 +49,10 @@ from .peft_selfattn import register_adapter_targets, share_configuration
 from .pooling_selfattn import build_sequence_classifier
 from .subsequences_selfattn import (
     Subsequences,
+    cut_to_longest,
     ends_with,
     fill_windows,
+    first_tokens,
     gather_tokens,
     is_right_padded,
     merge,
@@ -217,15 +219,17 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
         mask_BT = real_tokens(mask_of_tokens(attention_mask, values, past_key_values), values)
         order_BT, inverse_BT, lengths_B = None, None, None
         if mask_BT is not None:
+            lengths_B = mask_BT.sum(dim=1)
             if not is_right_padded(mask_BT):
                 order_BT, inverse_BT = right_pad_order(mask_BT)
-                values, mask_BT = gather_tokens(values, order_BT), mask_BT.gather(1, order_BT)
+                if torch.compiler.is_exporting():
+                    order_BT, inverse_BT = cut_to_longest(order_BT, inverse_BT, lengths_B)
+                values, mask_BT = gather_tokens(values, order_BT), first_tokens(lengths_B, order_BT.shape[1])
                 types = None if types is None else types.gather(1, order_BT)
-            lengths_B = mask_BT.sum(dim=1)
 
         if features is not None:
             hidden_states, attentions = hidden_states_of(features, values, order_BT, self.heads), None
-        elif values.shape[1] <= self.window - past_length(past_key_values):
+        elif not torch.compiler.is_exporting() and values.shape[1] <= self.window - past_length(past_key_values):
             hidden_states, attentions = self._read(values, mask_BT, types, past_key_values, **want)
         else:
             hidden_states, attentions = self._read_in_windows(values, lengths_B, types, past_key_values, **want)
@@ -307,8 +311,7 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
         else:
             has_prefix = has_suffix = lengths_B >= num_prefix + num_suffix  # embeddings come framed
         T, stride = values.shape[1], cast(int, config.subsequence_stride)
-        windows = split(lengths_B, T, window, stride, num_prefix, num_suffix, has_prefix, has_suffix)
-        return windows if torch.compiler.is_compiling() else windows.trim()
+        return split(lengths_B, T, window, stride, num_prefix, num_suffix, has_prefix, has_suffix).trim()
 
 
 @auto_docstring

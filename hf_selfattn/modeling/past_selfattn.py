@@ -38,9 +38,10 @@ def mask_of_tokens(attention_mask: Tensor | None, values: Tensor, past_key_value
         values: (B, T) ids or (B, T, D) embeddings.
         past_key_values: P learned keys and values of each row, or None.
     """
+    if attention_mask is None or past_key_values is None:
+        return attention_mask
     P = past_length(past_key_values)
-    has_past = attention_mask is not None and attention_mask.shape[1] == P + values.shape[1]
-    return attention_mask[:, P:] if has_past and attention_mask is not None else attention_mask
+    return attention_mask[:, P:] if attention_mask.shape[1] == P + values.shape[1] else attention_mask
 
 
 def past_of_rows(past_key_values: Cache | None, rows: Tensor) -> Cache | None:

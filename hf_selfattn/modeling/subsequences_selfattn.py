@@ -17,10 +17,11 @@ Shape suffixes: B rows, T tokens of a padded row, S windows of a row, W tokens o
 """
 
 from dataclasses import dataclass
-from math import ceil
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass
@@ -41,10 +42,12 @@ class Subsequences:
     slot_BT: Tensor
 
     def trim(self) -> "Subsequences":
-        """Return the same plan without the windows and slots that no row uses."""
-        S = int(self.mask_BSW.any(dim=2).sum(dim=1).max())
-        W = int(self.mask_BSW.sum(dim=2).max())
-        width = self.mask_BSW.shape[2]
+        """Return the same plan without the windows and slots that no row uses, or while compiling, that none could."""
+        S, width = self.mask_BSW.shape[1:]
+        W = torch.sym_min(width, self.slot_BT.shape[1])
+        if not torch.compiler.is_compiling():
+            S = int(self.mask_BSW.any(dim=2).sum(dim=1).max())
+            W = int(self.mask_BSW.sum(dim=2).max())
         return Subsequences(
             source_BSW=self.source_BSW[:, :S, :W],
             segment_source_BSW=self.segment_source_BSW[:, :S, :W],
@@ -54,7 +57,7 @@ class Subsequences:
 
 
 def real_tokens(attention_mask: Tensor | None, values: Tensor) -> Tensor | None:
-    """Return (B, T) True at real tokens, or None where all are real and that is known.
+    """Return (B, T) True at real tokens, or None where all are real and that is known, but not for export.
 
     A row of padding alone keeps its first token, so that nothing is a mean over nothing.
 
@@ -66,7 +69,9 @@ def real_tokens(attention_mask: Tensor | None, values: Tensor) -> Tensor | None:
         ValueError: if the mask has another shape than the input.
     """
     if attention_mask is None:
-        return None
+        if not torch.compiler.is_exporting():
+            return None
+        attention_mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
     if attention_mask.shape != values.shape[:2]:
         raise ValueError(
             f"attention_mask has shape {tuple(attention_mask.shape)}, but the input has {tuple(values.shape[:2])} "
@@ -97,8 +102,40 @@ def right_pad_order(mask_BT: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Two (B, T) index tensors: `x.gather(1, order)` is right-padded, `y.gather(1, inverse)` puts it back.
     """
-    order_BT = torch.argsort((~mask_BT).long(), dim=1, stable=True)
-    return order_BT, invert_permutation(order_BT)
+    real_BT, num_real_B1 = mask_BT.cumsum(dim=1), mask_BT.sum(dim=1, keepdim=True)
+    padding_BT = num_real_B1 + (~mask_BT).cumsum(dim=1)
+    inverse_BT = torch.where(mask_BT, real_BT, padding_BT) - 1
+    return invert_permutation(inverse_BT), inverse_BT
+
+
+def cut_to_longest(order_BT: Tensor, inverse_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the order of `right_pad_order` for the N tokens of the longest row only, at least 2, and its inverse.
+
+    It is for export: N stands in the data, and of such a size `torch.export` assumes nothing. Of the size of an input
+    it would keep what is true of the example only, such as that there are several windows.
+
+    Args:
+        order_BT: order that moves the real tokens to the front.
+        inverse_BT: its inverse.
+        lengths_B: number of real tokens of each row.
+
+    Returns:
+        (B, N) and (B, T): `x.gather(1, order)` is right-padded, `y.gather(1, inverse)` right at real tokens.
+    """
+    longest = cast(int, lengths_B.max().clamp(min=2).item())
+    torch._check(longest >= 2)
+    torch._check(longest <= order_BT.shape[1] + 1)
+    return F.pad(order_BT, (0, 1)).narrow(1, 0, longest), inverse_BT.clamp(max=longest - 1)
+
+
+def first_tokens(lengths_B: Tensor, num_tokens: int) -> Tensor:
+    """Return (B, T) True at the real tokens of right-padded rows.
+
+    Args:
+        lengths_B: number of real tokens of each row.
+        num_tokens: T, the padded length.
+    """
+    return torch.arange(num_tokens, device=lengths_B.device) < lengths_B[:, None]
 
 
 def invert_permutation(order: Tensor) -> Tensor:
@@ -149,7 +186,10 @@ def ends_with(input_ids_BT: Tensor, lengths_B: Tensor, token_ids: list[int]) -> 
     return (input_ids_BT.gather(1, index) == wanted).all(dim=1) & (lengths_B >= len(token_ids))
 
 
-def ceil_div(numerator: Tensor, denominator: Tensor) -> Tensor:
+Integers = TypeVar("Integers", int, Tensor)
+
+
+def ceil_div(numerator: Integers, denominator: Integers) -> Integers:
     """Return the quotient of integers, rounded up.
 
     Args:
@@ -167,7 +207,7 @@ def num_windows(length: int, capacity: int, stride: int) -> int:
         capacity: tokens of a window, without special tokens.
         stride: tokens that neighbouring windows share.
     """
-    return max(1, ceil((length - stride) / (capacity - stride)))
+    return torch.sym_max(1, ceil_div(length - stride, capacity - stride))
 
 
 def split(

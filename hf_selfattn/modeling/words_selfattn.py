@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .configuration_selfattn import SelfAttnConfig
 from .crf_selfattn import LinearChainCRF
@@ -74,19 +75,19 @@ def find_words(
         real_BT = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
     if values.dim() == 2:
         special = torch.tensor(special_token_ids, dtype=values.dtype, device=values.device)
-        real_BT = real_BT & ~torch.isin(values, special)
+        real_BT = real_BT & (values[..., None] != special).all(dim=2)
+    position_T = torch.arange(values.shape[1], device=values.device)
     if word_starts is not None:
         starts_BT = real_BT & word_starts.bool()
     elif values.dim() == 2:
-        begins_BT = torch.ones_like(real_BT)
-        begins_BT[:, 1:] = real_BT[:, 1:] & ~real_BT[:, :-1]  # after padding or a special token
-        starts_BT = real_BT & (begins_BT | ~continues_word_V[values])
+        follows_BT = real_BT[:, (position_T - 1).clamp(min=0)] & (position_T > 0)  # no padding or special token before
+        starts_BT = real_BT & ~(follows_BT & continues_word_V[values])
     else:
         starts_BT = real_BT
-    position_T = torch.arange(values.shape[1], device=values.device)
-    last_start_BT = torch.where(starts_BT, position_T, -1).cummax(dim=1).values
-    members_BT = real_BT & (last_start_BT >= 0)
-    return Words(starts_BT, members_BT, torch.where(members_BT, last_start_BT, position_T))
+    word_BT = starts_BT.cumsum(dim=1)  # 0 before the first word
+    start_of_word = F.pad(torch.zeros_like(word_BT), (0, 1)).scatter_add(1, word_BT, position_T * starts_BT)
+    members_BT = real_BT & (word_BT > 0)
+    return Words(starts_BT, members_BT, torch.where(members_BT, start_of_word.gather(1, word_BT), position_T))
 
 
 class WordPooling(nn.Module):
