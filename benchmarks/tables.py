@@ -54,6 +54,8 @@ TAGGERS = {
     },
 }
 
+LENGTHS = (512, 1024, 4096, 16384)  # of the table of attention layers
+
 # Figures of `training.json`, each with its title.
 TRAINING = {
     "equal: samples_per_cpu_second, ours / stock": "rows trained a second, 128 tokens, against the stock head",
@@ -151,6 +153,22 @@ def training_table() -> list[str]:
     return lines
 
 
+def attention_table() -> list[str]:
+    """Rows of one attention layer and its peers: how many times as fast as full attention, and their memory."""
+    rows = [row for row in read_json(HERE / "results" / "attention.json")["rows"] if row["dtype"] == "float32"]
+    lines = [
+        "| [one layer](benchmarks/results/attention.json), times as fast as full attention, forward / and backward "
+        f"| {' | '.join(f'{length:,} tokens' for length in LENGTHS)} | MiB added at 4,096 |",
+        "|---" * (len(LENGTHS) + 2) + "|",
+    ]
+    for layer in dict.fromkeys(row["layer"] for row in rows):
+        own = {row["tokens"]: row for row in rows if row["layer"] == layer and "seconds" in row}
+        ratios = [" / ".join(f"{x:.1f}" for x in own[n]["faster_than_full"]) if n in own else "" for n in LENGTHS]
+        memory = f"{own[4096]['mebibytes'][0]:.0f} / {own[4096]['mebibytes'][1]:.0f}"
+        lines.append(f"| {layer} | {' | '.join(ratios)} | {memory} |")
+    return lines
+
+
 def length_table() -> list[str]:
     """Rows of the time and memory of one long text."""
     rows: list[dict[str, Any]] = read_json(HERE / "results" / "long_input.json")["rows"]
@@ -171,6 +189,13 @@ def with_results(readme: str) -> str:
             *tagger_table(),
             "",
             *training_table(),
+            "",
+            *attention_table(),
+            "",
+            "Width 384, single precision, one thread. Full attention has 12 heads of 32 and ours 4, whose values are",
+            "wider; `grouped, 12 heads` and `full, 4 heads` compare like with like.",
+            "",
+            "![milliseconds against tokens](benchmarks/results/attention.png)",
             "",
             *study.tables(),
             "",

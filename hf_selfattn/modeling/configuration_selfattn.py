@@ -101,7 +101,7 @@ class SelfAttnConfig(PreTrainedConfig):
         Number of stacked pairs of the two attentions.
     head_dim (`int`, *optional*, defaults to 32):
         Width of one attention head, for queries and keys.
-    num_groups (`int`, *optional*, defaults to 16):
+    num_groups (`int`, *optional*, defaults to 64):
         Number of prototypes, and so of similarity groups, in each grouped-attention head.
     group_dim (`int`, *optional*, defaults to 16):
         Width of the learned similarity space.
@@ -199,7 +199,7 @@ class SelfAttnConfig(PreTrainedConfig):
     num_grouped_attention_heads: int = 4
     num_head_layers: int = 1
     head_dim: int = 32
-    num_groups: int = 16
+    num_groups: int = 64
     group_dim: int = 16
     group_temperature: float | int = 0.1
     block_size: int = 64

@@ -69,9 +69,7 @@ def far_field_slope(blocks: Blocks, means_BKHE: Tensor, lengths_B: Tensor, scali
     is_real_BKW = real_places(block_counts(lengths_B, K, W), W)[..., None, None]
     around = (blocks[1] - means_BKHE[:, :, None]) * is_real_BKW
     dtype = around.dtype
-    wide = (
-        torch.float32 if dtype == torch.float16 else dtype
-    )  # half precision cannot hold the variance of sharp logits
+    wide = torch.float32 if dtype == torch.float16 else dtype  # which cannot hold the variance of sharp logits
     around, query, key, value = (x.flatten(1, 2).transpose(1, 2).to(wide) for x in (around, *blocks))  # (B, H, M, E)
     share_B111 = scaling / lengths_B.clamp(min=1).to(key.dtype)[:, None, None, None]
     around = around.transpose(-1, -2) * share_B111
