@@ -75,6 +75,7 @@ class RecipeTrainer(Trainer):
         if self.is_over:
             self.control.should_training_stop = True
         else:
+            set_epoch(options["train_dataloader"], options["epoch"])
             super()._run_epoch(**options)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -267,3 +268,21 @@ def cleared_if_not_written(side: Path, checkpoint: Path) -> Iterator[None]:
         if reason is None:
             raise
         raise ValueError(reason) from error
+
+
+def set_epoch(batches: Any, epoch: int) -> None:
+    """Tell what puts the rows in order which epoch it is, through all that accelerate wraps around it.
+
+    `Trainer` reaches it through two layers. In several processes, where it skips the batches of an epoch that were
+    trained before a stop, there are three.
+
+    Args:
+        batches: the data loader of train.
+        epoch: its number, from 0.
+    """
+    sampler: Any = getattr(batches, "batch_sampler", None)
+    while hasattr(sampler, "batch_sampler"):
+        sampler = sampler.batch_sampler
+    order: Any = getattr(sampler, "sampler", None)
+    if hasattr(order, "set_epoch"):
+        order.set_epoch(epoch)

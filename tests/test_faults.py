@@ -322,9 +322,15 @@ def test_two_processes_save_at_ctrl_c_and_go_on(tiny_backbone: str, tmp_path: Pa
     process = launched(given, *TWO)
     said = process.communicate(timeout=200)[0]
     assert process.returncode == 0, said
-    state = json.loads((tmp_path / "run/results.json").read_text())["run_state"]
+    results, whole = (json.loads((tmp_path / part / "results.json").read_text()) for part in ("run", "whole/run"))
+    state = results["run_state"]
     assert state["starts"] == 2 and state["interruptions"] == 1
+    assert losses_of(results) == losses_of(whole), "other rows, or another random state"
     assert equal(weights_of(tmp_path), weights_of(tmp_path / "whole"))
+
+
+def losses_of(results: dict[str, Any]) -> dict[int, float]:
+    return {entry["step"]: entry["loss"] for entry in results["training"]["history"] if "loss" in entry}
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def test_one_command_from_rows_to_a_pipeline(tiny_backbone: str, tmp_path: Path,
     assert model.config.temperature == results["calibration"]["temperature"]
     assert model.config.thresholds == results["thresholds"]
     assert (model.config.thresholds is not None) == (problem == "multi_label_classification")
-    assert (model.config.temperature == 1) == (problem == "regression")
+    assert model.config.temperature == 1 or problem != "regression"
 
     texts = [json.loads(line)["text"] for line in (tmp_path / "test.jsonl").read_text().splitlines()]
     rows = [json.loads(line) for line in (tmp_path / "run/predictions-test.jsonl").read_text().splitlines()]

@@ -67,7 +67,7 @@ def test_a_csv_that_nobody_prepared(reviews: dict[str, str], tmp_path: Path) -> 
         model=reviews["model"],
         train=tmp_path / "reviews.csv",
         output_dir=tmp_path / "run",
-        num_train_epochs=1,
+        num_train_epochs=3,
     )
     subprocess.run(words, cwd=ROOT, check=True, env=environment(**nowhere), timeout=300)
     results = results_of(tmp_path / "run")
