@@ -133,11 +133,12 @@ def tagger_rows(experiment: str, systems: dict[str, str], runs: dict[str, Any]) 
         if not mine:
             continue
         f1 = sum(run["splits"]["test"]["scores"]["f1"]["value"] for run in mine) / len(mine)
-        minutes = sum(run["training"]["seconds"] for run in mine) / len(mine) / 60
+        timed = [run["training"]["seconds"] for run in mine if run["training"]["seconds"] >= 60]
         test = compared.get(f"{system} - {stock}")
         gain = f"{test['difference']:+.3f} [{test['low']:+.3f}, {test['high']:+.3f}]" if test else ""
         p_value = f"{test['p_value']:.4f}" if test else ""
-        duration = f"{minutes:.0f}" if minutes >= 1 else ""  # a run that was ended by a second start kept no time
+        # A run that a second start only had to score has no time of its training.
+        duration = f"{sum(timed) / len(timed) / 60:.0f}" if timed else ""
         lines.append(f"| {title} | {f1:.4f} | {len(mine)} | {gain} | {p_value} | {duration} |")
     return lines
 
