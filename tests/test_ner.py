@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from datasets import Dataset, DatasetDict
 from huggingface_hub import ModelCard
-from tiny_models import BACKBONES, tiny_wordpiece
+from tiny_models import tiny_wordpiece
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoModel, AutoModelForTokenClassification, PreTrainedTokenizerFast, pipeline
+from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFast, pipeline
 
 from hf_selfattn.arguments import NerArguments, build_arguments
 from hf_selfattn.data import load_splits, prepare_tagging
@@ -28,13 +27,9 @@ QUICK = {"num_train_epochs": 1, "per_device_train_batch_size": 4, "bf16": False,
 NAMES = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("wordpiece")
-    torch.manual_seed(0)
-    AutoModel.from_config(BACKBONES["bert"]).save_pretrained(folder)
-    tiny_wordpiece().save_pretrained(folder)
-    return str(folder)
+@pytest.fixture
+def backbone(wordpiece: str) -> str:
+    return wordpiece
 
 
 def column_file(path: Path, documents: int, seed: int = 0) -> str:

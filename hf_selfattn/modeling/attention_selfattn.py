@@ -248,8 +248,9 @@ class GroupedAttentionHead(nn.Module):
         output_BND = self.output(attended.flatten(2))
         if self.training and self.prototype_counts is not None:
             is_real_BN = torch.arange(N, device=features_BND.device) < masks.lengths_B[:, None]
-            counts = self.prototype_counts[: num_sortings * H]
-            follow_tokens(prototypes, counts, metric_BNE, groups, is_real_BN)
+            # Of both sortings, even where one was needed: processes add up, and others may have longer rows.
+            all_groups = group_similarity(metric_BNE, self.prototypes).argmax(dim=-1)
+            follow_tokens(self.prototypes, self.prototype_counts, metric_BNE, all_groups, is_real_BN)
         if summary is None or group_probs is None:
             return output_BND, ()
         return output_BND, (groups[:, :H], group_probs, summary.transpose(1, 2))

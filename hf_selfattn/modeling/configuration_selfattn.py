@@ -47,7 +47,7 @@ PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_class
 # The form of a name on the hub.
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
-# Fields that every checkpoint has but the first ones, whose weights fit nothing else.
+# What the first checkpoints are, which were written before these fields.
 BEFORE_THE_FIELD = {"far_field": "mean", "codebook": "random"}
 
 # Keys that `PreTrainedConfig` takes without declaring them as fields.
