@@ -44,7 +44,7 @@ def test_no_is_a_strategy_and_not_false() -> None:
         (["model=m"], "'output_dir' is missing"),
         (
             ["model=m", "output_dir=o", "tuning=loar"],
-            r"tuning='loar' is unknown; it is 'probe' or 'lora' or 'probe\+lora' or 'full'",
+            "tuning='loar' is unknown; it is 'probe' or 'lora' or 'probe+lora' or 'full'",
         ),
         (["model=m", "output_dir=o", "deduplicate=7"], "deduplicate=7 is int; it must be bool"),
         (["model=m", "output_dir=o", "validation_fraction=x"], "validation_fraction='x' is no number"),
