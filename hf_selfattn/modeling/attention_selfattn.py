@@ -124,10 +124,10 @@ def eager_attention_forward(
 
 
 def window_width(window: int, num_tokens: int) -> int:
-    """Return the width of the self-attention's windows; an exported program has one for inputs of any length.
+    """Return the width of windows or blocks; an exported program has one for inputs of any length.
 
     Args:
-        window: the longest window.
+        window: the greatest width.
         num_tokens: N, the padded length.
     """
     return window if torch.compiler.is_exporting() else min(window, num_tokens)
@@ -210,26 +210,53 @@ class GroupedAttentionHead(nn.Module):
     def forward(
         self, features_BND: Tensor, masks: HeadMasks, output_attentions: bool = False
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        B, N, _ = features_BND.shape
-        H, W = self.num_heads, self.block_size
-        num_blocks = ceil_div(N, W)
-        num_sortings = 1 if is_one_block(num_blocks) else self.num_sortings  # one holds every token in any order
+        N = features_BND.shape[1]
         metric_BNE = self.unit_metric(features_BND)
-        prototypes = self.prototypes[: num_sortings * H]
-        similarity = group_similarity(metric_BNE, prototypes)
+        attend = self._in_one_block if is_one_block(ceil_div(N, self.block_size)) else self._in_sorted_blocks
+        attended, record = attend(features_BND, metric_BNE, masks, output_attentions)
+        if self.training and self.prototype_counts is not None:
+            is_real_BN = torch.arange(N, device=features_BND.device) < masks.lengths_B[:, None]
+            # Of both sortings, even where one was needed: processes add up, and others may have longer rows.
+            all_groups = group_similarity(metric_BNE, self.prototypes).argmax(dim=-1)
+            follow_tokens(self.prototypes, self.prototype_counts, metric_BNE, all_groups, is_real_BN)
+        return self.output(attended.flatten(2)), record
+
+    def _in_one_block(
+        self, features_BND: Tensor, metric_BNE: Tensor, masks: HeadMasks, output_attentions: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Attend to every token; one block holds them all in any order, so they are not sorted."""
+        B, N, _ = features_BND.shape
+        H = self.num_heads
+        is_hard = self.config.metric_code == "hard"
+        metric_BNHE, record = metric_BNE[:, :, None].expand(-1, -1, H, -1), ()
+        if is_hard or output_attentions:
+            similarity = group_similarity(metric_BNE, self.prototypes[:H])
+            groups = similarity.argmax(dim=-1)
+            metric_BNHE = hard_codes(metric_BNE, self.prototypes[:H], groups) if is_hard else metric_BNHE
+            if output_attentions:  # there is no other block
+                record = (groups, F.softmax(similarity / self.temperature, dim=-1), metric_BNE.new_zeros(B, H, N, 1))
+        projected = self.qkv(features_BND).unflatten(-1, (H, -1))
+        attended, _ = self._attend(self._blocks(projected[:, None], metric_BNHE[:, None]), None, masks)
+        return attended[..., : self.value_dim], record
+
+    def _in_sorted_blocks(
+        self, features_BND: Tensor, metric_BNE: Tensor, masks: HeadMasks, output_attentions: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Attend to the own block, in one sorting or two, and to the summaries of the others."""
+        H, W = self.num_heads, self.block_size
+        similarity = group_similarity(metric_BNE, self.prototypes)
         groups, order, inverse = sort_by_group(similarity, masks.lengths_B)
-        group_probs = F.softmax(similarity[:, :H] / self.temperature, dim=-1) if output_attentions else None
         metric_BNHE = metric_BNE[:, :, None]
         if self.config.metric_code == "hard":
-            metric_BNHE = hard_codes(metric_BNE, prototypes[:H], groups[:, :H])
-        places = F.pad(order.transpose(1, 2), (0, 0, 0, num_blocks * W - N))
+            metric_BNHE = hard_codes(metric_BNE, self.prototypes[:H], groups[:, :H])
+        places = F.pad(order.transpose(1, 2), (0, 0, 0, -features_BND.shape[1] % W))
         inverse = inverse.transpose(1, 2)
 
         projected = self.qkv(features_BND).unflatten(-1, (H, -1))
         first, *second = (self._sorted_blocks(projected, metric_BNHE, part) for part in places.split(H, dim=-1))
-        means = None if is_one_block(num_blocks) else self._means(first, masks.lengths_B)
+        means = self._means(first, masks.lengths_B)
         summary: Tensor | None = None
-        if second and means is not None:
+        if second:
             near_bias, scaling = masks.block_bias[..., :W], self.head_dim**-0.5
             attended, summary = attend_in_two_sortings(
                 first, second[0], means, places, inverse, masks.lengths_B, near_bias, scaling
@@ -245,15 +272,10 @@ class GroupedAttentionHead(nn.Module):
             attended = permute_tokens(attended, inverse)
             if output_attentions:
                 summary = self._summaries(weights, inverse)
-        output_BND = self.output(attended.flatten(2))
-        if self.training and self.prototype_counts is not None:
-            is_real_BN = torch.arange(N, device=features_BND.device) < masks.lengths_B[:, None]
-            # Of both sortings, even where one was needed: processes add up, and others may have longer rows.
-            all_groups = group_similarity(metric_BNE, self.prototypes).argmax(dim=-1)
-            follow_tokens(self.prototypes, self.prototype_counts, metric_BNE, all_groups, is_real_BN)
-        if summary is None or group_probs is None:
-            return output_BND, ()
-        return output_BND, (groups[:, :H], group_probs, summary.transpose(1, 2))
+        if summary is None or not output_attentions:
+            return attended, ()
+        group_probs = F.softmax(similarity[:, :H] / self.temperature, dim=-1)
+        return attended, (groups[:, :H], group_probs, summary.transpose(1, 2))
 
     def unit_metric(self, features_BND: Tensor) -> Tensor:
         """Return the vectors (B, N, E), of length 1, in which tokens are compared.
@@ -265,28 +287,26 @@ class GroupedAttentionHead(nn.Module):
 
     def _summaries(self, weights: Tensor, inverse_BNH: Tensor) -> Tensor:
         """Return the part of the weights (B * K, H, W, W + K) that falls on summaries, (B, N, H, K) in token order."""
-        B, N, H = inverse_BNH.shape
+        B, _, H = inverse_BNH.shape
         num_blocks = len(weights) // B
-        if num_blocks == 1:  # the own block is no summary
-            return weights.new_zeros(B, N, H, 1)
         summary = weights[..., self.block_size :].transpose(1, 2).reshape(B, -1, H, num_blocks)
         return permute_tokens(summary, inverse_BNH)
 
     def _sorted_blocks(self, projected_BNHE: Tensor, metric_BNHE: Tensor, places_BMH: Tensor) -> Blocks:
         """Return queries, keys and values in sorted blocks, each (B, K, W, H, E), with the metric in the logits."""
-        W = self.block_size
-        projected = permute_tokens(projected_BNHE, places_BMH).unflatten(1, (-1, W))
-        metric = permute_tokens(metric_BNHE, places_BMH).unflatten(1, (-1, W))
+        sorted_tokens = (permute_tokens(x, places_BMH) for x in (projected_BNHE, metric_BNHE))
+        return self._blocks(*(x.unflatten(1, (-1, self.block_size)) for x in sorted_tokens))
+
+    def _blocks(self, projected: Tensor, metric: Tensor) -> Blocks:
+        """Return queries, keys and values, each (B, K, W, H, E), of projections and metric in blocks."""
         query, key, value = projected.split([self.head_dim, self.head_dim, self.value_dim], dim=-1)
         scale = (self.metric_scale * self.head_dim**0.5)[:, None].to(metric.dtype)
         value = F.pad(value, (0, 1)) if self.is_linear else value
         return torch.cat([query, metric * scale], dim=-1), torch.cat([key, metric], dim=-1), value
 
-    def _corrected(self, attended_BMHE: Tensor, blocks: Blocks, means: Means | None, lengths_B: Tensor) -> Tensor:
+    def _corrected(self, attended_BMHE: Tensor, blocks: Blocks, means: Means, lengths_B: Tensor) -> Tensor:
         """Return the output of sorted tokens without the column of the far field, and with its linear term."""
         attended_BMHV, far_share_BMH1 = attended_BMHE.split([self.value_dim, 1], dim=-1)
-        if means is None:
-            return attended_BMHV
         slope_BMHV = far_field_slope(blocks, means[0], lengths_B, self.head_dim**-0.5)
         return torch.addcmul(attended_BMHV, far_share_BMH1, slope_BMHV)
 
@@ -426,7 +446,7 @@ class SelfAttnHeads(nn.Module):
             lengths_B = torch.full((B,), N, device=features_BND.device)
         dtype = features_BND.dtype
         window_counts = block_counts(lengths_B, ceil_div(N, W), W)
-        block_size = self.config.block_size
+        block_size = window_width(self.config.block_size, N)
         counts = block_counts(lengths_B, ceil_div(N, block_size), block_size)
         return HeadMasks(
             lengths_B=lengths_B,

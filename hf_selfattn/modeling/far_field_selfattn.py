@@ -67,13 +67,13 @@ def far_field_slope(blocks: Blocks, means_BKHE: Tensor, lengths_B: Tensor, scali
     """
     _, K, W, _, E = blocks[1].shape
     is_real_BKW = real_places(block_counts(lengths_B, K, W), W)[..., None, None]
-    around = (blocks[1] - means_BKHE[:, :, None]) * is_real_BKW
+    around = (blocks[1] - means_BKHE[:, :, None]).mul_(is_real_BKW)
     dtype = around.dtype
     wide = torch.float32 if dtype == torch.float16 else dtype  # which cannot hold the variance of sharp logits
     around, query, key, value = (x.flatten(1, 2).transpose(1, 2).to(wide) for x in (around, *blocks))  # (B, H, M, E)
     share_B111 = scaling / lengths_B.clamp(min=1).to(key.dtype)[:, None, None, None]
-    around = around.transpose(-1, -2) * share_B111
-    covariance_BHEF = torch.cat([around @ key, (around @ value)[..., :-1]], dim=-1)
+    around = around.transpose(-1, -2)
+    covariance_BHEF = torch.cat([around @ key, (around @ value)[..., :-1]], dim=-1) * share_B111
     towards_BHMF = query @ covariance_BHEF
     to_keys, to_values = towards_BHMF.split([E, E - 1], dim=-1)
     variance = (to_keys * query).sum(dim=-1, keepdim=True) * scaling
