@@ -228,7 +228,8 @@ class GroupedAttentionHead(nn.Module):
         B, N, _ = features_BND.shape
         H = self.num_heads
         is_hard = self.config.metric_code == "hard"
-        metric_BNHE, record = metric_BNE[:, :, None].expand(-1, -1, H, -1), ()
+        metric_BNHE = metric_BNE[:, :, None].expand(-1, -1, H, -1)
+        record: tuple[Tensor, ...] = ()
         if is_hard or output_attentions:
             similarity = group_similarity(metric_BNE, self.prototypes[:H])
             groups = similarity.argmax(dim=-1)
