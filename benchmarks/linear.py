@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,12 @@ from hf_selfattn.evaluation import Calibration, fit_calibration, joined_texts, s
 from hf_selfattn.modeling.configuration_selfattn import backbone_window
 from hf_selfattn.preparation import seed_of
 from hf_selfattn.results import RESULTS_FILE, environment, write_json
+from hf_selfattn.stopwatch import Stopwatch
 from hf_selfattn.tasks import as_references
 from hf_selfattn.training import claim
 
 Array = NDArray[Any]
-Answers = tuple[dict[str, Array], float]
+Answers = tuple[dict[str, Array], dict[str, float]]
 LENGTH, BATCH_SIZE = 256, 32  # tokens that all-MiniLM-L6-v2 reads of a text as sentence-transformers opens it
 INVERSE_REGULARISATION = 10.0
 LEAST = 1e-12
@@ -42,13 +42,13 @@ def run_peer(
 
     Args:
         arguments: the arguments of the recipe.
-        answer: arguments and data to logits (N, C) of each evaluation split, and the seconds of training.
+        answer: arguments and data to logits (N, C) of each evaluation split, and what training took.
     """
     output_dir = Path(arguments.output_dir)
     if (finished := claim(output_dir, arguments)) is not None:
         return finished
     data = CLASSIFICATION.with_validation(arguments, CLASSIFICATION.load(arguments))
-    logits, seconds = answer(arguments, data)
+    logits, took = answer(arguments, data)
     calibration = fit_calibration(data, logits["validation"]) if arguments.calibrate else Calibration()
     results = {
         "task": CLASSIFICATION.name,
@@ -56,7 +56,7 @@ def run_peer(
         "label_names": data.label_names,
         "arguments": arguments.without_places(),
         "seed": seed_of(arguments),
-        "training": {"seconds": seconds},
+        "training": took,
         "calibration": calibration.as_dict(),
         "environment": environment(),
         "splits": score_splits(data, logits, calibration, output_dir),
@@ -84,7 +84,7 @@ def run_embedding(arguments: RecipeArguments) -> dict[str, Any]:
 
 
 def answer_tfidf(arguments: RecipeArguments, data: ClassificationData) -> Answers:
-    """Train and answer with the baseline of the recipe; its seconds hold the answers, too.
+    """Train and answer with the baseline of the recipe; its times hold the answers, too.
 
     Args:
         arguments: the arguments of the recipe.
@@ -92,12 +92,12 @@ def answer_tfidf(arguments: RecipeArguments, data: ClassificationData) -> Answer
     """
     texts = {name: joined_texts(split) for name, split in data.splits.items()}
     train = texts.pop("train")
-    started = time.perf_counter()
+    watch = Stopwatch()
     answers = tfidf_baseline(
         data.problem, train, references_of(data), texts, seed=seed_of(arguments), num_labels=len(data.label_names)
     )
-    seconds = time.perf_counter() - started
-    return {name: as_logits(output, data.problem) for name, output in answers.items()}, seconds
+    took = watch.record()
+    return {name: as_logits(output, data.problem) for name, output in answers.items()}, took
 
 
 def answer_embedding(arguments: RecipeArguments, data: ClassificationData) -> Answers:
@@ -113,13 +113,13 @@ def answer_embedding(arguments: RecipeArguments, data: ClassificationData) -> An
     if data.problem == "multi_label_classification":
         raise ValueError("The peer embedding-lr answers one label or one number per text.")
     texts = {name: joined_texts(split) for name, split in data.splits.items()}
-    started = time.perf_counter()
+    watch = Stopwatch()
     features, references = embed(arguments.model, texts.pop("train")), references_of(data)
     if data.problem == "regression":
         model = Ridge(alpha=1.0).fit(features, references)
     else:
         model = LogisticRegression(C=INVERSE_REGULARISATION, max_iter=1000).fit(features, references)
-    seconds = time.perf_counter() - started
+    took = watch.record()
     logits = {}
     for name, part in texts.items():
         rows = embeddings(arguments.model, part)
@@ -129,7 +129,7 @@ def answer_embedding(arguments: RecipeArguments, data: ClassificationData) -> An
             probabilities = np.zeros((len(rows), len(data.label_names)))
             probabilities[:, model.classes_] = model.predict_proba(rows)
             logits[name] = as_logits(probabilities, data.problem)
-    return logits, seconds
+    return logits, took
 
 
 def references_of(data: ClassificationData) -> Array:

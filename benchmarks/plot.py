@@ -98,7 +98,7 @@ def pane(column: Column, dots: Sequence[Dot], left: float, top: float) -> list[s
     lines.append(f'<rect x="{x0}" y="{y0 - height}" width="{width}" height="{height}" fill="none" stroke="#888888"/>')
     for decade in range(x_low, x_high + 1):
         lines.append(text(x_of(decade), y0 + 14, f"{10.0**decade:g}", "middle"))
-    lines.append(text(x0 + width / 2, y0 + 28, "seconds of tuning", "middle"))
+    lines.append(text(x0 + width / 2, y0 + 28, "processor seconds of tuning", "middle"))
     for score in ticks(y_low, y_high):
         lines.append(f'<path d="M{x0} {y_of(score):.1f}h{width}" stroke="#dddddd"/>')
         lines.append(text(x0 - 5, y_of(score) + 3, f"{score:.3g}", "end"))

@@ -5,7 +5,6 @@ It needs the packages setfit and sentence-transformers, which no extra of this p
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from hf_selfattn.arguments import RecipeArguments
 from hf_selfattn.data import ClassificationData
 from hf_selfattn.evaluation import joined_texts
 from hf_selfattn.preparation import seed_of
+from hf_selfattn.stopwatch import Stopwatch
 
 # R of the paper: so many positive and so many negative pairs of each row, read once.
 NUM_ITERATIONS, BATCH_SIZE, LEARNING_RATE = 20, 16, 2e-5
@@ -55,7 +55,7 @@ def answer_setfit(arguments: RecipeArguments, data: ClassificationData) -> Answe
     body = SentenceTransformer(modules=[transformer, pooling, models.Normalize()], device="cpu")
     model = SetFitModel(model_body=body, model_head=LogisticRegression(max_iter=1000))
     texts = {name: joined_texts(split) for name, split in data.splits.items()}
-    started = time.perf_counter()
+    watch = Stopwatch()
     trainer = Trainer(
         model=model,
         args=TrainingArguments(
@@ -70,10 +70,10 @@ def answer_setfit(arguments: RecipeArguments, data: ClassificationData) -> Answe
         train_dataset=Dataset.from_dict({"text": texts.pop("train"), "label": references_of(data)}),
     )
     trainer.train()
-    seconds = time.perf_counter() - started
+    took = watch.record()
     logits = {}
     for name, part in texts.items():
         probabilities = np.zeros((len(part), len(data.label_names)))
         probabilities[:, model.model_head.classes_] = model.predict_proba(part, as_numpy=True)
         logits[name] = as_logits(probabilities, data.problem)
-    return logits, seconds
+    return logits, took

@@ -1,4 +1,4 @@
-"""What the results files of the study say: scores, gains and seconds of each row, for the tables and the plot."""
+"""What the results files of the study say: scores, gains and processor time of a row, for the tables and the plot."""
 
 from __future__ import annotations
 
@@ -164,12 +164,12 @@ def tables() -> list[str]:
         "with LoRA, of few rows to sentence embeddings, with p < .05 (paired bootstrap). Arrows: tests elsewhere.",
         "R8: 2,500 rows of train. What each row is stands in [`benchmarks/experiments`](benchmarks/experiments).",
         "",
-        "![score against seconds of tuning](docs/study.svg)",
+        "![score against processor seconds of tuning](docs/study.svg)",
     ]
 
 
 def tuning_seconds(column: Column, row: str) -> float:
-    """Return the seconds that a row takes to tune, the median over its seeds.
+    """Return the processor seconds that a row takes to tune on one thread, the median over its seeds.
 
     Features that an earlier run left in the cache are counted for every row that reads them: of all runs with the same
     layers, the greatest time that computing them took.
@@ -192,7 +192,7 @@ def with_cache(greatest: dict[int, float], run: dict[str, Any]) -> float:
         greatest: seconds that computing them took, by number of layers.
         run: of the study.
     """
-    total, own = float(run["training"]["seconds"]), cache_seconds(run)
+    total, own = float(run["training"]["cpu_seconds"]), cache_seconds(run)
     return total if own is None else total - own + greatest[layers_of(run)]
 
 
@@ -206,4 +206,4 @@ def cache_seconds(run: dict[str, Any]) -> float | None:
     training = run["training"]
     phase = training.get("phases", {}).get("probe", training)
     cache = phase.get("feature_cache")
-    return None if cache is None else float(cache["seconds"])
+    return None if cache is None else float(cache["cpu_seconds"])

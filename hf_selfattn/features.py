@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from .feature_store import KEY_BYTES, FeatureStore, bytes_of_token
 from .modeling.attention_selfattn import HeadsOutput
 from .modeling.backbone_selfattn import weights_hash
 from .progress import Line
+from .stopwatch import Stopwatch
 
 # Of a batch that the backbone reads; on a CPU what fits into its caches is read a quarter faster.
 BATCH_TOKENS, BATCH_TOKENS_ON_CPU = 8192, 2048
@@ -77,7 +77,7 @@ class CachedFeatures:
         Raises:
             ValueError: if the disk has too little room, or the type cannot hold a feature.
         """
-        started, state = time.perf_counter(), PartialState()
+        watch, state = Stopwatch(), PartialState()
         self.store.folder = self.folder / f"{fingerprint(model, self.tokenizer)}-{self.dtype}"
         missing = self.missing()
         record = self.announce(missing, base_model(model).config)
@@ -90,7 +90,7 @@ class CachedFeatures:
                 self.store.clear_unfinished()
         places = self.store.places()
         self.store.rows = [places[key] for key in self.keys]
-        return {**record, "seconds": time.perf_counter() - started}
+        return {**record, **watch.record()}
 
     def missing(self) -> list[int]:
         """Return the rows without features, the shortest first; of equal rows one."""

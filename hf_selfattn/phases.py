@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from .preparation import open_backbone, say, seed_of
 from .progress import tokenising
 from .recipe_trainer import RecipeTrainer
 from .run_state import RunState
+from .stopwatch import Stopwatch
 from .trainer import LEARNING_RATE, build_trainer, task_of
 
 # A tokenizer that claims no limit makes pipelines pass a text on whole: the model reads any length.
@@ -96,8 +96,8 @@ def fit_phases(arguments: RecipeArguments, prepared: Prepared, output_dir: Path)
     fitted = fit_phase(one_phase(arguments), prepared, output_dir, heads)
     lora = {name: value for name, value in fitted.record.items() if name != "history"}
     phases = {"probe": probe, "lora": lora}
-    seconds = probe["seconds"] + fitted.record["seconds"]
-    return replace(fitted, record={**fitted.record, "seconds": seconds, "phases": phases})
+    took = {name: probe[name] + fitted.record[name] for name in ("seconds", "cpu_seconds")}
+    return replace(fitted, record={**fitted.record, **took, "phases": phases})
 
 
 def fit_phase(
@@ -126,9 +126,9 @@ def fit_phase(
             custom_object_save(base_model(model), output_dir)
         return trainer
 
-    started = time.perf_counter()
+    watch = Stopwatch()
     trainer, run_state = fit(build, arguments, output_dir)
-    return Fitted(trainer, run_state, training_record(trainer, time.perf_counter() - started))
+    return Fitted(trainer, run_state, training_record(trainer, watch))
 
 
 def build_model(arguments: RecipeArguments, prepared: Prepared, heads: dict[str, Tensor] | None) -> Any:
@@ -240,15 +240,15 @@ def read_heads(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{path} is broken ({error}). Delete it to train the first phase anew.") from error
 
 
-def training_record(trainer: RecipeTrainer, seconds: float) -> dict[str, Any]:
+def training_record(trainer: RecipeTrainer, watch: Stopwatch) -> dict[str, Any]:
     """Return how training went.
 
     Args:
         trainer: after training.
-        seconds: wall time of training.
+        watch: started before it.
     """
     return {
-        "seconds": seconds,
+        **watch.record(),
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         "best_step": trainer.state.best_global_step,

@@ -28,7 +28,7 @@ R8 = FULL[0]
 def run_record(score: float, seconds: float, layers: int = 1, cache: float | None = None) -> dict[str, Any]:
     return {
         "arguments": {"heads": {} if layers == 1 else {"num_mixed_layers": layers}},
-        "training": {"seconds": seconds, "feature_cache": None if cache is None else {"seconds": cache}},
+        "training": {"cpu_seconds": seconds, "feature_cache": None if cache is None else {"cpu_seconds": cache}},
         "splits": {"test": {"scores": {"macro_f1": {"value": score}}}},
     }
 
