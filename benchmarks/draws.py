@@ -1,8 +1,9 @@
 """Fixed draws of the rows that a run trains and is tested on, written as files into the folder of the runs.
 
-`draw` in an experiment: `train_rows` and `test_rows` take so many rows (the same for every run of the experiment),
-`per_class` so many training rows of each class, others for every seed, and as many again for validation; `words` cuts
-every text after so many. Rows keep the order of their file.
+`draw` in an experiment: `train_rows`, `test_rows` and, of each of its `test_files`, `shift_rows` take so many rows (the
+same for every run of the experiment), `per_class` so many training rows of each class, others for every seed, and as
+many again for validation; `words` cuts every text after so many. Of a file of CoNLL columns `train_documents` takes so
+many documents. Rows and documents keep the order of their file.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from hf_selfattn.results import write_text
 
 Row = dict[str, Any]
-KNOWN = {"train_rows", "test_rows", "per_class", "words"}
+Drawn = TypeVar("Drawn")
+KNOWN = {"train_rows", "test_rows", "shift_rows", "per_class", "words", "train_documents"}
+BORDER = "-DOCSTART-"
 
 
 def drawn(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -38,17 +41,47 @@ def drawn(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     kept = {name: value for name, value in settings.items() if name != "draw"}
     if not draw:
         return kept
+    if "train_documents" in draw:
+        return {**kept, "train": write_documents(Path(kept["train"]), draw["train_documents"], folder)}
     rows = {part: read_rows(Path(settings[part])) for part in ("train", "validation", "test")}
     if "per_class" in draw:
         rows["train"], rows["validation"] = few_of_each(rows["train"], draw["per_class"], settings["seed"])
     rows["train"] = some_of(rows["train"], draw.get("train_rows"))
     rows["test"] = some_of(rows["test"], draw.get("test_rows"))
-    for part, chosen in rows.items():
-        path = folder / f"{part}.jsonl"
-        cut = [{**row, "text": first_words(row["text"], draw.get("words"))} for row in chosen]
-        write_text(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in cut))
-        kept[part] = os.path.relpath(path)
+    kept |= {part: write_rows(folder / f"{part}.jsonl", chosen, draw.get("words")) for part, chosen in rows.items()}
+    if "shift_rows" in draw:
+        others = {
+            name: some_of(read_rows(Path(path)), draw["shift_rows"]) for name, path in kept["test_files"].items()
+        }
+        kept["test_files"] = {name: write_rows(folder / f"{name}.jsonl", chosen) for name, chosen in others.items()}
     return kept
+
+
+def write_rows(path: Path, rows: Sequence[Row], words: int | None = None) -> str:
+    """Write rows as a JSONL file and return its path from here.
+
+    Args:
+        path: the file.
+        rows: with texts.
+        words: after so many every text is cut; None for whole texts.
+    """
+    cut = [{**row, "text": first_words(row["text"], words)} for row in rows]
+    write_text(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in cut))
+    return os.path.relpath(path)
+
+
+def write_documents(source: Path, count: int, folder: Path) -> str:
+    """Write random documents of a file of CoNLL columns, always the same, and return the path from here.
+
+    Args:
+        source: the file, in which a line that begins with `BORDER` opens each document.
+        count: of documents.
+        folder: takes the file.
+    """
+    documents = [f"{BORDER}{text}" for text in source.read_text(encoding="utf-8").split(BORDER)[1:]]
+    path = folder / "train.txt"
+    write_text(path, "".join(some_of(documents, count)))
+    return os.path.relpath(path)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -57,8 +90,8 @@ def read_rows(path: Path) -> list[Row]:
         return [json.loads(line) for line in file]
 
 
-def some_of(rows: Sequence[Row], count: int | None) -> list[Row]:
-    """Return so many random rows, always the same, or all.
+def some_of(rows: Sequence[Drawn], count: int | None) -> list[Drawn]:
+    """Return so many random rows or documents, always the same, or all.
 
     Args:
         rows: of a file.

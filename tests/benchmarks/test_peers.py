@@ -201,6 +201,28 @@ def test_draws_are_fixed_and_balanced(places: Path) -> None:
     assert max(len(row["text"].split()) for row in rows["test"]) == 3
 
 
+def test_further_test_sets_are_drawn(places: Path) -> None:
+    paths = write_texts(places)
+    settings = {**paths, "seed": 0, "test_files": {"far": paths["train"]}, "draw": {"train_rows": 6, "shift_rows": 4}}
+    files = drawn(settings, places / "a")
+    far = Path(files["test_files"]["far"]).read_text().splitlines()
+    every = [json.loads(line) for line in Path(paths["train"]).read_text().splitlines()]
+    assert [json.loads(line) for line in far] == [row for row in every if json.dumps(row) in far] and len(far) == 4
+    assert len(Path(files["train"]).read_text().splitlines()) == 6
+    assert len(Path(files["test"]).read_text().splitlines()) == SIZES["test"]
+
+
+def test_documents_are_drawn_whole(places: Path) -> None:
+    documents = [f"-DOCSTART- O\n\nword{i} O\n\nlast{i} O\n\n" for i in range(9)]
+    (places / "train.txt").write_text("".join(documents))
+    settings = {"train": "train.txt", "validation": "x", "test": "y", "draw": {"train_documents": 4}}
+    files = drawn(settings, places / "a")
+    text = Path(files["train"]).read_text()
+    kept = [document for document in documents if document in text]
+    assert text == "".join(kept) and len(kept) == 4
+    assert (files["validation"], files["test"]) == ("x", "y")
+
+
 @pytest.mark.parametrize(("draw", "message"), [({"per_class": 7}, "needs 14"), ({"rows": 3}, "draw has rows")])
 def test_draws_that_cannot_be_made(places: Path, draw: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
