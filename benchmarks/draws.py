@@ -1,9 +1,9 @@
 """Fixed draws of the rows that a run trains and is tested on, written as files into the folder of the runs.
 
-`draw` in an experiment: `train_rows`, `test_rows` and, of each of its `test_files`, `shift_rows` take so many rows (the
-same for every run of the experiment), `per_class` so many training rows of each class, others for every seed, and as
-many again for validation; `words` cuts every text after so many. Of a file of CoNLL columns `train_documents` takes so
-many documents. Rows and documents keep the order of their file.
+`draw` in an experiment: `train_rows`, `test_rows` and `shift_rows` take so many rows of train, of test and of each of
+the `test_files` (the same for every run of the experiment), `per_class` so many training rows of each class, others
+for every seed, and as many again for validation; `words` cuts every text after so many. Of a file of CoNLL columns
+`train_documents` takes so many documents. Rows and documents keep the order of their file.
 """
 
 from __future__ import annotations

@@ -18,8 +18,9 @@ from hf_selfattn.evaluation import joined_texts
 from hf_selfattn.preparation import seed_of
 from hf_selfattn.stopwatch import Stopwatch
 
-# R of the paper: so many positive and so many negative pairs of each row, read once.
+# R of the paper: so many positive and so many negative pairs of each row, read once, or until the last step.
 NUM_ITERATIONS, BATCH_SIZE, LEARNING_RATE = 20, 16, 2e-5
+MOST_STEPS = 100
 
 
 def run_setfit(arguments: RecipeArguments) -> dict[str, Any]:
@@ -62,6 +63,7 @@ def answer_setfit(arguments: RecipeArguments, data: ClassificationData) -> Answe
             output_dir=arguments.output_dir,
             batch_size=BATCH_SIZE,
             num_iterations=NUM_ITERATIONS,
+            max_steps=min(MOST_STEPS, 2 * NUM_ITERATIONS * len(data.splits["train"]) // BATCH_SIZE),
             body_learning_rate=LEARNING_RATE,
             seed=seed_of(arguments),
             save_strategy="no",
