@@ -191,14 +191,16 @@ class GroupedAttentionHead(nn.Module):
         self.num_heads = config.num_grouped_attention_heads
         self.head_dim = config.head_dim
         self.is_linear = config.far_field == "linear"
-        # Values, with the column of the far field, are as wide as the keys with their metric part: attention kernels
-        # want one width.
-        self.value_dim = config.head_dim + config.group_dim - self.is_linear
+        # Values are as wide as the keys with their metric part: attention kernels want one width. In a linear far field
+        # the last column is its own; it is projected all the same, since a product of 444 columns takes half as long
+        # again as one of 448.
+        projected_dim = config.head_dim + config.group_dim
+        self.value_dim = projected_dim - self.is_linear
         self.block_size = config.block_size
         self.num_sortings = config.num_sortings
         self.temperature = config.group_temperature
         self.is_causal = False
-        self.qkv = nn.Linear(config.hidden_size, self.num_heads * (2 * self.head_dim + self.value_dim))
+        self.qkv = nn.Linear(config.hidden_size, self.num_heads * (2 * self.head_dim + projected_dim))
         self.metric = nn.Linear(config.hidden_size, config.group_dim, bias=False)
         self.metric_scale = nn.Parameter(torch.ones(self.num_heads))
         num_codebooks = config.num_sortings * self.num_heads  # first all heads of the first sorting
@@ -300,16 +302,17 @@ class GroupedAttentionHead(nn.Module):
 
     def _blocks(self, projected: Tensor, metric: Tensor) -> Blocks:
         """Return queries, keys and values, each (B, K, W, H, E), of projections and metric in blocks."""
-        query, key, value = projected.split([self.head_dim, self.head_dim, self.value_dim], dim=-1)
+        E = self.head_dim
+        query, key, value = projected.split([E, E, projected.shape[-1] - 2 * E], dim=-1)
         scale = (self.metric_scale * self.head_dim**0.5)[:, None].to(metric.dtype)
-        value = F.pad(value, (0, 1)) if self.is_linear else value
+        value = F.pad(value[..., :-1], (0, 1)) if self.is_linear else value
         return torch.cat([query, metric * scale], dim=-1), torch.cat([key, metric], dim=-1), value
 
     def _corrected(self, attended_BMHE: Tensor, blocks: Blocks, means: Means, lengths_B: Tensor) -> Tensor:
         """Return the output of sorted tokens without the column of the far field, and with its linear term."""
         attended_BMHV, far_share_BMH1 = attended_BMHE.split([self.value_dim, 1], dim=-1)
-        slope_BMHV = far_field_slope(blocks, means[0], lengths_B, self.head_dim**-0.5)
-        return torch.addcmul(attended_BMHV, far_share_BMH1, slope_BMHV)
+        slope_BMHE = far_field_slope(blocks, means[0], lengths_B, self.head_dim**-0.5)
+        return torch.addcmul(attended_BMHV, far_share_BMH1, slope_BMHE[..., :-1])
 
     def _means(self, blocks: Blocks, lengths_B: Tensor) -> Means:
         """Return the mean key and the mean value of each block, the column of the far field 1."""

@@ -13,7 +13,7 @@
 # limitations under the License.
 """What a block's mean key and mean value leave out: the values lean towards the keys that a query likes.
 
-Shape suffixes: B rows, H heads, K blocks, W tokens of a block, E width of a key, V width of a value.
+Shape suffixes: B rows, H heads, K blocks, W tokens of a block, E width of keys and values.
 """
 
 import torch
@@ -50,7 +50,7 @@ def real_places(counts_BK: Tensor, block_size: int) -> Tensor:
 
 
 def far_field_slope(blocks: Blocks, means_BKHE: Tensor, lengths_B: Tensor, scaling: float) -> Tensor:
-    """Return how far the value of a whole block lies from its mean value, for each query: (B, M, H, E - 1).
+    """Return how far the value of a whole block lies from its mean value, for each query: (B, M, H, E).
 
     Attention inside a block c moves its value from the mean v_c towards the tokens whose keys the query likes. If keys
     and values of a block are normally distributed, it is exactly `v_c + C q` with the covariance C of values and keys
@@ -60,12 +60,12 @@ def far_field_slope(blocks: Blocks, means_BKHE: Tensor, lengths_B: Tensor, scali
     divided by `1 + q.S q`.
 
     Args:
-        blocks: queries, keys and values in sorted blocks; the last column of the values, 0, is left out.
+        blocks: queries, keys and values in sorted blocks, all of one width.
         means_BKHE: mean key of each block.
         lengths_B: number of real tokens of each row.
         scaling: factor of the logits.
     """
-    _, K, W, _, E = blocks[1].shape
+    _, K, W, _, _ = blocks[1].shape
     is_real_BKW = real_places(block_counts(lengths_B, K, W), W)[..., None, None]
     around = (blocks[1] - means_BKHE[:, :, None]).mul_(is_real_BKW)
     dtype = around.dtype
@@ -73,9 +73,8 @@ def far_field_slope(blocks: Blocks, means_BKHE: Tensor, lengths_B: Tensor, scali
     around, query, key, value = (x.flatten(1, 2).transpose(1, 2).to(wide) for x in (around, *blocks))  # (B, H, M, E)
     share_B111 = scaling / lengths_B.clamp(min=1).to(key.dtype)[:, None, None, None]
     around = around.transpose(-1, -2)
-    covariance_BHEF = torch.cat([around @ key, (around @ value)[..., :-1]], dim=-1) * share_B111
-    towards_BHMF = query @ covariance_BHEF
-    to_keys, to_values = towards_BHMF.split([E, E - 1], dim=-1)
+    covariance_BHEF = torch.cat([around @ key, around @ value], dim=-1) * share_B111
+    to_keys, to_values = (query @ covariance_BHEF).chunk(2, dim=-1)
     variance = (to_keys * query).sum(dim=-1, keepdim=True) * scaling
-    slope_BHMV = to_values / (1 + variance)
-    return slope_BHMV.transpose(1, 2).to(dtype)
+    slope_BHME = to_values / (1 + variance)
+    return slope_BHME.transpose(1, 2).to(dtype)
