@@ -334,11 +334,19 @@ def test_a_backbone_without_flex_says_so(family: str) -> None:
         ValueError, match="does not support an attention implementation through torch's flex_attention"
     ):
         tiny_model(family=family, attn_implementation="flex_attention")
-    model = tiny_model(family=family)
-    model.set_attn_implementation(
-        {"": "flex_attention", "backbone_config": model.config.backbone_config._attn_implementation}
-    )
-    assert model.config._attn_implementation == "flex_attention"
+    for told in ("flex_attention", {"": "flex_attention"}):
+        model = tiny_model(family=family)
+        before = model.config.backbone_config._attn_implementation
+        model.set_attn_implementation(told)  # Transformers leaves such a backbone as it is, and warns
+        assert model.config._attn_implementation == "flex_attention"
+        assert model.config.backbone_config._attn_implementation == before
+        with torch.no_grad():
+            torch.testing.assert_close(
+                main_output(model(**tiny_batch([40, 9]))),
+                main_output(tiny_model(family=family)(**tiny_batch([40, 9]))),
+                atol=1e-5,
+                rtol=0,
+            )
 
 
 @compiles
