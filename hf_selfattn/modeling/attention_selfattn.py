@@ -27,9 +27,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .blocks_selfattn import attend_in_two_sortings, permute_tokens
+from .choice_selfattn import FLEX, attention_dtype, choose_grouped_attention, choose_window_attention, is_flash
 from .codebook_selfattn import follow_tokens, hard_codes
 from .configuration_selfattn import SelfAttnConfig
 from .far_field_selfattn import Blocks, Means, block_means, far_field_slope
+from .flex_selfattn import attend_in_blocks
 from .grouping_selfattn import (
     block_counts,
     group_similarity,
@@ -48,12 +50,17 @@ class HeadMasks:
     Attributes:
         lengths_B: number of real tokens of each right-padded row.
         window_bias: additive mask of the self-attention, (B, K, W) over its windows, or None where nothing is masked.
-        block_bias: additive mask of the grouped attention, (B, K, W + K) over near and far field.
+        block_bias: additive mask of the grouped attention, (B, K, W + K) over near and far field, or None for
+            FlexAttention, which reads the lengths.
+        window_attention: what the self-attention computes with, as `choose_window_attention` returns it.
+        grouped_attention: what the grouped attention computes with, as `choose_grouped_attention` returns it.
     """
 
     lengths_B: Tensor
     window_bias: Tensor | None
-    block_bias: Tensor
+    block_bias: Tensor | None
+    window_attention: str
+    grouped_attention: str
 
 
 @dataclass
@@ -156,11 +163,17 @@ class SelfAttentionHead(nn.Module):
         K = ceil_div(N, W)
         qkv = F.pad(self.qkv(features_BND), (0, 0, 0, K * W - N))
         qkv = qkv.view(B * K, W, 3, self.num_heads, self.head_dim).transpose(1, 3)  # (B * K, H, 3, W, E)
+        if masks.window_attention == FLEX:
+            query, key, value = (x.transpose(1, 2).reshape(B, K * W, -1, self.head_dim) for x in qkv.unbind(dim=2))
+            attended = attend_in_blocks(query, key, value, None, masks.lengths_B, W, self.head_dim**-0.5)
+            return self.output(attended.flatten(2)[:, :N])
         bias = None
         if masks.window_bias is not None:
             bias = masks.window_bias.reshape(-1, 1, 1, W).to(qkv.dtype)
+            if is_flash(masks.window_attention):
+                bias = bias[:, 0, 0] == 0  # FlashAttention wants which keys are real
         attend: Callable[..., tuple[Tensor, Tensor]] = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
+            masks.window_attention, eager_attention_forward
         )
         attended, _ = attend(
             self, qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], bias, scaling=self.head_dim**-0.5, dropout=0.0
@@ -191,9 +204,9 @@ class GroupedAttentionHead(nn.Module):
         self.num_heads = config.num_grouped_attention_heads
         self.head_dim = config.head_dim
         self.is_linear = config.far_field == "linear"
-        # Values are as wide as the keys with their metric part: attention kernels want one width. In a linear far field
-        # the last column is its own; it is projected all the same, since a product of 444 columns takes half as long
-        # again as one of 448.
+        # Values are as wide as the keys with their metric part: attention kernels want one width. The last column
+        # belongs to a linear far field; it is projected all the same, since a product of 444 columns takes half as
+        # long again as one of 448.
         projected_dim = config.head_dim + config.group_dim
         self.value_dim = projected_dim - self.is_linear
         self.block_size = config.block_size
@@ -260,7 +273,7 @@ class GroupedAttentionHead(nn.Module):
         means = self._means(first, masks.lengths_B)
         summary: Tensor | None = None
         if second:
-            near_bias, scaling = masks.block_bias[..., :W], self.head_dim**-0.5
+            near_bias, scaling = cast(Tensor, masks.block_bias)[..., :W], self.head_dim**-0.5
             attended, summary = attend_in_two_sortings(
                 first, second[0], means, places, inverse, masks.lengths_B, near_bias, scaling
             )
@@ -274,7 +287,7 @@ class GroupedAttentionHead(nn.Module):
                 attended = self._corrected(attended, first, means, masks.lengths_B)
             attended = permute_tokens(attended, inverse)
             if output_attentions:
-                summary = self._summaries(weights, inverse)
+                summary = self._summaries(cast(Tensor, weights), inverse)
         if summary is None or not output_attentions:
             return attended, ()
         group_probs = F.softmax(similarity[:, :H] / self.temperature, dim=-1)
@@ -319,10 +332,14 @@ class GroupedAttentionHead(nn.Module):
         key, value = (block_means(x, lengths_B) for x in blocks[1:])
         return key, F.pad(value[..., :-1], (0, 1), value=1.0) if self.is_linear else value
 
-    def _attend(self, blocks: Blocks, means: Means | None, masks: HeadMasks) -> tuple[Tensor, Tensor]:
+    def _attend(self, blocks: Blocks, means: Means | None, masks: HeadMasks) -> tuple[Tensor, Tensor | None]:
         """Attend to the own block and the summaries of the others; return (B, K * W, H, E) and the weights."""
         query, key, value = blocks
         B, K, W, H, E = query.shape
+        scaling = self.head_dim**-0.5
+        if masks.block_bias is None:
+            query, key, value = (x.flatten(1, 2) for x in blocks)
+            return attend_in_blocks(query, key, value, means, masks.lengths_B, W, scaling), None
         if means is not None:
             key, value = (
                 torch.cat([x, mean[:, None].expand(-1, K, -1, -1, -1)], dim=2)
@@ -330,10 +347,10 @@ class GroupedAttentionHead(nn.Module):
             )
         bias = masks.block_bias.to(query.dtype).flatten(0, 1)[:, None, None]
         attend: Callable[..., tuple[Tensor, Tensor]] = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
+            masks.grouped_attention, eager_attention_forward
         )
         query, key, value = (x.flatten(0, 1).transpose(1, 2) for x in (query, key, value))
-        attended, weights = attend(self, query, key, value, bias, scaling=self.head_dim**-0.5, dropout=0.0)
+        attended, weights = attend(self, query, key, value, bias, scaling=scaling, dropout=0.0)
         return attended.view(B, K * W, H, E), weights
 
 
@@ -451,9 +468,16 @@ class SelfAttnHeads(nn.Module):
         dtype = features_BND.dtype
         window_counts = block_counts(lengths_B, ceil_div(N, W), W)
         block_size = window_width(self.config.block_size, N)
-        counts = block_counts(lengths_B, ceil_div(N, block_size), block_size)
+        num_blocks = ceil_div(N, block_size)
+        counts = block_counts(lengths_B, num_blocks, block_size)
+        told = self.config._attn_implementation or "eager"  # None where no model told it
+        where = (features_BND.device, attention_dtype(features_BND))
+        by = choose_grouped_attention(told, *where, num_blocks, block_size)
+        has_two_sortings = self.config.num_sortings > 1 and not is_one_block(num_blocks)  # plain products, always
         return HeadMasks(
             lengths_B=lengths_B,
             window_bias=None if nothing_masked else window_bias(window_counts, W, dtype),
-            block_bias=near_and_far_bias(counts, block_size, dtype),
+            block_bias=near_and_far_bias(counts, block_size, dtype) if by != FLEX or has_two_sortings else None,
+            window_attention=choose_window_attention(told, *where),
+            grouped_attention=by,
         )

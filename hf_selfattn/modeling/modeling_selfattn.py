@@ -72,6 +72,8 @@ class SelfAttnPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["SelfAttnLayer"]
     _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_flash_attn = True
     _supports_attention_backend = False
     adapted: tuple[Any, ...] = ()  # the `PeftModel` around this one, where an adapter checkpoint was opened
 

@@ -21,6 +21,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput, auto_docstring
 
+from .choice_selfattn import refuse_gradients_of_flex
+
 
 @auto_docstring
 @dataclass
@@ -116,7 +118,7 @@ def wanted_outputs(model: PreTrainedModel, kwargs: dict[str, Any]) -> dict[str, 
         kwargs: what its `forward` was given beside its inputs; the wishes are taken out.
 
     Raises:
-        ValueError: if anything is left that no one reads, or attentions are wanted that are not computed.
+        ValueError: if anything is left that no one reads, or attentions or gradients are wanted that are not computed.
     """
     want = {}
     for name in ("output_attentions", "output_hidden_states"):
@@ -133,4 +135,5 @@ def wanted_outputs(model: PreTrainedModel, kwargs: dict[str, Any]) -> dict[str, 
             f"attn_implementation={model.config._attn_implementation!r} computes no attention weights. Load the "
             "model with attn_implementation='eager', or call model.set_attn_implementation('eager')."
         )
+    refuse_gradients_of_flex(model.config._attn_implementation, model.base_model.heads)
     return want
