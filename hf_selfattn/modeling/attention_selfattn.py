@@ -324,8 +324,8 @@ class GroupedAttentionHead(nn.Module):
     def _corrected(self, attended_BMHE: Tensor, blocks: Blocks, means: Means, lengths_B: Tensor) -> Tensor:
         """Return the output of sorted tokens without the column of the far field, and with its linear term."""
         attended_BMHV, far_share_BMH1 = attended_BMHE.split([self.value_dim, 1], dim=-1)
-        slope_BMHE = far_field_slope(blocks, means[0], lengths_B, self.head_dim**-0.5)
-        return torch.addcmul(attended_BMHV, far_share_BMH1, slope_BMHE[..., :-1])
+        shift_BMHV, damping_BMH1 = far_field_slope(blocks, means[0], lengths_B, self.head_dim**-0.5, self.value_dim)
+        return torch.addcmul(attended_BMHV, far_share_BMH1 * damping_BMH1, shift_BMHV)
 
     def _means(self, blocks: Blocks, lengths_B: Tensor) -> Means:
         """Return the mean key and the mean value of each block, the column of the far field 1."""

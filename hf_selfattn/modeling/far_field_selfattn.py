@@ -13,7 +13,7 @@
 # limitations under the License.
 """What a block's mean key and mean value leave out: the values lean towards the keys that a query likes.
 
-Shape suffixes: B rows, H heads, K blocks, W tokens of a block, E width of keys and values.
+Shape suffixes: B rows, H heads, K blocks, W tokens of a block, E width of keys and values, V columns of values.
 """
 
 import torch
@@ -49,8 +49,10 @@ def real_places(counts_BK: Tensor, block_size: int) -> Tensor:
     return torch.arange(block_size, device=counts_BK.device) < counts_BK[..., None]
 
 
-def far_field_slope(blocks: Blocks, means_BKHE: Tensor, lengths_B: Tensor, scaling: float) -> Tensor:
-    """Return how far the value of a whole block lies from its mean value, for each query: (B, M, H, E).
+def far_field_slope(
+    blocks: Blocks, means_BKHE: Tensor, lengths_B: Tensor, scaling: float, value_dim: int
+) -> tuple[Tensor, Tensor]:
+    """Return how far the value of a whole block lies from its mean value, for each query.
 
     Attention inside a block c moves its value from the mean v_c towards the tokens whose keys the query likes. If keys
     and values of a block are normally distributed, it is exactly `v_c + C q` with the covariance C of values and keys
@@ -64,8 +66,12 @@ def far_field_slope(blocks: Blocks, means_BKHE: Tensor, lengths_B: Tensor, scali
         means_BKHE: mean key of each block.
         lengths_B: number of real tokens of each row.
         scaling: factor of the logits.
+        value_dim: V, how many columns of the values are moved.
+
+    Returns:
+        The shift before the division, (B, M, H, V), and what it is multiplied by, (B, M, H, 1).
     """
-    _, K, W, _, _ = blocks[1].shape
+    _, K, W, _, E = blocks[1].shape
     is_real_BKW = real_places(block_counts(lengths_B, K, W), W)[..., None, None]
     around = (blocks[1] - means_BKHE[:, :, None]).mul_(is_real_BKW)
     dtype = around.dtype
@@ -74,7 +80,6 @@ def far_field_slope(blocks: Blocks, means_BKHE: Tensor, lengths_B: Tensor, scali
     share_B111 = scaling / lengths_B.clamp(min=1).to(key.dtype)[:, None, None, None]
     around = around.transpose(-1, -2)
     covariance_BHEF = torch.cat([around @ key, around @ value], dim=-1) * share_B111
-    to_keys, to_values = (query @ covariance_BHEF).chunk(2, dim=-1)
+    to_keys, to_values, _ = (query @ covariance_BHEF).split([E, value_dim, E - value_dim], dim=-1)
     variance = (to_keys * query).sum(dim=-1, keepdim=True) * scaling
-    slope_BHME = to_values / (1 + variance)
-    return slope_BHME.transpose(1, 2).to(dtype)
+    return to_values.transpose(1, 2).to(dtype), (1 + variance).reciprocal().transpose(1, 2).to(dtype)

@@ -232,7 +232,8 @@ def test_the_linear_far_field_is_attention_to_normally_distributed_keys() -> Non
     value = key @ torch.randn(E, E, dtype=torch.float64) + 3
     query = torch.randn_like(key)
     means, lengths, scaling = key.mean(dim=2), torch.tensor([N]), 0.1
-    slope = far_field_slope((query, key, value), means, lengths, scaling)[0, : N // 2, 0]
+    shift, damping = far_field_slope((query, key, value), means, lengths, scaling, E)
+    slope = (shift * damping)[0, : N // 2, 0]
     weights = (query[0, 0, :, 0] @ key[0, 1, :, 0].T * scaling).softmax(dim=-1)
     shift = weights @ (value - value.mean(dim=2, keepdim=True))[0, 1, :, 0]
     assert (slope - shift).norm() < 0.15 * shift.norm()
