@@ -38,6 +38,7 @@ from .grouping_selfattn import (
     sort_by_group,
     window_bias,
 )
+from .selection_selfattn import with_selected_blocks
 from .subsequences_selfattn import ceil_div
 
 
@@ -176,7 +177,8 @@ class GroupedAttentionHead(nn.Module):
     the fast multipole method (Greengard and Rokhlin, 1987); grouping by similarity follows the Reformer (Kitaev et
     al., 2020) and the Routing Transformer (Roy et al., 2021). The logits have the term `metric_scale * u_i . u_j`,
     through which the similarity space u learns from the task. With two sortings each head has two independent sets of
-    prototypes, as the hash rounds of the Reformer, and a token attends to its own block in either sorting.
+    prototypes, as the hash rounds of the Reformer, and a token attends to its own block in either sorting. With
+    selected blocks a block reads the tokens of its best others in full, not their means.
 
     With `far_field="linear"` the mean values have a correction that is linear in the query (`far_field_slope`): the
     dipole beside the monopole. What it needs is how much attention falls on the means, which a column of ones beside
@@ -196,6 +198,7 @@ class GroupedAttentionHead(nn.Module):
         self.value_dim = config.head_dim + config.group_dim - self.is_linear
         self.block_size = config.block_size
         self.num_sortings = config.num_sortings
+        self.selected_blocks = config.selected_blocks
         self.temperature = config.group_temperature
         self.is_causal = False
         self.qkv = nn.Linear(config.hidden_size, self.num_heads * (2 * self.head_dim + self.value_dim))
@@ -264,12 +267,12 @@ class GroupedAttentionHead(nn.Module):
         return F.normalize(self.metric(features_BND), dim=-1)
 
     def _summaries(self, weights: Tensor, inverse_BNH: Tensor) -> Tensor:
-        """Return the part of the weights (B * K, H, W, W + K) that falls on summaries, (B, N, H, K) in token order."""
+        """Return the last K of the weights (B * K, H, W, M), which fall on summaries: (B, N, H, K) in token order."""
         B, N, H = inverse_BNH.shape
         num_blocks = len(weights) // B
         if num_blocks == 1:  # the own block is no summary
             return weights.new_zeros(B, N, H, 1)
-        summary = weights[..., self.block_size :].transpose(1, 2).reshape(B, -1, H, num_blocks)
+        summary = weights[..., -num_blocks:].transpose(1, 2).reshape(B, -1, H, num_blocks)
         return permute_tokens(summary, inverse_BNH)
 
     def _sorted_blocks(self, projected_BNHE: Tensor, metric_BNHE: Tensor, places_BMH: Tensor) -> Blocks:
@@ -299,12 +302,17 @@ class GroupedAttentionHead(nn.Module):
         """Attend to the own block and the summaries of the others; return (B, K * W, H, E) and the weights."""
         query, key, value = blocks
         B, K, W, H, E = query.shape
-        if means is not None:
+        bias = masks.block_bias[:, :, None, None]
+        if means is not None and self.selected_blocks:
+            key, value, bias = with_selected_blocks(
+                blocks, means, masks.block_bias, masks.lengths_B, self.selected_blocks
+            )
+        elif means is not None:
             key, value = (
                 torch.cat([x, mean[:, None].expand(-1, K, -1, -1, -1)], dim=2)
                 for x, mean in zip((key, value), means, strict=True)
             )
-        bias = masks.block_bias.to(query.dtype).flatten(0, 1)[:, None, None]
+        bias = bias.to(query.dtype).flatten(0, 1)
         attend: Callable[..., tuple[Tensor, Tensor]] = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )

@@ -113,6 +113,10 @@ class SelfAttnConfig(PreTrainedConfig):
         In how many orders (1 or 2) each grouped-attention head sorts the tokens, each by prototypes of its own: the
         hash rounds of the Reformer. With 2 a token attends to its own block in both; more exact, slower, and always
         by plain products, whatever attention implementation is set.
+    selected_blocks (`int`, *optional*, defaults to 0):
+        How many other blocks each block reads in full, beside its own, instead of their summaries: those whose mean
+        key its mean query likes best, as in native sparse attention (Yuan et al., 2025). More exact where attention
+        is sharp, and slower; with as many as there are others it is full attention.
     codebook (`"random"`, `"kmeans"` or `"ema"`, *optional*, defaults to `"kmeans"`):
         Where the prototypes are: random unit vectors, or the means that k-means finds in a first pass over data (the
         recipes make it, as `fit_codebooks` does; they are random before it), or such means that follow the tokens
@@ -204,6 +208,7 @@ class SelfAttnConfig(PreTrainedConfig):
     group_temperature: float | int = 0.1
     block_size: int = 64
     num_sortings: int = 1
+    selected_blocks: int = 0
     codebook: Literal["random", "kmeans", "ema"] = "kmeans"
     metric_code: Literal["soft", "hard"] = "soft"
     far_field: Literal["mean", "linear"] = "linear"
@@ -303,6 +308,7 @@ class SelfAttnConfig(PreTrainedConfig):
             "num_groups": 1,
             "group_dim": 1,
             "block_size": 1,
+            "selected_blocks": 0,
             "attention_window": 1,
             "num_mixed_layers": 1,
         }
@@ -311,6 +317,11 @@ class SelfAttnConfig(PreTrainedConfig):
                 raise ValueError(f"{name}={getattr(self, name)} is too small: it must be at least {minimum}.")
         if self.num_sortings not in (1, 2):
             raise ValueError(f"num_sortings={self.num_sortings} must be 1 or 2.")
+        if self.num_sortings > 1 and self.selected_blocks:
+            raise ValueError(
+                f"selected_blocks={self.selected_blocks} is for one sorting, but num_sortings={self.num_sortings}. "
+                "Take num_sortings=1, or selected_blocks=0."
+            )
         if self.head_dim % 8:
             raise ValueError(
                 f"head_dim={self.head_dim} is not divisible by 8, which attention kernels need. Take "

@@ -65,6 +65,8 @@ def test_attention_implementation_of_each_part() -> None:
         ({"block_size": 0}, "block_size=0 is too small: it must be at least 1"),
         ({"num_sortings": 3}, "num_sortings=3 must be 1 or 2"),
         ({"num_sortings": 0}, "num_sortings=0 must be 1 or 2"),
+        ({"selected_blocks": -1}, "selected_blocks=-1 is too small: it must be at least 0"),
+        ({"selected_blocks": 2, "num_sortings": 2}, "selected_blocks=2 is for one sorting, but num_sortings=2"),
         ({"num_self_attention_heads": -1}, "num_self_attention_heads=-1 is too small: it must be at least 0"),
         ({"num_head_layers": 0}, "num_head_layers=0 is too small"),
         ({"attention_window": 0}, "attention_window=0 is too small"),
