@@ -38,8 +38,9 @@ from .grouping_selfattn import (
     sort_by_group,
     window_bias,
 )
+from .sampling_selfattn import draw_tokens
 from .selection_selfattn import with_selected_blocks
-from .subsequences_selfattn import ceil_div
+from .subsequences_selfattn import ceil_div, gather_tokens
 
 
 @dataclass
@@ -67,6 +68,7 @@ class HeadsOutput:
         group_probs: (B, H, N, G) softmax of the similarity to each group.
         summary_attentions: (B, H, N, K) attention of each token to the summary of each block.
         fusion_weights: (2,) or (2, D) weights of the self-attention and of the grouped attention.
+        tokens_read: (B, N) the tokens that were drawn in training, or None where all were read.
     """
 
     features: Tensor
@@ -74,6 +76,7 @@ class HeadsOutput:
     group_probs: tuple[Tensor, ...]
     summary_attentions: tuple[Tensor, ...]
     fusion_weights: tuple[Tensor, ...]
+    tokens_read: Tensor | None = None
 
     def as_fields(self, inverse_BN: Tensor | None) -> dict[str, tuple[Tensor, ...]]:
         """Return the fields that a model's output takes over, their tokens in the order of the input.
@@ -365,7 +368,15 @@ class SelfAttnLayer(GradientCheckpointingLayer):
                 x if self.grouped_norm is None else self.grouped_norm(x), masks, output_attentions
             )
             y = y + self.fusion_weight[1] * self.dropout(g)
-        return (y if self.output_norm is None else self.output_norm(y)), record
+        return self.without_attention(y), record
+
+    def without_attention(self, features_BND: Tensor) -> Tensor:
+        """Return what the layer makes of features where all attention is 0.
+
+        Args:
+            features_BND: the input of the layer.
+        """
+        return features_BND if self.output_norm is None else self.output_norm(features_BND)
 
 
 class SelfAttnHeads(nn.Module):
@@ -404,6 +415,8 @@ class SelfAttnHeads(nn.Module):
             output_attentions: also return groups, group probabilities, summary attentions and fusion weights.
         """
         features = (self.mixed(hidden_states) - self.feature_mean) * self.feature_scale
+        if self.training and self.config.token_keep_rate < 1 and not output_attentions:
+            return self._read_some(features, lengths_B)
         masks = self._masks(features, lengths_B)
         records = []
         for layer in self.layers:
@@ -415,6 +428,20 @@ class SelfAttnHeads(nn.Module):
         group_ids, group_probs, summary_attentions = zip(*records, strict=True) if has_groups else ((), (), ())
         fusion_weights = tuple(cast(Tensor, layer.fusion_weight) for layer in self.layers)
         return HeadsOutput(features, group_ids, group_probs, summary_attentions, fusion_weights)
+
+    def _read_some(self, features_BND: Tensor, lengths_B: Tensor | None) -> HeadsOutput:
+        """Apply the attention layers to a random share of the tokens; others pass as if all attention were 0."""
+        B, N, _ = features_BND.shape
+        lengths_B = torch.full((B,), N, device=features_BND.device) if lengths_B is None else lengths_B
+        frame = len(self.config.prefix_token_ids), len(self.config.suffix_token_ids)
+        drawn = draw_tokens(lengths_B, N, self.config.token_keep_rate, *frame)
+        read, others = gather_tokens(features_BND, drawn.places_BR), features_BND
+        masks = self._masks(read, drawn.lengths_B)
+        for layer in self.layers:
+            read, _ = layer(read, masks)
+            others = cast(SelfAttnLayer, layer).without_attention(others)
+        features, is_drawn = drawn.put_back(read, others)
+        return HeadsOutput(features, (), (), (), (), is_drawn)
 
     def mixed(self, hidden_states: tuple[Tensor, ...]) -> Tensor:
         """Return (B, N, D) the weighted sum of the hidden layers.

@@ -132,6 +132,13 @@ class SelfAttnConfig(PreTrainedConfig):
     subsequence_stride (`int`, *optional*):
         Tokens that neighbouring windows share, as the `stride` of a tokenizer. An eighth of the window where it is
         not given.
+    subsequence_keep_rate (`float`, *optional*, defaults to 1.0):
+        In training of a sequence classifier, share of a row's windows that the backbone reads, drawn anew in each
+        step, at least one. What it does not read is masked for heads and classifier. Evaluation reads every window.
+    token_keep_rate (`float`, *optional*, defaults to 1.0):
+        In training, share of a row's tokens that the heads read, drawn anew in each step; special tokens come first.
+        The others pass the heads by (random layerwise token dropping; Yao et al., 2022), and a sequence classifier
+        leaves them out. Evaluation reads every token.
     attention_window (`int`, *optional*, defaults to 512):
         Tokens over which the self-attention head looks: the features are cut into pieces of this length.
     prefix_token_ids (`list[int]`, *optional*):
@@ -214,6 +221,8 @@ class SelfAttnConfig(PreTrainedConfig):
     far_field: Literal["mean", "linear"] = "linear"
     subsequence_length: int | None = None
     subsequence_stride: int | None = None
+    subsequence_keep_rate: float | int = 1.0
+    token_keep_rate: float | int = 1.0
     attention_window: int = 512
     prefix_token_ids: list[int] = field(default_factory=list)
     suffix_token_ids: list[int] = field(default_factory=list)
@@ -334,6 +343,9 @@ class SelfAttnConfig(PreTrainedConfig):
             )
         if self.group_temperature <= 0:
             raise ValueError(f"group_temperature={self.group_temperature} must be above 0.")
+        for name in ("subsequence_keep_rate", "token_keep_rate"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0 and at most 1 (all are read).")
         for name in ("head_dropout", "classifier_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1.")

@@ -61,9 +61,9 @@ def with_selected_blocks(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return what the tokens of each block read: their own block, the selected ones, and the means of all blocks.
 
-    A block selects others by mean query and mean key in each head, as top-k attention to centroids does (Roy et al.,
-    2021; native sparse attention, Yuan et al., 2025). The choice has no gradient. The mean of a block that is read in
-    full is masked, so that each token still counts once.
+    In each head a block selects others by its mean query and their mean keys, much as native sparse attention does by
+    compressed keys (Yuan et al., 2025). The choice has no gradient. The mean of a block that is read in full is
+    masked, so that each token still counts once.
 
     Args:
         blocks: queries, keys and values (B, K, W, H, E).

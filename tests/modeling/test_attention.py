@@ -78,13 +78,13 @@ def naive_selected(
     selected: list[list[int]] = []
     if not head.selected_blocks:
         return [[] for _ in blocks]
-    q, k, u = q.detach(), k.detach(), u.detach()
+    q, k, u, scale = q.detach(), k.detach(), u.detach(), float(head.metric_scale[h].detach())
     for own, block in enumerate(blocks):
         scores: dict[int, float] = {}
         for other, far in enumerate(blocks):
             logit = q[block].mean(dim=0) @ k[far].mean(dim=0) / sqrt(head.head_dim)
             similarity = u[block].mean(dim=0) @ u[far].mean(dim=0)
-            scores[other] = float(logit + head.metric_scale[h] * similarity)
+            scores[other] = float(logit + scale * similarity)
         others = sorted((number for number in scores if number != own), key=lambda number: -scores[number])
         selected.append(others[: head.selected_blocks])
     return selected
