@@ -8,8 +8,9 @@ from torch.nn import functional as F
 from transformers import BertConfig
 
 from hf_selfattn import SelfAttnConfig
-from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead, SelfAttnHeads
+from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead
 from hf_selfattn.modeling.codebook_selfattn import spherical_kmeans
+from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads
 
 GROUP_DIM = 16
 
@@ -95,7 +96,12 @@ def grouped(
 
 
 def grouped_cost(
-    num_tokens: int, head_dim: int, num_sortings: int = 1, block_size: int = 64, linear: bool = True
+    num_tokens: int,
+    head_dim: int,
+    num_sortings: int = 1,
+    block_size: int = 64,
+    linear: bool = True,
+    selected_blocks: int = 0,
 ) -> int:
     """Return the multiplications of the grouped layer for one token in one head, without its projections.
 
@@ -105,9 +111,10 @@ def grouped_cost(
         num_sortings: of the tokens.
         block_size: tokens of a block.
         linear: whether the far field has its linear term.
+        selected_blocks: other blocks that each block reads in full; the choice of them costs less than one key.
     """
     width = head_dim + GROUP_DIM
-    num_keys = num_sortings * block_size + num_tokens // block_size
+    num_keys = (num_sortings + selected_blocks) * block_size + num_tokens // block_size
     return num_keys * 2 * width + (2 * width * (2 * width - 1) if linear else 0)
 
 
@@ -249,6 +256,10 @@ def compare(
         "grouped": (cost(), grouped(*given, metric, first)),
         "grouped, blocks of 32": (cost(block_size=32), grouped(*given, metric, first, block_size=32)),
         "grouped, two sortings": (cost(num_sortings=2), grouped(*given, metric, first, second)),
+        **{
+            f"grouped, {name}": (cost(selected_blocks=t), grouped(*given, metric, first, selected_blocks=t))
+            for name, t in {"best block": 1, "best 2 blocks": 2, "best 4 blocks": 4}.items()
+        },
         "grouped, means only": (cost(linear=False), grouped(*given, metric, first, far_field="mean")),
         "grouped, random prototypes": (cost(), grouped(*given, metric, random)),
         "grouped, random, means only": (cost(linear=False), grouped(*given, metric, random, far_field="mean")),

@@ -28,7 +28,8 @@ from transformers import (
 
 from hf_selfattn import SelfAttnConfig
 from hf_selfattn.attention_cpu import NAME
-from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead, SelfAttnHeads
+from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead
+from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads
 
 WIDTH, HEADS, HEAD_DIM = 384, 12, 32
 Layer = Callable[[Tensor], Tensor]
@@ -106,7 +107,7 @@ class GroupedAttention(nn.Module):
         num_blocks = -(-num_tokens // W)
         num_keys = W + (num_blocks if num_blocks > 1 else 0)
         if num_blocks > 1:
-            num_keys += (c.num_sortings - 1) * W
+            num_keys += (c.num_sortings - 1 + min(c.selected_blocks, num_blocks - 1)) * W
         similarity = H * c.num_groups * U * c.num_sortings
         linear = 2 * H * (E + U) * (E + U + value_dim) if num_blocks > 1 else 0
         return 2.0 * num_tokens * (projections + similarity + linear + H * num_keys * 2 * (E + U))

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .modeling.attention_selfattn import GroupedAttentionHead, HeadMasks, SelfAttnHeads
+from .modeling.attention_selfattn import GroupedAttentionHead, HeadMasks
 from .modeling.codebook_selfattn import spherical_kmeans
+from .modeling.heads_selfattn import SelfAttnHeads
 from .standardisation import read_rows
 
 MOST_TOKENS = 16_384

@@ -19,8 +19,8 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from .adapters import base_model
 from .feature_store import KEY_BYTES, FeatureStore, bytes_of_token
-from .modeling.attention_selfattn import HeadsOutput
 from .modeling.backbone_selfattn import weights_hash
+from .modeling.heads_selfattn import HeadsOutput
 from .progress import Line
 from .stopwatch import Stopwatch
 

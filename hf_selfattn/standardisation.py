@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .modeling.attention_selfattn import SelfAttnHeads
+from .modeling.heads_selfattn import SelfAttnHeads
 
 BATCH_SIZE = 8
 

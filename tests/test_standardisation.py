@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 from tiny_models import tiny_batch, tiny_model
 from torch import Tensor
 
-from hf_selfattn.modeling.attention_selfattn import SelfAttnHeads
+from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads
 from hf_selfattn.standardisation import standardise_features
 
 

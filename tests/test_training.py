@@ -19,6 +19,7 @@ from hf_selfattn.modeling.modeling_selfattn import SelfAttnForSequenceClassifica
 from hf_selfattn.training import run
 
 TINY_HEADS = {"head_dim": 8, "group_dim": 8, "num_groups": 4, "block_size": 8, "subsequence_stride": 4}
+KEEP_RATES = {"token_keep_rate": 0.5, "subsequence_keep_rate": 0.5}
 QUICK = {"num_train_epochs": 1, "per_device_train_batch_size": 4, "bf16": False, "disable_tqdm": True, "seed": 0}
 
 
@@ -146,11 +147,13 @@ def test_the_same_arguments_train_once(
         run(build_arguments({**given, "learning_rate": 0.5}))
 
 
-@pytest.mark.parametrize("sample_tokens", [0, 24])
-def test_a_run_that_was_stopped_goes_on_and_ends_alike(backbone: str, tmp_path: Path, sample_tokens: int) -> None:
+@pytest.mark.parametrize("sampling", [{}, {"sample_tokens": 24}, {"heads": {**TINY_HEADS, **KEEP_RATES}}])
+def test_a_run_that_was_stopped_goes_on_and_ends_alike(
+    backbone: str, tmp_path: Path, sampling: dict[str, Any]
+) -> None:
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
-    changes = {"num_train_epochs": 3, "save_total_limit": 5, "sample_tokens": sample_tokens}
+    changes = {"num_train_epochs": 3, "save_total_limit": 5, **sampling}
     whole = run(build_arguments(settings(backbone, tmp_path / "whole", **changes)))
     given = settings(backbone, tmp_path / "stopped", **changes)
 

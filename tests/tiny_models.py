@@ -196,6 +196,25 @@ def main_output(outputs: Any) -> Tensor:
     return outputs.logits if "logits" in outputs else outputs.last_hidden_state
 
 
+@torch.no_grad()
+def assert_rows_stand_alone(model: Any, lengths: list[int]) -> None:
+    """Check that padding on either side and the other rows of a batch change nothing.
+
+    Args:
+        model: a model in evaluation mode.
+        lengths: tokens of each row.
+    """
+    right, left = tiny_batch(lengths), tiny_batch(lengths, padding_side="left")
+    from_right, from_left = main_output(model(**right)), main_output(model(**left))
+    for row, number in enumerate(lengths):
+        single = main_output(model(right["input_ids"][row : row + 1, :number]))[0]
+        of_tokens = single.dim() == 2
+        at_right = from_right[row, :number] if of_tokens else from_right[row]
+        at_left = from_left[row, -number:] if of_tokens else from_left[row]
+        torch.testing.assert_close(at_right, single, atol=1e-5, rtol=0)
+        torch.testing.assert_close(at_left, single, atol=1e-5, rtol=0)
+
+
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """Return a tokenizer of the words w5 … w98 that frames texts and pairs and cuts nothing."""
     special = {"[PAD]": 0, "[UNK]": 1, "[MASK]": 2, "[CLS]": CLS, "[SEP]": SEP}

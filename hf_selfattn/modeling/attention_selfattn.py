@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The two attention heads and their learned weighted sum, on the features of any backbone.
+"""The two attention heads: inside consecutive windows, and across the whole input by groups.
 
 Shape suffixes: B rows, N tokens, D features, H heads, K blocks, W tokens of a block, G groups, E width of a head.
 """
@@ -23,23 +23,20 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .blocks_selfattn import attend_in_two_sortings, permute_tokens
-from .choice_selfattn import FLEX, attention_dtype, choose_grouped_attention, choose_window_attention, is_flash
+from .choice_selfattn import FLEX, is_flash
 from .codebook_selfattn import follow_tokens, hard_codes
 from .configuration_selfattn import SelfAttnConfig
 from .far_field_selfattn import Blocks, Means, block_means, far_field_slope
 from .flex_selfattn import attend_in_blocks
 from .grouping_selfattn import (
-    block_counts,
     group_similarity,
     is_one_block,
-    near_and_far_bias,
     sort_by_group,
-    window_bias,
 )
+from .selection_selfattn import with_selected_blocks
 from .subsequences_selfattn import ceil_div
 
 
@@ -61,44 +58,6 @@ class HeadMasks:
     block_bias: Tensor | None
     window_attention: str
     grouped_attention: str
-
-
-@dataclass
-class HeadsOutput:
-    """What `SelfAttnHeads` returns; the lists have one entry per head layer and are empty unless asked for.
-
-    Attributes:
-        features: (B, N, D) the weighted sum.
-        group_ids: (B, H, N) the group of each token in each head.
-        group_probs: (B, H, N, G) softmax of the similarity to each group.
-        summary_attentions: (B, H, N, K) attention of each token to the summary of each block.
-        fusion_weights: (2,) or (2, D) weights of the self-attention and of the grouped attention.
-    """
-
-    features: Tensor
-    group_ids: tuple[Tensor, ...]
-    group_probs: tuple[Tensor, ...]
-    summary_attentions: tuple[Tensor, ...]
-    fusion_weights: tuple[Tensor, ...]
-
-    def as_fields(self, inverse_BN: Tensor | None) -> dict[str, tuple[Tensor, ...]]:
-        """Return the fields that a model's output takes over, their tokens in the order of the input.
-
-        Args:
-            inverse_BN: the place of each token of the input, or None where the order is the same.
-        """
-        per_token = {
-            "group_ids": self.group_ids,
-            "group_probs": self.group_probs,
-            "summary_attentions": self.summary_attentions,
-        }
-        if inverse_BN is not None:
-            for name, layers in per_token.items():
-                per_token[name] = tuple(
-                    layer.take_along_dim(inverse_BN[:, None] if layer.dim() == 3 else inverse_BN[:, None, :, None], 2)
-                    for layer in layers
-                )
-        return {**per_token, "fusion_weights": self.fusion_weights}
 
 
 def eager_attention_forward(
@@ -189,7 +148,8 @@ class GroupedAttentionHead(nn.Module):
     the fast multipole method (Greengard and Rokhlin, 1987); grouping by similarity follows the Reformer (Kitaev et
     al., 2020) and the Routing Transformer (Roy et al., 2021). The logits have the term `metric_scale * u_i . u_j`,
     through which the similarity space u learns from the task. With two sortings each head has two independent sets of
-    prototypes, as the hash rounds of the Reformer, and a token attends to its own block in either sorting.
+    prototypes, as the hash rounds of the Reformer, and a token attends to its own block in either sorting. With
+    selected blocks a block reads the tokens of its best others in full, not their means.
 
     With `far_field="linear"` the mean values have a correction that is linear in the query (`far_field_slope`): the
     dipole beside the monopole. What it needs is how much attention falls on the means, which a column of ones beside
@@ -211,6 +171,7 @@ class GroupedAttentionHead(nn.Module):
         self.value_dim = projected_dim - self.is_linear
         self.block_size = config.block_size
         self.num_sortings = config.num_sortings
+        self.selected_blocks = config.selected_blocks
         self.temperature = config.group_temperature
         self.is_causal = False
         self.qkv = nn.Linear(config.hidden_size, self.num_heads * (2 * self.head_dim + projected_dim))
@@ -302,10 +263,10 @@ class GroupedAttentionHead(nn.Module):
         return F.normalize(self.metric(features_BND), dim=-1)
 
     def _summaries(self, weights: Tensor, inverse_BNH: Tensor) -> Tensor:
-        """Return the part of the weights (B * K, H, W, W + K) that falls on summaries, (B, N, H, K) in token order."""
+        """Return the last K of the weights (B * K, H, W, M), which fall on summaries: (B, N, H, K) in token order."""
         B, _, H = inverse_BNH.shape
         num_blocks = len(weights) // B
-        summary = weights[..., self.block_size :].transpose(1, 2).reshape(B, -1, H, num_blocks)
+        summary = weights[..., -num_blocks:].transpose(1, 2).reshape(B, -1, H, num_blocks)
         return permute_tokens(summary, inverse_BNH)
 
     def _sorted_blocks(self, projected_BNHE: Tensor, metric_BNHE: Tensor, places_BMH: Tensor) -> Blocks:
@@ -340,144 +301,20 @@ class GroupedAttentionHead(nn.Module):
         if masks.block_bias is None:
             query, key, value = (x.flatten(1, 2) for x in blocks)
             return attend_in_blocks(query, key, value, means, masks.lengths_B, W, scaling), None
-        if means is not None:
+        bias = masks.block_bias[:, :, None, None]
+        if means is not None and self.selected_blocks:
+            key, value, bias = with_selected_blocks(
+                blocks, means, masks.block_bias, masks.lengths_B, self.selected_blocks
+            )
+        elif means is not None:
             key, value = (
                 torch.cat([x, mean[:, None].expand(-1, K, -1, -1, -1)], dim=2)
                 for x, mean in zip((key, value), means, strict=True)
             )
-        bias = masks.block_bias.to(query.dtype).flatten(0, 1)[:, None, None]
+        bias = bias.to(query.dtype).flatten(0, 1)
         attend: Callable[..., tuple[Tensor, Tensor]] = ALL_ATTENTION_FUNCTIONS.get_interface(
             masks.grouped_attention, eager_attention_forward
         )
         query, key, value = (x.flatten(0, 1).transpose(1, 2) for x in (query, key, value))
         attended, weights = attend(self, query, key, value, bias, scaling=scaling, dropout=0.0)
         return attended.view(B, K * W, H, E), weights
-
-
-def build_norm(config: SelfAttnConfig) -> nn.Module:
-    """Return the normalisation layer that the configuration names.
-
-    Args:
-        config: configuration of the heads.
-    """
-    kind = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}[config.norm_type]
-    return kind(config.hidden_size, eps=config.norm_eps)
-
-
-class SelfAttnLayer(GradientCheckpointingLayer):
-    """Self-attention, grouped attention on its result, and the weighted sum `x + w_self * a + w_group * g`."""
-
-    def __init__(self, config: SelfAttnConfig):
-        super().__init__()
-        self.config = config
-        self.self_attention = SelfAttentionHead(config) if config.num_self_attention_heads else None
-        self.grouped_attention = GroupedAttentionHead(config) if config.num_grouped_attention_heads else None
-        self.self_norm = build_norm(config) if self._normalise_before and self.self_attention else None
-        self.grouped_norm = build_norm(config) if self._normalise_before and self.grouped_attention else None
-        self.output_norm = None if self._normalise_before else build_norm(config)
-        self.dropout = nn.Dropout(config.head_dropout)
-        shape = (2, config.hidden_size) if config.fusion == "channel" else (2,)
-        weight = torch.empty(shape)
-        self.fusion_weight = nn.Buffer(weight) if config.fusion == "fixed" else nn.Parameter(weight)
-
-    @property
-    def _normalise_before(self) -> bool:
-        return self.config.norm_position == "pre"
-
-    def forward(
-        self, features_BND: Tensor, masks: HeadMasks, output_attentions: bool = False
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        x, y = features_BND, features_BND
-        record: tuple[Tensor, ...] = ()
-        if self.self_attention is not None:
-            a = self.self_attention(x if self.self_norm is None else self.self_norm(x), masks)
-            y = y + self.fusion_weight[0] * self.dropout(a)
-            x = x + a
-        if self.grouped_attention is not None:
-            g, record = self.grouped_attention(
-                x if self.grouped_norm is None else self.grouped_norm(x), masks, output_attentions
-            )
-            y = y + self.fusion_weight[1] * self.dropout(g)
-        return (y if self.output_norm is None else self.output_norm(y)), record
-
-
-class SelfAttnHeads(nn.Module):
-    """Everything that stands on the backbone's features: layer mix, attention layers and fusion weights.
-
-    The mixed features are standardised: `feature_mean` (D,) is taken off and the rest multiplied by the number
-    `feature_scale`. They are 0 and 1 until a pass over data sets them. Encoders give all tokens a large common part,
-    along which a linear head swings as it learns (Ethayarajh, 2019; Mu and Viswanath, 2018).
-
-    It is one module with one `forward`, so PEFT can train and save it whole (`modules_to_save`).
-    """
-
-    weight = None  # when PEFT merges, it reads the `weight` of each module that it saved, even of one that has none
-
-    def __init__(self, config: SelfAttnConfig):
-        super().__init__()
-        self.config = config
-        self.layer_weight = nn.Parameter(torch.empty(config.num_mixed_layers)) if config.num_mixed_layers > 1 else None
-        self.feature_mean = nn.Buffer(torch.zeros(config.hidden_size))
-        self.feature_scale = nn.Buffer(torch.ones(()))
-        has_attention = config.num_self_attention_heads or config.num_grouped_attention_heads
-        num_layers = config.num_head_layers if has_attention else 0  # fusion weights of nothing would get no gradient
-        self.layers = nn.ModuleList(SelfAttnLayer(config) for _ in range(num_layers))
-
-    def forward(
-        self,
-        hidden_states: tuple[Tensor, ...],
-        lengths_B: Tensor | None = None,
-        output_attentions: bool = False,
-    ) -> HeadsOutput:
-        """Mix the hidden layers and apply the attention layers.
-
-        Args:
-            hidden_states: `num_mixed_layers` tensors (B, N, D) of right-padded rows.
-            lengths_B: number of real tokens of each row, or None where no token is padding.
-            output_attentions: also return groups, group probabilities, summary attentions and fusion weights.
-        """
-        features = (self.mixed(hidden_states) - self.feature_mean) * self.feature_scale
-        masks = self._masks(features, lengths_B)
-        records = []
-        for layer in self.layers:
-            features, record = layer(features, masks, output_attentions)
-            records.append(record)
-        if not output_attentions:
-            return HeadsOutput(features, (), (), (), ())
-        has_groups = self.config.num_grouped_attention_heads > 0
-        group_ids, group_probs, summary_attentions = zip(*records, strict=True) if has_groups else ((), (), ())
-        fusion_weights = tuple(cast(Tensor, layer.fusion_weight) for layer in self.layers)
-        return HeadsOutput(features, group_ids, group_probs, summary_attentions, fusion_weights)
-
-    def mixed(self, hidden_states: tuple[Tensor, ...]) -> Tensor:
-        """Return (B, N, D) the weighted sum of the hidden layers.
-
-        Args:
-            hidden_states: `num_mixed_layers` tensors (B, N, D).
-        """
-        if self.layer_weight is None:
-            return hidden_states[-1]
-        return cast(Tensor, sum(weight * x for weight, x in zip(self.layer_weight, hidden_states, strict=True)))
-
-    def _masks(self, features_BND: Tensor, lengths_B: Tensor | None) -> HeadMasks:
-        B, N, _ = features_BND.shape
-        W = window_width(self.config.attention_window, N)
-        nothing_masked = lengths_B is None and N % W == 0
-        if lengths_B is None:
-            lengths_B = torch.full((B,), N, device=features_BND.device)
-        dtype = features_BND.dtype
-        window_counts = block_counts(lengths_B, ceil_div(N, W), W)
-        block_size = window_width(self.config.block_size, N)
-        num_blocks = ceil_div(N, block_size)
-        counts = block_counts(lengths_B, num_blocks, block_size)
-        told = self.config._attn_implementation or "eager"  # None where no model told it
-        where = (features_BND.device, attention_dtype(features_BND))
-        by = choose_grouped_attention(told, *where, num_blocks, block_size)
-        has_two_sortings = self.config.num_sortings > 1 and not is_one_block(num_blocks)  # plain products, always
-        return HeadMasks(
-            lengths_B=lengths_B,
-            window_bias=None if nothing_masked else window_bias(window_counts, W, dtype),
-            block_bias=near_and_far_bias(counts, block_size, dtype) if by != FLEX or has_two_sortings else None,
-            window_attention=choose_window_attention(told, *where),
-            grouped_attention=by,
-        )

@@ -32,7 +32,7 @@ from transformers import (
 from transformers.utils import cached_file, logging
 from transformers.utils.hub import extract_commit_hash
 
-from .attention_selfattn import SelfAttnHeads
+from .heads_selfattn import SelfAttnHeads
 from .subsequences_selfattn import gather_tokens
 
 logger = logging.get_logger(__name__)

@@ -113,6 +113,10 @@ class SelfAttnConfig(PreTrainedConfig):
         In how many orders (1 or 2) each grouped-attention head sorts the tokens, each by prototypes of its own: the
         hash rounds of the Reformer. With 2 a token attends to its own block in both; more exact, slower, and always
         by plain products, whatever attention implementation is set.
+    selected_blocks (`int`, *optional*, defaults to 0):
+        How many other blocks each block reads in full, beside its own, instead of their summaries: those whose mean
+        key its mean query likes best, as in native sparse attention (Yuan et al., 2025). More exact where attention
+        is sharp, and slower; with as many as there are others it is full attention.
     codebook (`"random"`, `"kmeans"` or `"ema"`, *optional*, defaults to `"kmeans"`):
         Where the prototypes are: random unit vectors, or the means that k-means finds in a first pass over data (the
         recipes make it, as `fit_codebooks` does; they are random before it), or such means that follow the tokens
@@ -128,6 +132,13 @@ class SelfAttnConfig(PreTrainedConfig):
     subsequence_stride (`int`, *optional*):
         Tokens that neighbouring windows share, as the `stride` of a tokenizer. An eighth of the window where it is
         not given.
+    subsequence_keep_rate (`float`, *optional*, defaults to 1.0):
+        In training of a sequence classifier, share of a row's windows that the backbone reads, drawn anew in each
+        step, at least one. What it does not read is masked for heads and classifier. Evaluation reads every window.
+    token_keep_rate (`float`, *optional*, defaults to 1.0):
+        In training, share of a row's tokens that the heads read, drawn anew in each step; special tokens come first.
+        The others pass the heads by (random layerwise token dropping; Yao et al., 2022), and a sequence classifier
+        leaves them out. Evaluation reads every token.
     attention_window (`int`, *optional*, defaults to 512):
         Tokens over which the self-attention head looks: the features are cut into pieces of this length.
     prefix_token_ids (`list[int]`, *optional*):
@@ -204,11 +215,14 @@ class SelfAttnConfig(PreTrainedConfig):
     group_temperature: float | int = 0.1
     block_size: int = 64
     num_sortings: int = 1
+    selected_blocks: int = 0
     codebook: Literal["random", "kmeans", "ema"] = "kmeans"
     metric_code: Literal["soft", "hard"] = "soft"
     far_field: Literal["mean", "linear"] = "linear"
     subsequence_length: int | None = None
     subsequence_stride: int | None = None
+    subsequence_keep_rate: float | int = 1.0
+    token_keep_rate: float | int = 1.0
     attention_window: int = 512
     prefix_token_ids: list[int] = field(default_factory=list)
     suffix_token_ids: list[int] = field(default_factory=list)
@@ -303,6 +317,7 @@ class SelfAttnConfig(PreTrainedConfig):
             "num_groups": 1,
             "group_dim": 1,
             "block_size": 1,
+            "selected_blocks": 0,
             "attention_window": 1,
             "num_mixed_layers": 1,
         }
@@ -311,6 +326,11 @@ class SelfAttnConfig(PreTrainedConfig):
                 raise ValueError(f"{name}={getattr(self, name)} is too small: it must be at least {minimum}.")
         if self.num_sortings not in (1, 2):
             raise ValueError(f"num_sortings={self.num_sortings} must be 1 or 2.")
+        if self.num_sortings > 1 and self.selected_blocks:
+            raise ValueError(
+                f"selected_blocks={self.selected_blocks} is for one sorting, but num_sortings={self.num_sortings}. "
+                "Take num_sortings=1, or selected_blocks=0."
+            )
         if self.head_dim % 8:
             raise ValueError(
                 f"head_dim={self.head_dim} is not divisible by 8, which attention kernels need. Take "
@@ -323,6 +343,9 @@ class SelfAttnConfig(PreTrainedConfig):
             )
         if self.group_temperature <= 0:
             raise ValueError(f"group_temperature={self.group_temperature} must be above 0.")
+        for name in ("subsequence_keep_rate", "token_keep_rate"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0 and at most 1 (all are read).")
         for name in ("head_dropout", "classifier_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1.")

@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers import initialization as init
 
-from .attention_selfattn import GroupedAttentionHead, SelfAttnHeads, SelfAttnLayer
+from .attention_selfattn import GroupedAttentionHead
 from .crf_selfattn import LinearChainCRF
+from .heads_selfattn import SelfAttnHeads, SelfAttnLayer
 from .pooling_selfattn import ClassQueryClassifier
 from .words_selfattn import WordPooling
 

@@ -24,7 +24,6 @@ from transformers import initialization as init
 from transformers.utils import auto_docstring, can_return_tuple
 
 from .adapter_selfattn import adapter_subfolder, carries_adapter, open_adapter_checkpoint, save_adapter_checkpoint
-from .attention_selfattn import SelfAttnHeads
 from .backbone_selfattn import (
     attach_backbone,
     backbone_frame,
@@ -36,30 +35,30 @@ from .backbone_selfattn import (
 )
 from .configuration_selfattn import SelfAttnConfig, check_backbone_name, refuse_unknown_keys
 from .crf_selfattn import LinearChainCRF
+from .heads_selfattn import SelfAttnHeads
 from .initialization_selfattn import fill_weights
+from .loss_selfattn import mean_loss, sequence_loss
 from .outputs_selfattn import (
     SelfAttnClassifierOutput,
     SelfAttnModelOutput,
-    mean_loss,
     wanted_outputs,
     without_features,
 )
 from .past_selfattn import mask_of_tokens, past_length, past_of_rows, past_options
 from .peft_selfattn import register_adapter_targets, share_configuration
 from .pooling_selfattn import build_sequence_classifier
+from .sampling_selfattn import DrawnWindows, draw_windows, refuse_drawn_windows
 from .subsequences_selfattn import (
     Subsequences,
     cut_to_longest,
-    ends_with,
     fill_windows,
     first_tokens,
     gather_tokens,
     is_right_padded,
     merge,
+    plan_windows,
     real_tokens,
     right_pad_order,
-    split,
-    starts_with,
 )
 from .words_selfattn import WordPooling, continuing_tokens, decode_words, find_words
 
@@ -229,23 +228,33 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
                 values, mask_BT = gather_tokens(values, order_BT), first_tokens(lengths_B, order_BT.shape[1])
                 types = None if types is None else types.gather(1, order_BT)
 
+        drawn = None if want["output_attentions"] else self._draw_windows(values, lengths_B, past_key_values)
         if features is not None:
             hidden_states, attentions = hidden_states_of(features, values, order_BT, self.heads), None
+            if drawn is not None:
+                hidden_states = tuple(gather_tokens(layer, drawn.order_BN) for layer in hidden_states)
         elif not torch.compiler.is_exporting() and values.shape[1] <= self.window - past_length(past_key_values):
             hidden_states, attentions = self._read(values, mask_BT, types, past_key_values, **want)
         else:
-            hidden_states, attentions = self._read_in_windows(values, lengths_B, types, past_key_values, **want)
+            windows = self._plan_windows(values, lengths_B, past_key_values) if drawn is None else drawn.windows
+            hidden_states, attentions = self._read_in_windows(values, windows, types, past_key_values, **want)
+        lengths_B = lengths_B if drawn is None else drawn.lengths_B
         heads = self.heads(hidden_states[-self.config.num_mixed_layers :], lengths_B, want["output_attentions"])
 
-        features = heads.features
+        features, is_read = heads.features, heads.tokens_read
+        if drawn is not None:
+            features, is_read = gather_tokens(features, drawn.inverse_BT), drawn.tokens_read(is_read)
+            hidden_states = tuple(gather_tokens(layer, drawn.inverse_BT) for layer in hidden_states)
         if inverse_BT is not None:
             features = gather_tokens(features, inverse_BT)
+            is_read = None if is_read is None else is_read.gather(1, inverse_BT)
             hidden_states = tuple(gather_tokens(layer, inverse_BT) for layer in hidden_states)
         return SelfAttnModelOutput(
             last_hidden_state=features,
             hidden_states=hidden_states if want["output_hidden_states"] else None,
             attentions=attentions,
             **heads.as_fields(inverse_BT) if want["output_attentions"] else {},
+            tokens_read=is_read,
         )
 
     def _read(
@@ -274,14 +283,10 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
         return hidden_states, outputs.attentions if output_attentions else None
 
     def _read_in_windows(
-        self, values: Tensor, lengths_B: Tensor | None, types: Tensor | None, past: Cache | None, **want: bool
+        self, values: Tensor, windows: Subsequences, types: Tensor | None, past: Cache | None, **want: bool
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None]:
         """Split right-padded rows into windows, run the backbone on them and merge its hidden states."""
-        B, T = values.shape[:2]
-        if lengths_B is None:
-            lengths_B = torch.full((B,), T, device=values.device)
-        windows = self._plan_windows(values, lengths_B, self.window - past_length(past))
-        S, W = windows.mask_BSW.shape[1:]
+        B, S, W = windows.mask_BSW.shape
         mask, padding = windows.mask_BSW.flatten(0, 1), self.config.pad_token_id or 0
         window_values = fill_windows(values, windows.source_BSW, windows.mask_BSW, padding).flatten(0, 1)
         window_types = None
@@ -303,17 +308,17 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
             )
         return tuple(merge(layer.unflatten(0, (B, S)), windows) for layer in hidden_states), attentions
 
-    def _plan_windows(self, values: Tensor, lengths_B: Tensor, window: int) -> Subsequences:
-        config = self.config
-        num_prefix, num_suffix = len(config.prefix_token_ids), len(config.suffix_token_ids)
-        if values.dim() == 2:
-            has_prefix = starts_with(values, lengths_B, config.prefix_token_ids)
-            has_suffix = ends_with(values, lengths_B, config.suffix_token_ids)
-            has_suffix &= lengths_B >= has_prefix * num_prefix + num_suffix
-        else:
-            has_prefix = has_suffix = lengths_B >= num_prefix + num_suffix  # embeddings come framed
-        T, stride = values.shape[1], cast(int, config.subsequence_stride)
-        return split(lengths_B, T, window, stride, num_prefix, num_suffix, has_prefix, has_suffix).trim()
+    def _plan_windows(self, values: Tensor, lengths_B: Tensor | None, past: Cache | None) -> Subsequences:
+        config, window = self.config, self.window - past_length(past)
+        frame = config.prefix_token_ids, config.suffix_token_ids
+        return plan_windows(values, lengths_B, window, cast(int, config.subsequence_stride), *frame)
+
+    def _draw_windows(self, values: Tensor, lengths_B: Tensor | None, past: Cache | None) -> DrawnWindows | None:
+        """Return the windows that a training step reads, or None where it reads all, as for attentions of all."""
+        rate = self.config.subsequence_keep_rate if self.training else 1
+        if rate == 1 or values.shape[1] <= self.window - past_length(past):
+            return None
+        return draw_windows(self._plan_windows(values, lengths_B, past), lengths_B, rate, self.config.pooling == "cls")
 
 
 @auto_docstring
@@ -351,8 +356,9 @@ class SelfAttnForSequenceClassification(SelfAttnPreTrainedModel):
         inputs = (input_ids, attention_mask, token_type_ids, inputs_embeds, past_key_values)
         outputs = self.model(*inputs, features=features, return_dict=True, **kwargs)
         attention_mask = mask_of_tokens(attention_mask, outputs.last_hidden_state, past_key_values)
+        attention_mask = attention_mask if outputs.tokens_read is None else outputs.tokens_read
         logits = self.classifier(outputs.last_hidden_state, attention_mask) / self.config.temperature
-        loss = None if labels is None else self._loss(logits.float(), labels, num_items_in_batch)
+        loss = None if labels is None else sequence_loss(self.config, logits.float(), labels, num_items_in_batch)
         return SelfAttnClassifierOutput(loss=loss, logits=logits, **without_features(outputs))
 
     @torch.no_grad()
@@ -375,30 +381,6 @@ class SelfAttnForSequenceClassification(SelfAttnPreTrainedModel):
         none_passed = ~passed.any(dim=-1, keepdim=True) & self.config.top_one_if_none
         return (passed | (best & none_passed)).long()
 
-    def _problem_type(self, labels: Tensor) -> str:
-        """Return the configured problem type, or the one that the labels show."""
-        if self.config.problem_type is not None:
-            return self.config.problem_type
-        if self.num_labels == 1:
-            return "regression"
-        is_multi_label = labels.is_floating_point() or labels.dim() > 1
-        return "multi_label_classification" if is_multi_label else "single_label_classification"
-
-    def _loss(self, logits_BC: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
-        problem_type = self._problem_type(labels)
-        if problem_type == "single_label_classification":
-            labels = labels.flatten()
-            return mean_loss(F.cross_entropy(logits_BC, labels, reduction="none"), labels, num_items_in_batch)
-        if labels.numel() != logits_BC.numel():
-            raise ValueError(
-                f"labels have shape {tuple(labels.shape)}, but {problem_type} with num_labels={self.num_labels} needs "
-                f"{tuple(logits_BC.shape)}: one number per row and label."
-            )
-        targets = labels.to(logits_BC.dtype).view_as(logits_BC)
-        criterion = F.mse_loss if problem_type == "regression" else F.binary_cross_entropy_with_logits
-        losses = criterion(logits_BC, targets, reduction="none").masked_fill(targets == -100, 0)
-        return mean_loss(losses, targets, num_items_in_batch)
-
 
 @auto_docstring
 class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
@@ -406,6 +388,7 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
 
     def __init__(self, config: SelfAttnConfig, **options: Any):
         super().__init__(config, **options)
+        refuse_drawn_windows(config.subsequence_keep_rate)
         self.num_labels = config.num_labels
         self.model = SelfAttnModel(config)
         self.word_pooling = WordPooling(config)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput, auto_docstring
 
@@ -43,6 +42,9 @@ class SelfAttnModelOutput(ModelOutput):
         `(batch_size, heads, sequence_length, blocks)`.
     fusion_weights (`tuple(torch.FloatTensor)`, *optional*):
         For each head layer, the weights of the self-attention and of the grouped attention.
+    tokens_read (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*):
+        In training with `token_keep_rate` or `subsequence_keep_rate` below 1, the tokens that the heads read. Hidden
+        states of tokens in windows that were not read mean nothing.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -52,6 +54,7 @@ class SelfAttnModelOutput(ModelOutput):
     group_probs: tuple[torch.Tensor, ...] | None = None
     summary_attentions: tuple[torch.Tensor, ...] | None = None
     fusion_weights: tuple[torch.Tensor, ...] | None = None
+    tokens_read: torch.Tensor | None = None
 
 
 @auto_docstring
@@ -87,27 +90,13 @@ class SelfAttnClassifierOutput(ModelOutput):
     fusion_weights: tuple[torch.Tensor, ...] | None = None
 
 
-def mean_loss(losses: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
-    """Return the mean of losses, over the whole batch where gradients are accumulated or several processes train.
-
-    Args:
-        losses: one loss per label, 0 where the label is -100.
-        labels: the labels, -100 where there is none.
-        num_items_in_batch: labels of all the steps and processes that share one update, as `Trainer` counts them,
-            or None for those at hand.
-    """
-    if num_items_in_batch is None:
-        return losses.sum() / (labels != -100).sum().clamp(min=1)
-    return losses.sum() / num_items_in_batch
-
-
 def without_features(outputs: SelfAttnModelOutput) -> dict[str, Any]:
     """Return the fields of a model output that a task model passes on.
 
     Args:
         outputs: output of the base model.
     """
-    return {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+    return {name: value for name, value in outputs.items() if name not in ("last_hidden_state", "tokens_read")}
 
 
 def wanted_outputs(model: PreTrainedModel, kwargs: dict[str, Any]) -> dict[str, bool]:

@@ -282,6 +282,31 @@ def split(
     )
 
 
+def plan_windows(
+    values: Tensor, lengths_B: Tensor | None, window: int, stride: int, prefix_ids: list[int], suffix_ids: list[int]
+) -> Subsequences:
+    """Plan the windows of right-padded rows, which are framed where their own special tokens say so.
+
+    Args:
+        values: (B, T) ids, or (B, T, D) embeddings, which come framed.
+        lengths_B: number of real tokens of each row, special tokens included, or None where no token is padding.
+        window: the length of a window, special tokens included.
+        stride: tokens that neighbouring windows share.
+        prefix_ids: special tokens before a text.
+        suffix_ids: special tokens after a text.
+    """
+    B, T = values.shape[:2]
+    lengths_B = torch.full((B,), T, device=values.device) if lengths_B is None else lengths_B
+    num_prefix, num_suffix = len(prefix_ids), len(suffix_ids)
+    if values.dim() == 2:
+        has_prefix = starts_with(values, lengths_B, prefix_ids)
+        has_suffix = ends_with(values, lengths_B, suffix_ids)
+        has_suffix &= lengths_B >= has_prefix * num_prefix + num_suffix
+    else:
+        has_prefix = has_suffix = lengths_B >= num_prefix + num_suffix
+    return split(lengths_B, T, window, stride, num_prefix, num_suffix, has_prefix, has_suffix).trim()
+
+
 def fill_windows(values: Tensor, source_BSW: Tensor, mask_BSW: Tensor, padding: int = 0) -> Tensor:
     """Copy the tokens of right-padded rows into their windows.
 

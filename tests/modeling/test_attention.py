@@ -8,15 +8,10 @@ from tiny_models import HIDDEN_SIZE, tiny_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hf_selfattn.modeling.attention_selfattn import (
-    GroupedAttentionHead,
-    HeadMasks,
-    SelfAttentionHead,
-    SelfAttnHeads,
-    SelfAttnLayer,
-    permute_tokens,
-)
+from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead, HeadMasks, SelfAttentionHead
+from hf_selfattn.modeling.blocks_selfattn import permute_tokens
 from hf_selfattn.modeling.far_field_selfattn import far_field_slope
+from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads, SelfAttnLayer
 from hf_selfattn.modeling.modeling_selfattn import SelfAttnModel
 
 LENGTHS = [23, 17, 1]
@@ -71,6 +66,25 @@ def naive_shift(
     return shift / (1 + variance)
 
 
+def naive_selected(
+    head: GroupedAttentionHead, h: int, blocks: list[list[int]], q: Tensor, k: Tensor, u: Tensor
+) -> list[list[int]]:
+    """For each block, the numbers of the others whose mean key its mean query likes best."""
+    selected: list[list[int]] = []
+    if not head.selected_blocks:
+        return [[] for _ in blocks]
+    q, k, u, scale = q.detach(), k.detach(), u.detach(), float(head.metric_scale[h].detach())
+    for own, block in enumerate(blocks):
+        scores: dict[int, float] = {}
+        for other, far in enumerate(blocks):
+            logit = q[block].mean(dim=0) @ k[far].mean(dim=0) / sqrt(head.head_dim)
+            similarity = u[block].mean(dim=0) @ u[far].mean(dim=0)
+            scores[other] = float(logit + scale * similarity)
+        others = sorted((number for number in scores if number != own), key=lambda number: -scores[number])
+        selected.append(others[: head.selected_blocks])
+    return selected
+
+
 def naive_grouped(head: GroupedAttentionHead, x: Tensor) -> tuple[Tensor, Tensor]:
     """One row without padding, (N, D): double loop over heads and tokens. Returns (N, D) and (H, N, K)."""
     N, d = len(x), head.head_dim
@@ -80,9 +94,12 @@ def naive_grouped(head: GroupedAttentionHead, x: Tensor) -> tuple[Tensor, Tensor
     for h in range(head.num_heads):
         q, k, v = projected[:, h, :d], projected[:, h, d : 2 * d], projected[:, h, 2 * d : 2 * d + head.value_dim]
         sortings = [naive_blocks(head, u, prototypes) for prototypes in head.prototypes[h :: head.num_heads]]
+        selected = naive_selected(head, h, sortings[0], q, k, u)
         rows: list[Tensor] = []
         for i in range(N):
-            near = sorted({j for blocks in sortings for block in blocks if i in block for j in block})
+            own = next(number for number, block in enumerate(sortings[0]) if i in block)
+            read = [block for blocks in sortings for block in blocks if i in block]
+            near = sorted({j for block in (*read, *(sortings[0][c] for c in selected[own])) for j in block})
             left = [0 if i in block else len(set(block) - set(near)) for block in sortings[0]]
             assert len(near) + sum(left) == N, "each token counts once"
             logits = [q[i] @ k[j] / sqrt(d) + head.metric_scale[h] * (u[i] @ u[j]) for j in near]
@@ -129,15 +146,8 @@ def assert_all_close(actual: list[Tensor], expected: list[Tensor], implementatio
         torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-@pytest.mark.parametrize("block_size", BLOCK_SIZES)
-@pytest.mark.parametrize("num_sortings", [1, 2])
-@pytest.mark.parametrize("far_field", ["mean", "linear"])
-def test_grouped_attention_is_the_naive_double_loop(
-    far_field: str, num_sortings: int, block_size: int, implementation: str
-) -> None:
-    sizes = {"block_size": block_size, "num_sortings": num_sortings}
-    head = head_of(GroupedAttentionHead, implementation, far_field=far_field, **sizes)
+def assert_is_naive(head: GroupedAttentionHead, implementation: str) -> None:
+    """Output and gradients of real tokens are those of the double loop."""
     x = features_of(max(LENGTHS), rows=len(LENGTHS)).requires_grad_()
     output, _ = head(x, masks_of(head, x, LENGTHS))
     real = [output[row, :length] for row, length in enumerate(LENGTHS)]
@@ -149,12 +159,8 @@ def test_grouped_attention_is_the_naive_double_loop(
     assert_all_close(actual_gradients, gradients(head, expected, directions, x), implementation)
 
 
-@pytest.mark.parametrize("block_size", BLOCK_SIZES)
-@pytest.mark.parametrize("num_sortings", [1, 2])
-@pytest.mark.parametrize("far_field", ["mean", "linear"])
-def test_summary_attentions_are_those_of_the_naive_form(far_field: str, num_sortings: int, block_size: int) -> None:
-    sizes = {"block_size": block_size, "num_sortings": num_sortings}
-    head = head_of(GroupedAttentionHead, "eager", far_field=far_field, **sizes)
+def assert_summaries_are_naive(head: GroupedAttentionHead) -> None:
+    """So is the attention to summaries, and the groups are the most probable ones."""
     x = features_of(max(LENGTHS), rows=len(LENGTHS))
     _, (groups, probabilities, summary) = head(x, masks_of(head, x, LENGTHS), output_attentions=True)
     assert torch.equal(probabilities.argmax(dim=-1), groups)
@@ -163,6 +169,41 @@ def test_summary_attentions_are_those_of_the_naive_form(far_field: str, num_sort
         _, expected = naive_grouped(head, x[row, :length])
         torch.testing.assert_close(summary[row, :, :length, : expected.shape[-1]], expected, atol=1e-6, rtol=1e-5)
         assert not summary[row, :, :length, expected.shape[-1] :].any(), "blocks of padding take no attention"
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("block_size", BLOCK_SIZES)
+@pytest.mark.parametrize("num_sortings", [1, 2])
+@pytest.mark.parametrize("far_field", ["mean", "linear"])
+def test_grouped_attention_is_the_naive_double_loop(
+    far_field: str, num_sortings: int, block_size: int, implementation: str
+) -> None:
+    sizes = {"block_size": block_size, "num_sortings": num_sortings}
+    head = head_of(GroupedAttentionHead, implementation, far_field=far_field, **sizes)
+    assert_is_naive(head, implementation)
+
+
+@pytest.mark.parametrize("block_size", BLOCK_SIZES)
+@pytest.mark.parametrize("num_sortings", [1, 2])
+@pytest.mark.parametrize("far_field", ["mean", "linear"])
+def test_summary_attentions_are_those_of_the_naive_form(far_field: str, num_sortings: int, block_size: int) -> None:
+    sizes = {"block_size": block_size, "num_sortings": num_sortings}
+    head = head_of(GroupedAttentionHead, "eager", far_field=far_field, **sizes)
+    assert_summaries_are_naive(head)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("block_size", [1, 4, 7])
+@pytest.mark.parametrize("selected_blocks", [1, 2, 5])
+@pytest.mark.parametrize("far_field", ["mean", "linear"])
+def test_selected_blocks_are_the_naive_double_loop(
+    far_field: str, selected_blocks: int, block_size: int, implementation: str
+) -> None:
+    sizes = {"block_size": block_size, "selected_blocks": selected_blocks}
+    head = head_of(GroupedAttentionHead, implementation, far_field=far_field, **sizes)
+    assert_is_naive(head, implementation)
+    if implementation == "eager":
+        assert_summaries_are_naive(head)
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
@@ -201,6 +242,14 @@ def full_attention(head: GroupedAttentionHead, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("num_sortings", [1, 2])
 def test_one_block_is_full_attention(num_sortings: int) -> None:
     head = head_of(GroupedAttentionHead, block_size=32, num_sortings=num_sortings)
+    x = features_of(21, rows=2)
+    torch.testing.assert_close(head(x, masks_of(head, x, None))[0], full_attention(head, x))
+
+
+@pytest.mark.parametrize("selected_blocks", [5, 6, 50])
+@pytest.mark.parametrize("far_field", ["mean", "linear"])
+def test_with_all_blocks_selected_it_is_full_attention(far_field: str, selected_blocks: int) -> None:
+    head = head_of(GroupedAttentionHead, block_size=4, selected_blocks=selected_blocks, far_field=far_field)
     x = features_of(21, rows=2)
     torch.testing.assert_close(head(x, masks_of(head, x, None))[0], full_attention(head, x))
 

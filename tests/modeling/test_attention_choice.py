@@ -15,9 +15,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import is_flash_attn_2_available
 
 from hf_selfattn.modeling import attention_selfattn, choice_selfattn
-from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead, SelfAttentionHead, SelfAttnHeads
+from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead, SelfAttentionHead
 from hf_selfattn.modeling.choice_selfattn import choose_grouped_attention, choose_window_attention
 from hf_selfattn.modeling.flex_selfattn import attend_in_blocks
+from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads
 
 FLASH, FLEX, FUSED = "flash_attention_2", "flex_attention", "sdpa"
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

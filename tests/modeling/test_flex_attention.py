@@ -11,9 +11,10 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from hf_selfattn.modeling import flex_selfattn
-from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead, SelfAttentionHead, SelfAttnHeads
+from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead, SelfAttentionHead
 from hf_selfattn.modeling.choice_selfattn import has_flex_kernels
 from hf_selfattn.modeling.flex_selfattn import TILE, attend_in_blocks, build_block_mask
+from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads
 
 needs_gpu = pytest.mark.skipif(
     not (torch.cuda.is_available() and has_flex_kernels(torch.device("cuda"))),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import WINDOW, main_output, tiny_batch, tiny_labels, tiny_model
+from tiny_models import WINDOW, assert_rows_stand_alone, tiny_batch, tiny_labels, tiny_model
 
 from hf_selfattn import SelfAttnForTokenClassification
 
@@ -18,15 +18,7 @@ BLOCK = 8
 @pytest.mark.parametrize("task", ["single_label", "token"])
 def test_padding_and_batching_change_nothing(task: str) -> None:
     model = tiny_model(task, num_sortings=2)
-    right, left = tiny_batch(ROWS), tiny_batch(ROWS, padding_side="left")
-    with torch.no_grad():
-        from_right, from_left = main_output(model(**right)), main_output(model(**left))
-        for row, number in enumerate(ROWS):
-            single = main_output(model(right["input_ids"][row : row + 1, :number]))[0]
-            at_right = from_right[row, :number] if task == "token" else from_right[row]
-            at_left = from_left[row, -number:] if task == "token" else from_left[row]
-            torch.testing.assert_close(at_right, single, atol=1e-5, rtol=0)
-            torch.testing.assert_close(at_left, single, atol=1e-5, rtol=0)
+    assert_rows_stand_alone(model, ROWS)
 
 
 def test_every_parameter_gets_a_gradient() -> None:

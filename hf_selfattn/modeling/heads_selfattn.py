@@ -1,0 +1,225 @@
+# Copyright 2026 The hf_selfattn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Everything between backbone and task head: layer mix, the two attentions, and their learned weighted sum.
+
+Shape suffixes: B rows, N tokens, D features, H heads, K blocks, W tokens of a block, G groups.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .attention_selfattn import GroupedAttentionHead, HeadMasks, SelfAttentionHead, window_width
+from .choice_selfattn import FLEX, attention_dtype, choose_grouped_attention, choose_window_attention
+from .configuration_selfattn import SelfAttnConfig
+from .grouping_selfattn import block_counts, is_one_block, near_and_far_bias, window_bias
+from .sampling_selfattn import draw_tokens
+from .subsequences_selfattn import ceil_div, gather_tokens
+
+
+@dataclass
+class HeadsOutput:
+    """What `SelfAttnHeads` returns; the lists have one entry per head layer and are empty unless asked for.
+
+    Attributes:
+        features: (B, N, D) the weighted sum.
+        group_ids: (B, H, N) the group of each token in each head.
+        group_probs: (B, H, N, G) softmax of the similarity to each group.
+        summary_attentions: (B, H, N, K) attention of each token to the summary of each block.
+        fusion_weights: (2,) or (2, D) weights of the self-attention and of the grouped attention.
+        tokens_read: (B, N) the tokens that were drawn in training, or None where all were read.
+    """
+
+    features: Tensor
+    group_ids: tuple[Tensor, ...]
+    group_probs: tuple[Tensor, ...]
+    summary_attentions: tuple[Tensor, ...]
+    fusion_weights: tuple[Tensor, ...]
+    tokens_read: Tensor | None = None
+
+    def as_fields(self, inverse_BN: Tensor | None) -> dict[str, tuple[Tensor, ...]]:
+        """Return the fields that a model's output takes over, their tokens in the order of the input.
+
+        Args:
+            inverse_BN: the place of each token of the input, or None where the order is the same.
+        """
+        per_token = {
+            "group_ids": self.group_ids,
+            "group_probs": self.group_probs,
+            "summary_attentions": self.summary_attentions,
+        }
+        if inverse_BN is not None:
+            for name, layers in per_token.items():
+                per_token[name] = tuple(
+                    layer.take_along_dim(inverse_BN[:, None] if layer.dim() == 3 else inverse_BN[:, None, :, None], 2)
+                    for layer in layers
+                )
+        return {**per_token, "fusion_weights": self.fusion_weights}
+
+
+def build_norm(config: SelfAttnConfig) -> nn.Module:
+    """Return the normalisation layer that the configuration names.
+
+    Args:
+        config: configuration of the heads.
+    """
+    kind = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}[config.norm_type]
+    return kind(config.hidden_size, eps=config.norm_eps)
+
+
+class SelfAttnLayer(GradientCheckpointingLayer):
+    """Self-attention, grouped attention on its result, and the weighted sum `x + w_self * a + w_group * g`."""
+
+    def __init__(self, config: SelfAttnConfig):
+        super().__init__()
+        self.config = config
+        self.self_attention = SelfAttentionHead(config) if config.num_self_attention_heads else None
+        self.grouped_attention = GroupedAttentionHead(config) if config.num_grouped_attention_heads else None
+        self.self_norm = build_norm(config) if self._normalise_before and self.self_attention else None
+        self.grouped_norm = build_norm(config) if self._normalise_before and self.grouped_attention else None
+        self.output_norm = None if self._normalise_before else build_norm(config)
+        self.dropout = nn.Dropout(config.head_dropout)
+        shape = (2, config.hidden_size) if config.fusion == "channel" else (2,)
+        weight = torch.empty(shape)
+        self.fusion_weight = nn.Buffer(weight) if config.fusion == "fixed" else nn.Parameter(weight)
+
+    @property
+    def _normalise_before(self) -> bool:
+        return self.config.norm_position == "pre"
+
+    def forward(
+        self, features_BND: Tensor, masks: HeadMasks, output_attentions: bool = False
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        x, y = features_BND, features_BND
+        record: tuple[Tensor, ...] = ()
+        if self.self_attention is not None:
+            a = self.self_attention(x if self.self_norm is None else self.self_norm(x), masks)
+            y = y + self.fusion_weight[0] * self.dropout(a)
+            x = x + a
+        if self.grouped_attention is not None:
+            g, record = self.grouped_attention(
+                x if self.grouped_norm is None else self.grouped_norm(x), masks, output_attentions
+            )
+            y = y + self.fusion_weight[1] * self.dropout(g)
+        return self.without_attention(y), record
+
+    def without_attention(self, features_BND: Tensor) -> Tensor:
+        """Return what the layer makes of features where all attention is 0.
+
+        Args:
+            features_BND: the input of the layer.
+        """
+        return features_BND if self.output_norm is None else self.output_norm(features_BND)
+
+
+class SelfAttnHeads(nn.Module):
+    """Everything that stands on the backbone's features: layer mix, attention layers and fusion weights.
+
+    The mixed features are standardised: `feature_mean` (D,) is taken off and the rest multiplied by the number
+    `feature_scale`. They are 0 and 1 until a pass over data sets them. Encoders give all tokens a large common part,
+    along which a linear head swings as it learns (Ethayarajh, 2019; Mu and Viswanath, 2018).
+
+    It is one module with one `forward`, so PEFT can train and save it whole (`modules_to_save`).
+    """
+
+    weight = None  # when PEFT merges, it reads the `weight` of each module that it saved, even of one that has none
+
+    def __init__(self, config: SelfAttnConfig):
+        super().__init__()
+        self.config = config
+        self.layer_weight = nn.Parameter(torch.empty(config.num_mixed_layers)) if config.num_mixed_layers > 1 else None
+        self.feature_mean = nn.Buffer(torch.zeros(config.hidden_size))
+        self.feature_scale = nn.Buffer(torch.ones(()))
+        has_attention = config.num_self_attention_heads or config.num_grouped_attention_heads
+        num_layers = config.num_head_layers if has_attention else 0  # fusion weights of nothing would get no gradient
+        self.layers = nn.ModuleList(SelfAttnLayer(config) for _ in range(num_layers))
+
+    def forward(
+        self,
+        hidden_states: tuple[Tensor, ...],
+        lengths_B: Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> HeadsOutput:
+        """Mix the hidden layers and apply the attention layers.
+
+        Args:
+            hidden_states: `num_mixed_layers` tensors (B, N, D) of right-padded rows.
+            lengths_B: number of real tokens of each row, or None where no token is padding.
+            output_attentions: also return groups, group probabilities, summary attentions and fusion weights.
+        """
+        features = (self.mixed(hidden_states) - self.feature_mean) * self.feature_scale
+        if self.training and self.config.token_keep_rate < 1 and not output_attentions:
+            return self._read_some(features, lengths_B)
+        masks = self._masks(features, lengths_B)
+        records = []
+        for layer in self.layers:
+            features, record = layer(features, masks, output_attentions)
+            records.append(record)
+        if not output_attentions:
+            return HeadsOutput(features, (), (), (), ())
+        has_groups = self.config.num_grouped_attention_heads > 0
+        group_ids, group_probs, summary_attentions = zip(*records, strict=True) if has_groups else ((), (), ())
+        fusion_weights = tuple(cast(Tensor, layer.fusion_weight) for layer in self.layers)
+        return HeadsOutput(features, group_ids, group_probs, summary_attentions, fusion_weights)
+
+    def _read_some(self, features_BND: Tensor, lengths_B: Tensor | None) -> HeadsOutput:
+        """Apply the attention layers to a random share of the tokens; others pass as if all attention were 0."""
+        B, N, _ = features_BND.shape
+        lengths_B = torch.full((B,), N, device=features_BND.device) if lengths_B is None else lengths_B
+        frame = len(self.config.prefix_token_ids), len(self.config.suffix_token_ids)
+        drawn = draw_tokens(lengths_B, N, self.config.token_keep_rate, *frame)
+        read, others = gather_tokens(features_BND, drawn.places_BR), features_BND
+        masks = self._masks(read, drawn.lengths_B)
+        for layer in self.layers:
+            read, _ = layer(read, masks)
+            others = cast(SelfAttnLayer, layer).without_attention(others)
+        features, is_drawn = drawn.put_back(read, others)
+        return HeadsOutput(features, (), (), (), (), is_drawn)
+
+    def mixed(self, hidden_states: tuple[Tensor, ...]) -> Tensor:
+        """Return (B, N, D) the weighted sum of the hidden layers.
+
+        Args:
+            hidden_states: `num_mixed_layers` tensors (B, N, D).
+        """
+        if self.layer_weight is None:
+            return hidden_states[-1]
+        return cast(Tensor, sum(weight * x for weight, x in zip(self.layer_weight, hidden_states, strict=True)))
+
+    def _masks(self, features_BND: Tensor, lengths_B: Tensor | None) -> HeadMasks:
+        B, N, _ = features_BND.shape
+        W = window_width(self.config.attention_window, N)
+        nothing_masked = lengths_B is None and N % W == 0
+        if lengths_B is None:
+            lengths_B = torch.full((B,), N, device=features_BND.device)
+        dtype = features_BND.dtype
+        window_counts = block_counts(lengths_B, ceil_div(N, W), W)
+        block_size = window_width(self.config.block_size, N)
+        num_blocks = ceil_div(N, block_size)
+        counts = block_counts(lengths_B, num_blocks, block_size)
+        told = self.config._attn_implementation or "eager"  # None where no model told it
+        where = (features_BND.device, attention_dtype(features_BND))
+        by = choose_grouped_attention(told, *where, num_blocks, block_size)
+        needs_bias = not is_one_block(num_blocks) and (self.config.num_sortings > 1 or self.config.selected_blocks > 0)
+        by = "sdpa" if by == FLEX and needs_bias else by
+        return HeadMasks(
+            lengths_B=lengths_B,
+            window_bias=None if nothing_masked else window_bias(window_counts, W, dtype),
+            block_bias=None if by == FLEX else near_and_far_bias(counts, block_size, dtype),
+            window_attention=choose_window_attention(told, *where),
+            grouped_attention=by,
+        )

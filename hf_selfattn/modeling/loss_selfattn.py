@@ -1,0 +1,77 @@
+# Copyright 2026 The hf_selfattn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The losses of the task heads."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from .configuration_selfattn import SelfAttnConfig
+
+
+def mean_loss(losses: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+    """Return the mean of losses, over the whole batch where gradients are accumulated or several processes train.
+
+    Args:
+        losses: one loss per label, 0 where the label is -100.
+        labels: the labels, -100 where there is none.
+        num_items_in_batch: labels of all the steps and processes that share one update, as `Trainer` counts them,
+            or None for those at hand.
+    """
+    if num_items_in_batch is None:
+        return losses.sum() / (labels != -100).sum().clamp(min=1)
+    return losses.sum() / num_items_in_batch
+
+
+def problem_type_of(config: SelfAttnConfig, labels: Tensor) -> str:
+    """Return the configured problem type, or the one that the labels show.
+
+    Args:
+        config: of a sequence classifier.
+        labels: as its `forward` takes them.
+    """
+    if config.problem_type is not None:
+        return config.problem_type
+    if config.num_labels == 1:
+        return "regression"
+    is_multi_label = labels.is_floating_point() or labels.dim() > 1
+    return "multi_label_classification" if is_multi_label else "single_label_classification"
+
+
+def sequence_loss(
+    config: SelfAttnConfig, logits_BC: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None
+) -> Tensor:
+    """Return the loss of a sequence classifier.
+
+    Args:
+        config: of the classifier.
+        logits_BC: its logits.
+        labels: (B,) class numbers, (B, C) 0 and 1 for multi-label classification, or (B,) numbers for regression.
+        num_items_in_batch: number of labels that share one update, as `Trainer` counts them.
+
+    Raises:
+        ValueError: if there is not one label for each row, or for each row and class.
+    """
+    problem_type = problem_type_of(config, labels)
+    if problem_type == "single_label_classification":
+        labels = labels.flatten()
+        return mean_loss(F.cross_entropy(logits_BC, labels, reduction="none"), labels, num_items_in_batch)
+    if labels.numel() != logits_BC.numel():
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)}, but {problem_type} with num_labels={config.num_labels} needs "
+            f"{tuple(logits_BC.shape)}: one number per row and label."
+        )
+    targets = labels.to(logits_BC.dtype).view_as(logits_BC)
+    criterion = F.mse_loss if problem_type == "regression" else F.binary_cross_entropy_with_logits
+    losses = criterion(logits_BC, targets, reduction="none").masked_fill(targets == -100, 0)
+    return mean_loss(losses, targets, num_items_in_batch)
