@@ -20,7 +20,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A room imports rooms of its own floor or of those below.
 FLOORS = (
     {"modeling"},
-    {"data", "metrics", "baselines", "attention_cpu", "sampling", "standardisation", "progress", "export"},
+    {"data", "metrics", "baselines", "attention_cpu", "sampling", "standardisation", "progress"},
+    {"export", "stopwatch"},
     {"codebooks"},
     {"tasks", "tag_encoding", "adapters", "arguments", "sentiment", "results", "run_state"},
     {"features", "feature_store"},

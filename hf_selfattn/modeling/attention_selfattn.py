@@ -220,13 +220,13 @@ class GroupedAttentionHead(nn.Module):
         self, features_BND: Tensor, metric_BNE: Tensor, masks: HeadMasks, output_attentions: bool
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Attend to the own block, in one sorting or two, and to the summaries of the others."""
-        H, W = self.num_heads, self.block_size
+        N, H, W = features_BND.shape[1], self.num_heads, self.block_size
         similarity = group_similarity(metric_BNE, self.prototypes)
         groups, order, inverse = sort_by_group(similarity, masks.lengths_B)
         metric_BNHE = metric_BNE[:, :, None]
         if self.config.metric_code == "hard":
             metric_BNHE = hard_codes(metric_BNE, self.prototypes[:H], groups[:, :H])
-        places = F.pad(order.transpose(1, 2), (0, 0, 0, -features_BND.shape[1] % W))
+        places = F.pad(order.transpose(1, 2), (0, 0, 0, ceil_div(N, W) * W - N))
         inverse = inverse.transpose(1, 2)
 
         projected = self.qkv(features_BND).unflatten(-1, (H, -1))
