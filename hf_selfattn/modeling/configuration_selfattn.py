@@ -48,7 +48,7 @@ PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_class
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 # What the first checkpoints are, which were written before these fields.
-BEFORE_THE_FIELD = {"far_field": "mean", "codebook": "random"}
+BEFORE_THE_FIELD = {"far_field": "mean", "codebook": "random", "group_order": "position"}
 
 # Keys that `PreTrainedConfig` takes without declaring them as fields.
 INHERITED_KEYS = frozenset(
@@ -113,6 +113,9 @@ class SelfAttnConfig(PreTrainedConfig):
         In how many orders (1 or 2) each grouped-attention head sorts the tokens, each by prototypes of its own: the
         hash rounds of the Reformer. With 2 a token attends to its own block in both; more exact, slower, and always
         by plain products, whatever attention implementation is set.
+    group_order (`"similarity"` or `"position"`, *optional*, defaults to `"similarity"`):
+        How the tokens of one group are sorted before blocks are cut: by how similar they are to its prototype, so
+        that like tokens fall into one block however far apart they stand, or by their place in the text.
     codebook (`"random"`, `"kmeans"` or `"ema"`, *optional*, defaults to `"kmeans"`):
         Where the prototypes are: random unit vectors, or the means that k-means finds in a first pass over data (the
         recipes make it, as `fit_codebooks` does; they are random before it), or such means that follow the tokens
@@ -204,6 +207,7 @@ class SelfAttnConfig(PreTrainedConfig):
     group_temperature: float | int = 0.1
     block_size: int = 64
     num_sortings: int = 1
+    group_order: Literal["similarity", "position"] = "similarity"
     codebook: Literal["random", "kmeans", "ema"] = "kmeans"
     metric_code: Literal["soft", "hard"] = "soft"
     far_field: Literal["mean", "linear"] = "linear"
