@@ -143,7 +143,8 @@ class SelfAttentionHead(nn.Module):
 class GroupedAttentionHead(nn.Module):
     """Attention across the whole input, precise inside a similarity group and summarised outside it.
 
-    The tokens are sorted by their most similar prototype and cut into equal blocks. In one softmax each token attends
+    The tokens are sorted by their most similar prototype, those of one by how near they are to it, and cut into equal
+    blocks. In one softmax each token attends
     to the tokens of its own block (near field) and to the mean key and value of every other block (far field), as in
     the fast multipole method (Greengard and Rokhlin, 1987); grouping by similarity follows the Reformer (Kitaev et
     al., 2020) and the Routing Transformer (Roy et al., 2021). The logits have the term `metric_scale * u_i . u_j`,
@@ -222,7 +223,7 @@ class GroupedAttentionHead(nn.Module):
         """Attend to the own block, in one sorting or two, and to the summaries of the others."""
         N, H, W = features_BND.shape[1], self.num_heads, self.block_size
         similarity = group_similarity(metric_BNE, self.prototypes)
-        groups, order, inverse = sort_by_group(similarity, masks.lengths_B)
+        groups, order, inverse = sort_by_group(similarity, masks.lengths_B, self.config.group_order)
         metric_BNHE = metric_BNE[:, :, None]
         if self.config.metric_code == "hard":
             metric_BNHE = hard_codes(metric_BNE, self.prototypes[:H], groups[:, :H])

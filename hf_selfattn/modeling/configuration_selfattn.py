@@ -48,7 +48,7 @@ PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_class
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 # What the first checkpoints are, which were written before these fields.
-BEFORE_THE_FIELD = {"far_field": "mean", "codebook": "random"}
+BEFORE_THE_FIELD = {"far_field": "mean", "codebook": "random", "group_order": "position"}
 
 # Keys that `PreTrainedConfig` takes without declaring them as fields.
 INHERITED_KEYS = frozenset(
@@ -117,6 +117,9 @@ class SelfAttnConfig(PreTrainedConfig):
         How many other blocks each block reads in full, beside its own, instead of their summaries: those whose mean
         key its mean query likes best, as in native sparse attention (Yuan et al., 2025). More exact where attention
         is sharp, and slower; with as many as there are others it is full attention.
+    group_order (`"similarity"` or `"position"`, *optional*, defaults to `"similarity"`):
+        How the tokens of one group are sorted before blocks are cut: by how similar they are to its prototype, so
+        that like tokens fall into one block however far apart they stand, or by their place in the text.
     codebook (`"random"`, `"kmeans"` or `"ema"`, *optional*, defaults to `"kmeans"`):
         Where the prototypes are: random unit vectors, or the means that k-means finds in a first pass over data (the
         recipes make it, as `fit_codebooks` does; they are random before it), or such means that follow the tokens
@@ -216,6 +219,7 @@ class SelfAttnConfig(PreTrainedConfig):
     block_size: int = 64
     num_sortings: int = 1
     selected_blocks: int = 0
+    group_order: Literal["similarity", "position"] = "similarity"
     codebook: Literal["random", "kmeans", "ema"] = "kmeans"
     metric_code: Literal["soft", "hard"] = "soft"
     far_field: Literal["mean", "linear"] = "linear"

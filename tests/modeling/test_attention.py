@@ -36,9 +36,10 @@ def masks_of(head: nn.Module, features: Tensor, lengths: list[int] | None) -> He
 
 
 def naive_blocks(head: GroupedAttentionHead, u: Tensor, prototypes: Tensor) -> list[list[int]]:
-    """The tokens of one row, sorted by their group in one head and cut into blocks."""
-    group = (u @ prototypes.T).argmax(dim=-1).tolist()
-    order = sorted(range(len(u)), key=lambda i: (group[i], i))
+    """The tokens of one row, sorted by their group in one head and inside it, and cut into blocks."""
+    highest, group = (x.tolist() for x in (u @ prototypes.T).max(dim=-1))
+    level = [int((1 - cosine) * 512) * (head.config.group_order == "similarity") for cosine in highest]
+    order = sorted(range(len(u)), key=lambda i: (group[i], level[i], i))
     return [order[start : start + head.block_size] for start in range(0, len(u), head.block_size)]
 
 
@@ -157,6 +158,16 @@ def assert_is_naive(head: GroupedAttentionHead, implementation: str) -> None:
     actual_gradients = gradients(head, real, directions, x)
     assert all(bool(gradient.any()) for gradient in actual_gradients[1:]), "a weight has no part in the output"
     assert_all_close(actual_gradients, gradients(head, expected, directions, x), implementation)
+
+
+@pytest.mark.parametrize("num_sortings", [1, 2])
+def test_groups_in_the_order_of_the_text_are_the_naive_form(num_sortings: int) -> None:
+    head = head_of(GroupedAttentionHead, block_size=4, num_sortings=num_sortings, group_order="position")
+    x = features_of(23)
+    output, _ = head(x, masks_of(head, x, None))
+    torch.testing.assert_close(output[0], naive_grouped(head, x[0])[0])
+    head.config.group_order = "similarity"
+    assert (head(x, masks_of(head, x, None))[0] - output).abs().max() > 1e-3
 
 
 def assert_summaries_are_naive(head: GroupedAttentionHead) -> None:

@@ -26,16 +26,30 @@ def test_similarity_is_the_cosine_of_each_head_and_group() -> None:
 
 
 @pytest.mark.parametrize("lengths", [[13, 13], [13, 6], [1, 13], [13, 0]])
-def test_tokens_are_sorted_by_group_then_position_and_padding_last(lengths: list[int]) -> None:
-    similarity = torch.randn(2, 3, 13, 4)
-    groups, order, inverse = sort_by_group(similarity, torch.tensor(lengths))
+@pytest.mark.parametrize("group_order", ["position", "similarity"])
+def test_tokens_are_sorted_by_group_and_inside_it_and_padding_last(lengths: list[int], group_order: str) -> None:
+    similarity = torch.randint(-4, 5, (2, 3, 13, 4)) / 4  # with equal ones, and both ends
+    groups, order, inverse = sort_by_group(similarity, torch.tensor(lengths), group_order)
     for b, length in enumerate(lengths):
         for h in range(3):
-            group = similarity[b, h].argmax(dim=-1).tolist()
+            highest, group = (x.tolist() for x in similarity[b, h].max(dim=-1))
             assert groups[b, h].tolist() == group
-            expected = sorted(range(length), key=lambda i, group=group: (group[i], i))
+            first = [-x if group_order == "similarity" else 0 for x in highest]
+            expected = sorted(range(length), key=lambda i, group=group, first=first: (group[i], first[i], i))
             assert order[b, h].tolist() == expected + list(range(length, 13))
             assert order[b, h][inverse[b, h]].tolist() == list(range(13))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_twins_far_apart_lie_side_by_side(dtype: torch.dtype) -> None:
+    """One group of 64 tokens, of which each is like one other, half of the text away."""
+    similarity = torch.rand(32, generator=torch.Generator().manual_seed(0)).repeat(2)[None, None, :, None].to(dtype)
+    lengths = torch.tensor([64])
+    distances = []
+    for group_order in ("similarity", "position"):
+        place = sort_by_group(similarity, lengths, group_order)[2][0, 0]
+        distances.append((place[:32] - place[32:]).abs().float().mean())
+    assert distances[0] < 2 and distances[1] == 32
 
 
 def test_grouping_takes_no_gradient() -> None:

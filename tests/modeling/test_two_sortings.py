@@ -56,14 +56,15 @@ def test_both_sortings_count_and_have_prototypes_of_their_own() -> None:
 
 
 def test_a_checkpoint_from_before_the_fields_opens_as_it_was(tmp_path: Path) -> None:
-    model, batch = tiny_model("token", far_field="mean", codebook="random"), tiny_batch(ROWS)
+    before = {"num_sortings": 1, "far_field": "mean", "codebook": "random", "group_order": "position"}
+    model, batch = tiny_model("token", **before), tiny_batch(ROWS)
     model.save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     written = json.loads(path.read_text(encoding="utf-8"))
-    assert [written.pop(name) for name in ("num_sortings", "far_field", "codebook")] == [1, "mean", "random"]
+    assert {name: written.pop(name) for name in before} == before
     path.write_text(json.dumps(written), encoding="utf-8")
     reopened = SelfAttnForTokenClassification.from_pretrained(tmp_path)
-    assert reopened.config.num_sortings == 1 and reopened.config.far_field == "mean"
+    assert {name: getattr(reopened.config, name) for name in before} == before
     torch.testing.assert_close(reopened(**batch).logits, model(**batch).logits, atol=1e-6, rtol=0)
 
 
