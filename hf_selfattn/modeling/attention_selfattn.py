@@ -287,7 +287,8 @@ class GroupedAttentionHead(nn.Module):
         """Return the output of sorted tokens without the column of the far field, and with its linear term."""
         attended_BMHV, far_share_BMH1 = attended_BMHE.split([self.value_dim, 1], dim=-1)
         shift_BMHV, damping_BMH1 = far_field_slope(blocks, means[0], lengths_B, self.head_dim**-0.5, self.value_dim)
-        return torch.addcmul(attended_BMHV, far_share_BMH1 * damping_BMH1, shift_BMHV)
+        corrected = torch.addcmul(attended_BMHV.to(shift_BMHV.dtype), far_share_BMH1 * damping_BMH1, shift_BMHV)
+        return corrected.to(attended_BMHE.dtype)
 
     def _means(self, blocks: Blocks, lengths_B: Tensor) -> Means:
         """Return the mean key and the mean value of each block, the column of the far field 1."""

@@ -69,7 +69,8 @@ def far_field_slope(
         value_dim: V, how many columns of the values are moved.
 
     Returns:
-        The shift before the division, (B, M, H, V), and what it is multiplied by, (B, M, H, 1).
+        The shift before the division, (B, M, H, V), and what it is multiplied by, (B, M, H, 1); of float16 in
+        float32, since one of them may be large where the other is small.
     """
     _, K, W, _, E = blocks[1].shape
     is_real_BKW = real_places(block_counts(lengths_B, K, W), W)[..., None, None]
@@ -82,4 +83,4 @@ def far_field_slope(
     covariance_BHEF = torch.cat([around @ key, around @ value], dim=-1) * share_B111
     to_keys, to_values, _ = (query @ covariance_BHEF).split([E, value_dim, E - value_dim], dim=-1)
     variance = (to_keys * query).sum(dim=-1, keepdim=True) * scaling
-    return to_values.transpose(1, 2).to(dtype), (1 + variance).reciprocal().transpose(1, 2).to(dtype)
+    return to_values.transpose(1, 2), (1 + variance).reciprocal().transpose(1, 2)
