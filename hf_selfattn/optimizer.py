@@ -1,4 +1,4 @@
-"""Layer-wise learning rates: the deeper a layer of the backbone, the slower it learns."""
+"""Learning rates of the parts of a model: of the attention heads, and of the backbone layer by layer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
+
+from .arguments import RecipeArguments
 
 NUMBERED_LAYER = re.compile(r"\.backbone\..*?\.?layers?\.(\d+)\.")
 
@@ -25,7 +27,18 @@ def layer_depth(name: str, num_layers: int) -> int:
     return int(found.group(1)) + 1 if found else 0
 
 
-def layer_decay_groups(model: PreTrainedModel, arguments: TrainingArguments, decay: float) -> list[dict[str, Any]]:
+def is_attention_head(name: str) -> bool:
+    """Return whether a parameter belongs to the attention heads and not to backbone, adapter or classifier.
+
+    Args:
+        name: of the parameter, in the whole model, under PEFT's wrappers or not.
+    """
+    return ".heads." in f".{name}"
+
+
+def learning_rate_groups(
+    model: PreTrainedModel, arguments: TrainingArguments, decay: float = 1.0, heads_rate: float | None = None
+) -> list[dict[str, Any]]:
     """Return parameter groups whose learning rate falls by a factor with each layer (Howard and Ruder, 2018).
 
     Biases and norms have no weight decay.
@@ -34,35 +47,42 @@ def layer_decay_groups(model: PreTrainedModel, arguments: TrainingArguments, dec
         model: the model that trains; its configuration tells the number of the backbone's layers.
         arguments: learning rate and weight decay.
         decay: factor from one layer to the one below, above 0 and at most 1.
+        heads_rate: learning rate of the attention heads; that of the arguments where it is None.
 
     Raises:
-        ValueError: if the factor is out of range.
+        ValueError: if the factor or the rate is out of range.
     """
+    if heads_rate is not None and not heads_rate > 0:
+        raise ValueError(f"heads_learning_rate={heads_rate} must be above 0.")
     if not 0 < decay <= 1:
         raise ValueError(f"layer_decay={decay} must be above 0 and at most 1.")
     num_layers = model.config.num_hidden_layers
-    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((layer_depth(name, num_layers), parameter.dim() > 1), []).append(parameter)
+            rate = arguments.learning_rate * decay ** (num_layers + 1 - layer_depth(name, num_layers))
+            rate = heads_rate if heads_rate is not None and is_attention_head(name) else rate
+            groups.setdefault((rate, parameter.dim() > 1), []).append(parameter)
     return [
-        {
-            "params": parameters,
-            "lr": arguments.learning_rate * decay ** (num_layers + 1 - depth),
-            "weight_decay": arguments.weight_decay if is_matrix else 0.0,
-        }
-        for (depth, is_matrix), parameters in sorted(groups.items(), key=lambda item: item[0])
+        {"params": parameters, "lr": rate, "weight_decay": arguments.weight_decay if is_matrix else 0.0}
+        for (rate, is_matrix), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
 
 
-def layer_decay_optimizer(model: PreTrainedModel, arguments: TrainingArguments, decay: float) -> torch.optim.Optimizer:
-    """Return the optimizer that `Trainer` would make, with layer-wise learning rates.
+def grouped_optimizer(
+    model: PreTrainedModel, options: TrainingArguments, arguments: RecipeArguments
+) -> torch.optim.Optimizer | None:
+    """Return the optimizer that `Trainer` would make, with learning rates of the parts; None where all have the same.
 
     Args:
         model: the model that trains.
-        arguments: options of `Trainer`, `optim` among them.
-        decay: factor from one layer to the one below.
+        options: of `Trainer`, `optim` among them.
+        arguments: of the recipe, which name the rates.
     """
-    optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
-    optimizer: torch.optim.Optimizer = optimizer_class(layer_decay_groups(model, arguments, decay), **options)
+    decay = arguments.layer_decay if arguments.tuning == "full" else 1.0
+    if decay == 1 and arguments.heads_learning_rate is None:
+        return None
+    groups = learning_rate_groups(model, options, decay, arguments.heads_learning_rate)
+    optimizer_class, own = Trainer.get_optimizer_cls_and_kwargs(options)
+    optimizer: torch.optim.Optimizer = optimizer_class(groups, **own)
     return optimizer

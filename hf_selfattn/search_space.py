@@ -32,7 +32,7 @@ OPTIONS = (
     "warmup_steps",
     "weight_decay",
 )
-OWN = ("class_weights", "focal_gamma", "layer_decay", "loss")
+OWN = ("class_weights", "focal_gamma", "heads_learning_rate", "layer_decay", "loss")
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "use_rslora": False, "use_dora": False, "target_modules": None}
 NOT_OF_HEADS = ("auto_map", "prefix_token_ids", "suffix_token_ids", "temperature", "thresholds", "top_one_if_none")
 KEYS = ("trials", "space", "pruner", "timeout")

@@ -22,7 +22,7 @@ from .classification_task import CLASSIFICATION
 from .codebooks import fit_codebooks
 from .features import CachedFeatures, default_folder, feature_collator
 from .metrics import LOWER_IS_BETTER
-from .optimizer import layer_decay_optimizer
+from .optimizer import grouped_optimizer
 from .preparation import seed_of
 from .progress import show_progress
 from .recipe_trainer import RecipeTrainer
@@ -68,9 +68,7 @@ def build_trainer(
         has_fresh_heads: whether the heads still need their first passes over data.
     """
     options = training_arguments(arguments, data, output_dir)
-    optimizer = None
-    if arguments.tuning == "full" and arguments.layer_decay != 1:
-        optimizer = layer_decay_optimizer(model, options, arguments.layer_decay)
+    optimizer = grouped_optimizer(model, options, arguments)
     train, validation = tokens["train"], tokens["validation"]
     cache, record = cached_features(arguments, tokens, tokenizer), None
     if cache is not None:

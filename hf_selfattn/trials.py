@@ -16,7 +16,7 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, Traini
 from .adapters import base_model
 from .arguments import RecipeArguments
 from .attention_cpu import use_fast_attention
-from .optimizer import layer_decay_optimizer
+from .optimizer import grouped_optimizer
 from .preparation import open_backbone
 from .progress import show_progress, tokenising
 from .sampling import length_grouped
@@ -85,8 +85,7 @@ class TrialTrainer(Trainer):
         Args:
             model: the model that trains, where it is not `Trainer`'s own.
         """
-        if self.settled.tuning == "full" and self.settled.layer_decay != 1:
-            self.optimizer = layer_decay_optimizer(self.model, self.args, self.settled.layer_decay)
+        self.optimizer = grouped_optimizer(self.model, self.args, self.settled) or self.optimizer
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)  # the one that is there, if any
         return optimizer
 

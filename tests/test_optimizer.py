@@ -4,14 +4,16 @@ import pytest
 from tiny_models import BACKBONES, tiny_model
 from transformers import TrainingArguments
 
-from hf_selfattn.optimizer import layer_decay_groups, layer_decay_optimizer, layer_depth
+from hf_selfattn.adapters import add_lora
+from hf_selfattn.arguments import RecipeArguments
+from hf_selfattn.optimizer import grouped_optimizer, layer_depth, learning_rate_groups
 
 
 @pytest.mark.parametrize("family", BACKBONES)
 def test_every_layer_has_its_rate_and_every_parameter_one_group(family: str, tmp_path: object) -> None:
     model = tiny_model(family=family)
     arguments = TrainingArguments(output_dir=str(tmp_path), learning_rate=1.0, weight_decay=0.1, use_cpu=True)
-    groups = layer_decay_groups(model, arguments, decay=0.5)
+    groups = learning_rate_groups(model, arguments, decay=0.5)
     listed = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(listed) == sorted(id(parameter) for parameter in model.parameters())
     rate = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
@@ -19,10 +21,25 @@ def test_every_layer_has_its_rate_and_every_parameter_one_group(family: str, tmp
     assert names == {0: 0.125, 1: 0.25, 2: 0.5, 3: 1.0}
     for group in groups:
         assert all((parameter.dim() > 1) == (group["weight_decay"] == 0.1) for parameter in group["params"])
-    assert len(layer_decay_optimizer(model, arguments, 0.5).param_groups) == len(groups)
+    recipe = RecipeArguments(model="x", output_dir="x", tuning="full", layer_decay=0.5)
+    assert len(grouped_optimizer(model, arguments, recipe).param_groups) == len(groups)
+
+
+def test_heads_have_a_rate_of_their_own_under_an_adapter_too(tmp_path: object) -> None:
+    model = add_lora(tiny_model("single_label"), "SEQ_CLS")
+    arguments = TrainingArguments(output_dir=str(tmp_path), learning_rate=1.0, use_cpu=True)
+    groups = learning_rate_groups(model, arguments, heads_rate=0.25)
+    rate = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    of_name = {name: rate[id(parameter)] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all(value == (0.25 if "heads" in name else 1.0) for name, value in of_name.items())
+    assert any("lora_" in name for name in of_name) and any("grouped_attention" in name for name in of_name)
+    assert any("classifier" in name for name in of_name)
+    assert grouped_optimizer(model, arguments, RecipeArguments(model="x", output_dir="x")) is None
+    with pytest.raises(ValueError, match="heads_learning_rate=0"):
+        learning_rate_groups(model, arguments, heads_rate=0)
 
 
 def test_a_factor_out_of_range_is_named(tmp_path: object) -> None:
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     with pytest.raises(ValueError, match="layer_decay=1.5"):
-        layer_decay_groups(tiny_model(), arguments, 1.5)
+        learning_rate_groups(tiny_model(), arguments, 1.5)
