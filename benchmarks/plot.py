@@ -22,6 +22,7 @@ COLOURS = {
     "max-pool": "#33a02c",
     "probe": "#ffbb33",
     "lora": "#ff7f00",
+    "lora-slow-heads": "#fdd0a2",
     "lora-crf": "#fdae61",
     "probe+lora": "#e31a1c",
     "full": "#8b1a00",

@@ -24,6 +24,7 @@ SYSTEMS = {
     "max-pool": "MaxPoolBERT head, full",
     "probe": "ours, probe",
     "lora": "ours, LoRA",
+    "lora-slow-heads": "ours, LoRA, heads at a tenth of the rate",
     "lora-crf": "ours, LoRA, CRF",
     "probe+lora": "ours, probe + LoRA",
     "full": "ours, full",
