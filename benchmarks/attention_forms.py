@@ -260,6 +260,7 @@ def compare(
             f"grouped, {name}": (cost(selected_blocks=t), grouped(*given, metric, first, selected_blocks=t))
             for name, t in {"best block": 1, "best 2 blocks": 2, "best 4 blocks": 4}.items()
         },
+        "grouped, in the text's order": (cost(), grouped(*given, metric, first, group_order="position")),
         "grouped, means only": (cost(linear=False), grouped(*given, metric, first, far_field="mean")),
         "grouped, random prototypes": (cost(), grouped(*given, metric, random)),
         "grouped, random, means only": (cost(linear=False), grouped(*given, metric, random, far_field="mean")),
