@@ -185,7 +185,7 @@ def probe_phase(arguments: RecipeArguments) -> RecipeArguments:
     }
     if arguments.probe_epochs is not None:
         options |= {"num_train_epochs": arguments.probe_epochs, "max_steps": -1}
-    return replace(one_phase(arguments), tuning="probe", save="merged", options=options)
+    return replace(one_phase(arguments), tuning="probe", save="merged", heads_learning_rate=None, options=options)
 
 
 def one_phase(arguments: RecipeArguments) -> RecipeArguments:
