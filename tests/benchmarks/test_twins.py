@@ -83,7 +83,7 @@ def with_the_solution(task: str, **options: int | str) -> Tagger:
             head.metric.weight[:, TOPIC_DIM:-CLASSES] = relation(3)
         head.metric_scale.fill_(60)
         for h in range(head.num_heads):
-            start = h * (2 * head.head_dim + head.value_dim) + 2 * head.head_dim
+            start = h * (head.qkv.out_features // head.num_heads) + 2 * head.head_dim
             head.qkv.weight[start : start + CLASSES, -CLASSES:] = torch.eye(CLASSES)
             head.output.weight[-CLASSES:, h * head.value_dim : h * head.value_dim + CLASSES] = torch.eye(CLASSES)
         tagger.classifier.weight.copy_(torch.eye(FEATURES)[-CLASSES:])
