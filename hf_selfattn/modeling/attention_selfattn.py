@@ -144,13 +144,13 @@ class GroupedAttentionHead(nn.Module):
     """Attention across the whole input, precise inside a similarity group and summarised outside it.
 
     The tokens are sorted by their most similar prototype, those of one by how near they are to it, and cut into equal
-    blocks. In one softmax each token attends
-    to the tokens of its own block (near field) and to the mean key and value of every other block (far field), as in
-    the fast multipole method (Greengard and Rokhlin, 1987); grouping by similarity follows the Reformer (Kitaev et
-    al., 2020) and the Routing Transformer (Roy et al., 2021). The logits have the term `metric_scale * u_i . u_j`,
-    through which the similarity space u learns from the task. With two sortings each head has two independent sets of
-    prototypes, as the hash rounds of the Reformer, and a token attends to its own block in either sorting. With
-    selected blocks a block reads the tokens of its best others in full, not their means.
+    blocks. In one softmax each token attends to the tokens of its own block (near field) and to the mean key and value
+    of every other block (far field), as in the fast multipole method (Greengard and Rokhlin, 1987); grouping by
+    similarity follows the Reformer (Kitaev et al., 2020) and the Routing Transformer (Roy et al., 2021). The logits
+    have the term `metric_scale * u_i . u_j`, through which the similarity space u learns from the task. With two
+    sortings each head has two independent sets of prototypes, as the hash rounds of the Reformer, and a token attends
+    to its own block in either sorting. With selected blocks a block reads the tokens of its best others in full, not
+    their means. All of an input that fits into one block is read in full, unsorted.
 
     With `far_field="linear"` the mean values have a correction that is linear in the query (`far_field_slope`): the
     dipole beside the monopole. What it needs is how much attention falls on the means, which a column of ones beside
