@@ -9,9 +9,9 @@ from datasets import Dataset
 from peft import LoraConfig, TaskType, get_peft_model
 from transformers import AutoModelForTokenClassification, PreTrainedConfig, PreTrainedTokenizerBase
 
-from hf_selfattn.adapters import LORA_TARGETS
 from hf_selfattn.arguments import NerArguments
 from hf_selfattn.data import TaggingData
+from hf_selfattn.modeling.peft_selfattn import LORA_TARGETS
 from hf_selfattn.tag_encoding import IGNORED
 from hf_selfattn.tagging_task import TAGGING, tokenise_tags
 from hf_selfattn.trainer import TASKS

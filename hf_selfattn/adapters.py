@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from .modeling import modeling_selfattn
 from .modeling.adapter_selfattn import HUB_OPTIONS, carries_adapter
 from .modeling.configuration_selfattn import SelfAttnConfig
-from .modeling.peft_selfattn import LORA_TARGETS, register_adapter_targets
+from .modeling.peft_selfattn import register_adapter_targets
 
 # Modules that are trained and saved in full, where the model has them.
 HEAD_MODULES = ("heads", "word_pooling", "classifier", "crf")
@@ -31,9 +31,8 @@ CLASS_OF_TASK = {
 def lora_config(model: PreTrainedModel | SelfAttnConfig, task_type: str, **options: Any) -> LoraConfig:
     """Return a LoRA configuration for a model of this package (Hu et al., 2021).
 
-    Adapters stand on the layers of `LORA_TARGETS`; a family without a preset gets them on all linear layers of the
-    backbone, as does any with `target_modules="all-linear"`. There is no dropout by default: on a CPU it costs more
-    than the adapters save.
+    Adapters stand on all linear layers of the backbone, as in QLoRA (Dettmers et al., 2023), unless `target_modules`
+    names others. There is no dropout by default: on a CPU it costs more than the adapters save.
 
     Args:
         model: the model with its heads, or its configuration.
@@ -48,9 +47,8 @@ def lora_config(model: PreTrainedModel | SelfAttnConfig, task_type: str, **optio
     if isinstance(model, SelfAttnConfig):
         with torch.device("meta"):
             model = CLASS_OF_TASK[task_type](model)
-    config: SelfAttnConfig = model.config
     rank = options.get("r", 16)
-    targets = options.pop("target_modules", None) or LORA_TARGETS.get(config.backbone_config.model_type, "all-linear")
+    targets = options.pop("target_modules", None) or "all-linear"
     defaults = {
         "r": rank,
         "lora_alpha": 2 * rank,

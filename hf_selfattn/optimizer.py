@@ -1,4 +1,4 @@
-"""Learning rates of the parts of a model: of the attention heads, and of the backbone layer by layer."""
+"""Learning rates of the parts of a model: of the heads, and of the backbone layer by layer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
+from .adapters import HEAD_MODULES, base_model
 from .arguments import RecipeArguments
+from .modeling.modeling_selfattn import SelfAttnPreTrainedModel
 
+# Adapters are near 0 where they start and small; at their rate whole matrices run ahead of them and fit what the
+# backbone gives as it is, which costs accuracy on other domains (benchmarks/LOG.md).
+HEADS_SHARE = 0.3
 NUMBERED_LAYER = re.compile(r"\.backbone\..*?\.?layers?\.(\d+)\.")
 
 
@@ -27,13 +32,13 @@ def layer_depth(name: str, num_layers: int) -> int:
     return int(found.group(1)) + 1 if found else 0
 
 
-def is_attention_head(name: str) -> bool:
-    """Return whether a parameter belongs to the attention heads and not to backbone, adapter or classifier.
+def is_on_backbone(name: str) -> bool:
+    """Return whether a parameter belongs to the attention heads or the task head, not to backbone or adapter.
 
     Args:
         name: of the parameter, in the whole model, under PEFT's wrappers or not.
     """
-    return ".heads." in f".{name}"
+    return not set(HEAD_MODULES).isdisjoint(name.split("."))
 
 
 def learning_rate_groups(
@@ -47,7 +52,7 @@ def learning_rate_groups(
         model: the model that trains; its configuration tells the number of the backbone's layers.
         arguments: learning rate and weight decay.
         decay: factor from one layer to the one below, above 0 and at most 1.
-        heads_rate: learning rate of the attention heads; that of the arguments where it is None.
+        heads_rate: learning rate of attention heads and task head; that of the arguments where it is None.
 
     Raises:
         ValueError: if the factor or the rate is out of range.
@@ -61,7 +66,7 @@ def learning_rate_groups(
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             rate = arguments.learning_rate * decay ** (num_layers + 1 - layer_depth(name, num_layers))
-            rate = heads_rate if heads_rate is not None and is_attention_head(name) else rate
+            rate = heads_rate if heads_rate is not None and is_on_backbone(name) else rate
             groups.setdefault((rate, parameter.dim() > 1), []).append(parameter)
     return [
         {"params": parameters, "lr": rate, "weight_decay": arguments.weight_decay if is_matrix else 0.0}
@@ -69,20 +74,45 @@ def learning_rate_groups(
     ]
 
 
-def grouped_optimizer(
-    model: PreTrainedModel, options: TrainingArguments, arguments: RecipeArguments
-) -> torch.optim.Optimizer | None:
-    """Return the optimizer that `Trainer` would make, with learning rates of the parts; None where all have the same.
+def heads_rate_of(model: nn.Module, options: TrainingArguments, arguments: RecipeArguments) -> float | None:
+    """Return the learning rate of the heads, or None where it is that of all.
 
     Args:
         model: the model that trains.
+        options: of `Trainer`.
+        arguments: of the recipe.
+    """
+    is_ours = isinstance(base_model(model), SelfAttnPreTrainedModel)
+    if arguments.heads_learning_rate is None and arguments.tuning == "lora" and is_ours:
+        return HEADS_SHARE * float(options.learning_rate)
+    return arguments.heads_learning_rate
+
+
+def grouped_optimizer(
+    model: PreTrainedModel, options: TrainingArguments, arguments: RecipeArguments
+) -> torch.optim.Optimizer | None:
+    """Return the optimizer that `Trainer` would make, with learning rates of the parts; None where it has to make it.
+
+    Args:
+        model: the model that trains, sharded or not.
         options: of `Trainer`, `optim` among them.
         arguments: of the recipe, which name the rates.
+
+    Raises:
+        ValueError: if rates are given for an optimizer that arranges the parameters itself.
     """
     decay = arguments.layer_decay if arguments.tuning == "full" else 1.0
-    if decay == 1 and arguments.heads_learning_rate is None:
+    heads_rate = heads_rate_of(model, options, arguments)
+    if decay == 1 and heads_rate is None:
         return None
-    groups = learning_rate_groups(model, options, decay, arguments.heads_learning_rate)
-    optimizer_class, own = Trainer.get_optimizer_cls_and_kwargs(options)
-    optimizer: torch.optim.Optimizer = optimizer_class(groups, **own)
+    optimizer_class, own = Trainer.get_optimizer_cls_and_kwargs(options, model)
+    if not isinstance(optimizer_class, type) or not own.keys().isdisjoint(("params", "model", "optimizer_dict")):
+        if decay == 1 and arguments.heads_learning_rate is None:
+            return None
+        name = getattr(options.optim, "value", options.optim)
+        raise ValueError(
+            f"optim={name!r} arranges the parameters itself: layer_decay and heads_learning_rate say "
+            "nothing to it. Leave them out, or take another optimizer, such as adamw_torch."
+        )
+    optimizer: torch.optim.Optimizer = optimizer_class(learning_rate_groups(model, options, decay, heads_rate), **own)
     return optimizer

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,22 +21,28 @@ from .checkpoints import STATE_FILE, WRITING, checkpoint_name, drop_checkpoints,
 from .faults import NotFinite, not_written, rows_in_words
 from .sampling import length_grouped
 
+MakeOptimizer = Callable[[Any], torch.optim.Optimizer | None]
+
 
 class RecipeTrainer(Trainer):
     """`Trainer` for the runs of the recipes.
 
-    Four methods are overridden, because no callback stands where they act. `Trainer` groups rows by length with the
-    random state of each process: processes whose states part would read some rows twice and others never. It writes a
+    Five methods are overridden, because no callback stands where they act. `Trainer` groups rows by length with the
+    random state of each process: processes whose states part would read some rows twice and others never. It takes no
+    optimizer that was made before the model is sharded. It writes a
     checkpoint straight into its place and deletes older ones before it tells a callback; only `training_step` sees
     each batch and its loss before the optimizer makes its step; and resumed from the last step of a training that
     ended within an epoch, `Trainer` would make one step more.
 
     Args:
+        make_optimizer: makes an optimizer for a model, or returns None where `Trainer` is to make it.
         options: of `Trainer`.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, make_optimizer: MakeOptimizer | None = None, **options: Any) -> None:
         super().__init__(**options)
+        self.make_optimizer = make_optimizer
+        self.optimizer: torch.optim.Optimizer | None
         self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
         self.last_batch: dict[str, Any] = {}
         self.loss_is_finite = True
@@ -54,6 +60,17 @@ class RecipeTrainer(Trainer):
         """
         sampler = length_grouped(self.train_dataset, self.args)
         return super()._get_train_sampler(train_dataset) if sampler is None else sampler
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Make the optimizer, with learning rates of the parts of the model.
+
+        Args:
+            model: as of `Trainer`.
+        """
+        if self.optimizer is None and self.make_optimizer is not None:
+            self.optimizer = self.make_optimizer(self.model if model is None else model)
+        made: torch.optim.Optimizer = super().create_optimizer(model)
+        return made
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Keep the batch in mind, and whether its loss is a number.

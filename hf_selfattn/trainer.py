@@ -68,7 +68,6 @@ def build_trainer(
         has_fresh_heads: whether the heads still need their first passes over data.
     """
     options = training_arguments(arguments, data, output_dir)
-    optimizer = grouped_optimizer(model, options, arguments)
     train, validation = tokens["train"], tokens["validation"]
     cache, record = cached_features(arguments, tokens, tokenizer), None
     if cache is not None:
@@ -84,7 +83,7 @@ def build_trainer(
     trainer = RecipeTrainer(
         model=model,
         args=options,
-        optimizers=(optimizer, None),
+        make_optimizer=lambda model: grouped_optimizer(model, options, arguments),
         train_dataset=train,
         eval_dataset=validation,
         processing_class=tokenizer,

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 from tiny_models import BACKBONES, tiny_model
-from transformers import TrainingArguments
+from torch.optim import AdamW
+from transformers import BertForSequenceClassification, Trainer, TrainingArguments
 
 from hf_selfattn.adapters import add_lora
 from hf_selfattn.arguments import RecipeArguments
@@ -31,12 +32,36 @@ def test_heads_have_a_rate_of_their_own_under_an_adapter_too(tmp_path: object) -
     groups = learning_rate_groups(model, arguments, heads_rate=0.25)
     rate = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     of_name = {name: rate[id(parameter)] for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert all(value == (0.25 if "heads" in name else 1.0) for name, value in of_name.items())
+    assert all(value == (1.0 if "lora_" in name else 0.25) for name, value in of_name.items())
     assert any("lora_" in name for name in of_name) and any("grouped_attention" in name for name in of_name)
     assert any("classifier" in name for name in of_name)
-    assert grouped_optimizer(model, arguments, RecipeArguments(model="x", output_dir="x")) is None
     with pytest.raises(ValueError, match="heads_learning_rate=0"):
         learning_rate_groups(model, arguments, heads_rate=0)
+
+
+RECIPE = {"model": "x", "output_dir": "x"}
+
+
+def test_heads_are_slower_than_adapters_where_nobody_says_otherwise(tmp_path: object) -> None:
+    arguments = TrainingArguments(output_dir=str(tmp_path), learning_rate=1.0, use_cpu=True)
+    adapted = add_lora(tiny_model("single_label"), "SEQ_CLS")
+    optimizer = grouped_optimizer(adapted, arguments, RecipeArguments(**RECIPE))
+    assert {group["lr"] for group in optimizer.param_groups} == {0.3, 1.0}
+    same = grouped_optimizer(adapted, arguments, RecipeArguments(**RECIPE, heads_learning_rate=1.0))
+    assert {group["lr"] for group in same.param_groups} == {1.0}
+    peer = BertForSequenceClassification(BACKBONES["bert"])
+    for model, tuning in ((adapted, "probe"), (adapted, "full"), (peer, "lora")):
+        assert grouped_optimizer(model, arguments, RecipeArguments(**RECIPE, tuning=tuning)) is None
+
+
+def test_an_optimizer_that_arranges_the_parameters_itself(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = TrainingArguments(output_dir=str(tmp_path), optim="galore_adamw", use_cpu=True)
+    # As `Trainer` answers for GaLore where its package is installed.
+    monkeypatch.setattr(Trainer, "get_optimizer_cls_and_kwargs", lambda *_: (AdamW, {"lr": 1.0, "params": []}))
+    adapted = add_lora(tiny_model("single_label"), "SEQ_CLS")
+    assert grouped_optimizer(adapted, arguments, RecipeArguments(**RECIPE)) is None
+    with pytest.raises(ValueError, match="galore_adamw' arranges the parameters itself"):
+        grouped_optimizer(adapted, arguments, RecipeArguments(**RECIPE, heads_learning_rate=1e-4))
 
 
 def test_a_factor_out_of_range_is_named(tmp_path: object) -> None:

@@ -153,8 +153,9 @@ class SelfAttnConfig(PreTrainedConfig):
     fusion (`"scalar"`, `"channel"` or `"fixed"`, *optional*, defaults to `"scalar"`):
         The weights of the two attentions in the output: one learned number each, one learned number per
         channel, or `fusion_init` for ever.
-    fusion_init (`float`, *optional*, defaults to 0.1):
-        First value of the fusion weights. 0 makes the model a plain linear head on the backbone.
+    fusion_init (`float`, *optional*, defaults to 0.0):
+        First value of the fusion weights. With 0 training starts from a plain head on the backbone, and the attentions
+        come in as they help (ReZero; Bachlechner et al., 2020).
     norm_type (`"layernorm"` or `"rmsnorm"`, *optional*, defaults to `"layernorm"`):
         Normalisation around the heads.
     norm_position (`"pre"` or `"post"`, *optional*, defaults to `"pre"`):
@@ -232,7 +233,7 @@ class SelfAttnConfig(PreTrainedConfig):
     suffix_token_ids: list[int] = field(default_factory=list)
     num_mixed_layers: int = 1
     fusion: Literal["scalar", "channel", "fixed"] = "scalar"
-    fusion_init: float | int = 0.1
+    fusion_init: float | int = 0.0
     norm_type: Literal["layernorm", "rmsnorm"] = "layernorm"
     norm_position: Literal["pre", "post"] = "pre"
     norm_eps: float = 1e-6
@@ -344,6 +345,11 @@ class SelfAttnConfig(PreTrainedConfig):
             raise ValueError(
                 f"num_mixed_layers={self.num_mixed_layers} is more than the backbone has: {self.num_hidden_layers} "
                 "hidden layers and the embeddings."
+            )
+        if self.fusion == "fixed" and self.fusion_init == 0:
+            raise ValueError(
+                "fusion='fixed' with fusion_init=0 would never read the attention heads. Take another fusion_init, "
+                "such as 0.1, or no heads: num_self_attention_heads=0, num_grouped_attention_heads=0."
             )
         if self.group_temperature <= 0:
             raise ValueError(f"group_temperature={self.group_temperature} must be above 0.")

@@ -41,7 +41,7 @@ from transformers import (
 )
 
 from hf_selfattn import SelfAttnConfig, SelfAttnForSequenceClassification
-from hf_selfattn.adapters import LORA_TARGETS, add_lora, merge_adapters, open_adapter
+from hf_selfattn.adapters import add_lora, merge_adapters, open_adapter
 from hf_selfattn.modeling.adapter_selfattn import ADAPTER_NAME, OTHER_WEIGHTS, save_adapter_checkpoint
 from hf_selfattn.saving import save_adapter
 
@@ -357,4 +357,3 @@ def test_the_checkpoint_of_a_backbone_of_the_size_of_minilm_is_small(tmp_path: P
     folder = saved(add_lora(model, "SEQ_CLS", r=16).eval(), tmp_path / "it", tmp_path / "b")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     assert size <= 6_000_000, f"{size:,} bytes"
-    assert LORA_TARGETS["bert"] == ["query", "value"]
