@@ -22,6 +22,7 @@ HEADS = {
     "block_size": 8,
     "subsequence_stride": 4,
     "classifier_dropout": 0.0,
+    "fusion_init": 0.7,
 }
 # Fields of the heads that read less of a text, or more of it exactly: recipe, tuning and fields.
 SPARSE: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -145,7 +146,7 @@ def test_sparse_heads_train_and_open(
 def test_kept_features_train_with_half_of_the_tokens(tiny_backbone: str, tmp_path: Path) -> None:
     losses = []
     for number, rate in enumerate((1.0, 0.5, 0.5)):
-        heads, cache = {**HEADS, "fusion_init": 0.7, "token_keep_rate": rate}, str(tmp_path / "features")
+        heads, cache = {**HEADS, "token_keep_rate": rate}, str(tmp_path / "features")
         options = {"tuning": "probe", "feature_cache": cache, "heads": heads}
         losses.append(losses_of(train("text_classification", tiny_backbone, tmp_path / str(number), **options)))
     assert losses[1] == losses[2] and losses[1] != losses[0], "the seed decides what is drawn"

@@ -340,7 +340,9 @@ def test_permute_tokens() -> None:
 @pytest.mark.parametrize("norm_position", ["pre", "post"])
 @pytest.mark.parametrize("norm_type", ["layernorm", "rmsnorm"])
 def test_layer_is_the_weighted_sum(fusion: str, norm_position: str, norm_type: str) -> None:
-    layer = SelfAttnLayer(tiny_config(fusion=fusion, norm_position=norm_position, norm_type=norm_type))
+    layer = SelfAttnLayer(
+        tiny_config(fusion=fusion, fusion_init=0.5, norm_position=norm_position, norm_type=norm_type)
+    )
     nn.init.normal_(layer.fusion_weight)
     layer.grouped_attention.prototypes.normal_()
     x = torch.randn(2, 11, HIDDEN_SIZE)
