@@ -109,11 +109,12 @@ def measure(folder: str) -> dict[str, Any]:
     record["rounds"] = []
     for number in range(ROUNDS):
         lora = {"tuning": "lora", "per_device_train_batch_size": LORA_BATCH}
+        ours_lora = {**lora, "lora": {"target_modules": ["query", "value"]}}  # as the stock model's
         few = {"lora": replace(whole, tokens=some(whole.tokens, LORA_ROWS, number))}
         few["stock"] = replace(stock, tokens=some(stock.tokens, LORA_ROWS, number))
         probe = {"tuning": "probe", "feature_dtype": "bfloat16", "per_device_train_batch_size": PROBE_BATCH}
         turns = {
-            "lora": lambda few=few, lora=lora: train("lora", few["lora"], folder, **lora),
+            "lora": lambda few=few, lora=ours_lora: train("lora", few["lora"], folder, **lora),
             "probe": lambda probe=probe: train("probe", kept, folder, **probe),
             "stock": lambda few=few, lora=lora: train("stock", few["stock"], folder, **lora),
         }
