@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -61,13 +62,17 @@ def lora_config(model: PreTrainedModel | SelfAttnConfig, task_type: str, **optio
 
 
 def backbone_linears(model: PreTrainedModel) -> list[str]:
-    """Return the names of all linear layers of the backbone.
+    """Return the names of all linear layers of the backbone, under adapters or not.
 
     Args:
         model: the model with its heads.
     """
-    backbone = model.base_model.backbone
-    return sorted(name for name, module in backbone.named_modules() if isinstance(module, nn.Linear))
+    modules = dict(model.base_model.backbone.named_modules())
+    adapted = [name for name, module in modules.items() if isinstance(module, BaseTunerLayer)]
+    inside = tuple(f"{name}." for name in adapted)  # the layer itself, and linear layers of the adapter
+    plain = {name: module for name, module in modules.items() if name not in adapted and not name.startswith(inside)}
+    plain |= {name: cast(BaseTunerLayer, modules[name]).get_base_layer() for name in adapted}
+    return sorted(name for name, module in plain.items() if isinstance(module, nn.Linear))
 
 
 def any_parameter_in(model: nn.Module, name: str) -> bool:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_models import main_output, tiny_batch, tiny_labels, tiny_model
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_selfattn import SelfAttnForSequenceClassification
 from hf_selfattn.adapters import add_lora, lora_config
@@ -75,9 +75,11 @@ def test_exact_set_of_trainable_parameters(family: str, task: str) -> None:
     heads = heads_of(plain)
     assert len(heads) > 10
     lora = add_lora(tiny_model(task, family), TASKS[task], r=4)
-    assert trainable(lora) == heads | adapters_on(
-        blocks, lora_layers, ["lora_A.default.weight", "lora_B.default.weight"]
-    )
+    linear = [name for name, module in plain.named_modules() if type(module) is nn.Linear and ".backbone." in name]
+    assert len(linear) > 2 * len(lora_layers)
+    assert trainable(lora) == heads | {
+        f"base_model.model.{name}.lora_{end}.default.weight" for name in linear for end in "AB"
+    }
     model = tiny_model(task, family)
     ia3 = get_peft_model(model, method_config(model, "IA3", TASKS[task]))
     assert trainable(ia3) == heads | adapters_on(blocks, ia3_layers, ["ia3_l.default"])

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import get_peft_model
 from tiny_models import BACKBONES, main_output, tiny_batch, tiny_labels, tiny_model
 
 from hf_selfattn.adapters import (
@@ -14,6 +15,7 @@ from hf_selfattn.adapters import (
     merge_adapters,
     tune,
 )
+from hf_selfattn.peft_methods import method_config
 
 KINDS = {"single_label": "SEQ_CLS", "token": "TOKEN_CLS"}
 
@@ -58,6 +60,14 @@ def test_every_linear_layer_of_the_backbone_is_adapted() -> None:
     assert config.target_modules == lora_config(model, "SEQ_CLS", target_modules="all-linear").target_modules
     names = [name for name, _ in add_lora(model, "SEQ_CLS").named_parameters() if "lora_A" in name]
     assert len(names) == 2 * 6 and all(".backbone." in name for name in names)
+
+
+@pytest.mark.parametrize("method", ["LORA", "IA3"])
+def test_a_second_adapter_finds_the_layers_under_the_first(method: str) -> None:
+    model = tiny_model()
+    expected = backbone_linears(model)
+    get_peft_model(model, method_config(model, method, "SEQ_CLS"))
+    assert backbone_linears(model) == expected
 
 
 def test_options_of_peft_win() -> None:

@@ -55,7 +55,7 @@ def test_the_recipe_trains_an_adapter_on_8_bits(backbone: str, tmp_path: Path) -
     results = run(build_arguments(settings(backbone, tmp_path, quantization="int8")))
     place = {"backbone_name_or_path": backbone}
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run", **place)
-    assert isinstance(model.model.backbone.encoder.layer[0].attention.self.key, LAYERS["int8"])
+    assert isinstance(model.model.backbone.encoder.layer[0].attention.self.key.get_base_layer(), LAYERS["int8"])
     assert model.config.backbone_quantization == "int8" and model.config.label2id == {"down": 0, "up": 1}
     assert not hasattr(model.config.backbone_config, "quantization_config")
     answer = pipeline("text-classification", model=model, tokenizer=str(tmp_path / "run"))("w30 w31 w5")
@@ -63,7 +63,7 @@ def test_the_recipe_trains_an_adapter_on_8_bits(backbone: str, tmp_path: Path) -
     assert results["training"]["steps"] == 4
 
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run", backbone_quantization="none", **place)
-    assert type(plain.model.backbone.encoder.layer[0].attention.self.key) is torch.nn.Linear
+    assert type(plain.model.backbone.encoder.layer[0].attention.self.key.get_base_layer()) is torch.nn.Linear
     with torch.no_grad():
         torch.testing.assert_close(plain(**INPUTS).logits, model(**INPUTS).logits, atol=0.1, rtol=0)
     merge_adapters(plain).save_pretrained(tmp_path / "whole")
