@@ -160,7 +160,7 @@ def load_quantised(
     """
     try:
         backbone = load_backbone(name_or_path, config, hub_options, quantization)
-    except (ImportError, RuntimeError, NotImplementedError) as error:
+    except (ImportError, RuntimeError) as error:
         raise ValueError(
             f"backbone_quantization={quantization!r} does not work here ({error}). It needs bitsandbytes (pip install "
             "'hf-selfattn[quantization]') and a device that it supports; with 'none' the backbone is not quantised."

@@ -327,6 +327,11 @@ def test_two_sortings_of_sharp_attention_are_finite(dtype: torch.dtype) -> None:
         torch.testing.assert_close(output.double(), expected, atol=1e-2, rtol=1e-3)
 
 
+def test_fixed_weights_of_zero_are_refused() -> None:
+    with pytest.raises(ValueError, match="fusion='fixed' with fusion_init=0 would never read"):
+        tiny_config(fusion="fixed", fusion_init=0.0)
+
+
 def test_permute_tokens() -> None:
     values, index = torch.randn(2, 5, 3, 4), torch.randint(5, (2, 7, 3))
     taken = permute_tokens(values, index)
