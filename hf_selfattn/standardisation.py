@@ -20,6 +20,9 @@ def standardise_features(
     """Set `feature_mean` and `feature_scale` of the heads, so that the features of these rows' tokens have mean 0, and
     variance 1 on average over the channels: one scale for all, since some backbones have channels that never change.
 
+    Of several mixed layers each is given variance 1 first (`layer_scale`): the hidden states of a backbone that
+    normalises before its layers grow from one layer to the next, and the last ones would drown the others.
+
     Args:
         model: a model of this package, with or without adapters; one without heads is left as it is.
         rows: tokenised rows, which hold only what the model reads.
@@ -32,25 +35,29 @@ def standardise_features(
 
     def look(module: SelfAttnHeads, inputs: tuple[Any, ...]) -> None:
         hidden_states, lengths_B = inputs[:2]
-        features_BND = module.mixed(hidden_states).double()
+        features_LBND = torch.stack(tuple(hidden_states)).double()
         if lengths_B is not None:
-            features_BND = features_BND[
-                torch.arange(features_BND.shape[1], device=lengths_B.device) < lengths_B[:, None]
-            ]
-        features_ND = features_BND.flatten(0, -2)
-        sums.append((features_ND.sum(0), features_ND.square().sum(0), len(features_ND)))
+            is_real_BN = torch.arange(features_LBND.shape[2], device=lengths_B.device) < lengths_B[:, None]
+            features_LBND = features_LBND[:, is_real_BN]
+        features_LND = features_LBND.flatten(1, -2)
+        products_LL = torch.einsum("knd,lnd->kl", features_LND, features_LND) / features_LND.shape[-1]
+        sums.append((features_LND.sum(1), products_LL, features_LND.shape[1]))
 
     hooks = [module.register_forward_pre_hook(look) for module in heads]
     read_rows(model, rows, collate)
     for hook in hooks:
         hook.remove()
 
-    total, squares, count = (sum(values) for values in zip(*sums, strict=True))
-    mean_D = total / count
-    scale = (squares / count - mean_D.square()).mean().clamp(min=1e-6).rsqrt()
+    total, products, count = (sum(values) for values in zip(*sums, strict=True))
+    mean_LD = total / count
+    covariance_LL = products / count - mean_LD @ mean_LD.T / mean_LD.shape[1]
     for module in heads:
-        module.feature_mean.copy_(mean_D)
-        module.feature_scale.fill_(scale)
+        share_L = torch.ones_like(mean_LD[:, 0])
+        if module.layer_weight is not None and module.layer_scale is not None:
+            module.layer_scale.copy_(covariance_LL.diagonal().clamp(min=1e-6).rsqrt())
+            share_L = (module.layer_weight * module.layer_scale).double()
+        module.feature_mean.copy_(share_L @ mean_LD)
+        module.feature_scale.fill_((share_L @ covariance_LL @ share_L).clamp(min=1e-6).rsqrt())
 
 
 @torch.no_grad()

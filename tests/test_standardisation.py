@@ -49,6 +49,31 @@ def test_features_get_mean_0_and_variance_1_whatever_the_padding() -> None:
     torch.testing.assert_close(variance, torch.ones(()).double(), atol=1e-4, rtol=0)
 
 
+def test_mixed_layers_start_with_equal_shares_however_large_they_are() -> None:
+    model = tiny_model(num_mixed_layers=2)
+    heads = model.base_model.heads
+    rows, collate = rows_of([70, 9, 31, 5])
+    seen: list[Tensor] = []
+
+    def grow(module: SelfAttnHeads, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden_states, *others = inputs
+        return ((hidden_states[0], 1000 * hidden_states[1]), *others)
+
+    def record(module: SelfAttnHeads, inputs: tuple[Any, ...]) -> None:
+        seen.append(torch.stack(inputs[0])[:, 0].double())
+
+    heads.register_forward_pre_hook(grow)
+    standardise_features(model, rows, collate)
+    heads.register_forward_pre_hook(record)
+    with torch.no_grad():
+        for row in rows:
+            model(input_ids=row["input_ids"][None])
+    deviation = torch.cat(seen, dim=1).var(dim=1, unbiased=False).mean(-1).sqrt()
+    assert deviation[1] > 100 * deviation[0]
+    shares = (heads.layer_weight * heads.layer_scale).detach() * deviation
+    torch.testing.assert_close(shares, torch.full((2,), 0.5).double(), atol=1e-4, rtol=0)
+
+
 def test_both_copies_of_an_adapted_model_are_set() -> None:
     model = get_peft_model(tiny_model(), LoraConfig(target_modules=["query"], modules_to_save=["heads", "classifier"]))
     rows, collate = rows_of([9, 31, 5])

@@ -149,7 +149,8 @@ class SelfAttnConfig(PreTrainedConfig):
     suffix_token_ids (`list[int]`, *optional*):
         Special tokens that the tokenizer puts after a text; they close every window.
     num_mixed_layers (`int`, *optional*, defaults to 1):
-        Number of the backbone's last hidden layers that enter the learned layer mix. 1 takes the last layer.
+        Number of the backbone's last hidden layers that are mixed, with learned weights that start equal. 1 takes the
+        last layer.
     fusion (`"scalar"`, `"channel"` or `"fixed"`, *optional*, defaults to `"scalar"`):
         The weights of the two attentions in the output: one learned number each, one learned number per
         channel, or `fusion_init` for ever.

@@ -129,8 +129,9 @@ class SelfAttnLayer(GradientCheckpointingLayer):
 class SelfAttnHeads(nn.Module):
     """Everything that stands on the backbone's features: layer mix, attention layers and fusion weights.
 
-    The mixed features are standardised: `feature_mean` (D,) is taken off and the rest multiplied by the number
-    `feature_scale`. They are 0 and 1 until a pass over data sets them. Encoders give all tokens a large common part,
+    Several hidden layers are mixed with learned weights that start equal (Peters et al., 2018), each layer multiplied
+    by a number of its own, `layer_scale`. The mixed features are standardised: `feature_mean` (D,) is taken off and the
+    rest multiplied by the number `feature_scale`. They are 1, 0 and 1 until a pass over data sets them. Encoders give all tokens a large common part,
     along which a linear head swings as it learns (Ethayarajh, 2019; Mu and Viswanath, 2018).
 
     It is one module with one `forward`, so PEFT can train and save it whole (`modules_to_save`).
@@ -141,7 +142,9 @@ class SelfAttnHeads(nn.Module):
     def __init__(self, config: SelfAttnConfig):
         super().__init__()
         self.config = config
-        self.layer_weight = nn.Parameter(torch.empty(config.num_mixed_layers)) if config.num_mixed_layers > 1 else None
+        mixes = config.num_mixed_layers > 1
+        self.layer_weight = nn.Parameter(torch.empty(config.num_mixed_layers)) if mixes else None
+        self.layer_scale = nn.Buffer(torch.ones(config.num_mixed_layers)) if mixes else None
         self.feature_mean = nn.Buffer(torch.zeros(config.hidden_size))
         self.feature_scale = nn.Buffer(torch.ones(()))
         has_attention = config.num_self_attention_heads or config.num_grouped_attention_heads
@@ -196,9 +199,10 @@ class SelfAttnHeads(nn.Module):
         Args:
             hidden_states: `num_mixed_layers` tensors (B, N, D).
         """
-        if self.layer_weight is None:
+        if self.layer_weight is None or self.layer_scale is None:
             return hidden_states[-1]
-        return cast(Tensor, sum(weight * x for weight, x in zip(self.layer_weight, hidden_states, strict=True)))
+        weights_L = self.layer_weight * self.layer_scale
+        return cast(Tensor, sum(weight * x for weight, x in zip(weights_L, hidden_states, strict=True)))
 
     def _masks(self, features_BND: Tensor, lengths_B: Tensor | None) -> HeadMasks:
         B, N, _ = features_BND.shape

@@ -13,7 +13,7 @@
 # limitations under the License.
 """The weights that our own modules start with."""
 
-from torch import nn, randn_like, zeros_like
+from torch import nn, randn_like
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers import initialization as init
@@ -43,9 +43,8 @@ def fill_weights(module: nn.Module, config: PreTrainedConfig) -> None:
         init.zeros_(module.feature_mean)
         init.ones_(module.feature_scale)
         if module.layer_weight is not None:
-            last_only = zeros_like(module.layer_weight)
-            last_only[-1] = 1
-            init.copy_(module.layer_weight, last_only)
+            init.constant_(module.layer_weight, 1 / len(module.layer_weight))
+            init.ones_(module.layer_scale)
     elif isinstance(module, ClassQueryClassifier):
         init.zeros_(module.query)
     elif isinstance(module, WordPooling) and module.query is not None:

@@ -119,11 +119,11 @@ def test_training_starts_near_the_linear_head() -> None:
     assert 0 < difference < 0.1
 
 
-def test_layer_mix_starts_at_the_last_layer_and_is_a_weighted_sum() -> None:
+def test_layer_mix_starts_at_the_mean_and_is_a_weighted_sum() -> None:
     model = tiny_model("model", num_mixed_layers=3, num_self_attention_heads=0, num_grouped_attention_heads=0)
     batch = tiny_batch([20, 20])
     outputs = model(**batch, output_hidden_states=True)
-    torch.testing.assert_close(outputs.last_hidden_state, outputs.hidden_states[-1])
+    torch.testing.assert_close(outputs.last_hidden_state, torch.stack(outputs.hidden_states).mean(0))
     weights = torch.tensor([0.2, -0.5, 3.0])
     model.heads.layer_weight.data.copy_(weights)
     expected = sum(weight * layer for weight, layer in zip(weights, outputs.hidden_states, strict=True))
