@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,8 @@ from .tasks import label_options
 
 # Dropout there keeps attention from its fused kernel, by the name it has in the families' configurations.
 ATTENTION_DROPOUT_FIELDS = ("attention_probs_dropout_prob", "attention_dropout")
+# Of the backbone's hidden layers, how many a probe mixes.
+MIXED_LAYERS = 4
 
 
 def load_data(arguments: RecipeArguments) -> ClassificationData:
@@ -157,7 +160,10 @@ def build_model(
         backbone_config: configuration of the backbone as it was trained.
     """
     model = SelfAttnForSequenceClassification.from_backbone(
-        arguments.model, **backbone_settings(arguments, backbone_config), **label_options(data), **arguments.heads
+        arguments.model,
+        **backbone_settings(arguments, backbone_config),
+        **head_settings(arguments, backbone_config),
+        **label_options(data),
     )
     return tune(model, arguments.tuning, "SEQ_CLS", **arguments.lora)
 
@@ -180,6 +186,23 @@ def backbone_settings(arguments: RecipeArguments, backbone_config: PreTrainedCon
         "backbone_options": {**no_dropout, **arguments.backbone},
         "backbone_quantization": arguments.quantization,
     }
+
+
+def head_settings(arguments: RecipeArguments, backbone_config: PreTrainedConfig) -> dict[str, Any]:
+    """Return the fields of the heads. A probe mixes the last `MIXED_LAYERS` layers unless `heads` says how many.
+
+    The last layer of a frozen backbone is made for what it was trained on, and its last four layers together say more
+    of another task (Devlin et al., 2019, section 5.3; benchmarks/LOG.md).
+
+    Args:
+        arguments: the arguments of the recipe.
+        backbone_config: configuration of the backbone as it was trained.
+    """
+    if arguments.tuning not in ("probe", "probe+lora"):
+        return arguments.heads
+    changed = copy.deepcopy(backbone_config)
+    changed.update(arguments.backbone)
+    return {"num_mixed_layers": min(MIXED_LAYERS, changed.num_hidden_layers), **arguments.heads}
 
 
 def report_on_data(

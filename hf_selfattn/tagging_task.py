@@ -32,7 +32,7 @@ from .data import TaggingData, by_document, check_tagging, fingerprint, prepare_
 from .data.reading import ORIGIN
 from .metrics import entity_strings, error_analysis, score_spans
 from .modeling.modeling_selfattn import SelfAttnForTokenClassification
-from .preparation import backbone_settings, raw_splits, report_on_data, say, seed_of
+from .preparation import backbone_settings, head_settings, raw_splits, report_on_data, say, seed_of
 from .results import write_text
 from .tag_encoding import encode_split, rows_of, tags_of_words
 from .tasks import Array, Task
@@ -130,7 +130,10 @@ def build_tagger(arguments: NerArguments, data: TaggingData, backbone_config: Pr
         "label2id": {name: number for number, name in enumerate(data.label_names)},
     }
     model = SelfAttnForTokenClassification.from_backbone(
-        arguments.model, **backbone_settings(arguments, backbone_config), **labels, **arguments.heads
+        arguments.model,
+        **backbone_settings(arguments, backbone_config),
+        **head_settings(arguments, backbone_config),
+        **labels,
     )
     return tune(model, arguments.tuning, "TOKEN_CLS", **arguments.lora)
 

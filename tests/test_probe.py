@@ -15,10 +15,12 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
     BertModel,
+    DistilBertConfig,
     pipeline,
 )
 
 from hf_selfattn.arguments import NerArguments, RecipeArguments, build_arguments
+from hf_selfattn.preparation import head_settings
 from hf_selfattn.trainer import cached_features, task_of, task_options, training_arguments
 from hf_selfattn.training import run
 
@@ -99,6 +101,19 @@ def cached_batch(arguments: Any, model: Any) -> dict[str, torch.Tensor]:
     rows = rows.remove_columns([name for name in rows.column_names if name not in columns])
     batch: dict[str, torch.Tensor] = collate([rows[number] for number in range(len(rows))])
     return batch
+
+
+def test_a_probe_mixes_four_layers_unless_told() -> None:
+    def mixed(**settings: Any) -> int:
+        arguments = build_arguments({"model": "m", "output_dir": "o", **settings})
+        return int(head_settings(arguments, DistilBertConfig(n_layers=6)).get("num_mixed_layers", 1))
+
+    assert mixed(tuning="probe") == mixed(tuning="probe+lora") == 4
+    assert mixed(tuning="lora") == mixed(tuning="full") == 1
+    assert mixed(tuning="probe", heads={"num_mixed_layers": 2}) == 2
+    assert mixed(tuning="lora", heads={"num_mixed_layers": 2}) == 2
+    for name in ("n_layers", "num_hidden_layers"):
+        assert mixed(tuning="probe", backbone={name: 3}) == 3
 
 
 @pytest.mark.parametrize("layers", [1, 2])

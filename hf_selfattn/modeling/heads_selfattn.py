@@ -130,9 +130,10 @@ class SelfAttnHeads(nn.Module):
     """Everything that stands on the backbone's features: layer mix, attention layers and fusion weights.
 
     Several hidden layers are mixed with learned weights that start equal (Peters et al., 2018), each layer multiplied
-    by a number of its own, `layer_scale`. The mixed features are standardised: `feature_mean` (D,) is taken off and the
-    rest multiplied by the number `feature_scale`. They are 1, 0 and 1 until a pass over data sets them. Encoders give all tokens a large common part,
-    along which a linear head swings as it learns (Ethayarajh, 2019; Mu and Viswanath, 2018).
+    by a number of its own, `layer_scale`. The mixed features are standardised: `feature_mean` (D,) is taken off and
+    the rest multiplied by the number `feature_scale`. They are 1, 0 and 1 until a pass over data sets them. Encoders
+    give all tokens a large common part, along which a linear head swings as it learns (Ethayarajh, 2019; Mu and
+    Viswanath, 2018).
 
     It is one module with one `forward`, so PEFT can train and save it whole (`modules_to_save`).
     """
