@@ -43,7 +43,18 @@ RECIPES = {
     "embedding-lr": (RecipeArguments, run_embedding),
     "setfit": (RecipeArguments, run_setfit),
 }
-KEPT = ("task", "problem", "label_names", "arguments", "seed", "calibration", "parameters", "environment", "baseline")
+KEPT = (
+    "task",
+    "problem",
+    "label_names",
+    "arguments",
+    "seed",
+    "sweep",
+    "calibration",
+    "parameters",
+    "environment",
+    "baseline",
+)
 KEPT_OF_ROW = ("row", "document", "reference", "output")
 PLACES = ("train", "validation", "test")
 DIGITS = 5

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hf_selfattn.preparation import MIXED_LAYERS
 from hf_selfattn.results import read_json
 
 RESULTS = Path(__file__).parent / "results"
@@ -24,7 +25,10 @@ SYSTEMS = {
     "stock-full": "stock head, full",
     "max-pool": "MaxPoolBERT head, full",
     "probe": "ours, probe",
+    "probe-sweep": "ours, probe, the better of two rates",
     "lora": "ours, LoRA",
+    "lora-query-value": "ours, LoRA on queries and values",
+    "lora-mix-4": "ours, LoRA, last four layers mixed",
     "lora-no-heads": "ours, LoRA, without attention heads",
     "lora-document": "ours, LoRA, whole documents",
     "lora-crf": "ours, LoRA, CRF",
@@ -37,7 +41,7 @@ ABLATIONS = {
     "probe-no-grouped": "without grouped attention",
     "probe-no-heads": "without both",
     "probe-fixed-fusion": "weights of the sum fixed",
-    "probe-mix-4": "mix of the last four layers",
+    "probe-no-mix": "last layer instead of four mixed",
     "probe-mean": "mean instead of class queries",
     "probe-cls": "first token instead of class queries",
     "probe-random-prototypes": "random prototypes",
@@ -185,7 +189,7 @@ def tuning_seconds(column: Column, row: str) -> float:
     """Return the processor seconds that a row takes to tune on one thread, the median over its seeds.
 
     Features that an earlier run left in the cache are counted for every row that reads them: of all runs with the same
-    layers, the greatest time that computing them took.
+    layers, the greatest time that computing them took. A sweep counts with all of its trainings.
 
     Args:
         column: names the experiment.
@@ -205,13 +209,14 @@ def with_cache(greatest: dict[int, float], run: dict[str, Any]) -> float:
         greatest: seconds that computing them took, by number of layers.
         run: of the study.
     """
-    total, own = float(run["training"]["cpu_seconds"]), cache_seconds(run)
+    tried = sum(one["cpu_seconds"] for one in run.get("sweep", {}).get("runs", []))
+    total, own = float(run["training"]["cpu_seconds"]) + tried, cache_seconds(run)
     return total if own is None else total - own + greatest[layers_of(run)]
 
 
 def layers_of(run: dict[str, Any]) -> int:
-    """Return how many hidden layers the heads of a run read."""
-    return int(run["arguments"]["heads"].get("num_mixed_layers", 1))
+    """Return how many hidden layers the heads of a probe read."""
+    return int(run["arguments"]["heads"].get("num_mixed_layers", MIXED_LAYERS))
 
 
 def cache_seconds(run: dict[str, Any]) -> float | None:

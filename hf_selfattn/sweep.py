@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -22,6 +21,7 @@ from .preparation import say
 from .report import table
 from .results import read_json, write_json
 from .search_space import check_tuning, check_whole, flat, nearest, read_choices, searchable, with_settings
+from .stopwatch import Stopwatch
 from .trainer import training_arguments
 from .trials import FAILURES, OF_A_TRIAL
 
@@ -132,7 +132,7 @@ def outcome(arguments: RecipeArguments, prepared: Prepared, folder: Path) -> dic
     """
     kept = {"push_to_hub": False} if arguments.tuning == "probe+lora" else OF_A_TRIAL
     arguments = replace(arguments, options={**arguments.options, **kept})
-    started = time.perf_counter()
+    watch = Stopwatch()
     try:
         value = fit_phases(arguments, prepared, folder).trainer.state.best_metric
         if value is None or not math.isfinite(value):
@@ -140,8 +140,8 @@ def outcome(arguments: RecipeArguments, prepared: Prepared, folder: Path) -> dic
     except FAILURES as error:
         if PartialState().num_processes > 1:  # the others wait for this one inside of a step
             raise
-        return {"value": None, "seconds": time.perf_counter() - started, "error": f"{type(error).__name__}: {error}"}
-    return {"value": value, "seconds": time.perf_counter() - started}
+        return {"value": None, **watch.record(), "error": f"{type(error).__name__}: {error}"}
+    return {"value": value, **watch.record()}
 
 
 def together(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

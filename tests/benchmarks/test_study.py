@@ -25,9 +25,12 @@ EXPERIMENTS = Path(runner.EXPERIMENTS)
 R8 = FULL[0]
 
 
-def run_record(score: float, seconds: float, layers: int = 1, cache: float | None = None) -> dict[str, Any]:
+def run_record(
+    score: float, seconds: float, layers: int = 4, cache: float | None = None, tried: tuple[float, ...] = ()
+) -> dict[str, Any]:
     return {
-        "arguments": {"heads": {} if layers == 1 else {"num_mixed_layers": layers}},
+        "arguments": {"heads": {} if layers == 4 else {"num_mixed_layers": layers}},
+        "sweep": {"runs": [{"cpu_seconds": one} for one in tried]},
         "training": {"cpu_seconds": seconds, "feature_cache": None if cache is None else {"cpu_seconds": cache}},
         "splits": {"test": {"scores": {"macro_f1": {"value": score}}}},
     }
@@ -40,7 +43,8 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "stock-lora-seed-0": run_record(0.8, 400.0),
         "probe-seed-0": run_record(0.9, 30.0, cache=20.0),
         "probe-seed-1": run_record(0.7, 11.0, cache=1.0),
-        "probe-mix-4-seed-0": run_record(0.85, 90.0, layers=4, cache=70.0),
+        "probe-no-mix-seed-0": run_record(0.85, 18.0, layers=1, cache=7.0),
+        "probe-sweep-seed-0": run_record(0.8, 12.0, cache=2.0, tried=(9.0, 8.0)),
         "probe-mean-seed-0": run_record(0.6, 12.0, cache=2.0),
     }
     write_json(tmp_path / "study-r8.json", {"runs": runs})
@@ -53,13 +57,16 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_features_that_another_run_left_are_counted(results: Path) -> None:
     assert study.tuning_seconds(R8, "probe") == pytest.approx((30 + 30) / 2)
     assert study.tuning_seconds(R8, "probe-mean") == pytest.approx(12 - 2 + 20)
-    assert study.tuning_seconds(R8, "probe-mix-4") == pytest.approx(90)
+    assert study.tuning_seconds(R8, "probe-no-mix") == pytest.approx(18)
+    assert study.tuning_seconds(R8, "probe-sweep") == pytest.approx(12 - 2 + 20 + 9 + 8)
     assert study.tuning_seconds(R8, "stock-lora") == pytest.approx(400)
 
 
 def test_tables_show_what_was_trained_and_what_is_sure(results: Path) -> None:
     lines = study.table(FULL, study.SYSTEMS, "corner")
-    assert lines[2:] == ["| stock head, LoRA | 0.800 |", "| ours, probe | 0.800 − |"] and lines[0].count("|") == 3
+    swept = "| ours, probe, the better of two rates | 0.800 |"
+    assert lines[2:] == ["| stock head, LoRA | 0.800 |", "| ours, probe | 0.800 − |", swept]
+    assert lines[0].count("|") == 3
     (results / "study-r8.json").unlink()
     assert study.table(FULL, study.SYSTEMS, "corner") == [] == study.tables()
 
@@ -68,7 +75,8 @@ def test_the_plot_has_a_dot_for_each_row_and_the_same_bytes(results: Path) -> No
     first = plot.svg()
     assert first == plot.svg()
     names = [title.text or "" for title in ElementTree.fromstring(first).iter("{http://www.w3.org/2000/svg}title")]
-    assert names == ["stock head, LoRA: 0.800, 400 s", "ours, probe: 0.800, 30 s"]
+    swept = "ours, probe, the better of two rates: 0.800, 47 s"
+    assert names == ["stock head, LoRA: 0.800, 400 s", "ours, probe: 0.800, 30 s", swept]
 
 
 def test_results_of_the_repository_are_written_alike_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
