@@ -36,7 +36,7 @@ def test_every_command_is_tested() -> None:
     assert len(COMMANDS) > len(ELSEWHERE)
 
 
-def copy_first_rows(target: Path, rows: int = 500) -> None:
+def copy_first_rows(target: Path, rows: int = 200) -> None:
     """Lay out the data that the commands name, of each file so many rows: the demo's test reads whole files."""
     (target / "vader").mkdir(parents=True)
     (target / "minilm").symlink_to(ROOT / ".data/minilm")
