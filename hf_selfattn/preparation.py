@@ -202,7 +202,8 @@ def head_settings(arguments: RecipeArguments, backbone_config: PreTrainedConfig)
         return arguments.heads
     changed = copy.deepcopy(backbone_config)
     changed.update(arguments.backbone)
-    return {"num_mixed_layers": min(MIXED_LAYERS, changed.num_hidden_layers), **arguments.heads}
+    num_layers = getattr(changed, "num_hidden_layers", None) or 1  # as in `SelfAttnConfig`
+    return {"num_mixed_layers": min(MIXED_LAYERS, num_layers), **arguments.heads}
 
 
 def report_on_data(

@@ -16,6 +16,7 @@ from transformers import (
     AutoTokenizer,
     BertModel,
     DistilBertConfig,
+    PreTrainedConfig,
     pipeline,
 )
 
@@ -114,6 +115,8 @@ def test_a_probe_mixes_four_layers_unless_told() -> None:
     assert mixed(tuning="lora", heads={"num_mixed_layers": 2}) == 2
     for name in ("n_layers", "num_hidden_layers"):
         assert mixed(tuning="probe", backbone={name: 3}) == 3
+    nameless = build_arguments({"model": "m", "output_dir": "o", "tuning": "probe"})
+    assert head_settings(nameless, PreTrainedConfig()) == {"num_mixed_layers": 1}
 
 
 @pytest.mark.parametrize("layers", [1, 2])
