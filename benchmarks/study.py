@@ -180,8 +180,8 @@ def tables() -> list[str]:
         "Means over the seeds that are done (of three, of few rows ten). + and − mark a difference to the stock head",
         "with LoRA, of few rows to sentence embeddings, with p < .05 (paired bootstrap). Arrows: tests elsewhere.",
         "Trained for three epochs (probes six) on 1,000 rows of R8, 2,000 sentences, 500 reviews and 240 documents of",
-        "CoNLL; on R8 and the reviews the stock head has not learned by then ([LOG](benchmarks/LOG.md)). What each row is",
-        "stands in [`benchmarks/experiments`](benchmarks/experiments).",
+        "CoNLL; on R8 and the reviews the stock head has not learned by then ([LOG](benchmarks/LOG.md)).",
+        "What each row is stands in [`benchmarks/experiments`](benchmarks/experiments).",
         "",
         "![score against processor seconds of tuning](docs/study.svg)",
     ]
