@@ -77,14 +77,15 @@ class GroupedAttention(nn.Module):
 
     Args:
         heads: number of heads of width 32.
+        implementation: which attention it computes with; by default the one that the recipes take on a CPU.
         options: fields of the configuration that differ.
     """
 
-    def __init__(self, heads: int = 4, **options: int | str):
+    def __init__(self, heads: int = 4, implementation: str = NAME, **options: int | str):
         super().__init__()
         backbone = BertConfig(hidden_size=WIDTH, num_attention_heads=HEADS)
         config = SelfAttnConfig(backbone_config=backbone, num_grouped_attention_heads=heads, **options)
-        config._attn_implementation = NAME  # what the recipes take on a CPU
+        config._attn_implementation = implementation
         self.config = config
         self.heads = SelfAttnHeads(config)
         self.head = GroupedAttentionHead(config)

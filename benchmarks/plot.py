@@ -58,8 +58,8 @@ def dots_of(column: Column) -> list[Dot]:
     Args:
         column: task and metric.
     """
-    found = [(row, mean_score(column, row)) for row in COLOURS if runs_of(column, row)]
-    return [Dot(row, tuning_seconds(column, row), score) for row, score in found if score is not None]
+    found = [(row, tuning_seconds(column, row), mean_score(column, row)) for row in COLOURS if runs_of(column, row)]
+    return [Dot(row, cost, score) for row, cost, score in found if cost is not None and score is not None]
 
 
 def ticks(low: float, high: float) -> list[float]:
@@ -116,16 +116,17 @@ def pane(column: Column, dots: Sequence[Dot], left: float, top: float) -> list[s
     return lines
 
 
-def legend(top: float) -> list[str]:
+def legend(systems: Sequence[str], top: float) -> list[str]:
     """Return the names of the colours.
 
     Args:
+        systems: keys of `COLOURS`.
         top: of the legend.
     """
     lines = []
-    for number, (system, colour) in enumerate(COLOURS.items()):
+    for number, system in enumerate(systems):
         x, y = 20 + LEGEND_COLUMN * (number % PANES_IN_ROW), top + LEGEND_ROW * (1 + number // PANES_IN_ROW)
-        lines.append(f'<circle cx="{x}" cy="{y - 4}" r="5" fill="{colour}"/>')
+        lines.append(f'<circle cx="{x}" cy="{y - 4}" r="5" fill="{COLOURS[system]}"/>')
         lines.append(text(x + 10, y, SYSTEMS[system]))
     return lines
 
@@ -138,9 +139,11 @@ def svg() -> str:
     for number, (column, dots) in enumerate(panes):
         lines += pane(column, dots, WIDTH * (number % PANES_IN_ROW), HEIGHT * (number // PANES_IN_ROW))
     bottom = HEIGHT * math.ceil(len(panes) / PANES_IN_ROW)
-    lines += legend(bottom)
+    drawn = {dot.system for _, dots in panes for dot in dots}
+    systems = [system for system in COLOURS if system in drawn]
+    lines += legend(systems, bottom)
     width = WIDTH * PANES_IN_ROW
-    height = bottom + LEGEND_ROW * (1 + math.ceil(len(COLOURS) / PANES_IN_ROW))
+    height = bottom + LEGEND_ROW * (1 + math.ceil(len(systems) / PANES_IN_ROW))
     size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" fill="#222222">'
     return "\n".join([head, '<rect width="100%" height="100%" fill="#ffffff"/>', *lines, "</svg>\n"])

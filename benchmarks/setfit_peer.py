@@ -53,7 +53,7 @@ def answer_setfit(arguments: RecipeArguments, data: ClassificationData) -> Answe
         raise ValueError(f"The peer setfit answers one label per text, not {data.problem}.")
     transformer = models.Transformer(arguments.model, max_seq_length=LENGTH)
     pooling = models.Pooling(transformer.get_embedding_dimension(), pooling_mode="mean")
-    body = SentenceTransformer(modules=[transformer, pooling, models.Normalize()], device="cpu")
+    body = SentenceTransformer(modules=[transformer, pooling, models.Normalize()])
     model = SetFitModel(model_body=body, model_head=LogisticRegression(max_iter=1000))
     texts = {name: joined_texts(split) for name, split in data.splits.items()}
     watch = Stopwatch()

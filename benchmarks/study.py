@@ -168,7 +168,7 @@ def tables() -> list[str]:
     """Return the tables of the study, with the lines that explain them."""
     parts = [
         table(FULL, SYSTEMS, "MiniLM"),
-        table(MPNET, SYSTEMS, "MPNet, one seed"),
+        table(MPNET, SYSTEMS, "MPNet"),
         table(FEW, SYSTEMS, "rows of each class"),
         table(FULL, ABLATIONS, "heads on frozen features"),
     ]
@@ -187,21 +187,28 @@ def tables() -> list[str]:
     ]
 
 
-def tuning_seconds(column: Column, row: str) -> float:
+def tuning_seconds(column: Column, row: str) -> float | None:
     """Return the processor seconds that a row takes to tune on one thread, the median over its seeds.
 
     Features that an earlier run left in the cache are counted for every row that reads them: of all runs with the same
-    layers, the greatest time that computing them took. A sweep counts with all of its trainings.
+    layers, the greatest time that computing them took. A sweep counts with all of its trainings. Runs on a machine
+    with a GPU say nothing of it; where there is no other, the answer is None.
 
     Args:
         column: names the experiment.
-        row: of it, with runs.
+        row: of it.
     """
     greatest: dict[int, float] = {}
-    for run in read_json(RESULTS / f"{column.experiment}.json")["runs"].values():
+    for run in filter(is_on_processor, read_json(RESULTS / f"{column.experiment}.json")["runs"].values()):
         if (seconds := cache_seconds(run)) is not None:
             greatest[layers_of(run)] = max(greatest.get(layers_of(run), 0.0), seconds)
-    return statistics.median(map(partial(with_cache, greatest), runs_of(column, row)))
+    timed = list(map(partial(with_cache, greatest), filter(is_on_processor, runs_of(column, row))))
+    return statistics.median(timed) if timed else None
+
+
+def is_on_processor(run: dict[str, Any]) -> bool:
+    """Return whether a run trained on a machine without a GPU."""
+    return not run["environment"]["accelerators"]
 
 
 def with_cache(greatest: dict[int, float], run: dict[str, Any]) -> float:

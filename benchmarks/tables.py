@@ -54,7 +54,7 @@ TAGGERS = {
     },
 }
 
-LENGTHS = (512, 1024, 4096, 16384)  # of the table of attention layers
+LENGTHS, GPU_LENGTHS = (512, 1024, 4096, 16384), (1024, 4096, 16384, 65536)  # of the tables of attention layers
 
 # Figures of `training.json`, each with its title.
 TRAINING = {
@@ -154,18 +154,26 @@ def training_table() -> list[str]:
     return lines
 
 
-def attention_table() -> list[str]:
-    """Rows of one attention layer and its peers: how many times as fast as full attention, and their memory."""
-    rows = [row for row in read_json(HERE / "results" / "attention.json")["rows"] if row["dtype"] == "float32"]
+def attention_table(name: str, dtype: str, lengths: tuple[int, ...], where: str) -> list[str]:
+    """Rows of one attention layer and its peers: how many times as fast as full attention, and their memory.
+
+    Args:
+        name: of the results file.
+        dtype: of the rows that are shown.
+        lengths: in tokens; the memory is that of the second last.
+        where: it ran, for the title.
+    """
+    rows = [row for row in read_json(HERE / "results" / f"{name}.json")["rows"] if row["dtype"] == dtype]
     lines = [
-        "| [one layer](benchmarks/results/attention.json), times as fast as full attention, forward / and backward "
-        f"| {' | '.join(f'{length:,} tokens' for length in LENGTHS)} | MiB added at 4,096 |",
-        "|---" * (len(LENGTHS) + 2) + "|",
+        f"| [one layer](benchmarks/results/{name}.json) {where}, times as fast as full attention, "
+        f"forward / and backward | {' | '.join(f'{length:,} tokens' for length in lengths)} "
+        f"| MiB added at {lengths[-2]:,} |",
+        "|---" * (len(lengths) + 2) + "|",
     ]
     for layer in dict.fromkeys(row["layer"] for row in rows):
         own = {row["tokens"]: row for row in rows if row["layer"] == layer and "seconds" in row}
-        ratios = [" / ".join(f"{x:.1f}" for x in own[n]["faster_than_full"]) if n in own else "" for n in LENGTHS]
-        memory = f"{own[4096]['mebibytes'][0]:.0f} / {own[4096]['mebibytes'][1]:.0f}"
+        ratios = [" / ".join(f"{x:.1f}" for x in own[n]["faster_than_full"]) if n in own else "" for n in lengths]
+        memory = " / ".join(f"{size:.0f}" for size in own[lengths[-2]]["mebibytes"])
         lines.append(f"| {layer} | {' | '.join(ratios)} | {memory} |")
     return lines
 
@@ -212,12 +220,16 @@ def with_results(readme: str) -> str:
             "",
             *training_table(),
             "",
-            *attention_table(),
+            *attention_table("attention", "float32", LENGTHS, "on a CPU"),
             "",
             "Width 384, single precision, one thread. Full attention has 12 heads of 32 and ours 4, whose values are",
             "wider; `grouped, 12 heads` and `full, 4 heads` compare like with like.",
             "",
-            "![milliseconds against tokens](benchmarks/results/attention.png)",
+            *attention_table("attention_gpu", "bfloat16", GPU_LENGTHS, "on a GPU (NVIDIA H200)"),
+            "",
+            "There full attention is FlashAttention, and the time of ours is the launches of many small kernels up to",
+            "16,384 tokens: on such a GPU it pays for longer inputs. `grouped` is what a model takes by itself,",
+            "FlexAttention beyond 4,096 tokens.",
             "",
             *twins_table(),
             "",

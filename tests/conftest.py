@@ -20,6 +20,7 @@ from transformers import AutoModel  # noqa: E402
 FILTERS = (
     "error::DeprecationWarning",
     "error::FutureWarning",
+    "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning:torch",  # of 2.11, when it compiles
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning:(transformers|peft|accelerate)",
 )
 

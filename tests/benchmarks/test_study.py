@@ -19,16 +19,22 @@ import yaml
 from study import FULL
 
 from hf_selfattn.arguments import build_arguments, read_yaml
-from hf_selfattn.results import write_json
+from hf_selfattn.results import read_json, write_json
 
 EXPERIMENTS = Path(runner.EXPERIMENTS)
 R8 = FULL[0]
 
 
 def run_record(
-    score: float, seconds: float, layers: int = 4, cache: float | None = None, tried: tuple[float, ...] = ()
+    score: float,
+    seconds: float,
+    layers: int = 4,
+    cache: float | None = None,
+    tried: tuple[float, ...] = (),
+    gpus: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     return {
+        "environment": {"accelerators": list(gpus)},
         "arguments": {"heads": {} if layers == 4 else {"num_mixed_layers": layers}},
         "sweep": {"runs": [{"cpu_seconds": one} for one in tried]},
         "training": {"cpu_seconds": seconds, "feature_cache": None if cache is None else {"cpu_seconds": cache}},
@@ -60,6 +66,19 @@ def test_features_that_another_run_left_are_counted(results: Path) -> None:
     assert study.tuning_seconds(R8, "probe-no-mix") == pytest.approx(18)
     assert study.tuning_seconds(R8, "probe-sweep") == pytest.approx(12 - 2 + 20 + 9 + 8)
     assert study.tuning_seconds(R8, "stock-lora") == pytest.approx(400)
+
+
+def test_runs_on_a_gpu_have_scores_and_no_processor_time(results: Path) -> None:
+    record = read_json(results / "study-r8.json")
+    record["runs"] |= {
+        "probe-seed-2": run_record(0.5, 2.0, cache=900.0, gpus=("a GPU",)),
+        "full-seed-1": run_record(0.9, 3.0, gpus=("a GPU",)),
+    }
+    write_json(results / "study-r8.json", record)
+    assert study.mean_score(R8, "probe") == pytest.approx(0.7)
+    assert study.tuning_seconds(R8, "probe") == pytest.approx(30)
+    assert study.tuning_seconds(R8, "full") is None
+    assert "ours, full" not in plot.svg()
 
 
 def test_tables_show_what_was_trained_and_what_is_sure(results: Path) -> None:

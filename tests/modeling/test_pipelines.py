@@ -80,7 +80,7 @@ def test_token_classification_in_batches_is_equal(checkpoints: Path) -> None:
 def test_pair_of_texts(checkpoints: Path) -> None:
     classify = pipeline("text-classification", model=str(checkpoints / "single_label"), top_k=None)
     answer = classify([{"text": TEXTS[0], "text_pair": TEXTS[2]}])[0]
-    encoded = tiny_tokenizer()(TEXTS[0], TEXTS[2], return_tensors="pt")
+    encoded = tiny_tokenizer()(TEXTS[0], TEXTS[2], return_tensors="pt").to(classify.device)
     assert set(encoded["token_type_ids"].flatten().tolist()) == {0, 1}
     with torch.no_grad():
         expected = classify.model(**encoded).logits[0].softmax(dim=-1)
