@@ -24,6 +24,8 @@ COLOURS = {
     "probe": "#ffbb33",
     "probe-sweep": "#e6c200",
     "lora": "#ff7f00",
+    "lora-class-queries": "#c49c94",
+    "lora-mean": "#e377c2",
     "lora-query-value": "#fb9a99",
     "lora-mix-4": "#b15928",
     "lora-no-heads": "#fdd0a2",

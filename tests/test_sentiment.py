@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import pytest
 from datasets import Dataset, DatasetDict
 from tiny_models import tiny_text
 
-from hf_selfattn.arguments import build_arguments
+from hf_selfattn.arguments import RecipeArguments, build_arguments
 from hf_selfattn.sentiment import has_polarity, polarity_of, polarity_probabilities, to_polarity
 from hf_selfattn.training import run
 
+RECIPE = Path(__file__).parent.parent / "recipes" / "sentiment.py"
 RATED = {"text": ["a", "b", "c", "d", "e"], "score": [-2.0, -0.4, 0.0, 0.5, 3.0]}
 
 
@@ -89,3 +91,24 @@ def test_a_sentiment_run(tiny_backbone: str, tmp_path: Path, problem: str | None
     else:
         assert results["splits"]["test"]["rows"] == 48
         assert 0 <= results["polarity"]["test"]["accuracy"]["value"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "heads", "standardise"),
+    [
+        ([], {"pooling": "mean"}, False),
+        (["heads.num_groups=8"], {"num_groups": 8, "pooling": "mean"}, False),
+        (["heads.pooling=cls", "standardise=true"], {"pooling": "cls"}, True),
+    ],
+)
+def test_what_the_sentiment_recipe_starts_with(
+    words: list[str], heads: dict[str, Any], standardise: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.yaml").write_text("heads: {head_dim: 8}\nlexicon: false\n")
+    told: list[RecipeArguments] = []
+    recipe = runpy.run_path(str(RECIPE))
+    monkeypatch.setitem(recipe["main"].__globals__, "run", told.append)
+    monkeypatch.setattr("sys.argv", ["sentiment.py", "model=m", "output_dir=o", str(tmp_path / "own.yaml"), *words])
+    recipe["main"]()
+    assert told[0].heads == {"head_dim": 8, **heads}
+    assert (told[0].standardise, told[0].lexicon) == (standardise, False)
