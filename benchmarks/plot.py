@@ -27,7 +27,6 @@ COLOURS = {
     "lora-class-queries": "#c49c94",
     "lora-mean": "#e377c2",
     "lora-query-value": "#fb9a99",
-    "lora-mix-4": "#b15928",
     "lora-no-heads": "#fdd0a2",
     "lora-document": "#d95f0e",
     "lora-crf": "#fdae61",

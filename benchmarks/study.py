@@ -30,7 +30,6 @@ SYSTEMS = {
     "lora-class-queries": "ours, LoRA, class queries, standardised",
     "lora-mean": "ours, LoRA, mean, standardised",
     "lora-query-value": "ours, LoRA on queries and values",
-    "lora-mix-4": "ours, LoRA, last four layers mixed",
     "lora-no-heads": "ours, LoRA, without attention heads",
     "lora-document": "ours, LoRA, whole documents",
     "lora-crf": "ours, LoRA, CRF",
