@@ -82,5 +82,6 @@ def far_field_slope(
     around = around.transpose(-1, -2)
     covariance_BHEF = torch.cat([around @ key, around @ value], dim=-1) * share_B111
     to_keys, to_values, _ = (query @ covariance_BHEF).split([E, value_dim, E - value_dim], dim=-1)
-    variance = (to_keys * query).sum(dim=-1, keepdim=True) * scaling
+    # Rounded, it may fall below 0, and at -1 the division would be by 0: keys with much in common, in bfloat16.
+    variance = ((to_keys * query).sum(dim=-1, keepdim=True) * scaling).clamp(min=0)
     return to_values.transpose(1, 2), (1 + variance).reciprocal().transpose(1, 2)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead, HeadMasks, SelfAttentionHead
 from hf_selfattn.modeling.blocks_selfattn import permute_tokens
-from hf_selfattn.modeling.far_field_selfattn import far_field_slope
+from hf_selfattn.modeling.far_field_selfattn import block_means, far_field_slope
 from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads, SelfAttnLayer
 from hf_selfattn.modeling.modeling_selfattn import SelfAttnModel
 
@@ -297,6 +297,14 @@ def test_the_linear_far_field_is_attention_to_normally_distributed_keys() -> Non
     weights = (query[0, 0, :, 0] @ key[0, 1, :, 0].T * scaling).softmax(dim=-1)
     shift = weights @ (value - value.mean(dim=2, keepdim=True))[0, 1, :, 0]
     assert (slope - shift).norm() < 0.15 * shift.norm()
+
+
+def test_the_linear_far_field_damps_keys_with_much_in_common() -> None:
+    """Rounded to bfloat16, what a query's logits vary by inside a block must not fall below 0."""
+    common, lengths = 30 * F.normalize(torch.randn(32), dim=-1), torch.tensor([100])
+    blocks = tuple((common + 0.1 * torch.randn(1, 2, 64, 8, 32)).to(torch.bfloat16) for _ in range(3))
+    _, damping = far_field_slope(blocks, block_means(blocks[1], lengths), lengths, 32**-0.5, 31)
+    assert 0 < damping.min() and damping.max() <= 1
 
 
 def test_two_sortings_of_equal_prototypes_are_one() -> None:
