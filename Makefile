@@ -13,7 +13,7 @@ demo: $(VENV)/demo  ## install, train a sentiment classifier on real reviews, le
 	$(BIN)/python benchmarks/fetch.py minilm vader
 	$(BIN)/python recipes/demo.py
 
-test: $(VENV)/test  ## install what the tests need and run them all, a file at a time on each of two cores
+test: $(VENV)/test  ## install what the tests need and run them all, a file at a time in each of three processes, which wait in turn
 	$(BIN)/python benchmarks/fetch.py minilm vader conll2003
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 

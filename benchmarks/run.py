@@ -160,7 +160,7 @@ def shortened(results: dict[str, Any], by_class: bool = True) -> dict[str, Any]:
 
     Args:
         results: of the run.
-        by_class: whether to keep the scores of each class.
+        by_class: whether to keep the scores of each class, and the errors of a tagger with their examples.
     """
     kept = {name: results[name] for name in KEPT if name in results}
     kept["training"] = without_history(results["training"])
@@ -171,6 +171,7 @@ def shortened(results: dict[str, Any], by_class: bool = True) -> dict[str, Any]:
     if not by_class:
         for split in kept["splits"].values():
             scores = split["scores"]
+            split.pop("errors", None)
             split["scores"] = {metric: score for metric, score in scores.items() if "/" not in metric}
     return kept
 

@@ -225,6 +225,8 @@ def with_results(readme: str) -> str:
             "Width 384, single precision, one thread. Full attention has 12 heads of 32 and ours 4, whose values are",
             "wider; `grouped, 12 heads` and `full, 4 heads` compare like with like.",
             "",
+            "![milliseconds against tokens](benchmarks/results/attention.png)",
+            "",
             *attention_table("attention_gpu", "bfloat16", GPU_LENGTHS, "on a GPU (NVIDIA H200)"),
             "",
             "There full attention is FlashAttention, and the time of ours is the launches of many small kernels up to",

@@ -81,6 +81,20 @@ def test_runs_on_a_gpu_have_scores_and_no_processor_time(results: Path) -> None:
     assert "ours, full" not in plot.svg()
 
 
+def test_a_row_keeps_neither_classes_nor_examples_of_errors() -> None:
+    split = {
+        "rows": 2,
+        "scores": {"f1": 0.5, "f1/PER": 0.4},
+        "errors": {"border": ["a sentence"]},
+        "predictions_file": "p",
+    }
+    results = {"training": {"seconds": 1, "history": [1]}, "splits": {"test": split}}
+    assert runner.shortened(results, by_class=False)["splits"]["test"] == {"rows": 2, "scores": {"f1": 0.5}}
+    whole = runner.shortened(results)
+    assert whole["splits"]["test"] == {name: value for name, value in split.items() if name != "predictions_file"}
+    assert whole["training"] == {"seconds": 1}
+
+
 def test_tables_show_what_was_trained_and_what_is_sure(results: Path) -> None:
     lines = study.table(FULL, study.SYSTEMS, "corner")
     swept = "| ours, probe, the better of two rates | 0.800 |"
