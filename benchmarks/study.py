@@ -47,11 +47,6 @@ ABLATIONS = {
     "probe-cls": "first token instead of class queries",
     "probe-random-prototypes": "random prototypes",
     "probe-moving-prototypes": "prototypes that follow the tokens",
-    "probe-hard-code": "groups compared instead of tokens",
-    "probe-means-only": "means alone in the far field",
-    "probe-two-sortings": "two sortings",
-    "probe-rmsnorm": "RMSNorm",
-    "probe-post-norm": "normalised after the sum",
 }
 
 
