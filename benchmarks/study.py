@@ -25,6 +25,7 @@ SYSTEMS = {
     "stock-full": "stock head, full",
     "max-pool": "MaxPoolBERT head, full",
     "probe": "ours, probe",
+    "probe-slow-attention": "ours, probe, attention heads at .3 of the rate",
     "probe-sweep": "ours, probe, the better of two rates",
     "lora": "ours, LoRA",
     "lora-class-queries": "ours, LoRA, class queries, standardised",

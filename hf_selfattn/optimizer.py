@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -41,8 +42,21 @@ def is_on_backbone(name: str) -> bool:
     return not set(HEAD_MODULES).isdisjoint(name.split("."))
 
 
+def is_attention_head(name: str) -> bool:
+    """Return whether a parameter belongs to the attention heads, not to backbone, adapter or task head.
+
+    Args:
+        name: of the parameter, in the whole model, under PEFT's wrappers or not.
+    """
+    return ".heads.layers." in f".{name}"
+
+
 def learning_rate_groups(
-    model: PreTrainedModel, arguments: TrainingArguments, decay: float = 1.0, heads_rate: float | None = None
+    model: PreTrainedModel,
+    arguments: TrainingArguments,
+    decay: float = 1.0,
+    heads_rate: float | None = None,
+    is_head: Callable[[str], bool] = is_on_backbone,
 ) -> list[dict[str, Any]]:
     """Return parameter groups whose learning rate falls by a factor with each layer (Howard and Ruder, 2018).
 
@@ -52,7 +66,8 @@ def learning_rate_groups(
         model: the model that trains; its configuration tells the number of the backbone's layers.
         arguments: learning rate and weight decay.
         decay: factor from one layer to the one below, above 0 and at most 1.
-        heads_rate: learning rate of attention heads and task head; that of the arguments where it is None.
+        heads_rate: learning rate of the heads; that of the arguments where it is None.
+        is_head: says by its name whether a parameter has that rate.
 
     Raises:
         ValueError: if the factor or the rate is out of range.
@@ -66,7 +81,7 @@ def learning_rate_groups(
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             rate = arguments.learning_rate * decay ** (num_layers + 1 - layer_depth(name, num_layers))
-            rate = heads_rate if heads_rate is not None and is_on_backbone(name) else rate
+            rate = heads_rate if heads_rate is not None and is_head(name) else rate
             groups.setdefault((rate, parameter.dim() > 1), []).append(parameter)
     return [
         {"params": parameters, "lr": rate, "weight_decay": arguments.weight_decay if is_matrix else 0.0}
@@ -114,5 +129,7 @@ def grouped_optimizer(
             f"optim={name!r} arranges the parameters itself: layer_decay and heads_learning_rate say "
             "nothing to it. Leave them out, or take another optimizer, such as adamw_torch."
         )
-    optimizer: torch.optim.Optimizer = optimizer_class(learning_rate_groups(model, options, decay, heads_rate), **own)
+    is_head = is_attention_head if arguments.tuning == "probe" else is_on_backbone
+    groups = learning_rate_groups(model, options, decay, heads_rate, is_head)
+    optimizer: torch.optim.Optimizer = optimizer_class(groups, **own)
     return optimizer

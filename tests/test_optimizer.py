@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from tiny_models import BACKBONES, tiny_model
 from torch.optim import AdamW
 from transformers import BertForSequenceClassification, Trainer, TrainingArguments
 
-from hf_selfattn.adapters import add_lora
+from hf_selfattn.adapters import add_lora, tune
 from hf_selfattn.arguments import RecipeArguments
 from hf_selfattn.optimizer import grouped_optimizer, layer_depth, learning_rate_groups
 
@@ -52,6 +54,19 @@ def test_heads_are_slower_than_adapters_where_nobody_says_otherwise(tmp_path: ob
     peer = BertForSequenceClassification(BACKBONES["bert"])
     for model, tuning in ((adapted, "probe"), (adapted, "full"), (peer, "lora")):
         assert grouped_optimizer(model, arguments, RecipeArguments(**RECIPE, tuning=tuning)) is None
+
+
+def test_a_probe_gives_the_attention_heads_a_rate_of_their_own(tmp_path: object) -> None:
+    arguments = TrainingArguments(output_dir=str(tmp_path), learning_rate=1.0, use_cpu=True)
+    model = tiny_model("single_label", num_mixed_layers=2)
+    recipe = RecipeArguments(**RECIPE, tuning="probe", heads_learning_rate=0.25)
+    groups = grouped_optimizer(tune(model, "probe", "SEQ_CLS"), arguments, recipe).param_groups
+    rate = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    of_name = {name: rate[id(parameter)] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    fast = {"model.heads.layer_weight", *(f"classifier.{name}" for name, _ in model.classifier.named_parameters())}
+    assert {name for name, value in of_name.items() if value == 1.0} == fast
+    slow = {value for name, value in of_name.items() if re.search("attention|_norm|fusion", name)}
+    assert slow == {0.25} and len(fast) < len(of_name)
 
 
 def test_an_optimizer_that_arranges_the_parameters_itself(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
