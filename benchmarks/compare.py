@@ -3,7 +3,7 @@
 OURS and THEIRS are names of runs without `-seed-N`, or EXPERIMENT/NAME for those of another experiment. Without them
 every row is compared with those that the experiment says to compare `against`, on every test set. The paired bootstrap
 draws rows, of taggers documents, each with all its seeds; the outcome is added to
-`benchmarks/results/EXPERIMENT-comparisons.json`.
+`benchmarks/results/EXPERIMENT-comparisons.json`, and tests of rows whose predictions are gone are taken out of it.
 """
 
 from __future__ import annotations
@@ -163,12 +163,27 @@ def planned(experiment: str, settings: dict[str, Any]) -> list[tuple[str, str, s
     ]
 
 
+def without_lost(experiment: str, comparisons: dict[str, Any]) -> dict[str, Any]:
+    """Return the tests whose two rows still have predictions.
+
+    Args:
+        experiment: its name.
+        comparisons: tests by name.
+    """
+    return {
+        name: test
+        for name, test in comparisons.items()
+        if all(seeds_of(experiment, test[side]) for side in ("ours", "theirs"))
+    }
+
+
 def main() -> None:
     experiment, *names = sys.argv[1:]
     settings = read_yaml(HERE / "experiments" / f"{experiment}.yaml")
     target = HERE / "results" / f"{experiment}-comparisons.json"
     record = read_json(target) if target.is_file() else {"comparisons": {}}
     record["command"] = f"python benchmarks/compare.py {experiment} OURS THEIRS"
+    record["comparisons"] = without_lost(experiment, record["comparisons"])
     for ours, theirs, split in [(names[0], names[1], "test")] if names else planned(experiment, settings):
         found = compare(experiment, ours, theirs, settings.get("metric", "f1"), split)
         where = "" if split == "test" else f" @ {split}"

@@ -15,7 +15,8 @@ from .arguments import RecipeArguments
 from .modeling.modeling_selfattn import SelfAttnPreTrainedModel
 
 # Adapters are near 0 where they start and small; at their rate whole matrices run ahead of them and fit what the
-# backbone gives as it is, which costs accuracy on other domains (benchmarks/LOG.md).
+# backbone gives as it is, which costs accuracy on other domains. On frozen features the attention heads, which start
+# out random, fit the training rows before the task head has learned from the features (benchmarks/LOG.md, both).
 HEADS_SHARE = 0.3
 NUMBERED_LAYER = re.compile(r"\.backbone\..*?\.?layers?\.(\d+)\.")
 
@@ -98,7 +99,7 @@ def heads_rate_of(model: nn.Module, options: TrainingArguments, arguments: Recip
         arguments: of the recipe.
     """
     is_ours = isinstance(base_model(model), SelfAttnPreTrainedModel)
-    if arguments.heads_learning_rate is None and arguments.tuning == "lora" and is_ours:
+    if arguments.heads_learning_rate is None and arguments.tuning in ("lora", "probe") and is_ours:
         return HEADS_SHARE * float(options.learning_rate)
     return arguments.heads_learning_rate
 

@@ -178,14 +178,12 @@ def probe_phase(arguments: RecipeArguments) -> RecipeArguments:
         arguments: of `probe+lora` tuning.
     """
     rate = arguments.probe_learning_rate
-    options = {
-        **arguments.options,
-        "learning_rate": LEARNING_RATE["probe"] if rate is None else rate,
-        "push_to_hub": False,
-    }
+    rate = LEARNING_RATE["probe"] if rate is None else rate
+    options = {**arguments.options, "learning_rate": rate, "push_to_hub": False}
     if arguments.probe_epochs is not None:
         options |= {"num_train_epochs": arguments.probe_epochs, "max_steps": -1}
-    return replace(one_phase(arguments), tuning="probe", save="merged", heads_learning_rate=None, options=options)
+    # The attention heads learn on in the second phase, slower: here they have the rate of all.
+    return replace(one_phase(arguments), tuning="probe", save="merged", heads_learning_rate=rate, options=options)
 
 
 def one_phase(arguments: RecipeArguments) -> RecipeArguments:

@@ -52,15 +52,18 @@ def test_heads_are_slower_than_adapters_where_nobody_says_otherwise(tmp_path: ob
     same = grouped_optimizer(adapted, arguments, RecipeArguments(**RECIPE, heads_learning_rate=1.0))
     assert {group["lr"] for group in same.param_groups} == {1.0}
     peer = BertForSequenceClassification(BACKBONES["bert"])
-    for model, tuning in ((adapted, "probe"), (adapted, "full"), (peer, "lora")):
+    for model, tuning in ((adapted, "full"), (peer, "lora"), (peer, "probe")):
         assert grouped_optimizer(model, arguments, RecipeArguments(**RECIPE, tuning=tuning)) is None
 
 
 def test_a_probe_gives_the_attention_heads_a_rate_of_their_own(tmp_path: object) -> None:
     arguments = TrainingArguments(output_dir=str(tmp_path), learning_rate=1.0, use_cpu=True)
     model = tiny_model("single_label", num_mixed_layers=2)
+    tuned = tune(model, "probe", "SEQ_CLS")
+    default = grouped_optimizer(tuned, arguments, RecipeArguments(**RECIPE, tuning="probe"))
+    assert {group["lr"] for group in default.param_groups} == {0.3, 1.0}
     recipe = RecipeArguments(**RECIPE, tuning="probe", heads_learning_rate=0.25)
-    groups = grouped_optimizer(tune(model, "probe", "SEQ_CLS"), arguments, recipe).param_groups
+    groups = grouped_optimizer(tuned, arguments, recipe).param_groups
     rate = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     of_name = {name: rate[id(parameter)] for name, parameter in model.named_parameters() if parameter.requires_grad}
     fast = {"model.heads.layer_weight", *(f"classifier.{name}" for name, _ in model.classifier.named_parameters())}

@@ -196,10 +196,12 @@ def test_an_experiment_says_what_is_compared(answers: Path, monkeypatch: pytest.
     }
     (answers / "experiments").mkdir()
     (answers / "experiments" / "tiny.yaml").write_text(yaml.safe_dump(experiment), encoding="utf-8")
+    by_hand = {f"{ours} - poor": {"ours": ours, "theirs": "poor"} for ours in ("gone", "other")}
+    write_json(answers / "results" / "tiny-comparisons.json", {"comparisons": by_hand})
     monkeypatch.setattr("sys.argv", ["compare.py", "tiny"])
     compare.main()
     found = json.loads((answers / "results" / "tiny-comparisons.json").read_text())["comparisons"]
-    assert list(found) == ["good - poor", "good - poor @ far"]
+    assert list(found) == ["other - poor", "good - poor", "good - poor @ far"]
 
 
 def test_splits_with_other_rows_are_drawn_each_for_itself() -> None:
