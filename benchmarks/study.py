@@ -42,6 +42,7 @@ ABLATIONS = {
     "probe-no-grouped": "without grouped attention",
     "probe-no-heads": "without both",
     "probe-one-rate": "attention heads at the rate of the task head",
+    "probe-slow-attention": "attention heads at .3 of the rate",
     "probe-fixed-fusion": "weights of the sum fixed",
     "probe-no-mix": "last layer instead of four mixed",
     "probe-mean": "mean instead of class queries",

@@ -60,8 +60,8 @@ class RecipeArguments:
         focal_gamma: exponent of the focal loss.
         layer_decay: factor of the learning rate from one layer of the backbone to the one below, with `full` tuning.
         heads_learning_rate: of the attention heads and the task head; with `probe` tuning, which trains nothing else,
-            of the attention heads. Where it is not given, .3 of `learning_rate`, with `full` tuning `learning_rate`.
-            In the first phase of `probe+lora` they have that phase's.
+            of the attention heads. Where it is not given, .3 of `learning_rate`; `learning_rate` itself with `full`
+            tuning and for a tagger's probe. In the first phase of `probe+lora` they have that phase's.
         calibrate: fit temperature and thresholds on the validation split and store them in the model.
         seeds: train as many times, with the seeds `seed`, `seed` + 1 and so on; mean and deviation are reported.
         folds: cross-validate: every row of train is tested once.

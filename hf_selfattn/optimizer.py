@@ -12,11 +12,12 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from .adapters import HEAD_MODULES, base_model
 from .arguments import RecipeArguments
-from .modeling.modeling_selfattn import SelfAttnPreTrainedModel
+from .modeling.modeling_selfattn import SelfAttnForTokenClassification, SelfAttnPreTrainedModel
 
 # Adapters are near 0 where they start and small; at their rate whole matrices run ahead of them and fit what the
 # backbone gives as it is, which costs accuracy on other domains. On frozen features the attention heads, which start
-# out random, fit the training rows before the task head has learned from the features (benchmarks/LOG.md, both).
+# out random, fit the training rows before the task head has learned from the features; those of a tagger, which has
+# as many answers as tokens, do not (benchmarks/LOG.md).
 HEADS_SHARE = 0.3
 NUMBERED_LAYER = re.compile(r"\.backbone\..*?\.?layers?\.(\d+)\.")
 
@@ -98,10 +99,17 @@ def heads_rate_of(model: nn.Module, options: TrainingArguments, arguments: Recip
         options: of `Trainer`.
         arguments: of the recipe.
     """
-    is_ours = isinstance(base_model(model), SelfAttnPreTrainedModel)
-    if arguments.heads_learning_rate is None and arguments.tuning in ("lora", "probe") and is_ours:
-        return HEADS_SHARE * float(options.learning_rate)
-    return arguments.heads_learning_rate
+    if arguments.heads_learning_rate is not None:
+        return arguments.heads_learning_rate
+    trained = base_model(model)
+    is_slower = arguments.tuning == "lora" or (
+        arguments.tuning == "probe" and not isinstance(trained, SelfAttnForTokenClassification)
+    )
+    return (
+        HEADS_SHARE * float(options.learning_rate)
+        if is_slower and isinstance(trained, SelfAttnPreTrainedModel)
+        else None
+    )
 
 
 def grouped_optimizer(

@@ -52,7 +52,8 @@ def test_heads_are_slower_than_adapters_where_nobody_says_otherwise(tmp_path: ob
     same = grouped_optimizer(adapted, arguments, RecipeArguments(**RECIPE, heads_learning_rate=1.0))
     assert {group["lr"] for group in same.param_groups} == {1.0}
     peer = BertForSequenceClassification(BACKBONES["bert"])
-    for model, tuning in ((adapted, "full"), (peer, "lora"), (peer, "probe")):
+    tagger = tiny_model("token")
+    for model, tuning in ((adapted, "full"), (peer, "lora"), (peer, "probe"), (tagger, "probe")):
         assert grouped_optimizer(model, arguments, RecipeArguments(**RECIPE, tuning=tuning)) is None
 
 
