@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from hf_selfattn.arguments import NerArguments, RecipeArguments
-from hf_selfattn.phases import heads_of
+from hf_selfattn.phases import heads_of, probe_phase
 from hf_selfattn.recipe_trainer import RecipeTrainer
 from hf_selfattn.training import run
 
@@ -104,6 +104,14 @@ def test_adapters_begin_with_the_heads_of_the_first_phase(
     )
     if kind is RecipeArguments:
         assert_answers(tmp_path, options)
+
+
+def test_the_attention_heads_of_the_first_phase_have_the_rate_of_all() -> None:
+    given = {"model": "x", "output_dir": "x", "tuning": "probe+lora", "heads_learning_rate": 1e-5}
+    for rate, expected in ((None, 1e-3), (0.02, 0.02)):
+        arguments = RecipeArguments(**given, probe_learning_rate=rate, options={"learning_rate": 1e-4})
+        first = probe_phase(arguments)
+        assert first.options["learning_rate"] == first.heads_learning_rate == expected
 
 
 def assert_answers(folder: Path, options: dict[str, str]) -> None:
