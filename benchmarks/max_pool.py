@@ -33,11 +33,14 @@ class MaxPoolConfig(PreTrainedConfig):
     model_type = "max-pool-peer"
     sub_configs = {"backbone_config": AutoConfig}
     backbone_config: Any = None
+    hidden_size: int = 0
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.backbone_config, dict):
             options = dict(self.backbone_config)
             self.backbone_config = AutoConfig.for_model(options.pop("model_type"), **options)
+        if self.backbone_config is not None:
+            self.hidden_size = self.backbone_config.hidden_size
         super().__post_init__(**kwargs)
 
 
@@ -86,7 +89,7 @@ class MaxPoolForSequenceClassification(PreTrainedModel):
     def __init__(self, config: MaxPoolConfig):
         super().__init__(config)
         self.backbone = AutoModel.from_config(config.backbone_config, add_pooling_layer=False)
-        self.head = MaxPoolHead(config.backbone_config.hidden_size, config.num_labels)
+        self.head = MaxPoolHead(config.hidden_size, config.num_labels)
         self.post_init()
 
     def forward(

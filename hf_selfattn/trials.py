@@ -21,7 +21,16 @@ from .preparation import open_backbone
 from .progress import show_progress, tokenising
 from .sampling import length_grouped
 from .search_space import Choices, SearchPlan, with_settings
-from .trainer import cached_features, excerpts_of, prepare_heads, some_rows, task_of, task_options, training_arguments
+from .trainer import (
+    WIDTH,
+    cached_features,
+    excerpts_of,
+    prepare_heads,
+    some_rows,
+    task_of,
+    task_options,
+    training_arguments,
+)
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -104,7 +113,7 @@ def build_trial_trainer(plan: SearchPlan, arguments: RecipeArguments, data: Any,
     backbone_config, tokenizer = open_backbone(arguments)
     with PartialState().local_main_process_first(), tokenising(data.splits):
         tokens = task.tokenise(arguments, data, tokenizer)
-    options = trial_arguments(plan, arguments, data, output_dir)
+    options = trial_arguments(plan, arguments, data, output_dir, backbone_config.hidden_size)
     cache = cached_features(arguments, tokens, tokenizer)
     rows = tokens if cache is None else cache.rows
 
@@ -147,7 +156,9 @@ def build_trial_trainer(plan: SearchPlan, arguments: RecipeArguments, data: Any,
     return trainer
 
 
-def trial_arguments(plan: SearchPlan, arguments: RecipeArguments, data: Any, output_dir: Path) -> TrainingArguments:
+def trial_arguments(
+    plan: SearchPlan, arguments: RecipeArguments, data: Any, output_dir: Path, width: int = WIDTH
+) -> TrainingArguments:
     """Return the options of `Trainer` for the trials; it sets the searched ones anew for each.
 
     Args:
@@ -155,6 +166,7 @@ def trial_arguments(plan: SearchPlan, arguments: RecipeArguments, data: Any, out
         arguments: the arguments of the recipe.
         data: checked data.
         output_dir: folder of the run.
+        width: of the backbone's features.
     """
     # `Trainer` casts a setting to the type of the value before: each begins with a value of its own type.
     first = {key: entry.values[0] if isinstance(entry, Choices) else entry.low for key, entry in plan.space.items()}
@@ -162,7 +174,7 @@ def trial_arguments(plan: SearchPlan, arguments: RecipeArguments, data: Any, out
     if "label_smoothing_factor" in options:
         options["label_smoothing_factor"] = 0.0  # else `Trainer` would smooth where the trial does not
     given = replace(arguments, options={**arguments.options, **options, **OF_A_TRIAL})
-    return training_arguments(given, data, output_dir / "search")
+    return training_arguments(given, data, output_dir / "search", width)
 
 
 def draw(plan: SearchPlan, trial: BaseTrial) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from hf_selfattn.arguments import build_arguments
 from hf_selfattn.classification_task import label_counts
 from hf_selfattn.data import ClassificationData
 from hf_selfattn.modeling.modeling_selfattn import SelfAttnForSequenceClassification
+from hf_selfattn.recipe_trainer import RecipeTrainer
 from hf_selfattn.training import run
 
 TINY_HEADS = {"head_dim": 8, "group_dim": 8, "num_groups": 4, "block_size": 8, "subsequence_stride": 4}
@@ -133,6 +134,27 @@ def test_a_tokenizer_with_tokens_for_begin_and_end(backbone: str, tmp_path: Path
     options = {"backbone_name_or_path": str(folder)}
     config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run", **options).config
     assert (config.bos_token_id, config.eos_token_id) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+
+
+@pytest.mark.parametrize(("tuning", "rate"), [("lora", 2.5e-4), ("probe", 1e-3), ("full", 5e-5)])
+def test_adapters_of_a_wide_backbone_learn_slower(
+    backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuning: str, rate: float
+) -> None:
+    class Begun(Exception):
+        pass
+
+    def begin(self: RecipeTrainer, **_: Any) -> None:
+        raise Begun(self.args.learning_rate)
+
+    monkeypatch.setattr(RecipeTrainer, "train", begin)
+    monkeypatch.setattr("hf_selfattn.trainer.WIDTH", AutoConfig.from_pretrained(backbone).hidden_size // 2)
+    given = settings(backbone, tmp_path, tuning=tuning, feature_cache=str(tmp_path / "features"))
+    with pytest.raises(Begun) as caught:
+        run(build_arguments(given))
+    assert caught.value.args[0] == pytest.approx(rate)
+    with pytest.raises(Begun) as caught:
+        run(build_arguments({**given, "learning_rate": 0.5, "output_dir": str(tmp_path / "named")}))
+    assert caught.value.args == (0.5,)
 
 
 def test_the_same_arguments_train_once(
