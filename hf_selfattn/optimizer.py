@@ -102,14 +102,11 @@ def heads_rate_of(model: nn.Module, options: TrainingArguments, arguments: Recip
     if arguments.heads_learning_rate is not None:
         return arguments.heads_learning_rate
     trained = base_model(model)
-    is_slower = arguments.tuning == "lora" or (
-        arguments.tuning == "probe" and not isinstance(trained, SelfAttnForTokenClassification)
-    )
-    return (
-        HEADS_SHARE * float(options.learning_rate)
-        if is_slower and isinstance(trained, SelfAttnPreTrainedModel)
-        else None
-    )
+    is_tagger = isinstance(trained, SelfAttnForTokenClassification)
+    is_slower = arguments.tuning == "lora" or (arguments.tuning == "probe" and not is_tagger)
+    if is_slower and isinstance(trained, SelfAttnPreTrainedModel):
+        return HEADS_SHARE * float(options.learning_rate)
+    return None
 
 
 def grouped_optimizer(
