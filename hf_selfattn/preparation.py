@@ -12,7 +12,7 @@ from datasets import DatasetDict
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from .adapters import tune
-from .arguments import RecipeArguments
+from .arguments import NerArguments, RecipeArguments
 from .data import (
     ClassificationData,
     check_classification,
@@ -31,6 +31,9 @@ from .tasks import label_options
 ATTENTION_DROPOUT_FIELDS = ("attention_probs_dropout_prob", "attention_dropout")
 # Of the backbone's hidden layers, how many a probe mixes.
 MIXED_LAYERS = 4
+# First weights of the attentions in the sum of a tagger's probe: six epochs on frozen features are short for weights
+# that start at 0, and CoNLL-2003 gains by them; texts and sentences do not (benchmarks/LOG.md).
+TAGGER_FUSION = 0.1
 
 
 def load_data(arguments: RecipeArguments) -> ClassificationData:
@@ -192,7 +195,8 @@ def head_settings(arguments: RecipeArguments, backbone_config: PreTrainedConfig)
     """Return the fields of the heads. A probe mixes the last `MIXED_LAYERS` layers unless `heads` says how many.
 
     The last layer of a frozen backbone is made for what it was trained on, and its last four layers together say more
-    of another task (Devlin et al., 2019, section 5.3; benchmarks/LOG.md).
+    of another task (Devlin et al., 2019, section 5.3; benchmarks/LOG.md). A tagger's probe reads its attentions from
+    the first step on, with `TAGGER_FUSION`.
 
     Args:
         arguments: the arguments of the recipe.
@@ -203,7 +207,8 @@ def head_settings(arguments: RecipeArguments, backbone_config: PreTrainedConfig)
     changed = copy.deepcopy(backbone_config)
     changed.update(arguments.backbone)
     num_layers = getattr(changed, "num_hidden_layers", None) or 1  # as in `SelfAttnConfig`
-    return {"num_mixed_layers": min(MIXED_LAYERS, num_layers), **arguments.heads}
+    start = {"fusion_init": TAGGER_FUSION} if isinstance(arguments, NerArguments) else {}
+    return {"num_mixed_layers": min(MIXED_LAYERS, num_layers), **start, **arguments.heads}
 
 
 def report_on_data(

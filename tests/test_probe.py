@@ -119,6 +119,17 @@ def test_a_probe_mixes_four_layers_unless_told() -> None:
     assert head_settings(nameless, PreTrainedConfig()) == {"num_mixed_layers": 1}
 
 
+def test_a_taggers_probe_reads_its_attentions_from_the_first_step_on() -> None:
+    def start(kind: type[RecipeArguments], **settings: Any) -> float | None:
+        arguments = build_arguments({"model": "m", "output_dir": "o", **settings}, kind=kind)
+        return head_settings(arguments, DistilBertConfig(n_layers=6)).get("fusion_init")
+
+    assert start(NerArguments, tuning="probe") == start(NerArguments, tuning="probe+lora") == 0.1
+    assert start(NerArguments, tuning="probe", heads={"fusion_init": 0.5}) == 0.5
+    assert start(NerArguments, tuning="lora") is start(NerArguments, tuning="full") is None
+    assert start(RecipeArguments, tuning="probe") is None
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 def test_a_classifier_trained_on_the_cache_answers_for_text(
     tiny_backbone: str, tmp_path: Path, layers: int, backbone_calls: list[bool]
