@@ -31,8 +31,8 @@ from .tasks import label_options
 ATTENTION_DROPOUT_FIELDS = ("attention_probs_dropout_prob", "attention_dropout")
 # Of the backbone's hidden layers, how many a probe mixes.
 MIXED_LAYERS = 4
-# First weights of the attentions in the sum of a tagger's probe. Other probes start at 0: sentiment loses by more in
-# other domains (benchmarks/LOG.md).
+# First weights of the attentions in the sum of a tagger's probe. Other probes start at 0, because sentiment loses in
+# other domains where they start higher (benchmarks/LOG.md).
 TAGGER_FUSION = 0.1
 
 

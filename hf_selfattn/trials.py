@@ -113,7 +113,8 @@ def build_trial_trainer(plan: SearchPlan, arguments: RecipeArguments, data: Any,
     backbone_config, tokenizer = open_backbone(arguments)
     with PartialState().local_main_process_first(), tokenising(data.splits):
         tokens = task.tokenise(arguments, data, tokenizer)
-    options = trial_arguments(plan, arguments, data, output_dir, backbone_config.hidden_size)
+    width = getattr(backbone_config, "hidden_size", WIDTH)  # without it every trial fails, and says why
+    options = trial_arguments(plan, arguments, data, output_dir, width)
     cache = cached_features(arguments, tokens, tokenizer)
     rows = tokens if cache is None else cache.rows
 

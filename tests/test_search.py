@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 from tiny_models import tiny_text
-from transformers import AutoModelForSequenceClassification, Trainer
+from transformers import AutoConfig, AutoModelForSequenceClassification, Trainer
 
 from hf_selfattn.arguments import NerArguments, RecipeArguments, build_arguments, parse_arguments
+from hf_selfattn.preparation import load_data
 from hf_selfattn.search_space import Choices, Range, read_search, read_space, with_settings
 from hf_selfattn.training import run
+from hf_selfattn.trials import build_trial_trainer
 
 ROOT = Path(__file__).parent.parent
 HEADS = {"head_dim": 8, "group_dim": 8, "num_groups": 4, "block_size": 8, "subsequence_stride": 4}
@@ -214,6 +216,15 @@ def test_the_search_never_sees_the_test_split(
         found.append([(trial["value"], trial["settings"]) for trial in record_on_disk(tmp_path / name)["trials"]])
     assert seen == {24}, "only the validation split is evaluated"
     assert found[0] == found[1]
+
+
+def test_trials_on_a_wide_backbone_have_its_rate(
+    tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = build_arguments(settings(tiny_backbone, tmp_path, {"weight_decay": [0.0, 0.1]}))
+    monkeypatch.setattr("hf_selfattn.trainer.WIDTH", AutoConfig.from_pretrained(tiny_backbone).hidden_size // 2)
+    trainer = build_trial_trainer(read_search(arguments), arguments, load_data(arguments), tmp_path / "run")
+    assert trainer.args.learning_rate == pytest.approx(2.5e-4)
 
 
 def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(tiny_backbone: str, tmp_path: Path) -> None:
