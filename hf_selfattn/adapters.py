@@ -35,11 +35,6 @@ def lora_config(model: PreTrainedModel | SelfAttnConfig, task_type: str, **optio
     Adapters stand on all linear layers of the backbone, as in QLoRA (Dettmers et al., 2023), unless `target_modules`
     names others. There is no dropout by default: on a CPU it costs more than the adapters save.
 
-    Args:
-        model: the model with its heads, or its configuration.
-        task_type: `SEQ_CLS` or `TOKEN_CLS`.
-        options: options of `peft.LoraConfig`, which win over the defaults.
-
     Raises:
         ValueError: for a task that PEFT, or this package, does not know.
     """
@@ -62,11 +57,7 @@ def lora_config(model: PreTrainedModel | SelfAttnConfig, task_type: str, **optio
 
 
 def backbone_linears(model: PreTrainedModel) -> list[str]:
-    """Return the names of all linear layers of the backbone, under adapters or not.
-
-    Args:
-        model: the model with its heads.
-    """
+    """Return the names of all linear layers of the backbone, under adapters or not."""
     modules = dict(model.base_model.backbone.named_modules())
     adapted = [name for name, module in modules.items() if isinstance(module, BaseTunerLayer)]
     inside = tuple(f"{name}." for name in adapted)  # the layer itself, and linear layers of the adapter
@@ -76,12 +67,7 @@ def backbone_linears(model: PreTrainedModel) -> list[str]:
 
 
 def any_parameter_in(model: nn.Module, name: str) -> bool:
-    """Return whether a module of that name holds parameters.
-
-    Args:
-        model: the model.
-        name: the last part of the module's name.
-    """
+    """Return whether a module of that name holds parameters."""
     return any(
         path.split(".")[-1] == name and any(True for _ in module.parameters())
         for path, module in model.named_modules()
@@ -89,34 +75,17 @@ def any_parameter_in(model: nn.Module, name: str) -> bool:
 
 
 def add_lora(model: PreTrainedModel, task_type: str, **options: Any) -> PeftModel:
-    """Return the model with LoRA adapters; only they and the heads train.
-
-    Args:
-        model: the model with its heads.
-        task_type: `SEQ_CLS` or `TOKEN_CLS`.
-        options: options of `peft.LoraConfig`.
-    """
+    """Return the model with LoRA adapters; only they and the heads train."""
     return get_peft_model(model, lora_config(model, task_type, **options))
 
 
 def task_type_of(model: PreTrainedModel) -> str:
-    """Return what PEFT calls the task of a model of this package: `SEQ_CLS` or `TOKEN_CLS`.
-
-    Args:
-        model: without adapters.
-    """
+    """Return what PEFT calls the task of a model of this package: `SEQ_CLS` or `TOKEN_CLS`."""
     return next(task_type for task_type, kind in CLASS_OF_TASK.items() if isinstance(model, kind))
 
 
 def tune(model: PreTrainedModel, tuning: str, task_type: str, **lora: Any) -> PreTrainedModel | PeftModel:
-    """Return the model with those parameters trainable that a way of tuning trains.
-
-    Args:
-        model: the model with its heads.
-        tuning: `probe` trains the heads on a frozen backbone, `lora` adapters and the heads, `full` everything.
-        task_type: `SEQ_CLS` or `TOKEN_CLS`.
-        lora: options of `peft.LoraConfig`.
-    """
+    """Return the model with those parameters trainable that a way of tuning trains."""
     if tuning == "lora":
         return add_lora(model, task_type, **lora)
     backbone: nn.Module = model.base_model.backbone
@@ -125,11 +94,7 @@ def tune(model: PreTrainedModel, tuning: str, task_type: str, **lora: Any) -> Pr
 
 
 def base_model(model: nn.Module) -> PreTrainedModel:
-    """Return the model of transformers under its adapters.
-
-    Args:
-        model: a model with or without adapters.
-    """
+    """Return the model of transformers under its adapters."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
@@ -156,8 +121,6 @@ def open_adapter(name_or_path: str | PathLike[str], *, is_trainable: bool = Fals
     """Open an adapter checkpoint as a model of PEFT, to train the adapter further or to use what PEFT offers.
 
     Args:
-        name_or_path: the checkpoint: a name on the hub or a folder.
-        is_trainable: whether the adapter and the heads are to be trained.
         options: of `from_pretrained`; `backbone_name_or_path` says where a backbone is that was a folder.
 
     Raises:
@@ -175,11 +138,7 @@ def open_adapter(name_or_path: str | PathLike[str], *, is_trainable: bool = Fals
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Return how many parameters a model has and how many of them train.
-
-    Args:
-        model: the model.
-    """
+    """Return how many parameters a model has and how many of them train."""
     return {
         "all": sum(parameter.numel() for parameter in model.parameters()),
         "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),

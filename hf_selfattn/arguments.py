@@ -190,11 +190,7 @@ class RecipeArguments:
 
 
 def is_place(name: str) -> bool:
-    """Return whether an argument says where or how the outcome of a run is made, not what it is.
-
-    Args:
-        name: of the argument.
-    """
+    """Return whether an argument says where or how the outcome of a run is made, not what it is."""
     return name in ("output_dir", "check", "push_to_hub", "auto_find_batch_size") or name.startswith("hub_")
 
 
@@ -262,11 +258,6 @@ def parse_arguments(
 ) -> AnyArguments:
     """Read the arguments of a recipe from the command line.
 
-    Args:
-        words: paths of YAML files, `key=value`, `--key value`, `--key=value` or `--flag`; a later one wins. A dot
-            reaches inside: `heads.num_groups=8`. Values are read as YAML.
-        required: arguments that must be given.
-
     Raises:
         ValueError: names the file or word, and the nearest valid key.
     """
@@ -282,10 +273,6 @@ def build_arguments(
     kind: type[AnyArguments] = RecipeArguments,  # type: ignore[assignment]  # mypy knows no default of a type variable
 ) -> AnyArguments:
     """Divide settings into the recipe's own and those of `TrainingArguments`.
-
-    Args:
-        settings: values by key.
-        required: arguments that must be given.
 
     Raises:
         ValueError: for an unknown key, a value of the wrong type, or a required argument that is missing.
@@ -330,9 +317,6 @@ def _settings(words: list[str]) -> list[tuple[str, Any]]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the settings of a YAML file.
-
-    Args:
-        path: the file.
 
     Raises:
         ValueError: if the file is missing, does not parse, or is no mapping.

@@ -31,14 +31,12 @@ def attention_on_cpu(
     """Attend with plain matrix products where these are faster in training, otherwise with the fused kernel.
 
     Args:
-        module: the attention layer.
         query: (B, H, Q, E).
         key: (B, H, K, E).
         value: (B, H, K, E).
         attention_mask: True where attention is allowed, or additive; broadcasts to (B, H, Q, K). None for no mask.
         scaling: factor of the logits, 1 / sqrt(E) where it is not given.
         dropout: share of the attention weights set to 0 in training.
-        kwargs: passed on to the fused kernel.
     """
     is_causal = kwargs.get("is_causal")
     looks_back_only = getattr(module, "is_causal", True) if is_causal is None else is_causal
@@ -62,11 +60,7 @@ AttentionMaskInterface.register(NAME, AttentionMaskInterface()["sdpa"])
 
 
 def use_fast_attention(model: PreTrainedModel) -> None:
-    """Let a model that attends with the fused kernel choose by length instead.
-
-    Args:
-        model: a model on the CPU that trains in bfloat16; left as it is where its backbone has no fused kernel.
-    """
+    """Let a model that attends with the fused kernel choose by length instead."""
     backbone_config = getattr(model.config, "backbone_config", model.config)
     implementations = {model.config._attn_implementation, backbone_config._attn_implementation}
     if implementations == {"sdpa"}:
@@ -74,10 +68,6 @@ def use_fast_attention(model: PreTrainedModel) -> None:
 
 
 def use_fused_attention(model: PreTrainedModel) -> None:
-    """Undo `use_fast_attention`.
-
-    Args:
-        model: the model.
-    """
+    """Undo `use_fast_attention`."""
     if model.config._attn_implementation == NAME:
         model.set_attn_implementation("sdpa")

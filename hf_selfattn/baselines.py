@@ -44,10 +44,7 @@ def tfidf_baseline(
 
     Args:
         problem: "single_label_classification", "ordinal", "multi_label_classification" or "regression".
-        train_texts: N texts; text pairs are joined by the caller.
         train_references: (N,) ints, (N, C) 0/1 for multi-label, or (N,) floats for regression.
-        test_texts: Texts of each test set.
-        seed: Of the solvers that need one.
         num_labels: C of a single-label or ordinal problem, if not every class is in the training data.
 
     Returns:
@@ -76,7 +73,6 @@ def vader_baseline(texts: Sequence[str], problem: str, label_names: Sequence[str
     """Answer with the VADER sentiment lexicon (Hutto & Gilbert 2014), which is English and is not trained.
 
     Args:
-        texts: N texts.
         problem: "regression" for the valence, or "single_label_classification" or "ordinal" for polarity classes.
         label_names: For classes: negative and positive, or negative, neutral and positive, in any order and case.
 

@@ -21,30 +21,18 @@ BLOCK = 2**20
 
 
 def checkpoint_name(step: int) -> str:
-    """Return the name of the folder of a checkpoint, as `Trainer` gives it.
-
-    Args:
-        step: of the optimizer.
-    """
+    """Return the name of the folder of a checkpoint, as `Trainer` gives it."""
     return f"checkpoint-{step}"
 
 
 def checkpoints_of(folder: Path) -> list[Path]:
-    """Return the folders of the checkpoints of a run, the newest first.
-
-    Args:
-        folder: of the run.
-    """
+    """Return the folders of the checkpoints of a run, the newest first."""
     found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     return sorted(found, key=step_of, reverse=True)
 
 
 def step_of(checkpoint: Path) -> int:
-    """Return the step that a checkpoint was written after.
-
-    Args:
-        checkpoint: its folder.
-    """
+    """Return the step that a checkpoint was written after."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
@@ -53,10 +41,6 @@ def put_checkpoint(side: Path, checkpoint: Path) -> None:
 
     Everything is on the disk before the one rename that gives it its name: a folder of that name is whole, whenever
     the process is killed or the machine loses power.
-
-    Args:
-        side: folder that the checkpoint was written to.
-        checkpoint: its place; a folder that is there is deleted afterwards.
     """
     write_json(side / CHECKSUMS_FILE, {name: checksum(side / name) for name in files_of(side)})
     sync(side)
@@ -75,9 +59,7 @@ def drop_checkpoints(folder: Path, limit: int | None, best_step: int | None) -> 
     Each is renamed before it is deleted: a folder with the name of a checkpoint never holds half of one.
 
     Args:
-        folder: of the run.
         limit: number of checkpoints that stay; None or 0 for all.
-        best_step: of the best checkpoint, if any.
     """
     if not limit:
         return
@@ -90,11 +72,7 @@ def drop_checkpoints(folder: Path, limit: int | None, best_step: int | None) -> 
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Delete what a process that was killed left half-written or half-deleted.
-
-    Args:
-        folder: of the run.
-    """
+    """Delete what a process that was killed left half-written or half-deleted."""
     for pattern in (WRITING, f"{OUTDATED}-checkpoint-*"):
         for path in folder.glob(pattern):
             shutil.rmtree(path)
@@ -104,7 +82,6 @@ def newest_whole(folder: Path, needs_best: bool) -> tuple[Path | None, list[str]
     """Return the newest checkpoint that is whole, and what is wrong with each newer one, which is set aside.
 
     Args:
-        folder: of the run.
         needs_best: whether the best checkpoint that the newest one speaks of must be whole, too.
     """
     skipped: list[str] = []
@@ -119,11 +96,7 @@ def newest_whole(folder: Path, needs_best: bool) -> tuple[Path | None, list[str]
 
 
 def fault_of(checkpoint: Path) -> str | None:
-    """Return what is wrong with a checkpoint, or None where it is whole.
-
-    Args:
-        checkpoint: its folder.
-    """
+    """Return what is wrong with a checkpoint, or None where it is whole."""
     recorded = json_of(checkpoint / CHECKSUMS_FILE)
     if recorded is None:
         return f"{CHECKSUMS_FILE} is missing or not valid JSON"
@@ -139,11 +112,7 @@ def fault_of(checkpoint: Path) -> str | None:
 
 
 def fault_of_best(checkpoint: Path) -> str | None:
-    """Return what is wrong with the best checkpoint until a whole one, or None.
-
-    Args:
-        checkpoint: folder of the whole one.
-    """
+    """Return what is wrong with the best checkpoint until a whole one, or None."""
     best = (json_of(checkpoint / STATE_FILE) or {}).get("best_global_step")
     if best is None or best == step_of(checkpoint):
         return None
@@ -153,31 +122,19 @@ def fault_of_best(checkpoint: Path) -> str | None:
 
 
 def ended(checkpoint: Path) -> bool:
-    """Return whether training was to end with a checkpoint, by its last step or by early stopping.
-
-    Args:
-        checkpoint: its folder, whole.
-    """
+    """Return whether training was to end with a checkpoint, by its last step or by early stopping."""
     callbacks = (json_of(checkpoint / STATE_FILE) or {}).get("stateful_callbacks", {})
     return bool(callbacks.get("TrainerControl", {}).get("args", {}).get("should_training_stop"))
 
 
 def set_aside(checkpoint: Path) -> Path:
-    """Rename a checkpoint so that nothing reads or deletes it, and return its new place.
-
-    Args:
-        checkpoint: its folder.
-    """
+    """Rename a checkpoint so that nothing reads or deletes it, and return its new place."""
     names = (f"{CORRUPT}-{checkpoint.name}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 1000))))
     return checkpoint.rename(next(path for path in map(checkpoint.with_name, names) if not path.exists()))
 
 
 def json_of(path: Path) -> dict[str, Any] | None:
-    """Return the object in a JSON file, or None where there is none.
-
-    Args:
-        path: the file.
-    """
+    """Return the object in a JSON file, or None where there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -186,11 +143,7 @@ def json_of(path: Path) -> dict[str, Any] | None:
 
 
 def checksum(path: Path) -> dict[str, int]:
-    """Return size and CRC-32 of a file.
-
-    Args:
-        path: the file.
-    """
+    """Return size and CRC-32 of a file."""
     crc = 0
     with path.open("rb") as file:
         while block := file.read(BLOCK):
@@ -199,22 +152,14 @@ def checksum(path: Path) -> dict[str, int]:
 
 
 def files_of(folder: Path) -> Iterator[str]:
-    """Yield the files in a folder and below it, by their paths inside.
-
-    Args:
-        folder: the folder.
-    """
+    """Yield the files in a folder and below it, by their paths inside."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             yield path.relative_to(folder).as_posix()
 
 
 def sync(folder: Path) -> None:
-    """Wait until a folder and everything in it is on the disk.
-
-    Args:
-        folder: the folder.
-    """
+    """Wait until a folder and everything in it is on the disk."""
     for path in (*sorted(folder.rglob("*")), folder):
         if path.is_dir():
             sync_folder(path)
@@ -224,11 +169,7 @@ def sync(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, where the system can.
-
-    Args:
-        folder: the folder.
-    """
+    """Wait until the names in a folder are on the disk, where the system can."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -31,13 +31,7 @@ from .tasks import PROBLEMS, Task, as_references, tokenise
 def tokenise_splits(
     arguments: RecipeArguments, data: ClassificationData, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Any]:
-    """Return the tokenised splits; of a stream the rows of train, to be tokenised when they are read.
-
-    Args:
-        arguments: the arguments of the recipe.
-        data: checked data.
-        tokenizer: the backbone's tokenizer.
-    """
+    """Return the tokenised splits; of a stream the rows of train, to be tokenised when they are read."""
     tokens = {name: tokenise(split, tokenizer, data.problem) for name, split in data.splits.items()}
     if data.stream is None:
         return tokens
@@ -45,11 +39,7 @@ def tokenise_splits(
 
 
 def label_counts(data: ClassificationData) -> dict[str, int]:
-    """Return how many training rows have each label; of a regression nothing.
-
-    Args:
-        data: checked data.
-    """
+    """Return how many training rows have each label; of a regression nothing."""
     if data.problem == "regression":
         return {}
     if data.stream is not None:
@@ -60,11 +50,7 @@ def label_counts(data: ClassificationData) -> dict[str, int]:
 
 
 def selection_metric(data: ClassificationData) -> str:
-    """Return the metric that picks the checkpoint where the user names none.
-
-    Args:
-        data: checked data.
-    """
+    """Return the metric that picks the checkpoint where the user names none."""
     return PROBLEMS[data.problem].selection_metric
 
 
@@ -75,15 +61,7 @@ def trainer_options(
     options: TrainingArguments,
     tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Any]:
-    """Return loss, collator and metrics for `Trainer`.
-
-    Args:
-        arguments: the arguments of the recipe.
-        data: checked data.
-        tokens: tokenised splits.
-        options: of the training.
-        tokenizer: the backbone's tokenizer.
-    """
+    """Return loss, collator and metrics for `Trainer`."""
     # Only class weights look at the labels, and those are refused for a stream.
     references = [] if data.stream is not None else data.splits["train"]["label"][:]
     return {
@@ -108,15 +86,7 @@ def evaluate(
     evaluator: Trainer,
     output_dir: Path,
 ) -> dict[str, Any]:
-    """Calibrate the model, score every evaluation split, write its predictions and score the baselines.
-
-    Args:
-        arguments: the arguments of the recipe.
-        data: checked data.
-        tokens: tokenised splits.
-        evaluator: holds the final model, whose configuration takes the calibration.
-        output_dir: folder of the run.
-    """
+    """Calibrate the model, score every evaluation split, write its predictions and score the baselines."""
     logits = {name: predict(evaluator, split, data.problem) for name, split in tokens.items() if name != "train"}
     calibration = fit_calibration(data, logits["validation"]) if arguments.calibrate else Calibration()
     results = {
@@ -136,11 +106,7 @@ def evaluate(
 
 
 def load(arguments: RecipeArguments) -> ClassificationData:
-    """Load and check the data, all of it or, with `streaming`, all but the rows of train.
-
-    Args:
-        arguments: the arguments of the recipe.
-    """
+    """Load and check the data, all of it or, with `streaming`, all but the rows of train."""
     return load_stream(arguments) if arguments.streaming else load_data(arguments)
 
 

@@ -27,12 +27,6 @@ def fit_codebooks(
 
     Each head begins with other draws, so that heads group differently. Heads that stand on other ones are set after
     them. A model with `codebook="random"` is left as it is.
-
-    Args:
-        model: a model of this package, with or without adapters.
-        rows: tokenised rows, which hold only what the model reads.
-        collate: makes a batch of rows.
-        seed: of the draws.
     """
     copies = [module for module in model.modules() if isinstance(module, SelfAttnHeads)]  # PEFT keeps a second copy
     layers = zip(*(grouped_heads(copy) for copy in copies), strict=True)
@@ -51,23 +45,12 @@ def fit_codebooks(
 
 
 def grouped_heads(heads: SelfAttnHeads) -> list[GroupedAttentionHead]:
-    """Return the grouped-attention heads in their order.
-
-    Args:
-        heads: of a model.
-    """
+    """Return the grouped-attention heads in their order."""
     return [module for module in heads.modules() if isinstance(module, GroupedAttentionHead)]
 
 
 def metric_of(model: nn.Module, heads: Sequence[GroupedAttentionHead], rows: Any, collate: Any) -> Tensor:
-    """Return the unit vectors in which the real tokens of the rows are compared: (N, E).
-
-    Args:
-        model: the model.
-        heads: one head, and its copies that are not run.
-        rows: as of `fit_codebooks`.
-        collate: makes a batch of rows.
-    """
+    """Return the unit vectors in which the real tokens of the rows are compared: (N, E)."""
     seen: list[Tensor] = []
 
     def look(head: GroupedAttentionHead, inputs: tuple[Tensor, HeadMasks]) -> None:

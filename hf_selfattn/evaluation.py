@@ -25,20 +25,12 @@ Array = NDArray[Any]
 
 
 def plain_model(trainer: Trainer) -> PreTrainedModel:
-    """Return the model without the wrappers of accelerate, its autocast among them.
-
-    Args:
-        trainer: after training or evaluation.
-    """
+    """Return the model without the wrappers of accelerate, its autocast among them."""
     return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
 
 
 def metrics_function(data: ClassificationData) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Return what `Trainer` calls after each evaluation.
-
-    Args:
-        data: checked data.
-    """
+    """Return what `Trainer` calls after each evaluation."""
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         outputs = PROBLEMS[data.problem].probabilities(logits_of(prediction.predictions))
@@ -50,11 +42,7 @@ def metrics_function(data: ClassificationData) -> Callable[[EvalPrediction], dic
 
 
 def metric_names(data: ClassificationData) -> list[str]:
-    """Return the metrics that the validation split defines, as the right answers themselves are scored.
-
-    Args:
-        data: checked data.
-    """
+    """Return the metrics that the validation split defines, as the right answers themselves are scored."""
     references = as_references(data.splits["validation"]["label"][:], data.problem)
     classes = data.problem in ("single_label_classification", "ordinal")
     outputs = np.eye(len(data.label_names))[references] if classes else references
@@ -62,11 +50,7 @@ def metric_names(data: ClassificationData) -> list[str]:
 
 
 def logits_of(predictions: Any) -> Array:
-    """Return the logits (N, C) among what a model put out, in double precision.
-
-    Args:
-        predictions: `EvalPrediction.predictions`.
-    """
+    """Return the logits (N, C) among what a model put out, in double precision."""
     logits = predictions[0] if isinstance(predictions, tuple) else predictions
     return np.asarray(logits, dtype=np.float64)
 
@@ -75,11 +59,6 @@ def predict(trainer: Trainer, tokens: Dataset, problem: str) -> Array:
     """Return the logits of every row, in the order of the rows.
 
     Rows of like length stand together in a batch, so that little padding is read.
-
-    Args:
-        trainer: holds the model.
-        tokens: a tokenised split.
-        problem: one of `tasks.PROBLEMS`.
 
     Raises:
         ValueError: if a row got no prediction, or more than one.
@@ -119,7 +98,6 @@ def fit_calibration(data: ClassificationData, logits: Array) -> Calibration:
     """Fit temperature and thresholds on the validation split; a regression has neither.
 
     Args:
-        data: checked data.
         logits: (N, C) of the validation split.
     """
     if data.problem == "regression":
@@ -135,14 +113,7 @@ def fit_calibration(data: ClassificationData, logits: Array) -> Calibration:
 def score_splits(
     data: ClassificationData, logits: dict[str, Array], calibration: Calibration, output_dir: Path
 ) -> dict[str, Any]:
-    """Score each evaluation split with intervals, before and after calibration, and write its predictions.
-
-    Args:
-        data: checked data.
-        logits: what `predict` returned, by split.
-        calibration: fitted on the validation split.
-        output_dir: folder of the run.
-    """
+    """Score each evaluation split with intervals, before and after calibration, and write its predictions."""
     record = {}
     probabilities = PROBLEMS[data.problem].probabilities
     for name, raw in logits.items():
@@ -166,11 +137,6 @@ def score_splits(
 
 def score_baselines(data: ClassificationData, seed: int, lexicon: bool) -> dict[str, Any]:
     """Score what a model must beat to earn its cost, on the same rows.
-
-    Args:
-        data: checked data.
-        seed: of the linear model on TF-IDF features.
-        lexicon: also let the VADER lexicon answer.
 
     Raises:
         ValueError: if the lexicon cannot answer the problem, or its package is missing.
@@ -196,13 +162,7 @@ def score_baselines(data: ClassificationData, seed: int, lexicon: bool) -> dict[
 
 
 def score_answers(data: ClassificationData, answers: dict[str, Array], seconds: float) -> dict[str, Any]:
-    """Return the scores of a baseline with intervals, by split.
-
-    Args:
-        data: checked data.
-        answers: probabilities or values, by split.
-        seconds: that the baseline took.
-    """
+    """Return the scores of a baseline with intervals, by split."""
     record: dict[str, Any] = {"seconds": seconds, "splits": {}}
     for name, output in answers.items():
         truth = as_references(data.splits[name]["label"][:], data.problem)
@@ -215,7 +175,6 @@ def score_polarity(data: ClassificationData, values: dict[str, Array], band: flo
     """Score the polarity classes that a regression of valence implies, by split.
 
     Args:
-        data: checked data of a regression.
         values: (N,) predicted valence, by split.
         band: a text whose valence is nearer to 0 than this is neutral.
     """
@@ -230,11 +189,7 @@ def score_polarity(data: ClassificationData, values: dict[str, Array], band: flo
 
 
 def joined_texts(split: Dataset) -> list[str]:
-    """Return the text of each row, a pair joined by a line break.
-
-    Args:
-        split: prepared rows.
-    """
+    """Return the text of each row, a pair joined by a line break."""
     texts = list(split["text"])
     if "text_pair" not in split.column_names:
         return texts

@@ -48,21 +48,12 @@ class Scores(nn.Module):
 
 
 def output_name(model: PreTrainedModel) -> str:
-    """Return the name of the model's output.
-
-    Args:
-        model: a model of this package.
-    """
+    """Return the name of the model's output."""
     return "last_hidden_state" if model.base_model is model else "logits"
 
 
 def input_names(model: PreTrainedModel, word_starts: bool) -> list[str]:
-    """Return the names of the graph's inputs, as tokenizers name them.
-
-    Args:
-        model: a model of this package.
-        word_starts: whether the caller says where words begin.
-    """
+    """Return the names of the graph's inputs, as tokenizers name them."""
     types = model.base_model.reads_token_types and getattr(model.config.backbone_config, "type_vocab_size", 0) > 1
     return ["input_ids", "attention_mask", *["token_type_ids"] * types, *["word_starts"] * word_starts]
 
@@ -78,7 +69,6 @@ def export_onnx(model: PreTrainedModel, path: str | PathLike[str], *, word_start
 
     Args:
         model: a model of this package in float32, with its adapters merged; it stays as it is.
-        path: file to write.
         word_starts: whether the graph of a token classifier has the input `word_starts`, 1 at the first token of each
             word; otherwise words are those that the tokenizer marks.
 
@@ -116,20 +106,12 @@ def export_onnx(model: PreTrainedModel, path: str | PathLike[str], *, word_start
 
 
 def dynamic_shapes(names: Sequence[str]) -> dict[str, dict[int, Any]]:
-    """Return what `torch.export.export` is told so that batch and length stay open.
-
-    Args:
-        names: of the inputs, each (batch_size, sequence_length).
-    """
+    """Return what `torch.export.export` is told so that batch and length stay open."""
     return {name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for name in names}
 
 
 def refuse_unexportable(model: Any, word_starts: bool) -> None:
     """Raise an error for a model that cannot be exported, or not with these inputs.
-
-    Args:
-        model: what the caller gave.
-        word_starts: whether the graph is to have this input.
 
     Raises:
         ValueError: says what is in the way and how to mend it.
@@ -161,13 +143,7 @@ def refuse_unexportable(model: Any, word_starts: bool) -> None:
 
 
 def example_batch(model: PreTrainedModel, lengths: Sequence[int], word_starts: bool) -> dict[str, Tensor]:
-    """Return a batch of random tokens in the frame of the model's special tokens, padded on the right.
-
-    Args:
-        model: a model of this package.
-        lengths: tokens of each row.
-        word_starts: whether to say where words begin: at every other token.
-    """
+    """Return a batch of random tokens in the frame of the model's special tokens, padded on the right."""
     config, shape = model.config, (len(lengths), max(lengths))
     generator = torch.Generator().manual_seed(0)
     input_ids = torch.randint(config.vocab_size, shape, generator=generator)
@@ -188,11 +164,6 @@ def example_batch(model: PreTrainedModel, lengths: Sequence[int], word_starts: b
 
 def compare_with_onnxruntime(model: PreTrainedModel, path: Path, word_starts: bool) -> None:
     """Raise an error where a graph's output differs from the model's, in batches of several sizes and lengths.
-
-    Args:
-        model: in evaluation mode.
-        path: of the graph.
-        word_starts: whether the graph has this input.
 
     Raises:
         ValueError: names the batch and the difference.
@@ -219,12 +190,7 @@ def compare_with_onnxruntime(model: PreTrainedModel, path: Path, word_starts: bo
 
 @torch.no_grad()
 def model_scores(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
-    """Return what the graph is to answer: the model's output, a token classifier's before decoding.
-
-    Args:
-        model: in evaluation mode.
-        batch: inputs by name.
-    """
+    """Return what the graph is to answer: the model's output, a token classifier's before decoding."""
     before_decoding: list[Tensor] = []
     if not isinstance(model, SelfAttnForTokenClassification):
         return cast(Tensor, model(**batch)[output_name(model)])
@@ -248,13 +214,6 @@ def decode_logits(
 
     An exported token classifier gives its scores before decoding. Decoding needs the model's labels and tables, and
     no run of it.
-
-    Args:
-        model: that was exported.
-        logits: (batch_size, sequence_length, num_labels) from the exported graph, an array or a tensor.
-        input_ids: (batch_size, sequence_length) that the graph read.
-        attention_mask: the same shape, not 0 at real tokens, or None where no token is padding.
-        word_starts: the same shape, as the graph read it, or None.
     """
     device = model.device
     scores, ids = torch.as_tensor(logits, device=device), torch.as_tensor(input_ids, device=device)

@@ -48,11 +48,7 @@ def faults_explained() -> Iterator[None]:
 
 
 def explanation(error: BaseException) -> str | None:
-    """Return what the user can do about an error of the machine, or None for an error of another kind.
-
-    Args:
-        error: what was raised.
-    """
+    """Return what the user can do about an error of the machine, or None for an error of another kind."""
     if is_out_of_memory(error):
         return (
             f"Out of memory ({first_line(error)}). Take a smaller per_device_eval_batch_size, or a smaller "
@@ -68,12 +64,7 @@ def explanation(error: BaseException) -> str | None:
 
 
 def not_written(error: Exception, checkpoint: Path) -> str | None:
-    """Return why a checkpoint could not be written and how to go on, or None for an error of another kind.
-
-    Args:
-        error: what was raised.
-        checkpoint: its place.
-    """
+    """Return why a checkpoint could not be written and how to go on, or None for an error of another kind."""
     number = error.errno if isinstance(error, OSError) else None
     if number not in NO_ROOM | NO_WRITING and not any(words in str(error) for words in ROOM_IN_WORDS):
         return None
@@ -85,11 +76,7 @@ def not_written(error: Exception, checkpoint: Path) -> str | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that the memory of the machine or of an accelerator is too small.
-
-    Args:
-        error: what was raised.
-    """
+    """Return whether an error says that the memory of the machine or of an accelerator is too small."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and should_reduce_batch_size(error)
@@ -99,10 +86,6 @@ def smaller_batch(options: Mapping[str, Any], in_training: bool) -> dict[str, in
     """Return the options of a training with half the batch and the same outcome, or None where it is one row already.
 
     In training twice as many batches are added up for each step, so that a step still sees as many rows.
-
-    Args:
-        options: batch sizes and accumulation steps.
-        in_training: whether the batch of training was too large, or that of evaluation.
     """
     name = "per_device_train_batch_size" if in_training else "per_device_eval_batch_size"
     batch = int(options[name])
@@ -116,22 +99,13 @@ def smaller_batch(options: Mapping[str, Any], in_training: bool) -> dict[str, in
 
 
 def batch_in_words(batch: Mapping[str, Any]) -> str:
-    """Return how large a batch is.
-
-    Args:
-        batch: what the model read.
-    """
+    """Return how large a batch is."""
     ids = batch.get("input_ids")
     return "its batch is not known" if ids is None else f"its batch has {len(ids)} rows of up to {ids.shape[1]} tokens"
 
 
 def rows_in_words(batch: Mapping[str, Any], train: Any) -> str:
-    """Return how large a batch is and, where they can be found, which rows of train it holds.
-
-    Args:
-        batch: what the model read.
-        train: the tokenised split, perhaps a stream.
-    """
+    """Return how large a batch is and, where they can be found, which rows of train it holds."""
     rows = rows_of_batch(batch, train) if "input_ids" in batch and isinstance(train, Dataset) else []
     if not rows:
         return batch_in_words(batch)
@@ -144,7 +118,6 @@ def rows_of_batch(batch: Mapping[str, Any], train: Dataset) -> list[int]:
 
     Args:
         batch: input_ids and attention_mask (B, T).
-        train: the tokenised split.
     """
     mask = batch["attention_mask"].bool() if "attention_mask" in batch else torch.ones_like(batch["input_ids"]).bool()
     wanted = {tuple(ids[kept].tolist()) for ids, kept in zip(batch["input_ids"], mask, strict=True)}
@@ -152,9 +125,5 @@ def rows_of_batch(batch: Mapping[str, Any], train: Dataset) -> list[int]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says first.
-
-    Args:
-        error: what was raised.
-    """
+    """Return what an error says first."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -84,7 +84,6 @@ class FeatureStore:
         """Write a shard.
 
         Args:
-            keys: of the rows.
             rows: features (T, L, D) of each.
 
         Raises:
@@ -112,11 +111,7 @@ class FeatureStore:
             ) from error
 
     def fill(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Return rows of a data set with the features (T, L, D) of each where the number of its place stood.
-
-        Args:
-            rows: values by column.
-        """
+        """Return rows of a data set with the features (T, L, D) of each where the number of its place stood."""
         if "features" not in rows:
             return rows
         return {**rows, "features": [self.read(self.rows[number]) for number in rows["features"]]}
@@ -130,11 +125,7 @@ class FeatureStore:
                         path.unlink()
 
     def read(self, place: Place) -> Tensor:
-        """Return the features (T, L, D) of a row, as they are stored or, from 8 bits, in float32.
-
-        Args:
-            place: of the row.
-        """
+        """Return the features (T, L, D) of a row, as they are stored or, from 8 bits, in float32."""
         if place.shard not in self.opened:
             self.opened[place.shard] = load_file(place.shard)  # mapped, not read
         shard = self.opened[place.shard]
@@ -149,7 +140,6 @@ def packed(features: Tensor, dtype: str) -> dict[str, Tensor]:
 
     Args:
         features: (N, L, D) of N tokens.
-        dtype: a name of `DTYPES`.
 
     Raises:
         ValueError: if a value is not finite, as it is or in this type.
@@ -170,12 +160,6 @@ def packed(features: Tensor, dtype: str) -> dict[str, Tensor]:
 
 
 def bytes_of_token(dtype: str, num_layers: int, hidden_size: int) -> int:
-    """Return how many bytes the features of a token take.
-
-    Args:
-        dtype: a name of `DTYPES`.
-        num_layers: hidden layers that are kept.
-        hidden_size: of the backbone.
-    """
+    """Return how many bytes the features of a token take."""
     scale = 4 if dtype == "int8" else 0
     return num_layers * (hidden_size * DTYPES[dtype].itemsize + scale)

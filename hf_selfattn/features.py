@@ -70,10 +70,6 @@ class CachedFeatures:
     def prepare(self, model: nn.Module, device: torch.device | str) -> dict[str, Any]:
         """Compute the features that are not there yet, and return what was there and what it took.
 
-        Args:
-            model: a model of this package, whose backbone is frozen.
-            device: where it is run, if it must be.
-
         Raises:
             ValueError: if the disk has too little room, or the type cannot hold a feature.
         """
@@ -100,10 +96,6 @@ class CachedFeatures:
 
     def announce(self, missing: Sequence[int], config: Any) -> dict[str, Any]:
         """Say how large the features are, and return it.
-
-        Args:
-            missing: rows without features.
-            config: of the model.
 
         Raises:
             ValueError: if the disk has less room than the missing ones take.
@@ -133,13 +125,7 @@ class CachedFeatures:
         return record
 
     def compute(self, numbers: Sequence[int], model: nn.Module, device: torch.device | str) -> None:
-        """Run the backbone on rows and write what the heads would read.
-
-        Args:
-            numbers: of the rows, short ones together.
-            model: a model of this package.
-            device: where it is run.
-        """
+        """Run the backbone on rows and write what the heads would read."""
         if not numbers:
             return
         config, pad = base_model(model).config, DataCollatorWithPadding(self.tokenizer)
@@ -178,7 +164,6 @@ def features_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """Return the features (B, T, L, D) that the heads of a model read: its last L hidden states, windows merged.
 
     Args:
-        model: a model of this package in evaluation mode.
         batch: what the model reads, (B, T) each, on its device.
     """
     base = base_model(model).base_model
@@ -191,12 +176,7 @@ def features_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def fingerprint(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a hash of all that features depend on beside the tokens of a row and the type they are stored in.
-
-    Args:
-        model: a model of this package.
-        tokenizer: of the rows.
-    """
+    """Return a hash of all that features depend on beside the tokens of a row and the type they are stored in."""
     config = base_model(model).config
     backbone = config.backbone_config.to_dict()
     for name in ("_name_or_path", "transformers_version"):
@@ -215,11 +195,7 @@ def fingerprint(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Return what a tokenizer is made of; how it pads and cuts depends on its last call, and is left out.
-
-    Args:
-        tokenizer: fast or slow.
-    """
+    """Return what a tokenizer is made of; how it pads and cuts depends on its last call, and is left out."""
     if not tokenizer.is_fast:
         return {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
     state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -227,11 +203,7 @@ def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def keys_and_lengths(tokens: Dataset) -> tuple[list[bytes], list[int]]:
-    """Return for each row a hash of what the model reads of it, and its length in tokens.
-
-    Args:
-        tokens: with `input_ids` and what else the model reads.
-    """
+    """Return for each row a hash of what the model reads of it, and its length in tokens."""
     keys, lengths = [], []
     for batch in tokens.with_format("numpy").iter(batch_size=1000):
         for number, ids in enumerate(batch["input_ids"]):
@@ -244,13 +216,7 @@ def keys_and_lengths(tokens: Dataset) -> tuple[list[bytes], list[int]]:
 
 
 def portions(numbers: Sequence[int], lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Yield consecutive rows that have at most so many tokens together, or one row that has more.
-
-    Args:
-        numbers: of the rows.
-        lengths: of all rows, in tokens.
-        most: tokens of a portion.
-    """
+    """Yield consecutive rows that have at most so many tokens together, or one row that has more."""
     portion: list[int] = []
     total = 0
     for number in numbers:
@@ -264,11 +230,7 @@ def portions(numbers: Sequence[int], lengths: Sequence[int], most: int) -> Itera
 
 
 def feature_collator(collate: Collate) -> Collate:
-    """Return what makes a batch of rows, and pads their features where they have some.
-
-    Args:
-        collate: makes a batch of rows without features.
-    """
+    """Return what makes a batch of rows, and pads their features where they have some."""
 
     def with_features(rows: list[dict[str, Any]]) -> Any:
         if "features" not in rows[0]:

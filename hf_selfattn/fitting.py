@@ -26,11 +26,6 @@ def fit(
 ) -> tuple[RecipeTrainer, RunState]:
     """Train to the end, and return the `Trainer` and what happened on the way.
 
-    Args:
-        build: makes a fresh model and its `Trainer`.
-        arguments: the arguments of the recipe.
-        output_dir: folder of the run.
-
     Raises:
         ValueError: if a loss is not finite, a checkpoint cannot be written or the memory is too small.
     """
@@ -51,21 +46,13 @@ def fit(
 
 
 def from_main(find: Callable[[], Found]) -> Found:
-    """Return to every process what the main one finds.
-
-    Args:
-        find: called on the main process.
-    """
+    """Return to every process what the main one finds."""
     found = [find() if PartialState().is_main_process else None]
     return broadcast_object_list(found)[0]  # type: ignore[no-any-return]
 
 
 def started(output_dir: Path) -> RunState:
-    """Return what happened to a run until now, this start included.
-
-    Args:
-        output_dir: folder of the run.
-    """
+    """Return what happened to a run until now, this start included."""
     clear_unfinished(output_dir)
     state = read_run_state(output_dir)
     state.starts += 1
@@ -75,12 +62,6 @@ def started(output_dir: Path) -> RunState:
 
 def train(trainer: RecipeTrainer, state: RunState, output_dir: Path, may_shrink: bool) -> dict[str, int] | None:
     """Train to the end and return None, or the options of a smaller batch where the memory was too small.
-
-    Args:
-        trainer: with a fresh model.
-        state: takes what happens.
-        output_dir: folder of the run.
-        may_shrink: whether a smaller batch may be tried.
 
     Raises:
         ValueError: if the memory is too small and no smaller batch is to be tried.
@@ -106,13 +87,7 @@ def train(trainer: RecipeTrainer, state: RunState, output_dir: Path, may_shrink:
 
 
 def resume_point(trainer: RecipeTrainer, state: RunState, output_dir: Path) -> Path | None:
-    """Return the checkpoint that training goes on from, or None where there is none, and say which are passed over.
-
-    Args:
-        trainer: with a fresh model.
-        state: takes what is found.
-        output_dir: folder of the run.
-    """
+    """Return the checkpoint that training goes on from, or None where there is none, and say which are passed over."""
     checkpoint, skipped = from_main(lambda: newest_whole(output_dir, trainer.args.load_best_model_at_end))
     for line in skipped:
         say(f"Not whole, and passed over: {line}.")
@@ -130,12 +105,7 @@ def resume_point(trainer: RecipeTrainer, state: RunState, output_dir: Path) -> P
 
 
 def out_of_memory(trainer: RecipeTrainer, reason: str) -> str:
-    """Return what the memory was too small for, and what to set.
-
-    Args:
-        trainer: whose training failed.
-        reason: as the system gave it.
-    """
+    """Return what the memory was too small for, and what to set."""
     options, step = trainer.args, trainer.state.global_step + 1
     if not trainer.model.training:
         return (

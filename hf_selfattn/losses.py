@@ -33,11 +33,7 @@ def build_loss(
     """Return what `Trainer` takes as `compute_loss_func`, or None where the model's own loss is the one wanted.
 
     Args:
-        problem: a key of `LOSSES`.
         references: right answers of the training rows, from which balanced weights are counted.
-        num_labels: C.
-        kind: one of the losses of the problem; the first where it is not given.
-        class_weights: "balanced" weighs each class by the inverse of its frequency.
         label_smoothing: share of the target that is spread evenly over the classes (Szegedy et al., 2016).
         focal_gamma: exponent by which the focal loss plays down rows that are answered well (Lin et al., 2017).
 
@@ -76,7 +72,6 @@ def balanced_weights(references: NDArray[Any], num_labels: int) -> Tensor:
 
     Args:
         references: (N,) class numbers, or (N, C) 0 and 1. A class without rows has the weight 1.
-        num_labels: C.
     """
     if references.ndim == 2:
         positives = references.sum(axis=0)
@@ -90,15 +85,7 @@ def balanced_weights(references: NDArray[Any], num_labels: int) -> Tensor:
 def class_losses(
     logits_BC: Tensor, labels_B: Tensor, weight_C: Tensor | None, smoothing: float, gamma: float
 ) -> Tensor:
-    """Return the cross entropy of each row, (B,), weighted, smoothed, and focal where gamma is above 0.
-
-    Args:
-        logits_BC: before softmax.
-        labels_B: class numbers.
-        weight_C: weight of each class, or None.
-        smoothing: share of the target that is spread evenly.
-        gamma: exponent of the focal loss.
-    """
+    """Return the cross entropy of each row, (B,), weighted, smoothed, and focal where gamma is above 0."""
     losses = F.cross_entropy(logits_BC, labels_B, weight=weight_C, label_smoothing=smoothing, reduction="none")
     right_B = F.softmax(logits_BC, dim=-1).gather(1, labels_B[:, None])[:, 0]
     return losses if gamma == 0 else losses * (1 - right_B) ** gamma
@@ -107,15 +94,7 @@ def class_losses(
 def binary_losses(
     logits_BC: Tensor, targets_BC: Tensor, weight_C: Tensor | None, smoothing: float, gamma: float
 ) -> Tensor:
-    """Return the binary cross entropy of each row and label, (B, C), as `class_losses` does.
-
-    Args:
-        logits_BC: before the sigmoid.
-        targets_BC: 0 and 1.
-        weight_C: weight of the positives of each label, or None.
-        smoothing: share of the target that is spread evenly over yes and no.
-        gamma: exponent of the focal loss.
-    """
+    """Return the binary cross entropy of each row and label, (B, C), as `class_losses` does."""
     smoothed = targets_BC * (1 - smoothing) + smoothing / 2
     losses = F.binary_cross_entropy_with_logits(logits_BC, smoothed, pos_weight=weight_C, reduction="none")
     right_BC = torch.where(targets_BC > 0.5, logits_BC, -logits_BC).sigmoid()
@@ -126,10 +105,6 @@ def ordinal_losses(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
     """Return the squared earth mover's distance of each row from its right class (Hou et al., 2016), (B,).
 
     It is added to the cross entropy, so that a wrong answer costs more the farther it is off.
-
-    Args:
-        logits_BC: before softmax, the classes in their order.
-        labels_B: class numbers.
     """
     reached_BC = F.softmax(logits_BC, dim=-1).cumsum(dim=-1)
     wanted_BC = (torch.arange(logits_BC.shape[1], device=labels_B.device) >= labels_B[:, None]).to(reached_BC.dtype)

@@ -23,12 +23,7 @@ NUMBERED_LAYER = re.compile(r"\.backbone\..*?\.?layers?\.(\d+)\.")
 
 
 def layer_depth(name: str, num_layers: int) -> int:
-    """Return how far above the embeddings a parameter stands: 0 for these, `num_layers` + 1 for the heads.
-
-    Args:
-        name: of the parameter, in the whole model.
-        num_layers: of the backbone.
-    """
+    """Return how far above the embeddings a parameter stands: 0 for these, `num_layers` + 1 for the heads."""
     if ".backbone." not in f".{name}":
         return num_layers + 1
     found = NUMBERED_LAYER.search(f".{name}")
@@ -36,20 +31,12 @@ def layer_depth(name: str, num_layers: int) -> int:
 
 
 def is_on_backbone(name: str) -> bool:
-    """Return whether a parameter belongs to the attention heads or the task head, not to backbone or adapter.
-
-    Args:
-        name: of the parameter, in the whole model, under PEFT's wrappers or not.
-    """
+    """Return whether a parameter belongs to the attention heads or the task head, not to backbone or adapter."""
     return not set(HEAD_MODULES).isdisjoint(name.split("."))
 
 
 def is_attention_head(name: str) -> bool:
-    """Return whether a parameter belongs to the attention heads, not to backbone, adapter or task head.
-
-    Args:
-        name: of the parameter, in the whole model, under PEFT's wrappers or not.
-    """
+    """Return whether a parameter belongs to the attention heads, not to backbone, adapter or task head."""
     return ".heads.layers." in f".{name}"
 
 
@@ -66,10 +53,7 @@ def learning_rate_groups(
 
     Args:
         model: the model that trains; its configuration tells the number of the backbone's layers.
-        arguments: learning rate and weight decay.
         decay: factor from one layer to the one below, above 0 and at most 1.
-        heads_rate: learning rate of the heads; that of the arguments where it is None.
-        is_head: says by its name whether a parameter has that rate.
 
     Raises:
         ValueError: if the factor or the rate is out of range.
@@ -92,13 +76,7 @@ def learning_rate_groups(
 
 
 def heads_rate_of(model: nn.Module, options: TrainingArguments, arguments: RecipeArguments) -> float | None:
-    """Return the learning rate of the heads, or None where it is that of all.
-
-    Args:
-        model: the model that trains.
-        options: of `Trainer`.
-        arguments: of the recipe.
-    """
+    """Return the learning rate of the heads, or None where it is that of all."""
     if arguments.heads_learning_rate is not None:
         return arguments.heads_learning_rate
     trained = base_model(model)
@@ -113,11 +91,6 @@ def grouped_optimizer(
     model: PreTrainedModel, options: TrainingArguments, arguments: RecipeArguments
 ) -> torch.optim.Optimizer | None:
     """Return the optimizer that `Trainer` would make, with learning rates of the parts; None where it has to make it.
-
-    Args:
-        model: the model that trains, sharded or not.
-        options: of `Trainer`, `optim` among them.
-        arguments: of the recipe, which name the rates.
 
     Raises:
         ValueError: if rates are given for an optimizer that arranges the parameters itself.

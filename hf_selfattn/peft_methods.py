@@ -20,10 +20,7 @@ def method_config(model: PreTrainedModel, method: str, task_type: str, **options
     PEFT's prompt methods add tokens alone: they train neither the heads nor any other classifier.
 
     Args:
-        model: the model with its heads.
         method: name of a method in PEFT, such as `IA3`, `LOHA` or `LN_TUNING`.
-        task_type: `SEQ_CLS` or `TOKEN_CLS`.
-        options: options of the method's configuration, which win over the defaults.
 
     Raises:
         ValueError: for a method or a task that PEFT does not know.
@@ -51,8 +48,6 @@ def mixed_logits(model: PeftModel, adapter_names: list[str], **inputs: Tensor) -
     Here the rows of each adapter go through the model together, so every method, the heads and any length work.
 
     Args:
-        model: a model with several adapters; the one that is active stays so.
-        adapter_names: for each of the B rows the name of its adapter, or `__base__` for none.
         inputs: what the model reads, such as input_ids and attention_mask (B, T).
 
     Returns:
@@ -85,13 +80,7 @@ def mixed_logits(model: PeftModel, adapter_names: list[str], **inputs: Tensor) -
 
 
 def adapter_logits(model: PeftModel, name: str, inputs: dict[str, Tensor]) -> Tensor:
-    """Return the logits of one adapter, or of the model without any for `__base__`.
-
-    Args:
-        model: a model with adapters.
-        name: the adapter's name.
-        inputs: what the model reads.
-    """
+    """Return the logits of one adapter, or of the model without any for `__base__`."""
     if name == "__base__":
         with model.disable_adapter():
             return cast(Tensor, model(**inputs).logits)

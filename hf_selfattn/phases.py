@@ -69,12 +69,7 @@ class Fitted:
 
 
 def prepare(arguments: RecipeArguments, data: Any) -> Prepared:
-    """Open the backbone and tokenise the data.
-
-    Args:
-        arguments: the arguments of the recipe.
-        data: checked data with the splits train and validation.
-    """
+    """Open the backbone and tokenise the data."""
     backbone_config, tokenizer = open_backbone(arguments)
     tokenizer.model_max_length = NO_LIMIT
     with PartialState().local_main_process_first(), tokenising(data.splits):
@@ -83,13 +78,7 @@ def prepare(arguments: RecipeArguments, data: Any) -> Prepared:
 
 
 def fit_phases(arguments: RecipeArguments, prepared: Prepared, output_dir: Path) -> Fitted:
-    """Train as `tuning` says; with `probe+lora` in two phases, of which the first one's heads are kept in a subfolder.
-
-    Args:
-        arguments: the arguments of the recipe.
-        prepared: what is read.
-        output_dir: folder of the run.
-    """
+    """Train as `tuning` says; with `probe+lora` in two phases, the heads of the first kept in a subfolder."""
     if arguments.tuning != "probe+lora":
         return fit_phase(arguments, prepared, output_dir)
     heads, probe = probed_heads(arguments, prepared, output_dir / PROBE_FOLDER)
@@ -106,9 +95,6 @@ def fit_phase(
     """Train to the end of a phase.
 
     Args:
-        arguments: those of the phase.
-        prepared: what is read.
-        output_dir: takes the checkpoints.
         heads: weights that the heads of a LoRA phase start from, by name; fresh ones where they are not given.
     """
 
@@ -132,13 +118,7 @@ def fit_phase(
 
 
 def build_model(arguments: RecipeArguments, prepared: Prepared, heads: dict[str, Tensor] | None) -> Any:
-    """Return the model that trains.
-
-    Args:
-        arguments: those of the phase.
-        prepared: what is read.
-        heads: weights that the heads of a LoRA phase start from.
-    """
+    """Return the model that trains."""
     build = task_of(arguments).build_model
     if heads is None:
         return build(arguments, prepared.data, prepared.backbone_config)
@@ -150,13 +130,7 @@ def build_model(arguments: RecipeArguments, prepared: Prepared, heads: dict[str,
 def probed_heads(
     arguments: RecipeArguments, prepared: Prepared, folder: Path
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Train the heads on the frozen backbone, unless that is done, and return their weights and how it went.
-
-    Args:
-        arguments: of `probe+lora` tuning.
-        prepared: what is read.
-        folder: takes checkpoints until the heads are trained, and then these.
-    """
+    """Train the heads on the frozen backbone, unless that is done, and return their weights and how it went."""
     path = folder / HEADS_FILE
     if not from_main(path.is_file):
         say("First phase: the heads, on the frozen backbone.")
@@ -172,11 +146,7 @@ def probed_heads(
 
 
 def probe_phase(arguments: RecipeArguments) -> RecipeArguments:
-    """Return the arguments of the first phase.
-
-    Args:
-        arguments: of `probe+lora` tuning.
-    """
+    """Return the arguments of the first phase."""
     rate = arguments.probe_learning_rate
     rate = LEARNING_RATE["probe"] if rate is None else rate
     options = {**arguments.options, "learning_rate": rate, "push_to_hub": False}
@@ -187,20 +157,12 @@ def probe_phase(arguments: RecipeArguments) -> RecipeArguments:
 
 
 def one_phase(arguments: RecipeArguments) -> RecipeArguments:
-    """Return arguments of one phase, that of LoRA.
-
-    Args:
-        arguments: of `probe+lora` tuning.
-    """
+    """Return arguments of one phase, that of LoRA."""
     return replace(arguments, tuning="lora", probe_epochs=None, probe_learning_rate=None)
 
 
 def heads_of(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return all weights and buffers of a model but its backbone's.
-
-    Args:
-        model: a model of this package.
-    """
+    """Return all weights and buffers of a model but its backbone's."""
     backbone = model.base_model.backbone
     place = next(name for name, module in model.named_modules() if module is backbone)
     state = model.state_dict()
@@ -208,13 +170,7 @@ def heads_of(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def write_heads(path: Path, heads: dict[str, Tensor], record: dict[str, Any]) -> None:
-    """Write the outcome of the first phase so that it is there whole or not at all.
-
-    Args:
-        path: the file.
-        heads: weights by name.
-        record: how the training went.
-    """
+    """Write the outcome of the first phase so that it is there whole or not at all."""
     side = path.with_name(f".{path.name}.{os.getpid()}")
     save_file(heads, side, metadata={"training": json.dumps(record)})
     with side.open("rb+") as file:
@@ -224,9 +180,6 @@ def write_heads(path: Path, heads: dict[str, Tensor], record: dict[str, Any]) ->
 
 def read_heads(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the weights of the first phase by name, and how its training went.
-
-    Args:
-        path: the file.
 
     Raises:
         ValueError: if it is broken.
@@ -239,12 +192,7 @@ def read_heads(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def training_record(trainer: RecipeTrainer, watch: Stopwatch) -> dict[str, Any]:
-    """Return how training went.
-
-    Args:
-        trainer: after training.
-        watch: started before it.
-    """
+    """Return how training went."""
     return {
         **watch.record(),
         "steps": trainer.state.global_step,

@@ -33,10 +33,6 @@ def put_in_place(side: Path, folder: Path) -> None:
 
     Not guaranteed: that a process which reads the folder in the same instant sees one of the two alone; and that a
     Transformers without `transformers_weights` in configurations opens what was killed between the renames.
-
-    Args:
-        side: folder of the new checkpoint.
-        folder: its place, perhaps with an earlier one.
     """
     sync(side)
     for name in OF_TRAINER:
@@ -59,13 +55,7 @@ def put_in_place(side: Path, folder: Path) -> None:
 
 
 def put_beside(side: Path, folder: Path, version: str) -> tuple[dict[str, Any], list[Path]]:
-    """Let the new weights stand beside the earlier ones, and return how a configuration names them, and their places.
-
-    Args:
-        side: folder of the new checkpoint.
-        folder: its place.
-        version: part of the names, new and unique.
-    """
+    """Let the new weights stand beside the earlier ones; return how a configuration names them, and their places."""
     if (side / ADAPTER_NAME).is_dir():
         adapter = folder / f"{ADAPTER_NAME}-{version}"
         adapter.mkdir()
@@ -88,13 +78,7 @@ def put_beside(side: Path, folder: Path, version: str) -> tuple[dict[str, Any], 
 
 
 def replace_config(config: dict[str, Any], side: Path, folder: Path) -> None:
-    """Let a configuration take the place of another in one rename.
-
-    Args:
-        config: its content.
-        side: folder for the new file.
-        folder: of the checkpoint.
-    """
+    """Let a configuration take the place of another in one rename."""
     written = side / f"named-{CONFIG_FILE}"
     write_synced(written, config)
     sync_folder(folder)
@@ -103,12 +87,7 @@ def replace_config(config: dict[str, Any], side: Path, folder: Path) -> None:
 
 
 def write_synced(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file, and wait until it is on the disk.
-
-    Args:
-        path: the file.
-        content: what it holds.
-    """
+    """Write a JSON file, and wait until it is on the disk."""
     with path.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=2)
         file.flush()
@@ -116,22 +95,13 @@ def write_synced(path: Path, content: dict[str, Any]) -> None:
 
 
 def weights_in(folder: Path) -> Iterator[Path]:
-    """Yield the files and folders with weights of checkpoints.
-
-    Args:
-        folder: of a checkpoint.
-    """
+    """Yield the files and folders with weights of checkpoints."""
     for pattern in WEIGHTS:
         yield from folder.glob(pattern)
 
 
 def link(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where the file system has no second names.
-
-    Args:
-        source: the file.
-        target: the second name.
-    """
+    """Give a file a second name, or copy it where the file system has no second names."""
     try:
         os.link(source, target)
     except OSError:
@@ -141,11 +111,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def delete(path: Path) -> None:
-    """Delete a file, or a folder with all in it.
-
-    Args:
-        path: of either.
-    """
+    """Delete a file, or a folder with all in it."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -37,11 +37,7 @@ TAGGER_FUSION = 0.1
 
 
 def load_data(arguments: RecipeArguments) -> ClassificationData:
-    """Load the splits that the arguments name and check them.
-
-    Args:
-        arguments: the arguments of the recipe.
-    """
+    """Load the splits that the arguments name and check them."""
     with PartialState().local_main_process_first():
         splits, notes = raw_splits(arguments), []
         if arguments.neutral_band is not None and arguments.problem != "regression":
@@ -60,11 +56,7 @@ def load_data(arguments: RecipeArguments) -> ClassificationData:
 
 
 def raw_splits(arguments: RecipeArguments) -> DatasetDict:
-    """Read the splits that the arguments name, as they are.
-
-    Args:
-        arguments: the arguments of the recipe.
-    """
+    """Read the splits that the arguments name, as they are."""
     return load_splits(
         train=arguments.train,
         validation=arguments.validation,
@@ -77,22 +69,13 @@ def raw_splits(arguments: RecipeArguments) -> DatasetDict:
 
 
 def column_options(arguments: RecipeArguments) -> dict[str, Any]:
-    """Return what the user said of the columns and labels.
-
-    Args:
-        arguments: the arguments of the recipe.
-    """
+    """Return what the user said of the columns and labels."""
     names = ("text_column", "text_pair_column", "label_column", "problem", "label_names")
     return {name: getattr(arguments, name) for name in names}
 
 
 def with_validation(arguments: RecipeArguments, data: ClassificationData) -> ClassificationData:
-    """Return the data with a validation split, taken from train where there is none.
-
-    Args:
-        arguments: the arguments of the recipe.
-        data: checked data.
-    """
+    """Return the data with a validation split, taken from train where there is none."""
     if "validation" in data.splits:
         return data
     data = make_validation(
@@ -103,37 +86,22 @@ def with_validation(arguments: RecipeArguments, data: ClassificationData) -> Cla
 
 
 def seed_of(arguments: RecipeArguments) -> int:
-    """Return the seed of a run.
-
-    Args:
-        arguments: the arguments of the recipe.
-    """
+    """Return the seed of a run."""
     return int(arguments.options.get("seed", 42))
 
 
 def say(text: str) -> None:
-    """Print a line on the main process.
-
-    Args:
-        text: the line.
-    """
+    """Print a line on the main process."""
     PartialState().print(text, flush=True)
 
 
 def hub_options(arguments: RecipeArguments) -> dict[str, str]:
-    """Return what every download of the backbone has in common.
-
-    Args:
-        arguments: the arguments of the recipe.
-    """
+    """Return what every download of the backbone has in common."""
     return {"revision": arguments.model_revision} if arguments.model_revision else {}
 
 
 def open_backbone(arguments: RecipeArguments) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
     """Return the configuration and the tokenizer of the backbone.
-
-    Args:
-        arguments: the arguments of the recipe.
 
     Raises:
         ValueError: if there is no such backbone.
@@ -156,11 +124,6 @@ def build_model(
 
     Dropout inside the backbone's attention is off unless `backbone` sets it: it keeps attention from its fused
     kernel, which costs more than half of a step on 512 tokens, and the heads have their own.
-
-    Args:
-        arguments: the arguments of the recipe.
-        data: checked data.
-        backbone_config: configuration of the backbone as it was trained.
     """
     model = SelfAttnForSequenceClassification.from_backbone(
         arguments.model,
@@ -173,10 +136,6 @@ def build_model(
 
 def backbone_settings(arguments: RecipeArguments, backbone_config: PreTrainedConfig) -> dict[str, Any]:
     """Return how a model opens its backbone.
-
-    Args:
-        arguments: the arguments of the recipe.
-        backbone_config: configuration of the backbone as it was trained.
 
     Raises:
         ValueError: for 4 bits without an accelerator: on a CPU bitsandbytes cannot train after an evaluation.
@@ -197,10 +156,6 @@ def head_settings(arguments: RecipeArguments, backbone_config: PreTrainedConfig)
     The last layer of a frozen backbone is made for what it was trained on, and its last four layers together say more
     of another task (Devlin et al., 2019, section 5.3; benchmarks/LOG.md). A tagger's probe reads its attentions from
     the first step on, with `TAGGER_FUSION`.
-
-    Args:
-        arguments: the arguments of the recipe.
-        backbone_config: configuration of the backbone as it was trained.
     """
     if arguments.tuning not in ("probe", "probe+lora"):
         return arguments.heads
@@ -216,13 +171,7 @@ def report_on_data(
     check: Callable[..., dict[str, Any]] = check_classification,
     columns: Callable[[Any], dict[str, Any]] = column_options,
 ) -> dict[str, Any]:
-    """Print the report on the data, bad rows and all, and return it.
-
-    Args:
-        arguments: the arguments of the recipe.
-        check: makes the report of raw splits, a tokenizer and a window.
-        columns: what the arguments say of the columns.
-    """
+    """Print the report on the data, bad rows and all, and return it."""
     backbone_config, tokenizer = open_backbone(arguments)
     window = backbone_window(backbone_config) or tokenizer.model_max_length
     report = check(raw_splits(arguments), tokenizer, window, **columns(arguments))

@@ -16,9 +16,6 @@ def join_processes(arguments: RecipeArguments) -> None:
     Without a word on it `PartialState` looks for accelerators alone: on a machine that has none every process would
     take itself for the only one until `TrainingArguments` are made.
 
-    Args:
-        arguments: the arguments of the recipe.
-
     Raises:
         ValueError: if the launcher was asked for several processes and started one.
     """

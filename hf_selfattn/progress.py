@@ -34,11 +34,7 @@ class Line:
         self.shown_at = -float("inf")
 
     def show(self, text: str) -> None:
-        """Write over the line of a terminal, unless that was done a moment ago.
-
-        Args:
-            text: what is cut to the width of the terminal.
-        """
+        """Write over the line of a terminal, unless that was done a moment ago."""
         if not self.is_live or time.monotonic() - self.shown_at < SECONDS_BETWEEN_LOOKS:
             return
         self.clear()
@@ -47,11 +43,7 @@ class Line:
         print(text, end="", file=sys.stderr, flush=True)
 
     def write(self, text: str) -> None:
-        """Write a line that stays.
-
-        Args:
-            text: the line.
-        """
+        """Write a line that stays."""
         self.clear()
         self.shown_at = -float("inf")
         print(text, file=sys.stderr, flush=True)
@@ -137,11 +129,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is untype
             self.line.write(", ".join([f"{steps:,} steps in {duration(seconds)}", *self.throughput(state)]))
 
     def step_text(self, state: Any) -> str:
-        """Return how far the training is.
-
-        Args:
-            state: of `Trainer`.
-        """
+        """Return how far the training is."""
         done, left = state.global_step - self.first_step, state.max_steps - state.global_step
         parts = [f"step {state.global_step:,} of {state.max_steps:,}"]
         parts += [] if state.epoch is None else [f"epoch {state.epoch:.2f}"]
@@ -151,11 +139,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         return ", ".join(parts)
 
     def throughput(self, state: Any) -> list[str]:
-        """Return tokens a second that are no padding, or nothing where they are not counted.
-
-        Args:
-            state: of `Trainer`.
-        """
+        """Return tokens a second that are no padding, or nothing where they are not counted."""
         tokens = state.num_input_tokens_seen - self.first_tokens
         return [f"{tokens / self.training:,.0f} tokens/s"] if tokens and self.training else []
 
@@ -165,9 +149,6 @@ def show_progress(trainer: Trainer) -> Trainer:
 
     A notebook keeps the table that Transformers shows there. With `disable_tqdm` there are plain lines on a terminal,
     too.
-
-    Args:
-        trainer: changed in place, and returned.
     """
     if trainer.pop_callback(ProgressCallback) or trainer.pop_callback(PrinterCallback):
         trainer.add_callback(Progress(Line(False if trainer.args.disable_tqdm else None)))
@@ -183,11 +164,7 @@ def hide_bars() -> None:
 
 @contextmanager
 def tokenising(splits: Mapping[str, Any]) -> Iterator[None]:
-    """Say how many rows were tokenised, and how fast; on a terminal the bar of Datasets shows it meanwhile.
-
-    Args:
-        splits: the splits that are tokenised.
-    """
+    """Say how many rows were tokenised, and how fast; on a terminal the bar of Datasets shows it meanwhile."""
     started = time.monotonic()
     yield
     seconds = time.monotonic() - started
@@ -198,19 +175,11 @@ def tokenising(splits: Mapping[str, Any]) -> Iterator[None]:
 
 
 def metrics_text(metrics: Mapping[str, float]) -> str:
-    """Return the metrics of an evaluation in one line.
-
-    Args:
-        metrics: as `Trainer` names them.
-    """
+    """Return the metrics of an evaluation in one line."""
     shown = {name.removeprefix("eval_"): value for name, value in metrics.items() if not name.endswith(NOT_METRICS)}
     return ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
 
 
 def duration(seconds: float) -> str:
-    """Return a time as hours, minutes and seconds.
-
-    Args:
-        seconds: of at least 0.
-    """
+    """Return a time as hours, minutes and seconds."""
     return str(timedelta(seconds=round(seconds)))

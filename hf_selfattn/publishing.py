@@ -60,9 +60,6 @@ class Target:
 def push_target(arguments: RecipeArguments) -> Target | None:
     """Return where the result of a recipe goes, or None where it stays.
 
-    Args:
-        arguments: the arguments of the recipe.
-
     Raises:
         ValueError: if the run makes several models, or a proposal is asked for together with checkpoints.
     """
@@ -103,16 +100,6 @@ def push_run(
 ) -> str:
     """Push the result of a finished run and return the address of its commit or pull request.
 
-    Args:
-        folder: the `output_dir` of the run.
-        repo_id: name of the repository, which is made where there is none.
-        private: whether a repository that is made here is private; the hub's default where it is None.
-        revision: branch, made where there is none.
-        create_pr: propose the commit instead of making it.
-        commit_message: first line of the commit.
-        predictions: push the predictions row by row, too.
-        token: that of the user's login where it is None.
-
     Raises:
         ValueError: if the folder holds no finished run, the repository cannot be written to, or the push fails.
     """
@@ -125,9 +112,6 @@ def push_run(
 
 def open_repository(target: Target) -> Target:
     """Make the repository and the branch where there are none, and return the target with the full name.
-
-    Args:
-        target: where a run goes.
 
     Raises:
         ValueError: if there is no token that may write there.
@@ -146,12 +130,7 @@ def open_repository(target: Target) -> Target:
 
 @contextmanager
 def explained(target: Target, remedy: str) -> Iterator[None]:
-    """Turn an error of the hub's client, of whatever kind, into one that says how to mend it.
-
-    Args:
-        target: where a run goes.
-        remedy: how to mend it.
-    """
+    """Turn an error of the hub's client, of whatever kind, into one that says how to mend it."""
     try:
         yield
     except Exception as error:
@@ -164,10 +143,6 @@ def push(folder: Path, target: Target) -> str:
     """Push the result of a run to an open repository, pull it back and compare it.
 
     The files of the model that an earlier push left there and that are not replaced are deleted in the same commit.
-
-    Args:
-        folder: of the run.
-        target: the repository, as `open_repository` returned it.
 
     Returns:
         The address of the commit or pull request.
@@ -199,12 +174,7 @@ def push(folder: Path, target: Target) -> str:
 
 
 def reason(error: Exception, target: Target) -> str:
-    """Return an error in one line that holds no token.
-
-    Args:
-        error: of the hub's client.
-        target: where a run goes.
-    """
+    """Return an error in one line that holds no token."""
     text = one_line(f"{type(error).__name__}: {error}")
     for token in (target.token, os.environ.get("HF_TOKEN")):
         text = text.replace(token, "(token)") if token else text
@@ -212,24 +182,14 @@ def reason(error: Exception, target: Target) -> str:
 
 
 def name_card(folder: Path, repo_id: str) -> None:
-    """Write the name of the repository into the model card, unless the user has changed the card.
-
-    Args:
-        folder: of the run.
-        repo_id: full name of the repository.
-    """
+    """Write the name of the repository into the model card, unless the user has changed the card."""
     card, results = folder / CARD_FILE, read_json(folder / RESULTS_FILE)
     if not card.is_file() or card.read_text(encoding="utf-8") == model_card(results):
         write_text(card, model_card(results, name=repo_id))
 
 
 def files_to_push(folder: Path, predictions: bool = False) -> list[str]:
-    """Return the files that are the result of a run, by their paths inside its folder.
-
-    Args:
-        folder: of the run.
-        predictions: whether those row by row belong to it.
-    """
+    """Return the files that are the result of a run, by their paths inside its folder."""
     left_out = NOT_PUSHED if predictions else (*NOT_PUSHED, PREDICTIONS)
     paths = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
     return [path.as_posix() for path in paths if not any(fnmatch(part, p) for part in path.parts for p in left_out)]
@@ -239,10 +199,6 @@ def stale_files(remote: list[str], files: list[str]) -> list[str]:
     """Return the files of an earlier push that would be taken for a part of the new model.
 
     They stand at the top or in the folder of an adapter; a user's own files are none of them, nor are checkpoints.
-
-    Args:
-        remote: paths in the repository.
-        files: paths that are pushed.
     """
     folders = {".", *(str(PurePosixPath(path).parent) for path in remote if path.endswith(f"/{ADAPTER_CONFIG}"))}
     folders -= {folder for folder in folders if fnmatch(folder, "checkpoint-*") or folder == "last-checkpoint"}
@@ -257,12 +213,6 @@ def stale_files(remote: list[str], files: list[str]) -> list[str]:
 
 def check_arrived(folder: Path, files: list[str], target: Target, commit: CommitInfo) -> None:
     """Pull every file back, past the cache, and compare it with what was sent.
-
-    Args:
-        folder: of the run.
-        files: paths that were pushed.
-        target: the repository.
-        commit: what the push made.
 
     Raises:
         ValueError: names a file that differs.
@@ -281,11 +231,7 @@ def check_arrived(folder: Path, files: list[str], target: Target, commit: Commit
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file.
-
-    Args:
-        path: the file.
-    """
+    """Return the SHA-256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):
@@ -294,12 +240,7 @@ def sha256(path: Path) -> str:
 
 
 def push_command(folder: Path, target: Target) -> str:
-    """Return the command that pushes a finished run; the token is left to the user's login.
-
-    Args:
-        folder: of the run.
-        target: the repository.
-    """
+    """Return the command that pushes a finished run; the token is left to the user's login."""
     default = asdict(Target(target.repo_id))
     options = {name: value for name, value in asdict(target).items() if value != default[name] and name != "token"}
     words = [repr(str(folder)), repr(target.repo_id), *(f"{name}={value!r}" for name, value in options.items())]
@@ -312,9 +253,6 @@ def logged_in(target: Target | None) -> Iterator[None]:
     """Let the token of a target stand in the environment, where `Trainer` finds it when it pushes checkpoints.
 
     Given as `hub_token`, `Trainer` would write it into every checkpoint (`training_args.bin`).
-
-    Args:
-        target: where a run goes, if anywhere.
     """
     before = os.environ.get("HF_TOKEN")
     if target is not None and target.token:

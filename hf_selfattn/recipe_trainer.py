@@ -53,42 +53,26 @@ class RecipeTrainer(Trainer):
         self.add_callback(self.watch)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Return the order of the rows.
-
-        Args:
-            train_dataset: the rows without the column of their lengths.
-        """
+        """Return the order of the rows."""
         sampler = length_grouped(self.train_dataset, self.args)
         return super()._get_train_sampler(train_dataset) if sampler is None else sampler
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Make the optimizer, with learning rates of the parts of the model.
-
-        Args:
-            model: as of `Trainer`.
-        """
+        """Make the optimizer, with learning rates of the parts of the model."""
         if self.optimizer is None and self.make_optimizer is not None:
             self.optimizer = self.make_optimizer(self.model if model is None else model)
         made: torch.optim.Optimizer = super().create_optimizer(model)
         return made
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Keep the batch in mind, and whether its loss is a number.
-
-        Args:
-            model, inputs, num_items_in_batch: as of `Trainer`.
-        """
+        """Keep the batch in mind, and whether its loss is a number."""
         self.last_batch = inputs
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         self.loss_is_finite = self.loss_is_finite and bool(loss.isfinite().all())
         return loss
 
     def _run_epoch(self, **options: Any) -> None:
-        """Train an epoch, unless the checkpoint that training goes on from was its last.
-
-        Args:
-            options: as of `Trainer`.
-        """
+        """Train an epoch, unless the checkpoint that training goes on from was its last."""
         if self.is_over:
             self.control.should_training_stop = True
         else:
@@ -97,9 +81,6 @@ class RecipeTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint aside, rename it when it is whole, push it, and delete older ones.
-
-        Args:
-            model, trial: as of `Trainer`.
 
         Raises:
             ValueError: if it cannot be written; the earlier ones are whole.
@@ -125,19 +106,12 @@ class RecipeTrainer(Trainer):
             drop_checkpoints(folder, self.save_total_limit, self.state.best_global_step)
 
     def point_to_best(self, folder: Path) -> None:
-        """Let the state of the training name the best checkpoint by its place in the folder of the run.
-
-        Args:
-            folder: of the run; it may have been moved since the checkpoint was written.
-        """
+        """Let the state of the training name the best checkpoint by its place in the folder of the run."""
         if self.state.best_global_step:
             self.state.best_model_checkpoint = str(folder / checkpoint_name(self.state.best_global_step))
 
     def stop_at(self, step: int) -> None:
         """Save the weights of the last good step, and raise an error that names the step and the rows of the batch.
-
-        Args:
-            step: that could not be made.
 
         Raises:
             NotFinite: always.
@@ -225,13 +199,7 @@ class Watch(TrainerCallback):
 
 
 def agree(not_finite: bool, asked: bool, args: TrainingArguments) -> tuple[bool, bool]:
-    """Return whether any process met numbers that are not finite, and whether any was asked to stop.
-
-    Args:
-        not_finite: of this process.
-        asked: of this process.
-        args: of the training.
-    """
+    """Return whether any process met numbers that are not finite, and whether any was asked to stop."""
     if args.world_size == 1:
         return not_finite, asked
     flags = reduce(torch.tensor([not_finite, asked], dtype=torch.float32, device=args.device))
@@ -239,23 +207,14 @@ def agree(not_finite: bool, asked: bool, args: TrainingArguments) -> tuple[bool,
 
 
 def gradients_are_finite(model: Any) -> bool:
-    """Return whether all gradients are numbers.
-
-    Args:
-        model: after the backward pass.
-    """
+    """Return whether all gradients are numbers."""
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     return bool(torch.nn.utils.get_total_norm(gradients).isfinite())
 
 
 @contextmanager
 def changed(args: TrainingArguments, **values: Any) -> Iterator[None]:
-    """Let arguments have other values for a while.
-
-    Args:
-        args: of the training.
-        values: by name.
-    """
+    """Let arguments have other values for a while."""
     before = {name: getattr(args, name) for name in values}
     for name, value in values.items():
         setattr(args, name, value)
@@ -269,10 +228,6 @@ def changed(args: TrainingArguments, **values: Any) -> Iterator[None]:
 @contextmanager
 def cleared_if_not_written(side: Path, checkpoint: Path) -> Iterator[None]:
     """Delete a half-written checkpoint and say why it could not be written.
-
-    Args:
-        side: where it is written to.
-        checkpoint: its place.
 
     Raises:
         ValueError: if it could not be written.
@@ -292,10 +247,6 @@ def set_epoch(batches: Any, epoch: int) -> None:
 
     `Trainer` reaches it through two layers. In several processes, where it skips the batches of an epoch that were
     trained before a stop, there are three.
-
-    Args:
-        batches: the data loader of train.
-        epoch: its number, from 0.
     """
     sampler: Any = getattr(batches, "batch_sampler", None)
     while hasattr(sampler, "batch_sampler"):

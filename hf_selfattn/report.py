@@ -8,11 +8,7 @@ from .run_state import story
 
 
 def summary(results: dict[str, Any]) -> str:
-    """Return a table of the scores of each evaluation split, the baseline beside the model.
-
-    Args:
-        results: the content of `results.json`.
-    """
+    """Return a table of the scores of each evaluation split, the baseline beside the model."""
     if "summary" in results:
         return repeats_summary(results)
     blocks = []
@@ -37,11 +33,7 @@ def summary(results: dict[str, Any]) -> str:
 
 
 def repeats_summary(results: dict[str, Any]) -> str:
-    """Return a table of mean and standard deviation over several runs.
-
-    Args:
-        results: the content of `results.json` of several seeds or folds.
-    """
+    """Return a table of mean and standard deviation over several runs."""
     blocks = []
     for name, scores in results["summary"].items():
         rows = [
@@ -54,20 +46,12 @@ def repeats_summary(results: dict[str, Any]) -> str:
 
 
 def with_interval(value: dict[str, float] | None) -> str:
-    """Return a score as text, such as `0.912 [0.901, 0.922]`.
-
-    Args:
-        value: `value`, `low` and `high`, or None where the metric is undefined.
-    """
+    """Return a score as text, such as `0.912 [0.901, 0.922]`."""
     return "-" if value is None else f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
 def table(rows: list[list[str]]) -> str:
-    """Return rows of cells as aligned lines.
-
-    Args:
-        rows: cells; all rows have the same number.
-    """
+    """Return rows of cells as aligned lines."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(f"  {line}".rstrip() for line in lines)

@@ -22,22 +22,12 @@ PACKAGES = ("hf-selfattn", "torch", "transformers", "datasets", "accelerate", "p
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file so that it is there whole or not at all.
-
-    Args:
-        path: the file; its folder is made.
-        content: what JSON can hold.
-    """
+    """Write a JSON file so that it is there whole or not at all."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file under a side name and rename it into place.
-
-    Args:
-        path: the file; its folder is made.
-        text: its content.
-    """
+    """Write a text file under a side name and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     side = path.with_name(f".{path.name}.{os.getpid()}")
     with side.open("w", encoding="utf-8") as file:
@@ -49,9 +39,6 @@ def write_text(path: Path, text: str) -> None:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file.
-
-    Args:
-        path: the file.
 
     Raises:
         ValueError: if it does not parse.
@@ -66,7 +53,6 @@ def write_predictions(path: Path, references: Sequence[Any], outputs: NDArray[An
     """Write one line per row: its number, the right answer and the model's output.
 
     Args:
-        path: the JSONL file.
         references: (N,) or (N, C) right answers.
         outputs: (N, C) probabilities or (N,) values.
     """
@@ -78,11 +64,7 @@ def write_predictions(path: Path, references: Sequence[Any], outputs: NDArray[An
 
 
 def together(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Put the results of several runs into one record, with mean and standard deviation of every score.
-
-    Args:
-        runs: results by name, all of the same problem.
-    """
+    """Put the results of several runs into one record, with mean and standard deviation of every score."""
     first = next(iter(runs.values()))
     record: dict[str, Any] = {name: first[name] for name in ("task", "problem", "label_names", "environment")}
     record["runs"] = dict(runs)
@@ -94,13 +76,7 @@ def together(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def mean_and_deviation(runs: Mapping[str, Mapping[str, Any]], split: str, metric: str) -> dict[str, float]:
-    """Return mean and standard deviation of a score over the runs that define it.
-
-    Args:
-        runs: results by name.
-        split: name of an evaluation split.
-        metric: name of a score.
-    """
+    """Return mean and standard deviation of a score over the runs that define it."""
     scores = (run["splits"][split]["scores"] for run in runs.values() if split in run["splits"])
     values = [score[metric]["value"] for score in scores if metric in score]
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
@@ -121,12 +97,7 @@ def environment() -> dict[str, Any]:
 
 
 def backbone_record(name: str, revision: str | None = None) -> dict[str, Any]:
-    """Return which backbone a run stands on: a name on the hub and its commit, or the last part of a folder's path.
-
-    Args:
-        name: as the user gave it.
-        revision: branch, tag or commit, as the user gave it.
-    """
+    """Return which backbone a run stands on: a name on the hub and its commit, or the last part of a folder's path."""
     if Path(name).is_dir():
         return {"source": "folder", "name": Path(name).resolve().name}
     found = try_to_load_from_cache(name, "config.json", revision=revision)
@@ -136,10 +107,6 @@ def backbone_record(name: str, revision: str | None = None) -> dict[str, Any]:
 
 def open_run(output_dir: Path, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the results of a finished run with the same arguments, or claim the folder for a new or resumed one.
-
-    Args:
-        output_dir: folder of the run.
-        arguments: what decides its outcome.
 
     Raises:
         ValueError: if the folder holds another run, or files that no run of ours wrote.

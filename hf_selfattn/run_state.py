@@ -39,9 +39,6 @@ class RunState:
 def read_run_state(folder: Path) -> RunState:
     """Return what happened to a run until now.
 
-    Args:
-        folder: of the run.
-
     Raises:
         ValueError: if the record does not parse.
     """
@@ -50,22 +47,13 @@ def read_run_state(folder: Path) -> RunState:
 
 
 def write_run_state(folder: Path, state: RunState) -> None:
-    """Write what happened to a run, on the main process.
-
-    Args:
-        folder: of the run.
-        state: what happened.
-    """
+    """Write what happened to a run, on the main process."""
     if PartialState().is_main_process:
         write_json(folder / RUN_STATE_FILE, asdict(state))
 
 
 def story(state: dict[str, Any] | None) -> str:
-    """Return what happened to a run in one line, or nothing where it went through at once.
-
-    Args:
-        state: the fields of a `RunState`, as in `results.json`.
-    """
+    """Return what happened to a run in one line, or nothing where it went through at once."""
     if not state:
         return ""
     parts = []

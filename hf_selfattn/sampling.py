@@ -34,11 +34,7 @@ class GroupedByLength(Sampler[int]):
         self.count = (len(lengths) + (update - 1 if fill else 0)) // update * update
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of an epoch; accelerate calls this before each.
-
-        Args:
-            epoch: its number, from 0.
-        """
+        """Choose the order of an epoch; accelerate calls this before each."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -51,12 +47,7 @@ class GroupedByLength(Sampler[int]):
 
 
 def length_grouped(rows: Any, options: TrainingArguments) -> GroupedByLength | None:
-    """Return what puts the rows of train in order, or None where their lengths do not.
-
-    Args:
-        rows: the tokenised train split.
-        options: of the training.
-    """
+    """Return what puts the rows of train in order, or None where their lengths do not."""
     if options.train_sampling_strategy != "group_by_length" or not isinstance(rows, Dataset):
         return None
     update = options.train_batch_size * options.gradient_accumulation_steps * options.world_size
@@ -96,20 +87,12 @@ class Excerpts(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         self.epoch = int(state.epoch or 0)
 
     def of(self, tokens: Dataset) -> Dataset:
-        """Return a tokenised split whose rows are cut whenever they are read.
-
-        Args:
-            tokens: with `input_ids` and other columns of as many values a row, and `length`.
-        """
+        """Return a tokenised split whose rows are cut whenever they are read."""
         lengths = np.minimum(tokens.with_format("numpy")["length"][:], self.length)
         return tokens.remove_columns("length").add_column("length", lengths).with_transform(self.cut)
 
     def cut(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Return rows of which none is longer than an excerpt.
-
-        Args:
-            rows: values by column; a list as long as the row's `input_ids` is cut with it.
-        """
+        """Return rows of which none is longer than an excerpt."""
         if "input_ids" not in rows:
             return rows
         cut: dict[str, list[Any]] = {name: list(values) for name, values in rows.items()}
@@ -123,11 +106,7 @@ class Excerpts(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         return cut
 
     def chosen(self, ids: list[int]) -> list[int]:
-        """Return the places of the tokens that are read in this epoch.
-
-        Args:
-            ids: token ids of a row that is longer than an excerpt.
-        """
+        """Return the places of the tokens that are read in this epoch."""
         room = self.length - self.num_prefix - self.num_suffix
         text = zlib.crc32(np.asarray(ids, dtype=np.int64).tobytes())
         last = len(ids) - self.num_suffix - room

@@ -37,13 +37,6 @@ def save_model(
 ) -> None:
     """Save a whole model and its tokenizer; they take their place when, opened again, they answer alike.
 
-    Args:
-        model: the merged model.
-        tokenizer: its tokenizer.
-        output_dir: folder of the run.
-        tokens: a tokenised split, of which a few rows are compared.
-        collate: makes a batch of rows.
-
     Raises:
         ValueError: if the saved model answers differently; what was in the folder is left as it was.
     """
@@ -64,11 +57,7 @@ def save_adapter(
     """Save an adapter, its heads and tokenizer without the backbone; they take their place when they answer alike.
 
     Args:
-        model: on a backbone that `from_backbone` opened.
-        tokenizer: its tokenizer.
-        output_dir: folder of the checkpoint; an earlier one in it is replaced.
         batch: input_ids, attention_mask (B, T) and the like to compare; random tokens where it is not given.
-        backbone_name_or_path: where the backbone is, if it was a folder.
 
     Raises:
         ValueError: if the saved adapter does not open or answers differently; what was in the folder is left as it
@@ -83,11 +72,7 @@ def save_adapter(
 
 @contextmanager
 def side_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder for a checkpoint, whose files take their place in `folder` when all went well.
-
-    Args:
-        folder: of the checkpoint; files of other names stay in it.
-    """
+    """Yield an empty folder for a checkpoint, whose files take their place in `folder` when all went well."""
     side = folder / SIDE_FOLDER
     shutil.rmtree(side, ignore_errors=True)  # left by a process that was killed
     side.mkdir(parents=True)
@@ -103,23 +88,13 @@ def sample_batch(
     tokens: Dataset,
     collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
 ) -> dict[str, Tensor]:
-    """Return a batch of the first rows of a tokenised split.
-
-    Args:
-        tokenizer: knows what the model reads.
-        tokens: the split.
-        collate: makes a batch of rows.
-    """
+    """Return a batch of the first rows of a tokenised split."""
     rows = [{name: tokens[i][name] for name in tokenizer.model_input_names} for i in range(min(4, len(tokens)))]
     return dict(collate(rows))
 
 
 def random_batch(model: Any) -> dict[str, Tensor]:
-    """Return two rows of random tokens, one longer than the backbone's window.
-
-    Args:
-        model: the model.
-    """
+    """Return two rows of random tokens, one longer than the backbone's window."""
     length = model.config.subsequence_length * 3 // 2
     input_ids = torch.randint(model.config.vocab_size, (2, length), generator=torch.Generator().manual_seed(0))
     attention_mask = torch.ones_like(input_ids)
@@ -129,12 +104,6 @@ def random_batch(model: Any) -> dict[str, Tensor]:
 
 def compare(model: Any, folder: Path, batch: Mapping[str, Tensor], **options: Any) -> None:
     """Open a saved model and compare its answers with those of the model that was saved.
-
-    Args:
-        model: the model in memory.
-        folder: where it was saved.
-        batch: what both answer.
-        options: of `from_pretrained`.
 
     Raises:
         ValueError: if they differ.

@@ -28,9 +28,6 @@ STORAGE_FILE = "search.db"
 def plan_search(arguments: RecipeArguments) -> SearchPlan | None:
     """Return the plan of the search that the arguments ask for, or None.
 
-    Args:
-        arguments: the arguments of the recipe.
-
     Raises:
         ValueError: for a plan that is wrong, or if Optuna is missing.
     """
@@ -54,12 +51,6 @@ def search(
 
     No evaluation split but validation is read. Every trial starts from the seed of the run; its score is the best
     that it reached, as training keeps its best checkpoint.
-
-    Args:
-        plan: what to try.
-        arguments: the arguments of the recipe.
-        data: checked data with the splits train and validation.
-        output_dir: folder of the run; it takes the trials as an Optuna storage and as JSON.
 
     Raises:
         ValueError: if every trial failed.
@@ -92,12 +83,6 @@ def open_study(plan: SearchPlan, arguments: RecipeArguments, data: Any, output_d
     """Open the study in the folder of a run, and return it with the number of trials that are left.
 
     A trial that was cut off is put on the list again.
-
-    Args:
-        plan: what to try.
-        arguments: the arguments of the recipe.
-        data: checked data.
-        output_dir: folder of the run.
     """
     import optuna
     from optuna.trial import TrialState
@@ -121,16 +106,7 @@ def open_study(plan: SearchPlan, arguments: RecipeArguments, data: Any, output_d
 def run_trials(
     plan: SearchPlan, arguments: RecipeArguments, data: Any, output_dir: Path, study: optuna.Study, left: int
 ) -> None:
-    """Train the trials that are left.
-
-    Args:
-        plan: what to try.
-        arguments: the arguments of the recipe.
-        data: checked data.
-        output_dir: folder of the run.
-        study: takes the trials.
-        left: their number.
-    """
+    """Train the trials that are left."""
     trainer = build_trial_trainer(plan, arguments, data, output_dir)
     metric, larger = trainer.args.metric_for_best_model, trainer.args.greater_is_better
 
@@ -163,13 +139,7 @@ def run_trials(
 
 
 def study_options(plan: SearchPlan, arguments: RecipeArguments, study: optuna.Study) -> dict[str, Any]:
-    """Return what `Trainer` hands on to Optuna.
-
-    Args:
-        plan: what to try.
-        arguments: the arguments of the recipe.
-        study: takes the trials.
-    """
+    """Return what `Trainer` hands on to Optuna."""
     import optuna
 
     pruners: dict[str, Any] = {"median": optuna.pruners.MedianPruner, "hyperband": optuna.pruners.HyperbandPruner}
@@ -187,22 +157,12 @@ def study_options(plan: SearchPlan, arguments: RecipeArguments, study: optuna.St
 
 
 def storage_of(output_dir: Path) -> str:
-    """Return the address of the study of a run.
-
-    Args:
-        output_dir: folder of the run.
-    """
+    """Return the address of the study of a run."""
     return f"sqlite:///{output_dir / STORAGE_FILE}"
 
 
 def search_record(plan: SearchPlan, arguments: RecipeArguments, study: optuna.Study) -> dict[str, Any]:
-    """Return what is known of a search: its space, its trials and how each ended.
-
-    Args:
-        plan: what was to be tried.
-        arguments: the arguments of the recipe.
-        study: holds the trials.
-    """
+    """Return what is known of a search: its space, its trials and how each ended."""
     trials = [trial_record(trial) for trial in study.trials]
     return {
         "metric": study.user_attrs["metric"],
@@ -216,11 +176,7 @@ def search_record(plan: SearchPlan, arguments: RecipeArguments, study: optuna.St
 
 
 def trial_record(trial: FrozenTrial) -> dict[str, Any]:
-    """Return settings, score and end of a trial.
-
-    Args:
-        trial: of the study.
-    """
+    """Return settings, score and end of a trial."""
     record = {"number": trial.number, "state": state_of(trial), "value": trial.value, "settings": trial.params}
     if trial.duration is not None:
         record["seconds"] = trial.duration.total_seconds()
@@ -228,10 +184,6 @@ def trial_record(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def state_of(trial: FrozenTrial) -> str:
-    """Return how a trial ended: `complete`, `pruned`, `failed`, or `stopped` where the whole search was.
-
-    Args:
-        trial: of the study.
-    """
+    """Return how a trial ended: `complete`, `pruned`, `failed`, or `stopped` where the whole search was."""
     name = trial.state.name.lower()
     return name if name != "fail" else "failed" if "error" in trial.user_attrs else "stopped"

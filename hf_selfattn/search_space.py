@@ -50,12 +50,7 @@ class Choices:
     values: list[Any]
 
     def draw(self, trial: BaseTrial, key: str) -> Any:
-        """Return the value of a trial.
-
-        Args:
-            trial: of Optuna.
-            key: the name of the setting.
-        """
+        """Return the value of a trial."""
         return trial.suggest_categorical(key, self.values)
 
 
@@ -75,12 +70,7 @@ class Range:
     step: float | None = None
 
     def draw(self, trial: BaseTrial, key: str) -> Any:
-        """Return the value of a trial.
-
-        Args:
-            trial: of Optuna.
-            key: the name of the setting.
-        """
+        """Return the value of a trial."""
         if isinstance(self.low, int) and isinstance(self.high, int):
             return trial.suggest_int(key, self.low, self.high, log=self.log, step=int(self.step or 1))
         return trial.suggest_float(key, self.low, self.high, log=self.log, step=self.step)
@@ -105,9 +95,6 @@ class SearchPlan:
 
 def read_search(arguments: RecipeArguments) -> SearchPlan:
     """Check the `search` argument of a recipe.
-
-    Args:
-        arguments: the arguments of the recipe.
 
     Raises:
         ValueError: names the key that is wrong, what is allowed, and the nearest valid key.
@@ -140,11 +127,6 @@ def read_search(arguments: RecipeArguments) -> SearchPlan:
 def check_tuning(key: str, tuning: str, where: str) -> None:
     """Refuse a setting that says nothing to the way of tuning.
 
-    Args:
-        key: its name.
-        tuning: as in the arguments of the recipe.
-        where: the argument that names it.
-
     Raises:
         ValueError: names the key and the tuning that it needs.
     """
@@ -158,7 +140,6 @@ def read_space(given: Any, kind: type[RecipeArguments] = RecipeArguments) -> dic
 
     Args:
         given: by key a list of values, or a mapping with `low` and `high` and perhaps `log` or `step`.
-        kind: of the arguments that the keys belong to.
 
     Raises:
         ValueError: names the key that is wrong and what is allowed.
@@ -177,11 +158,7 @@ def read_space(given: Any, kind: type[RecipeArguments] = RecipeArguments) -> dic
 
 
 def searchable(kind: type[RecipeArguments]) -> dict[str, Any]:
-    """Return every key that can be searched, with its default.
-
-    Args:
-        kind: of the arguments.
-    """
+    """Return every key that can be searched, with its default."""
     trainer = {item.name: item.default for item in fields(TrainingArguments) if item.name in OPTIONS}
     own = {item.name: item.default for item in fields(kind) if item.name in OWN}
     heads = {f"heads.{name}": getattr(SelfAttnConfig, name) for name in head_fields()}
@@ -198,11 +175,7 @@ def head_fields() -> list[str]:
 
 
 def flat(space: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a space whose keys have dots where it was nested.
-
-    Args:
-        space: as the user wrote it.
-    """
+    """Return a space whose keys have dots where it was nested."""
     found = {}
     for key, entry in space.items():
         if key in ("heads", "lora") and isinstance(entry, dict):
@@ -214,11 +187,6 @@ def flat(space: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_entry(key: str, entry: Any, default: Any) -> Choices | Range:
     """Read what one setting may be.
-
-    Args:
-        key: its name.
-        entry: a list or a mapping.
-        default: of the setting.
 
     Raises:
         ValueError: names the key and what is wrong with it.
@@ -251,12 +219,6 @@ def read_entry(key: str, entry: Any, default: Any) -> Choices | Range:
 def check_whole(key: str, values: list[Any], default: Any, where: str = "search.space") -> None:
     """Refuse fractions where a size is counted.
 
-    Args:
-        key: the name of the setting.
-        values: of it.
-        default: of the setting.
-        where: the argument that names it.
-
     Raises:
         ValueError: names the key and its values.
     """
@@ -267,11 +229,6 @@ def check_whole(key: str, values: list[Any], default: Any, where: str = "search.
 
 def read_choices(key: str, values: list[Any], where: str = "search.space") -> Choices:
     """Read a list of values; numbers become of one type.
-
-    Args:
-        key: the name of the setting.
-        values: the list.
-        where: the argument that names it.
 
     Raises:
         ValueError: for a list that is empty, or holds something twice or of another kind.
@@ -291,11 +248,7 @@ def read_choices(key: str, values: list[Any], where: str = "search.space") -> Ch
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a number, or a text such as `1e-4`, which YAML reads as text.
-
-    Args:
-        value: from a YAML file.
-    """
+    """Return whether a value is a number, or a text such as `1e-4`, which YAML reads as text."""
     if isinstance(value, str):
         try:
             float(value)
@@ -308,10 +261,6 @@ def is_number(value: Any) -> bool:
 def number(name: str, value: Any) -> int | float:
     """Return a finite number.
 
-    Args:
-        name: for the error.
-        value: from a YAML file.
-
     Raises:
         ValueError: if it is none.
     """
@@ -322,23 +271,13 @@ def number(name: str, value: Any) -> int | float:
 
 
 def nearest(key: str, known: Any) -> str:
-    """Return the hint of an error on an unknown key.
-
-    Args:
-        key: that is unknown.
-        known: valid keys.
-    """
+    """Return the hint of an error on an unknown key."""
     near = difflib.get_close_matches(str(key), list(known), n=1)
     return f" Did you mean {near[0]!r}?" if near else f" It is one of {', '.join(known)}."
 
 
 def with_settings(arguments: RecipeArguments, settings: Mapping[str, Any]) -> RecipeArguments:
-    """Return arguments with the settings of a trial.
-
-    Args:
-        arguments: the arguments of the recipe.
-        settings: values by key; `heads.` and `lora.` reach inside.
-    """
+    """Return arguments with the settings of a trial."""
     for key, value in settings.items():
         room, _, name = key.rpartition(".")
         if not room and hasattr(arguments, key):

@@ -47,8 +47,6 @@ def to_polarity(
     Args:
         splits: raw splits whose label column holds numbers around 0.
         band: a text whose valence is nearer to 0 than this is neutral.
-        neutral: "drop" leaves neutral texts out, "class" keeps them as a third class.
-        text_column, label_column: as in `prepare`.
 
     Returns:
         The splits, and a sentence that says what was done.
@@ -89,12 +87,7 @@ def _number(row: dict[str, Any], column: str) -> float:
 
 
 def has_polarity(problem: str, label_names: list[str]) -> bool:
-    """Return whether a problem is one of valence, or of negative, neutral and positive.
-
-    Args:
-        problem: one of `tasks.PROBLEMS`.
-        label_names: the classes.
-    """
+    """Return whether a problem is one of valence, or of negative, neutral and positive."""
     names = {name.lower() for name in label_names}
     classes = problem in ("single_label_classification", "ordinal")
     return problem == "regression" or (classes and {"negative", "positive"} <= names <= set(POLARITIES))

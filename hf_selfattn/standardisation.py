@@ -25,8 +25,6 @@ def standardise_features(
 
     Args:
         model: a model of this package, with or without adapters; one without heads is left as it is.
-        rows: tokenised rows, which hold only what the model reads.
-        collate: makes a batch of rows.
     """
     heads = [module for module in model.modules() if isinstance(module, SelfAttnHeads)]  # PEFT keeps a second copy
     if not heads:
@@ -64,13 +62,7 @@ def standardise_features(
 def read_rows(
     model: nn.Module, rows: Sequence[dict[str, Any]], collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]]
 ) -> None:
-    """Let a model read rows, for what its hooks see.
-
-    Args:
-        model: any model; it is as before afterwards.
-        rows: tokenised rows, which hold only what the model reads.
-        collate: makes a batch of rows.
-    """
+    """Let a model read rows, for what its hooks see."""
     trains = model.training
     device = next(model.parameters()).device
     model.eval()

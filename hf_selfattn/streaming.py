@@ -63,11 +63,7 @@ class ShuffledStream(IterableDataset[Row]):
         self.stream, self.seed, self.buffer, self.epoch = stream, seed, buffer, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of an epoch; accelerate calls this before each.
-
-        Args:
-            epoch: its number, from 0.
-        """
+        """Choose the order of an epoch; accelerate calls this before each."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Row]:
@@ -87,11 +83,7 @@ class ShuffledStream(IterableDataset[Row]):
 
 
 def stream_collator(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[Row]], Any]:
-    """Return what makes a batch of texts, or of rows that are tokenised already; no text is cut.
-
-    Args:
-        tokenizer: the backbone's tokenizer.
-    """
+    """Return what makes a batch of texts, or of rows that are tokenised already; no text is cut."""
     pad = DataCollatorWithPadding(tokenizer)
 
     def collate(rows: list[Row]) -> Any:
@@ -113,9 +105,6 @@ def load_stream(arguments: RecipeArguments) -> ClassificationData:
     """Open train as a stream, find its labels, and load and check the other splits.
 
     Where `label_names` are given, train is not read before training; else a first pass reads and checks it.
-
-    Args:
-        arguments: the arguments of the recipe.
 
     Raises:
         ValueError: for arguments that a stream cannot serve, and as `prepare`.
@@ -153,9 +142,6 @@ def load_stream(arguments: RecipeArguments) -> ClassificationData:
 def refuse_what_needs_all_rows(arguments: RecipeArguments) -> None:
     """Raise an error for arguments that a stream cannot serve.
 
-    Args:
-        arguments: the arguments of the recipe.
-
     Raises:
         ValueError: names the argument and the reason.
     """
@@ -174,9 +160,6 @@ def refuse_what_needs_all_rows(arguments: RecipeArguments) -> None:
 
 def open_sources(arguments: RecipeArguments) -> tuple[Callable[[], Iterator[Row]], dict[str, Dataset]]:
     """Return what begins a pass over the raw rows of train, and the other splits, which are read whole.
-
-    Args:
-        arguments: the arguments of the recipe.
 
     Raises:
         ValueError: if the data set of the hub cannot be opened, or has no train or validation split.

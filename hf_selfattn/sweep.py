@@ -33,9 +33,6 @@ ALSO_SWEPT = {"seed": 42, "probe_epochs": None, "probe_learning_rate": None}
 def plan_sweep(arguments: RecipeArguments) -> list[dict[str, Any]]:
     """Return the combinations of settings that the arguments ask for; none without a sweep.
 
-    Args:
-        arguments: the arguments of the recipe.
-
     Raises:
         ValueError: names what is wrong with the sweep, or what it does not go with.
     """
@@ -60,9 +57,6 @@ def plan_sweep(arguments: RecipeArguments) -> list[dict[str, Any]]:
 def read_sweep(arguments: RecipeArguments) -> dict[str, list[Any]]:
     """Return the values of each setting that is swept.
 
-    Args:
-        arguments: the arguments of the recipe.
-
     Raises:
         ValueError: names the key that is wrong and what is allowed.
     """
@@ -86,12 +80,6 @@ def sweep(
 
     The score of a combination is the best of its evaluations on the validation split, in the mean over the seeds where
     these are swept. No other evaluation split is read.
-
-    Args:
-        combinations: settings by key.
-        arguments: the arguments of the recipe.
-        data: checked data with the splits train and validation.
-        output_dir: folder of the run; it takes the record after each training.
 
     Raises:
         ValueError: if every combination failed.
@@ -126,8 +114,6 @@ def outcome(arguments: RecipeArguments, prepared: Prepared, folder: Path) -> dic
     """Train a combination and return its score and time; where it cannot be trained, the error.
 
     Args:
-        arguments: with the settings of the combination.
-        prepared: what is read.
         folder: takes what the training writes; of two phases the first one's best checkpoint is needed.
     """
     kept = {"push_to_hub": False} if arguments.tuning == "probe+lora" else OF_A_TRIAL
@@ -145,11 +131,7 @@ def outcome(arguments: RecipeArguments, prepared: Prepared, folder: Path) -> dic
 
 
 def together(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return mean and standard deviation over the seeds of each combination; one with a failure has none.
-
-    Args:
-        runs: settings and value of each training.
-    """
+    """Return mean and standard deviation over the seeds of each combination; one with a failure has none."""
     found: list[dict[str, Any]] = []
     for run in runs:
         settings = {key: value for key, value in run["settings"].items() if key != "seed"}
@@ -165,12 +147,7 @@ def together(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def sweep_table(scored: Sequence[Mapping[str, Any]], metric: str) -> str:
-    """Return the scores of all combinations as a table.
-
-    Args:
-        scored: settings, value and deviation of each.
-        metric: its name.
-    """
+    """Return the scores of all combinations as a table."""
     rows = [[*scored[0]["settings"], metric]]
     for entry in scored:
         deviation = "" if entry["sd"] is None else f" ± {entry['sd']:.4f}"
@@ -179,9 +156,5 @@ def sweep_table(scored: Sequence[Mapping[str, Any]], metric: str) -> str:
 
 
 def in_words(settings: Mapping[str, Any]) -> str:
-    """Return settings in one line.
-
-    Args:
-        settings: values by key.
-    """
+    """Return settings in one line."""
     return ", ".join(f"{key}={value}" for key, value in settings.items()) or "as given"

@@ -19,7 +19,6 @@ def legal_tags(tags: list[int], label_names: list[str]) -> list[int]:
     """Return tags in which an I-X that goes on with no entity of type X begins one, as conlleval reads it.
 
     Args:
-        tags: label ids of one sentence.
         label_names: the C names in IOB2.
     """
     mended: list[int] = []
@@ -39,10 +38,7 @@ def encode_split(
     """Tokenise sentences, or whole documents, as a plain text of their words, so as a pipeline does.
 
     Args:
-        split: prepared sentences with the columns of `TaggingData`.
-        tokenizer: a fast tokenizer.
         label_names: the C names in IOB2.
-        whole_documents: join the sentences of a document into one row.
 
     Returns:
         The tokenizer's columns, `labels` and `length`, and `places`: at each token with a label the number of its word
@@ -88,23 +84,13 @@ def encode_split(
 
 
 def plain_text(words: list[str]) -> tuple[str, list[tuple[int, int]]]:
-    """Return words joined by spaces, and start and end of each in that text.
-
-    Args:
-        words: of a sentence.
-    """
+    """Return words joined by spaces, and start and end of each in that text."""
     starts = np.cumsum([0, *(len(word) + 1 for word in words)]).tolist()
     return " ".join(words), [(start, start + len(word)) for start, word in zip(starts, words, strict=False)]
 
 
 def words_of_tokens(offsets: list[tuple[int, int]], starts: Any, ends: Any) -> list[int]:
-    """Return the number of the word that each token is part of, -1 for none.
-
-    Args:
-        offsets: start and end of each token in the text; equal for special tokens.
-        starts: (n,) first character of each word, ascending.
-        ends: (n,) the character after its last.
-    """
+    """Return the number of the word that each token is part of, -1 for none."""
     last = np.array([end - 1 for _, end in offsets])  # a token may begin with the space before its word
     words = np.searchsorted(starts, last, side="right") - 1
     inside = np.array([start < end for start, end in offsets]) & (words >= 0) & (last < ends[words])
@@ -118,10 +104,6 @@ def label_tokens(
 
     Args:
         words: the number of each token's word, -1 for none.
-        input_ids: of the tokens.
-        tags: label ids of the words.
-        continuing: ids of tokens that go on with the token before them and have no label.
-        later: for each label that of the same entity going on.
     """
     labels, places, before = [], [], -1
     for word, token in zip(words, input_ids, strict=True):
@@ -141,8 +123,6 @@ def rows_of(inputs: Any, rows: list[list[int]], padding: set[int | None]) -> lis
 
     Args:
         inputs: (N, T) padded ids.
-        rows: the ids of each row; rows that are equal are taken in turn.
-        padding: ids that fill up rows.
 
     Raises:
         ValueError: if the inputs are not the rows.
@@ -172,10 +152,6 @@ def tags_of_words(
 
     Args:
         found: (N, T) the label of each token.
-        order: the numbers of the rows in `found`.
-        tokens: the tokenised split.
-        split: its sentences.
-        label_names: the C names of the labels.
 
     Raises:
         ValueError: if a row got no prediction, or more than one.

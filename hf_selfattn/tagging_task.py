@@ -41,21 +41,13 @@ METRICS = ["precision", "recall", "f1", "token_accuracy"]
 
 
 def column_options(arguments: NerArguments) -> dict[str, Any]:
-    """Return what the user said of the columns and tags.
-
-    Args:
-        arguments: the arguments of the recipe.
-    """
+    """Return what the user said of the columns and tags."""
     names = ("token_column", "tag_column", "text_column", "span_column", "document_column", "scheme", "tag_names")
     return {name: getattr(arguments, name) for name in (*names, "entity_types")}
 
 
 def load_tags(arguments: NerArguments) -> TaggingData:
-    """Load the splits that the arguments name and check them.
-
-    Args:
-        arguments: the arguments of the recipe.
-    """
+    """Load the splits that the arguments name and check them."""
     with PartialState().local_main_process_first():
         return prepare_tagging(
             raw_splits(arguments),
@@ -68,10 +60,6 @@ def load_tags(arguments: NerArguments) -> TaggingData:
 
 def with_validation_documents(arguments: NerArguments, data: TaggingData) -> TaggingData:
     """Return the data with a validation split, made of documents of train where there is none.
-
-    Args:
-        arguments: the arguments of the recipe.
-        data: checked data.
 
     Raises:
         ValueError: if train has one document only.
@@ -92,24 +80,14 @@ def with_validation_documents(arguments: NerArguments, data: TaggingData) -> Tag
 
 
 def report_on_tags(arguments: NerArguments) -> dict[str, Any]:
-    """Print the report on the data, bad rows and all, and return it.
-
-    Args:
-        arguments: the arguments of the recipe.
-    """
+    """Print the report on the data, bad rows and all, and return it."""
     return report_on_data(arguments, check_tagging, column_options)
 
 
 def tokenise_tags(
     arguments: NerArguments, data: TaggingData, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Dataset]:
-    """Return the tokenised splits, a row for each sentence or document.
-
-    Args:
-        arguments: the arguments of the recipe.
-        data: checked data.
-        tokenizer: the backbone's tokenizer.
-    """
+    """Return the tokenised splits, a row for each sentence or document."""
     whole = arguments.context == "document"
     return {
         name: encode_split(split, tokenizer, data.label_names, whole_documents=whole)
@@ -118,13 +96,7 @@ def tokenise_tags(
 
 
 def build_tagger(arguments: NerArguments, data: TaggingData, backbone_config: PreTrainedConfig) -> Any:
-    """Return the model that trains: fresh heads on the backbone, with adapters where they are asked for.
-
-    Args:
-        arguments: the arguments of the recipe.
-        data: checked data.
-        backbone_config: configuration of the backbone as it was trained.
-    """
+    """Return the model that trains: fresh heads on the backbone, with adapters where they are asked for."""
     labels = {
         "id2label": dict(enumerate(data.label_names)),
         "label2id": {name: number for number, name in enumerate(data.label_names)},
@@ -139,30 +111,18 @@ def build_tagger(arguments: NerArguments, data: TaggingData, backbone_config: Pr
 
 
 def label_counts(data: TaggingData) -> dict[str, int]:
-    """Return how many entities of each type stand in train.
-
-    Args:
-        data: checked data.
-    """
+    """Return how many entities of each type stand in train."""
     beginnings = Counter(data.label_names[tag] for tags in data.splits["train"]["tags"][:] for tag in tags)
     return {kind: beginnings[f"B-{kind}"] for kind in data.entity_types}
 
 
 def metric_names(data: TaggingData) -> list[str]:
-    """Return the metrics of the validation split.
-
-    Args:
-        data: checked data.
-    """
+    """Return the metrics of the validation split."""
     return METRICS
 
 
 def selection_metric(data: TaggingData) -> str:
-    """Return the metric that picks the checkpoint where the user names none.
-
-    Args:
-        data: checked data.
-    """
+    """Return the metric that picks the checkpoint where the user names none."""
     return "f1"
 
 
@@ -173,15 +133,7 @@ def trainer_options(
     options: TrainingArguments,
     tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Any]:
-    """Return collator and metrics for `Trainer`; the loss is the model's own.
-
-    Args:
-        arguments: the arguments of the recipe.
-        data: checked data.
-        tokens: tokenised splits.
-        options: of the training.
-        tokenizer: the backbone's tokenizer.
-    """
+    """Return collator and metrics for `Trainer`; the loss is the model's own."""
     padding = {-100, tokenizer.pad_token_id}
     return {
         "data_collator": DataCollatorForTokenClassification(tokenizer),
@@ -203,13 +155,7 @@ def best_labels(logits: Any, labels: Any) -> Any:
 def metrics_function(
     data: TaggingData, tokens: Dataset, padding: set[int | None]
 ) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Return what `Trainer` calls after each evaluation: scores of the words as `evaluate_tags` gives, no intervals.
-
-    Args:
-        data: checked data.
-        tokens: the tokenised validation split.
-        padding: ids that fill up rows.
-    """
+    """Return what `Trainer` calls after each evaluation: scores of the words, without intervals."""
     split = data.splits["validation"]
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
@@ -228,12 +174,6 @@ def predict_tags(trainer: Trainer, tokens: Dataset, split: Dataset, label_names:
 
     Rows of like length stand together in a batch, so that little padding is read.
 
-    Args:
-        trainer: holds the model.
-        tokens: the tokenised split.
-        split: its sentences.
-        label_names: the C names of the labels.
-
     Raises:
         ValueError: if a row got no prediction, or more than one.
     """
@@ -245,15 +185,7 @@ def predict_tags(trainer: Trainer, tokens: Dataset, split: Dataset, label_names:
 def evaluate_tags(
     arguments: NerArguments, data: TaggingData, tokens: dict[str, Dataset], evaluator: Trainer, output_dir: Path
 ) -> dict[str, Any]:
-    """Score the words of every evaluation split with intervals over documents, and sort the errors.
-
-    Args:
-        arguments: the arguments of the recipe.
-        data: checked data.
-        tokens: tokenised splits.
-        evaluator: holds the final model.
-        output_dir: folder of the run.
-    """
+    """Score the words of every evaluation split with intervals over documents, and sort the errors."""
     train = data.splits["train"]
     known = entity_strings(train["tags"][:], train["tokens"][:], data.label_names)
     record: dict[str, Any] = {}
@@ -281,14 +213,7 @@ def evaluate_tags(
 
 
 def write_tags(path: Path, split: Dataset, predictions: list[list[int]], label_names: list[str]) -> None:
-    """Write one line per sentence: its number, document, words, right tags and predicted tags.
-
-    Args:
-        path: the JSONL file.
-        split: the sentences.
-        predictions: labels of the words of each.
-        label_names: the C names of the labels.
-    """
+    """Write one line per sentence: its number, document, words, right tags and predicted tags."""
     lines = []
     for number, (row, output) in enumerate(zip(split, predictions, strict=True)):
         tags = {"reference": row["tags"], "output": output}

@@ -78,11 +78,7 @@ PROBLEMS = {
 
 
 def label_options(data: ClassificationData) -> dict[str, Any]:
-    """Return the fields of the model's configuration that say what the labels are.
-
-    Args:
-        data: checked data.
-    """
+    """Return the fields of the model's configuration that say what the labels are."""
     return {
         "id2label": dict(enumerate(data.label_names)),
         "label2id": {name: number for number, name in enumerate(data.label_names)},
@@ -91,13 +87,7 @@ def label_options(data: ClassificationData) -> dict[str, Any]:
 
 
 def tokenise(split: Dataset, tokenizer: PreTrainedTokenizerBase, problem: str) -> Dataset:
-    """Turn texts into tokens, whole, with the columns `labels` and `length` (in tokens).
-
-    Args:
-        split: prepared rows with `text`, perhaps `text_pair`, and `label`.
-        tokenizer: the backbone's tokenizer.
-        problem: one of `PROBLEMS`.
-    """
+    """Turn texts into tokens, whole, with the columns `labels` and `length` (in tokens)."""
 
     def encode(rows: dict[str, list[Any]]) -> dict[str, Any]:
         encoded = dict(tokenizer(rows["text"], rows.get("text_pair"), truncation=False, verbose=False))
@@ -109,10 +99,5 @@ def tokenise(split: Dataset, tokenizer: PreTrainedTokenizerBase, problem: str) -
 
 
 def as_references(labels: Any, problem: str) -> Array:
-    """Return the right answers as losses and scores want them: ints for classes, floats otherwise.
-
-    Args:
-        labels: values of the prepared `label` column.
-        problem: one of `PROBLEMS`.
-    """
+    """Return the right answers as losses and scores want them: ints for classes, floats otherwise."""
     return np.asarray(labels, dtype=int if problem in ("single_label_classification", "ordinal") else float)

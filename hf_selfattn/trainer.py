@@ -42,11 +42,7 @@ WIDTH = 384
 
 
 def task_of(arguments: RecipeArguments) -> Task:
-    """Return the task of `TASKS` that arguments of their kind belong to.
-
-    Args:
-        arguments: the arguments of the recipe.
-    """
+    """Return the task of `TASKS` that arguments of their kind belong to."""
     return next(TASKS[kind] for kind in type(arguments).__mro__ if kind in TASKS)
 
 
@@ -59,17 +55,7 @@ def build_trainer(
     output_dir: Path,
     has_fresh_heads: bool = True,
 ) -> RecipeTrainer:
-    """Return the `Trainer` of a run.
-
-    Args:
-        arguments: the arguments of the recipe.
-        data: checked data.
-        tokens: tokenised splits.
-        model: the model that trains.
-        tokenizer: its tokenizer.
-        output_dir: folder of the run.
-        has_fresh_heads: whether the heads still need their first passes over data.
-    """
+    """Return the `Trainer` of a run."""
     options = training_arguments(arguments, data, output_dir, base_model(model).config.hidden_size)
     train, validation = tokens["train"], tokens["validation"]
     cache, record = cached_features(arguments, tokens, tokenizer), None
@@ -103,14 +89,7 @@ def build_trainer(
 def prepare_heads(
     arguments: RecipeArguments, model: torch.nn.Module, rows: list[dict[str, Any]], collate: Any
 ) -> None:
-    """Make the first passes over data: scale of the features, prototypes of the groups.
-
-    Args:
-        arguments: the arguments of the recipe.
-        model: the model that trains.
-        rows: a few rows of train.
-        collate: makes a batch of rows.
-    """
+    """Make the first passes over data: scale of the features, prototypes of the groups."""
     if arguments.standardise:
         standardise_features(model, rows, collate)
     fit_codebooks(model, rows, collate)
@@ -119,13 +98,7 @@ def prepare_heads(
 def cached_features(
     arguments: RecipeArguments, tokens: dict[str, Dataset], tokenizer: PreTrainedTokenizerBase
 ) -> CachedFeatures | None:
-    """Return what keeps the features of train and validation, or None where the backbone runs in every step.
-
-    Args:
-        arguments: the arguments of the recipe.
-        tokens: tokenised splits.
-        tokenizer: that made them.
-    """
+    """Return what keeps the features of train and validation, or None where the backbone runs in every step."""
     if not arguments.caches_features:
         return None
     folder = Path(arguments.feature_cache) if isinstance(arguments.feature_cache, str) else default_folder()
@@ -140,27 +113,13 @@ def task_options(
     options: TrainingArguments,
     tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Any]:
-    """Return loss, collator and metrics of the task for `Trainer`; the collator pads features, too.
-
-    Args:
-        arguments: the arguments of the recipe.
-        data: checked data.
-        tokens: tokenised splits.
-        options: of the training.
-        tokenizer: the backbone's tokenizer.
-    """
+    """Return loss, collator and metrics of the task for `Trainer`; the collator pads features, too."""
     given = task_of(arguments).trainer_options(arguments, data, tokens, options, tokenizer)
     return {**given, "data_collator": feature_collator(given["data_collator"])}
 
 
 def some_rows(tokens: Any, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[dict[str, Any]]:
-    """Return what the model reads of a few random rows, the same in every process; of a stream the first ones.
-
-    Args:
-        tokens: a tokenised split, or a `ShuffledStream`.
-        tokenizer: names the columns.
-        seed: of the draw.
-    """
+    """Return what the model reads of a few random rows, the same in every process; of a stream the first ones."""
     if isinstance(tokens, ShuffledStream):
         return list(islice(tokens, ROWS_TO_STANDARDISE))
     order = np.random.default_rng(seed).permutation(len(tokens))[:ROWS_TO_STANDARDISE].tolist()
@@ -170,11 +129,6 @@ def some_rows(tokens: Any, tokenizer: PreTrainedTokenizerBase, seed: int) -> lis
 
 def excerpts_of(arguments: RecipeArguments, data: Any, model: torch.nn.Module) -> Excerpts:
     """Return what samples the long texts of train.
-
-    Args:
-        arguments: the arguments of the recipe.
-        data: checked data.
-        model: the model that trains.
 
     Raises:
         ValueError: for text pairs, where an excerpt could lose one of the two.
@@ -187,12 +141,7 @@ def excerpts_of(arguments: RecipeArguments, data: Any, model: torch.nn.Module) -
 
 
 def default_learning_rate(tuning: str, width: int) -> float:
-    """Return the learning rate of a run that names none; that of adapters falls with the square of the width.
-
-    Args:
-        tuning: of the recipe.
-        width: of the backbone's features.
-    """
+    """Return the learning rate of a run that names none; that of adapters falls with the square of the width."""
     return LEARNING_RATE[tuning] * (min(1.0, WIDTH / width) ** 2 if tuning == "lora" else 1.0)
 
 
@@ -200,12 +149,6 @@ def training_arguments(
     arguments: RecipeArguments, data: Any, output_dir: Path, width: int = WIDTH
 ) -> TrainingArguments:
     """Return the options of `Trainer`: the recipe's defaults, then what the user set.
-
-    Args:
-        arguments: the arguments of the recipe.
-        data: checked data.
-        output_dir: folder of the run.
-        width: of the backbone's features.
 
     Raises:
         ValueError: if the validation split has no such metric as is to pick the checkpoint.

@@ -48,9 +48,6 @@ def run(arguments: RecipeArguments) -> dict[str, Any]:
     continued from its newest checkpoint. With `push_to_hub` the result is pushed at the end, trained just now or not;
     whether it may be is found out first.
 
-    Args:
-        arguments: the arguments of the recipe.
-
     Returns:
         The content of `results.json`.
 
@@ -86,15 +83,7 @@ def train(
     data: Any,
     output_dir: Path,
 ) -> dict[str, Any]:
-    """Carry out the run, or the runs of several seeds or folds, after a search or a sweep where one is planned.
-
-    Args:
-        arguments: the arguments of the recipe.
-        plan: of the search, or None.
-        grid: the combinations of the sweep, if any.
-        data: checked data.
-        output_dir: folder of the run.
-    """
+    """Carry out the run, or the runs of several seeds or folds, after a search or a sweep where one is planned."""
     task = task_of(arguments)
     for note in data.notes:
         say(note)
@@ -112,10 +101,6 @@ def train(
 def claim(output_dir: Path, arguments: RecipeArguments) -> dict[str, Any] | None:
     """Return the results of the finished run of these arguments, or take the folder for it, the main process first.
 
-    Args:
-        output_dir: folder of the run.
-        arguments: the arguments of the recipe.
-
     Raises:
         ValueError: if the folder holds something else.
     """
@@ -129,14 +114,7 @@ def claim(output_dir: Path, arguments: RecipeArguments) -> dict[str, Any] | None
 def run_repeats(
     arguments: RecipeArguments, data: Any, output_dir: Path, found: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Carry out the runs of several seeds or folds, each in a folder of its own, and put their scores together.
-
-    Args:
-        arguments: the arguments of the recipe.
-        data: checked data.
-        output_dir: folder of all runs; a run that is finished there is not repeated.
-        found: record of the search or sweep that found the arguments, by its name.
-    """
+    """Carry out the runs of several seeds or folds, each in a folder of its own, and put their scores together."""
     runs, task = {}, task_of(arguments)
     for name, part, part_data in repeats(arguments, data):
         say(f"\n{name}")
@@ -152,10 +130,6 @@ def run_repeats(
 
 def repeats(arguments: RecipeArguments, data: Any) -> Iterator[tuple[str, RecipeArguments, Any]]:
     """Yield name, arguments and data of each run of several seeds or folds.
-
-    Args:
-        arguments: the arguments of the recipe.
-        data: checked data.
 
     Raises:
         ValueError: if both are asked for.
@@ -175,14 +149,7 @@ def repeats(arguments: RecipeArguments, data: Any) -> Iterator[tuple[str, Recipe
 def train_and_evaluate(
     arguments: RecipeArguments, data: Any, output_dir: Path, found: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Train on the data, score every evaluation split, save the model and the results.
-
-    Args:
-        arguments: the arguments of the recipe.
-        data: checked data with the splits train and validation.
-        output_dir: folder of the run.
-        found: record of the search or sweep that found the arguments, by its name.
-    """
+    """Train on the data, score every evaluation split, save the model and the results."""
     task = task_of(arguments)
     prepared = prepare(arguments, data)
     fitted = fit_phases(arguments, prepared, output_dir)
@@ -215,12 +182,7 @@ def train_and_evaluate(
 
 
 def train_record(task: Task, data: Any) -> dict[str, Any]:
-    """Return what a model was trained on: rows, fingerprint and counts of the labels.
-
-    Args:
-        task: of the run.
-        data: checked data.
-    """
+    """Return what a model was trained on: rows, fingerprint and counts of the labels."""
     if "train" not in data.splits:
         record: dict[str, Any] = data.stream.as_dict()
         return record
@@ -229,14 +191,7 @@ def train_record(task: Task, data: Any) -> dict[str, Any]:
 
 
 def save(arguments: RecipeArguments, model: Any, tokenizer: PreTrainedTokenizerBase, *where: Any) -> None:
-    """Save the model that was scored: whole, or its adapter alone.
-
-    Args:
-        arguments: the arguments of the recipe.
-        model: with its adapters merged, or with its adapter.
-        tokenizer: its tokenizer.
-        where: folder of the run, a tokenised split, and what makes a batch of its rows.
-    """
+    """Save the model that was scored: whole, or its adapter alone."""
     if arguments.save == "merged":
         return save_model(model, tokenizer, *where)
     output_dir, tokens, collate = where
@@ -250,12 +205,7 @@ def save(arguments: RecipeArguments, model: Any, tokenizer: PreTrainedTokenizerB
 
 
 def final_evaluator(trainer: Trainer, merge: bool) -> Trainer:
-    """Return a `Trainer` that evaluates the model that is saved.
-
-    Args:
-        trainer: after training.
-        merge: whether its adapters are merged first.
-    """
+    """Return a `Trainer` that evaluates the model that is saved."""
     model = plain_model(trainer)
     final = (merge_adapters(model) if merge else model).eval()
     use_fused_attention(base_model(final))

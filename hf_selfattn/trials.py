@@ -61,21 +61,12 @@ class TrialTrainer(Trainer):
         super().__init__(**options)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Return the order of the rows, as in a run.
-
-        Args:
-            train_dataset: the rows without the column of their lengths.
-        """
+        """Return the order of the rows, as in a run."""
         sampler = length_grouped(self.train_dataset, self.args)
         return super()._get_train_sampler(train_dataset) if sampler is None else sampler
 
     def train(self, resume_from_checkpoint: Any = None, trial: BaseTrial | None = None, **options: Any) -> Any:
-        """Train one trial; an error that ends it is kept with it.
-
-        Args:
-            resume_from_checkpoint, options: as of `Trainer`.
-            trial: of Optuna.
-        """
+        """Train one trial; an error that ends it is kept with it."""
         try:
             self.settled = self.settle(trial)
             self.compute_loss_func = self.loss(self.settled)
@@ -89,25 +80,14 @@ class TrialTrainer(Trainer):
             raise
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Return the optimizer of the trial.
-
-        Args:
-            model: the model that trains, where it is not `Trainer`'s own.
-        """
+        """Return the optimizer of the trial."""
         self.optimizer = grouped_optimizer(self.model, self.args, self.settled) or self.optimizer
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)  # the one that is there, if any
         return optimizer
 
 
 def build_trial_trainer(plan: SearchPlan, arguments: RecipeArguments, data: Any, output_dir: Path) -> TrialTrainer:
-    """Return the `Trainer` of all trials.
-
-    Args:
-        plan: what to try.
-        arguments: the arguments of the recipe.
-        data: checked data.
-        output_dir: folder of the run.
-    """
+    """Return the `Trainer` of all trials."""
     task = task_of(arguments)
     data = replace(data, splits=DatasetDict({name: data.splits[name] for name in ("train", "validation")}))
     backbone_config, tokenizer = open_backbone(arguments)
@@ -160,15 +140,7 @@ def build_trial_trainer(plan: SearchPlan, arguments: RecipeArguments, data: Any,
 def trial_arguments(
     plan: SearchPlan, arguments: RecipeArguments, data: Any, output_dir: Path, width: int = WIDTH
 ) -> TrainingArguments:
-    """Return the options of `Trainer` for the trials; it sets the searched ones anew for each.
-
-    Args:
-        plan: what to try.
-        arguments: the arguments of the recipe.
-        data: checked data.
-        output_dir: folder of the run.
-        width: of the backbone's features.
-    """
+    """Return the options of `Trainer` for the trials; it sets the searched ones anew for each."""
     # `Trainer` casts a setting to the type of the value before: each begins with a value of its own type.
     first = {key: entry.values[0] if isinstance(entry, Choices) else entry.low for key, entry in plan.space.items()}
     options = {key: value for key, value in first.items() if "." not in key and not hasattr(arguments, key)}
@@ -179,10 +151,5 @@ def trial_arguments(
 
 
 def draw(plan: SearchPlan, trial: BaseTrial) -> dict[str, Any]:
-    """Return the settings of a trial; asked twice, they are the same.
-
-    Args:
-        plan: what to try.
-        trial: of Optuna.
-    """
+    """Return the settings of a trial; asked twice, they are the same."""
     return {key: entry.draw(trial, key) for key, entry in plan.space.items()}

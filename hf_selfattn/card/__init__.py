@@ -20,10 +20,6 @@ def model_card(results: dict[str, Any], *, name: str | None = None) -> str:
 
     Text from data and arguments is escaped; of a path only the last part is shown, of a secret nothing.
 
-    Args:
-        results: the content of `results.json`.
-        name: of the repository, such as `user/model`; where it is not given, the text has a placeholder.
-
     Raises:
         ValueError: if the results are those of several runs or lack an entry, or `name` is no repository's name.
     """
@@ -37,9 +33,6 @@ def model_card(results: dict[str, Any], *, name: str | None = None) -> str:
 
 def check_results(results: dict[str, Any]) -> None:
     """Check that there is everything that a card is written from.
-
-    Args:
-        results: the content of `results.json`.
 
     Raises:
         ValueError: names what is missing.

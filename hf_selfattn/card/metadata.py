@@ -26,12 +26,7 @@ HUB_METRICS = {
 
 
 def metadata(results: dict[str, Any], title: str) -> ModelCardData:
-    """Return what the hub reads: task, backbone, data set and the score of every split.
-
-    Args:
-        results: the content of `results.json`.
-        title: name of the model.
-    """
+    """Return what the hub reads: task, backbone, data set and the score of every split."""
     given = results["arguments"]
     dataset = given.get("dataset")
     entries = list(eval_results(results))
@@ -47,11 +42,7 @@ def metadata(results: dict[str, Any], title: str) -> ModelCardData:
 
 
 def is_backbone_on_hub(results: dict[str, Any]) -> bool:
-    """Return whether the backbone is a name on the hub: as the run recorded it, where it did.
-
-    Args:
-        results: the content of `results.json`.
-    """
+    """Return whether the backbone is a name on the hub: as the run recorded it, where it did."""
     name = results["arguments"]["model"]
     if "backbone" in results:
         return bool(results["backbone"]["source"] == "hub" and has_hub_form(name))
@@ -59,11 +50,7 @@ def is_backbone_on_hub(results: dict[str, Any]) -> bool:
 
 
 def eval_results(results: dict[str, Any]) -> Iterator[EvalResult]:
-    """Yield one entry of the model index for each score that is a number, those of single classes left out.
-
-    Args:
-        results: the content of `results.json`.
-    """
+    """Yield one entry of the model index for each score that is a number, those of single classes left out."""
     given = results["arguments"]
     for name, split in results["splits"].items():
         on_hub = is_hub_name(given.get("dataset")) and name not in (given.get("test_files") or {})
@@ -84,12 +71,7 @@ def eval_results(results: dict[str, Any]) -> Iterator[EvalResult]:
 
 
 def dataset_name(given: dict[str, Any], split: str) -> str:
-    """Return a readable name of the data of a split: the data set's, or that of the file.
-
-    Args:
-        given: the arguments of the run.
-        split: name of the split.
-    """
+    """Return a readable name of the data of a split: the data set's, or that of the file."""
     if split in (given.get("test_files") or {}):
         return plain(last_part(split))
     source = given.get("dataset") or given.get(split) or given.get("train") or split
@@ -98,9 +80,5 @@ def dataset_name(given: dict[str, Any], split: str) -> str:
 
 
 def overall(split: dict[str, Any]) -> dict[str, dict[str, float] | None]:
-    """Return the scores of a split that are not of single classes.
-
-    Args:
-        split: the record of a split in `results.json`.
-    """
+    """Return the scores of a split that are not of single classes."""
     return {metric: value for metric, value in split["scores"].items() if "/" not in metric}

@@ -34,13 +34,7 @@ UNLISTED_ARGUMENTS = ("model", "label_names", "options")
 
 
 def page(results: dict[str, Any], title: str, name: str) -> str:
-    """Return the text of a card.
-
-    Args:
-        results: the content of `results.json`.
-        title: name of the model.
-        name: of the repository.
-    """
+    """Return the text of a card."""
     sections = (
         f"# {escape(title)}",
         description(results),
@@ -57,11 +51,7 @@ def page(results: dict[str, Any], title: str, name: str) -> str:
 
 
 def description(results: dict[str, Any]) -> str:
-    """Return what the model is, in one paragraph.
-
-    Args:
-        results: the content of `results.json`.
-    """
+    """Return what the model is, in one paragraph."""
     given, count = results["arguments"], results["parameters"]
     task = TASKS.get(results["task"], escape(results["task"]))
     kind = [task, PROBLEMS[results["problem"]]] if results.get("problem") in PROBLEMS else [task]
@@ -77,11 +67,7 @@ def description(results: dict[str, Any]) -> str:
 
 
 def backbone(results: dict[str, Any]) -> str:
-    """Return the name of the backbone, with its commit where it is known.
-
-    Args:
-        results: the content of `results.json`.
-    """
+    """Return the name of the backbone, with its commit where it is known."""
     name = results["arguments"]["model"]
     shown = escape(name) if is_backbone_on_hub(results) else escape(last_part(name))
     commit = results.get("backbone", {}).get("commit")
@@ -89,12 +75,7 @@ def backbone(results: dict[str, Any]) -> str:
 
 
 def usage(results: dict[str, Any], name: str) -> str:
-    """Return how the model is used, with the package and without it.
-
-    Args:
-        results: the content of `results.json`.
-        name: of the repository.
-    """
+    """Return how the model is used, with the package and without it."""
     call = f'pipeline("{plain(results["task"])}", model="{name}"'
     given = results["arguments"]
     if given.get("save") == "adapter" and not is_hub_name(given["model"]):
@@ -108,11 +89,7 @@ def usage(results: dict[str, Any], name: str) -> str:
 
 
 def scores(results: dict[str, Any]) -> Iterator[str]:
-    """Yield a table for each split: the scores with their intervals beside those of the baselines.
-
-    Args:
-        results: the content of `results.json`.
-    """
+    """Yield a table for each split: the scores with their intervals beside those of the baselines."""
     yield "## Scores\n\nEach with its 95 % interval. ↓: lower is better."
     for name, split in results["splits"].items():
         baselines = baselines_of(results, name)
@@ -131,22 +108,13 @@ def scores(results: dict[str, Any]) -> Iterator[str]:
 
 
 def baselines_of(results: dict[str, Any], split: str) -> dict[str, dict[str, Any]]:
-    """Return the scores of each baseline on a split.
-
-    Args:
-        results: the content of `results.json`.
-        split: name of the split.
-    """
+    """Return the scores of each baseline on a split."""
     found = results.get("baseline", {}).items()
     return {kind: record["splits"][split]["scores"] for kind, record in found if split in record["splits"]}
 
 
 def labels(results: dict[str, Any]) -> Iterator[str]:
-    """Yield the label names, and the scores of single classes on the last split.
-
-    Args:
-        results: the content of `results.json`.
-    """
+    """Yield the label names, and the scores of single classes on the last split."""
     names, counts = results["label_names"], results.get("train", {}).get("labels") or {}
     if names:
         by_label = set(counts) == set(names)
@@ -169,21 +137,13 @@ def labels(results: dict[str, Any]) -> Iterator[str]:
 
 
 def is_calibrated(results: dict[str, Any]) -> bool:
-    """Return whether the run found a temperature or thresholds that change an answer.
-
-    Args:
-        results: the content of `results.json`.
-    """
+    """Return whether the run found a temperature or thresholds that change an answer."""
     found = results.get("calibration") or {"temperature": 1.0}
     return found["temperature"] != 1 or bool(found.get("thresholds"))
 
 
 def calibration(results: dict[str, Any]) -> str:
-    """Return temperature and thresholds where there are any, and the calibration error without and with them.
-
-    Args:
-        results: the content of `results.json`.
-    """
+    """Return temperature and thresholds where there are any, and the calibration error without and with them."""
     if not is_calibrated(results):
         return ""
     found = results["calibration"]
@@ -206,11 +166,7 @@ def calibration(results: dict[str, Any]) -> str:
 
 
 def data(results: dict[str, Any]) -> str:
-    """Return source, rows and fingerprint of each split.
-
-    Args:
-        results: the content of `results.json`.
-    """
+    """Return source, rows and fingerprint of each split."""
     rows = []
     for name, split in results["splits"].items():
         source = dataset_name(results["arguments"], name)
@@ -220,11 +176,7 @@ def data(results: dict[str, Any]) -> str:
 
 
 def trained_on(train: dict[str, Any]) -> str:
-    """Say which rows the model was trained on; those of a stream have no fingerprint, and perhaps were not counted.
-
-    Args:
-        train: what the results say of them.
-    """
+    """Say which rows the model was trained on; those of a stream have no fingerprint, and perhaps were not counted."""
     if train.get("streamed"):
         count = f"{train['rows']:,} rows" if train["rows"] else "rows"
         return f"Trained on {count} that were streamed.\n\n"
@@ -232,11 +184,7 @@ def trained_on(train: dict[str, Any]) -> str:
 
 
 def arguments(results: dict[str, Any]) -> str:
-    """Return the training arguments, but secrets.
-
-    Args:
-        results: the content of `results.json`.
-    """
+    """Return the training arguments, but secrets."""
     given = results["arguments"]
     listed = {key: value for key, value in given.items() if key not in UNLISTED_ARGUMENTS}
     pairs = flat(without_secrets({**listed, **(given.get("options") or {}), "seed": results.get("seed")}))
@@ -244,12 +192,7 @@ def arguments(results: dict[str, Any]) -> str:
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the settings that have a value, with dots for what lies inside another, values ready to be shown.
-
-    Args:
-        settings: values by key.
-        prefix: of the keys.
-    """
+    """Yield the settings that have a value, with dots for what lies inside another, values ready to be shown."""
     for key, value in settings.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{last_part(key)}.")
@@ -259,11 +202,7 @@ def flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
 
 
 def environment(results: dict[str, Any]) -> str:
-    """Return versions, hardware and time.
-
-    Args:
-        results: the content of `results.json`.
-    """
+    """Return versions, hardware and time."""
     machine, training = results["environment"], results["training"]
     devices = ", ".join(machine.get("accelerators") or []) or "none"
     rows = {
@@ -287,11 +226,7 @@ def environment(results: dict[str, Any]) -> str:
 
 
 def limits(results: dict[str, Any]) -> str:
-    """Return what the scores do not say.
-
-    Args:
-        results: the content of `results.json`.
-    """
+    """Return what the scores do not say."""
     points = [
         "An interval speaks of other rows of the same kind. It does not cover other kinds of text, later times or "
         "another random seed."
@@ -309,11 +244,7 @@ def limits(results: dict[str, Any]) -> str:
 
 
 def beaten(results: dict[str, Any]) -> Iterator[str]:
-    """Yield a sentence for each split and baseline that is at least as good as the model by the first score.
-
-    Args:
-        results: the content of `results.json`.
-    """
+    """Yield a sentence for each split and baseline that is at least as good as the model by the first score."""
     for name, split in results["splits"].items():
         metric, mine = next(iter(overall(split).items()), ("", None))
         sign = -1 if metric in LOWER_IS_BETTER else 1

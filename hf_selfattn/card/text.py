@@ -19,11 +19,7 @@ BIDIRECTIONAL = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 
 
 def has_hub_form(value: Any) -> bool:
-    """Return whether a value could be the name of a repository on the hub.
-
-    Args:
-        value: what an argument holds.
-    """
+    """Return whether a value could be the name of a repository on the hub."""
     try:
         validate_repo_id(value)
     except HFValidationError:
@@ -32,20 +28,12 @@ def has_hub_form(value: Any) -> bool:
 
 
 def is_hub_name(value: Any) -> bool:
-    """Return whether libraries would look for a name on the hub: it has the form, and no file or folder has that name.
-
-    Args:
-        value: what an argument holds.
-    """
+    """Return whether a name has the form of one on the hub, and no file or folder has it."""
     return has_hub_form(value) and not Path(value).exists()
 
 
 def last_part(place: str) -> str:
-    """Return the last part of a path or address; another text as it is.
-
-    Args:
-        place: perhaps a path or address.
-    """
+    """Return the last part of a path or address; another text as it is."""
     if WINDOWS_PATH.search(place):
         place = place.replace("\\", "/")
     elif "/" not in place:
@@ -54,59 +42,34 @@ def last_part(place: str) -> str:
 
 
 def without_secrets(value: Any) -> Any:
-    """Return settings without those that are named like a token or a password, at any depth.
-
-    Args:
-        value: a mapping, a list or a plain value.
-    """
+    """Return settings without those that are named like a token or a password, at any depth."""
     if isinstance(value, dict):
         return {key: without_secrets(inner) for key, inner in value.items() if not SECRET_KEY.search(key)}
     return [without_secrets(inner) for inner in value] if isinstance(value, list) else value
 
 
 def one_line(value: Any) -> str:
-    """Return a text without tokens, line breaks and characters that change the direction of writing.
-
-    Args:
-        value: a text or number.
-    """
+    """Return a text without tokens, line breaks and characters that change the direction of writing."""
     text = SECRET.sub("(left out)", str(value).translate(BIDIRECTIONAL))
     kept = (" " if unicodedata.category(char) in ("Cc", "Zl", "Zp", "Cs") else char for char in text)
     return " ".join("".join(kept).split())
 
 
 def escape(value: Any) -> str:
-    """Return a text that Markdown and HTML show as it is, in a line or in the cell of a table.
-
-    Args:
-        value: a text or number.
-    """
+    """Return a text that Markdown and HTML show as it is, in a line or in the cell of a table."""
     return MARKUP.sub(lambda found: f"&#{ord(found[0])};", one_line(value))
 
 
 def public(value: Any) -> str:
-    """Return an argument's value as it is shown: escaped, of a path the last part.
-
-    Args:
-        value: a text or number.
-    """
+    """Return an argument's value as it is shown: escaped, of a path the last part."""
     return escape(value if is_hub_name(value) else last_part(str(value)))
 
 
 def plain(value: Any) -> str:
-    """Return a text whose marks are replaced by `_`, for metadata and code, where nothing can be escaped.
-
-    Args:
-        value: a text or number.
-    """
+    """Return a text whose marks are replaced by `_`, for metadata and code, where nothing can be escaped."""
     return re.sub(r"[^\w ./+-]", "_", one_line(value))
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table.
-
-    Args:
-        header: cells of the first row, escaped.
-        rows: cells of the others, escaped.
-    """
+    """Return a Markdown table."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])

@@ -47,8 +47,6 @@ def check_classification(
     Args:
         data: raw splits (read with the options below, as in `prepare`), or prepared data.
         tokenizer: counts the tokens; nothing is truncated.
-        window: tokens that the backbone reads at once, special tokens included.
-        text_column, text_pair_column, label_column, problem, label_names: as in `prepare`.
 
     Returns:
         A dict of plain values for JSON: columns, problem, label_names, window, per split the rows, classes and
@@ -99,11 +97,7 @@ def check_classification(
 
 
 def format_report(report: Mapping[str, Any]) -> str:
-    """Write a report of `check_classification` or `check_tagging` as plain text for the terminal.
-
-    Args:
-        report: the report.
-    """
+    """Write a report of `check_classification` or `check_tagging` as plain text for the terminal."""
     lines = ["Data check", *(f"  {note}" for note in report["notes"])]
     for name, split in report["splits"].items():
         lengths = ", ".join(f"{quantile} {value}" for quantile, value in split["lengths"].items())
@@ -166,14 +160,7 @@ def _label_findings(
 
 
 def odd_characters(name: str, column: str, texts: Sequence[Any], places: Sequence[str]) -> list[Finding]:
-    """Find texts with characters of a wrong decoding or invisible ones.
-
-    Args:
-        name: the split's name.
-        column: the column's name.
-        texts: N cells; what is no string is passed over.
-        places: N places.
-    """
+    """Find texts with characters of a wrong decoding or invisible ones."""
     findings = []
     for kind, (message, search) in ODD_CHARACTERS.items():
         rows = [place for place, text in zip(places, texts, strict=True) if isinstance(text, str) and search(text)]
@@ -185,13 +172,7 @@ def odd_characters(name: str, column: str, texts: Sequence[Any], places: Sequenc
 def duplicate_findings(
     splits: Mapping[str, Dataset], keys: Mapping[str, Sequence[Hashable]], label: str
 ) -> list[Finding]:
-    """Find rows that repeat another row of the same or of another split.
-
-    Args:
-        splits: the rows, with ``__origin__``.
-        keys: the key of each row's text.
-        label: the label column; twins that differ in it are a finding of their own.
-    """
+    """Find rows that repeat another row of the same or of another split."""
     places = {name: column_values(split, ORIGIN) for name, split in splits.items()}
     duplicates = find_duplicates(keys)
     findings = []
@@ -221,12 +202,7 @@ def _lengths(split: Dataset, columns: Columns, tokenizer: PreTrainedTokenizerBas
 
 
 def length_summary(lengths: Sequence[int], window: int) -> dict[str, Any]:
-    """Give the quantiles of lengths in tokens, and how many are longer than the window.
-
-    Args:
-        lengths: of N rows.
-        window: tokens that the backbone reads at once.
-    """
+    """Give the quantiles of lengths in tokens, and how many are longer than the window."""
     longer = sum(length > window for length in lengths)
     values: Sequence[float] = np.percentile(lengths, QUANTILES, method="higher").tolist() if lengths else []
     names = [f"{quantile}%" if quantile < 100 else "max" for quantile in QUANTILES]

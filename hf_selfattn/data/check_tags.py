@@ -27,9 +27,7 @@ def check_tagging(
     """Look at all rows and report the entities, the lengths and every kind of mistake.
 
     Args:
-        data: raw splits, or prepared data.
         tokenizer: counts the tokens; nothing is truncated.
-        window: tokens that the backbone reads at once, special tokens included.
         options: of raw splits: the columns, scheme, tag_names and entity_types of `prepare_tagging`.
 
     Returns:
@@ -83,12 +81,7 @@ def check_tagging(
 
 
 def count_pieces(tokenizer: PreTrainedTokenizerBase, words: Iterable[str]) -> dict[str, int]:
-    """Count the sub-words of each word when it is tokenised as a word of its own.
-
-    Args:
-        tokenizer: of the backbone.
-        words: any words.
-    """
+    """Count the sub-words of each word when it is tokenised as a word of its own."""
     different = list(dict.fromkeys(words))
     if not different:
         return {}

@@ -89,12 +89,8 @@ def prepare(
     """Check raw splits and bring them into one form; no text is cut.
 
     Args:
-        splits: what `load_splits` returned, or data sets made in Python.
-        text_column, text_pair_column, label_column: column names; well-known names are found by themselves.
         problem: overrides the problem that the label column suggests; "ordinal" exists on request only.
         label_names: overrides the names and their order; integer labels may be positions in it.
-        on_bad_row: "error", or "drop" to leave bad rows out and count them in the notes.
-        keep_columns: further columns to keep, such as the group column of a split or an id.
 
     Raises:
         ValueError: missing or ambiguous column, empty split, one class only, or bad rows (with file and row).
@@ -141,10 +137,6 @@ def find_columns(
 ) -> tuple[Columns, list[str]]:
     """Find the text, pair and label columns by the names given or by well-known names.
 
-    Args:
-        splits: raw splits; every split must have the columns.
-        text_column, text_pair_column, label_column: names that override the search.
-
     Returns:
         The columns, and notes on which were chosen.
 
@@ -177,11 +169,7 @@ def find_columns(
 
 
 def found_columns(split: Dataset) -> list[str]:
-    """List the user's columns of a split.
-
-    Args:
-        split: the rows.
-    """
+    """List the user's columns of a split."""
     return [name for name in split.column_names if name != ORIGIN]
 
 

@@ -24,10 +24,6 @@ def conll_rows(lines: Iterable[str], path: Path) -> Iterator[dict[str, Any]]:
     A file with a tab in its first word's line is split at tabs, any other at spaces. Documents begin at
     ``-DOCSTART-`` (an id may follow), ``# newdoc id = …`` (CoNLL-U) or ``#begin document (…)`` (CoNLL-2012).
 
-    Args:
-        lines: the lines of the file.
-        path: its name, for errors and ids.
-
     Yields:
         Per sentence: the columns (lists of n strings) under their numbers "0", "1", … or the names of
         ``# global.columns``; ``__lines__`` (n line numbers); ``document``, "file#id" or "file:line", None in a file

@@ -63,12 +63,6 @@ def read_scheme(
 ) -> LabelScheme:
     """Find out the problem and the label names, from train (from all splits where there is no train).
 
-    Args:
-        splits: the raw splits.
-        column: the label column.
-        problem: overrides the detected problem.
-        label_names: overrides names and order; integer labels may then be positions in it.
-
     Raises:
         ValueError: unknown problem, bad ``label_names``, or ordinal labels without an order.
     """
@@ -97,12 +91,7 @@ def read_scheme(
 
 
 def named_values(split: Dataset, column: str) -> Iterable[Any]:
-    """Yield the values of a label column; the integers of a `ClassLabel` as names, its -1 as None.
-
-    Args:
-        split: the rows.
-        column: the label column.
-    """
+    """Yield the values of a label column; the integers of a `ClassLabel` as names, its -1 as None."""
     names = _class_names(split, column)
     for batch in split.with_format(None).select_columns([column]).iter(batch_size=1000):
         for value in batch[column]:
@@ -111,10 +100,6 @@ def named_values(split: Dataset, column: str) -> Iterable[Any]:
 
 def encode_label(scheme: LabelScheme, value: Any) -> Target:
     """Turn one value into its target: int (single-label, ordinal), C floats (multi-label) or float (regression).
-
-    Args:
-        scheme: what `read_scheme` found.
-        value: one of `named_values`.
 
     Raises:
         LabelError: the value is missing, not a number, infinite, or an unknown label.

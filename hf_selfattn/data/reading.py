@@ -90,13 +90,7 @@ def _read_csv(stream: IO[bytes], path: Path, delimiters: str = DELIMITERS) -> pa
 def open_csv(
     stream: IO[bytes], path: Path, delimiters: str = DELIMITERS
 ) -> tuple[list[str], str, Iterator[tuple[int, list[str]]]]:
-    """Return the column names, the delimiter, and (first line, cells) of each row as it is read.
-
-    Args:
-        stream: the bytes of the file.
-        path: the file, for messages.
-        delimiters: those that may be; the one that the first line has most of is taken.
-    """
+    """Return the column names, the delimiter, and (first line, cells) of each row as it is read."""
     lines = decoded_lines(stream, path)
     first = next(lines, "")
     delimiter = max(delimiters, key=first.count)  # a tie keeps the first: the usual one
@@ -110,13 +104,7 @@ def _read_tsv(stream: IO[bytes], path: Path) -> pa.Table:
 
 
 def csv_rows(lines: Iterable[str], delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (first line, cells) of each row; blank lines are no rows.
-
-    Args:
-        lines: of the file.
-        delimiter: between cells.
-        path: the file, for messages.
-    """
+    """Yield (first line, cells) of each row; blank lines are no rows."""
     limit = csv.field_size_limit(2**31 - 1)  # the default refuses documents above 131,072 characters
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     line = 1
@@ -202,11 +190,7 @@ def _read_conll(stream: IO[bytes], path: Path) -> pa.Table:
 
 
 def parse_json_row(line: str) -> tuple[dict[str, Any], str]:
-    """Return the row of a line of JSON, and what is wrong with it or "".
-
-    Args:
-        line: the text.
-    """
+    """Return the row of a line of JSON, and what is wrong with it or ""."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -227,11 +211,7 @@ def _row_problem(row: Any) -> str:
 
 
 def table_from_rows(rows: list[dict[str, Any]]) -> pa.Table:
-    """Return a table of rows; a column of mixed types keeps its values as JSON.
-
-    Args:
-        rows: values by column; one that is missing is null.
-    """
+    """Return a table of rows; a column of mixed types keeps its values as JSON."""
     names = dict.fromkeys(itertools.chain.from_iterable(rows))
     return pa.table({name: _array([row.get(name) for row in rows]) for name in names})
 
@@ -299,7 +279,6 @@ def decoded_lines(stream: IO[bytes], path: Path) -> Iterator[str]:
 
     Args:
         stream: its bytes.
-        path: the file, for messages.
 
     Raises:
         ValueError: names the line that is not UTF-8, and the probable encoding.

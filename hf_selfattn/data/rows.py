@@ -56,11 +56,6 @@ class Finding:
 def inspect_rows(split: Dataset, columns: Columns, scheme: LabelScheme) -> tuple[list[Target | None], list[BadRow]]:
     """Encode the label of each row and list every mistake, rather than stop at the first.
 
-    Args:
-        split: raw rows with the column ``__origin__``.
-        columns: where text and label stand.
-        scheme: how labels are read.
-
     Returns:
         One target per row (None where the label is bad), and the mistakes in the order of the columns and rows.
     """
@@ -82,13 +77,7 @@ def inspect_rows(split: Dataset, columns: Columns, scheme: LabelScheme) -> tuple
 
 
 def summarise(split: str, bad: Iterable[BadRow], unit: str = "row(s)") -> list[Finding]:
-    """Group mistakes of the same sort into findings.
-
-    Args:
-        split: the split's name.
-        bad: its mistakes.
-        unit: what one mistake is counted as.
-    """
+    """Group mistakes of the same sort into findings."""
     groups: dict[tuple[str, str], list[str]] = {}
     for row in bad:
         groups.setdefault((row.kind, row.message), []).append(row.place)
@@ -98,12 +87,7 @@ def summarise(split: str, bad: Iterable[BadRow], unit: str = "row(s)") -> list[F
 
 
 def bad_rows_message(findings: Sequence[Finding], mends: Mapping[str, str]) -> str:
-    """Write the error that lists all mistakes and says how to mend them.
-
-    Args:
-        findings: what `summarise` made of the mistakes.
-        mends: advice by kind of mistake; only that on the kinds found is given.
-    """
+    """Write the error that lists all mistakes and says how to mend them."""
     lines = [f"  {finding}" for finding in findings[:20]]
     if len(findings) > 20:
         lines.append(f"  … and {len(findings) - 20} more kinds")
@@ -114,12 +98,7 @@ def bad_rows_message(findings: Sequence[Finding], mends: Mapping[str, str]) -> s
 
 
 def column_values(split: Dataset, column: str) -> list[Any]:
-    """Read one column as Python values.
-
-    Args:
-        split: the rows.
-        column: the column's name.
-    """
+    """Read one column as Python values."""
     batches = split.with_format(None).select_columns([column]).iter(batch_size=1000)
     return [value for batch in batches for value in batch[column]]
 
@@ -130,11 +109,7 @@ def listed(places: Sequence[str], count: int) -> str:
 
 
 def text_mistake(text: Any) -> tuple[str, str]:
-    """Give the kind of mistake and what is wrong with a text cell; two empty strings if it is right.
-
-    Args:
-        text: the cell.
-    """
+    """Give the kind of mistake and what is wrong with a text cell; two empty strings if it is right."""
     if text is None:
         return "text_missing", "no text (null)"
     if not isinstance(text, str):

@@ -41,9 +41,6 @@ def detect_scheme(sentences: Iterable[Sequence[str]]) -> TagScheme:
     """Find out the tagging scheme.
 
     IOB1 and IOB2 share their tags: the one with fewer broken tags is taken, IOB2 if none decides.
-
-    Args:
-        sentences: the tags of each sentence, all strings.
     """
     prefixes: Counter[str] = Counter()
     opening_i = lone_b = 0  # what IOB2 forbids, and what IOB1 forbids
@@ -80,7 +77,6 @@ def split_tag(tag: str, scheme: str) -> tuple[str, str]:
     """Split a tag into its role and its entity type: "L-PER" into ("E", "PER"), "O" into ("O", "").
 
     Args:
-        tag: as it stands in the data.
         scheme: one of `SCHEMES`; of the closed ones each understands the marks of the others. In IO the role is "I".
 
     Raises:
@@ -102,10 +98,6 @@ def to_iob2(tags: Sequence[str], scheme: str) -> tuple[list[str], list[tuple[int
 
     The rule is that of the `conlleval` script (Tjong Kim Sang & Buchholz 2000): a tag that cannot continue the entity
     before it opens a new one; an entity that is not closed ends before the first word that does not continue it.
-
-    Args:
-        tags: n tags of one sentence.
-        scheme: one of `SCHEMES`.
 
     Returns:
         n tags in IOB2, and the broken ones as (index of the word, what is wrong and how it is read).
@@ -135,10 +127,6 @@ def to_iob2(tags: Sequence[str], scheme: str) -> tuple[list[str], list[tuple[int
 
 
 def iob2_names(entity_types: Iterable[str]) -> list[str]:
-    """List the tags of the entity types in their natural order: "O", "B-LOC", "I-LOC", "B-ORG", …
-
-    Args:
-        entity_types: different types.
-    """
+    """List the tags of the entity types in their natural order: "O", "B-LOC", "I-LOC", "B-ORG", …"""
     types = sorted(entity_types, key=natural_key)
     return [OUTSIDE, *(f"{role}-{kind}" for kind in types for role in "BI")]

@@ -79,8 +79,6 @@ def find_tagging_columns(
     Args:
         split: raw rows. Of a column file the first column is the token and the last the tag.
         token_column, tag_column: a name, or the number of a column from 0 (from the last: -1).
-        text_column, span_column: for text with character spans.
-        document_column: the id of a row's document.
 
     Raises:
         ValueError: a column is missing or two are the same; the message lists the columns found.
@@ -117,11 +115,6 @@ def read_sentences(
     """Read the rows of a split, and list every mistake rather than stop at the first.
 
     Rows of one token ``-DOCSTART-`` begin a document and are no sentences.
-
-    Args:
-        split: raw rows with the column ``__origin__``.
-        columns: what `find_tagging_columns` found.
-        tag_names: the names of integer tags without a `ClassLabel`.
 
     Returns:
         The sentences without mistakes, and the mistakes.

@@ -42,9 +42,6 @@ def load_splits(
         train, validation, test: a path, a glob or a list of them (CSV, TSV, JSON, JSONL, Parquet, Arrow, CoNLL
             columns, also compressed); the files of one split are joined.
         dataset: a hub name, a folder written by ``save_to_disk``, a `Dataset` (becomes train) or a `DatasetDict`.
-        dataset_config: the configuration of a hub data set.
-        revision: the hub revision to read.
-        extra: further named test sets: paths, or names of splits of ``dataset``.
 
     Returns:
         The splits, in the order train, validation, test, extra. Files are read once per content into the cache of
@@ -80,10 +77,6 @@ def load_splits(
 
 def find_files(spec: PathSpec, split: str = "train") -> list[Path]:
     """List the files of a path, a glob or a list of them, sorted within each glob.
-
-    Args:
-        spec: what the user wrote; ``~`` and ``**`` are understood.
-        split: the split's name, for the error.
 
     Raises:
         ValueError: nothing matches; the message lists similar names in the folder.
@@ -201,10 +194,6 @@ def _named_splits(loaded: Dataset | Mapping[str, Dataset], prefix: str) -> dict[
 
 def with_origin(split: Dataset, name: str) -> Dataset:
     """Add the column ``__origin__`` (``name[index]``, from 0) to a data set that has none.
-
-    Args:
-        split: the rows.
-        name: what stands before the index.
 
     Raises:
         ValueError: not a `Dataset` (a streaming one has no rows to index).

@@ -36,9 +36,6 @@ def split_words(text: str) -> list[tuple[int, int]]:
     In scripts without spaces (Chinese, Japanese, Thai, …) each character is a word. Accents and joiners stay with the
     character before them.
 
-    Args:
-        text: any text.
-
     Returns:
         (start, end) of each word in characters, in order.
     """
@@ -59,11 +56,6 @@ def split_words(text: str) -> list[tuple[int, int]]:
 
 def read_spans(value: Any, length: int) -> list[Span]:
     """Check the spans of a text.
-
-    Args:
-        value: a list of ``{"start", "end", "label"}`` or ``[start, end, label]``, in characters from 0, ``end`` not
-            included.
-        length: of the text, in characters.
 
     Returns:
         The spans, sorted.
@@ -86,9 +78,7 @@ def tag_words(
     """Turn character spans into IOB2 tags on words; spaces at a span's border do not count.
 
     Args:
-        text: the text.
         words: n (start, end) of its words.
-        spans: sorted spans that do not overlap.
 
     Returns:
         n tags, and the spans that cut a word (they are widened to it) as (index of the word, the span).

@@ -30,9 +30,7 @@ def make_validation(
     """Take a stratified validation split out of train where there is none.
 
     Args:
-        data: checked data; returned as it is when it has a validation split.
         fraction: share of the rows of train that goes to validation, between 0 and 1.
-        seed: of the random choice.
         group_column: a kept column; all rows of one group then stay on one side (about ``fraction`` of the rows).
 
     Returns:
@@ -74,8 +72,6 @@ def k_folds(
     Args:
         data: checked data without a test split of its own; other splits pass through unchanged.
         k: the number of folds, from 2 to the number of rows (or groups).
-        seed: of the assignment.
-        group_column: a kept column whose groups are not torn apart.
 
     Raises:
         ValueError: ``k`` out of range, no train split, a test split, or an unknown group column.
@@ -114,9 +110,6 @@ class Duplicates:
 def find_duplicates(keys: Mapping[str, Sequence[Hashable]]) -> Duplicates:
     """Find equal keys inside each split and between two splits.
 
-    Args:
-        keys: one hashable key per row of each split.
-
     Returns:
         ``inside[split]``: (index, index of its first twin in the split); ``across[a, b]``: (index in a, index of the
         first twin in b) for each pair of splits in the given order.
@@ -136,12 +129,7 @@ def find_duplicates(keys: Mapping[str, Sequence[Hashable]]) -> Duplicates:
 
 
 def text_keys(split: Dataset, columns: Sequence[str]) -> list[Hashable]:
-    """Give the key under which a row is an exact duplicate: its texts after Unicode NFC and whitespace folding.
-
-    Args:
-        split: the rows.
-        columns: the text columns. A row with a cell that is no text is its own key.
-    """
+    """Give the key under which a row is an exact duplicate: its texts after Unicode NFC and whitespace folding."""
     cells = zip(*(column_values(split, column) for column in columns), strict=True)
     return [
         tuple(" ".join(unicodedata.normalize("NFC", cell).split()) for cell in row)
@@ -153,10 +141,6 @@ def text_keys(split: Dataset, columns: Sequence[str]) -> list[Hashable]:
 
 def deduplicate(data: ClassificationData, *, inside_evaluation: bool = False) -> ClassificationData:
     """Drop repeated rows of train, and rows of train that also stand in an evaluation split.
-
-    Args:
-        data: checked data. Rows of evaluation splits stay, whatever stands elsewhere.
-        inside_evaluation: also drop repeats inside each evaluation split.
 
     Returns:
         The data with the counts in its notes; twins with different labels are reported and the first one is kept.
@@ -191,13 +175,7 @@ def deduplicate(data: ClassificationData, *, inside_evaluation: bool = False) ->
 
 
 def find_conflicts(split: Dataset, pairs: Sequence[tuple[int, int]], label: str = "label") -> list[str]:
-    """List the places of duplicates whose labels differ, as "place = place of its twin".
-
-    Args:
-        split: the rows.
-        pairs: (index, index of its twin).
-        label: the label column.
-    """
+    """List the places of duplicates whose labels differ, as "place = place of its twin"."""
     labels, places = column_values(split, label), column_values(split, ORIGIN)
     return [f"{places[index]} = {places[twin]}" for index, twin in pairs if labels[index] != labels[twin]]
 
@@ -208,11 +186,7 @@ def text_columns(split: Dataset) -> list[str]:
 
 
 def fingerprint(split: Dataset) -> str:
-    """Give the sha256 of the texts and labels (or tokens and tags) of a prepared split, in their order.
-
-    Args:
-        split: a split of `ClassificationData` or `TaggingData`; its other columns do not count.
-    """
+    """Give the sha256 of the texts and labels (or tokens and tags) of a prepared split, in their order."""
     digest = hashlib.sha256()
     columns = ["tokens", "tags"] if "tokens" in split.column_names else [*text_columns(split), "label"]
     for batch in split.with_format(None).select_columns(columns).iter(batch_size=1000):

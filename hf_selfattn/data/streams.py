@@ -78,11 +78,6 @@ class Stream:
 def checked_target(row: Row, columns: Columns, scheme: LabelScheme) -> Target:
     """Return the target of a row whose texts are right, too.
 
-    Args:
-        row: a raw row.
-        columns: of text and label.
-        scheme: how labels are read.
-
     Raises:
         LabelError: for a text or a label that is none.
     """
@@ -109,12 +104,7 @@ class Survey:
         return Dataset(table_from_rows(self.examples))
 
     def label_counts(self, columns: Columns, scheme: LabelScheme) -> dict[str, int]:
-        """Return how many rows have each label; of a regression nothing.
-
-        Args:
-            columns: of text and label.
-            scheme: how labels are read.
-        """
+        """Return how many rows have each label; of a regression nothing."""
         if scheme.problem == "regression":
             return {}
         counts: Counter[str] = Counter({name: 0 for name in scheme.names})
@@ -130,11 +120,6 @@ class Survey:
 
 def survey(rows: Iterator[Row], columns: Columns, on_bad_row: str) -> Survey:
     """Look at every row once, and keep one for each label.
-
-    Args:
-        rows: a pass over the raw rows.
-        columns: of text and label.
-        on_bad_row: "error", or "drop" to leave rows without text or label out.
 
     Raises:
         ValueError: names file and row of the first text that is none, or says that there are too many labels.
@@ -159,9 +144,6 @@ def survey(rows: Iterator[Row], columns: Columns, on_bad_row: str) -> Survey:
 
 def stream_files(files: Sequence[Path]) -> Iterator[Row]:
     """Yield the rows of files with ``__origin__``, as `read_table` gives it.
-
-    Args:
-        files: ending in one of `STREAMED`, perhaps compressed.
 
     Raises:
         ValueError: unknown ending, or a row that does not parse (with file and line).
@@ -216,12 +198,7 @@ def _stream_parquet(path: Path) -> Iterator[Row]:
 
 
 def stream_split(split: Any, place: str) -> Iterator[Row]:
-    """Yield the rows of a split that `datasets` streams, the numbers of its label names as these names.
-
-    Args:
-        split: an `IterableDataset`.
-        place: what stands before the index of a row in ``__origin__``.
-    """
+    """Yield the rows of a split that `datasets` streams, the numbers of its label names as these names."""
     names: Mapping[str, Any] = {
         column: feature.names for column, feature in (split.features or {}).items() if hasattr(feature, "names")
     }

@@ -54,11 +54,6 @@ def read_tagging(
 ) -> ReadTags:
     """Read all rows, detect the scheme (on train, where there is one), write the tags in IOB2 and collect mistakes.
 
-    Args:
-        splits: raw splits with rows and ``__origin__``.
-        scheme, tag_names, entity_types: as in `prepare_tagging`.
-        columns: the options of `find_tagging_columns`.
-
     Raises:
         ValueError: no splits, a missing column or an unknown scheme.
     """
@@ -89,11 +84,7 @@ def read_tagging(
 
 
 def columns_note(columns: TaggingColumns) -> str:
-    """Say which columns are read.
-
-    Args:
-        columns: of one split.
-    """
+    """Say which columns are read."""
     pair = (
         f"tokens '{columns.tokens}', tags '{columns.tags}'"
         if columns.tokens

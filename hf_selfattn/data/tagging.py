@@ -67,17 +67,8 @@ def prepare_tagging(
     """Check raw splits and bring them into one form; no sentence is cut.
 
     Args:
-        splits: what `load_splits` returned, or data sets made in Python.
         token_column, tag_column: names, or numbers of the columns of a column file (default: the first, the last).
-        text_column, span_column: instead of them, for text with character spans.
-        document_column: the id of a row's document.
-        scheme: one of `schemes.SCHEMES`; detected by default.
-        tag_names: the names of integer tags that have none.
-        entity_types: all types, if not those of train.
         on_broken_tag: "repair" as `schemes.to_iob2` states, or "error".
-        on_cut_word: "error", or "widen" a span that cuts a word to the whole word.
-        on_bad_row: "error", or "drop" to leave bad rows out and count them in the notes.
-        keep_columns: further columns to keep.
 
     Raises:
         ValueError: missing column, empty split, no entity in train, or bad rows (with file and line).
@@ -120,9 +111,6 @@ def prepare_tagging(
 def by_document(split: Dataset) -> list[list[int]]:
     """Group the rows of a prepared split into documents.
 
-    Args:
-        split: of `TaggingData`.
-
     Returns:
         The indices of the rows of each document, in order of their sentences; documents in order of appearance.
     """
@@ -153,10 +141,7 @@ def build_split(split: Dataset, rows: Sequence[Sentence], names: list[str], keep
     """Write sentences as a prepared split.
 
     Args:
-        split: the raw rows.
         rows: its sentences, at least one, with tags in IOB2.
-        names: the tags in the order of their ids.
-        keep: further columns of the raw rows.
 
     Raises:
         ValueError: a column to keep does not exist, or is made anew.

@@ -26,9 +26,6 @@ def calibration_statistic(predictions: Predictions) -> Statistic:
       single-label and ordinal; averaged over classes for multi-label.
     - nll: negative log-likelihood with the natural logarithm, probabilities clipped at 1e-15; averaged over classes
       for multi-label.
-
-    Args:
-        predictions: Of a classification problem with N rows and C classes.
     """
     gaps = _confidence_gaps(predictions)  # (N, bins)
     brier, nll = _row_losses(predictions)  # (N,) each
@@ -48,7 +45,6 @@ def fit_temperature(problem: str, references: ArrayLike, logits: ArrayLike) -> f
     (ever sharper is ever better); T is then 1, for such data hold no evidence.
 
     Args:
-        problem: "single_label_classification", "ordinal" or "multi_label_classification".
         references: (N,) ints, or (N, C) 0/1 for multi-label, of the validation split.
         logits: (N, C), before softmax (sigmoid for multi-label).
 

@@ -20,9 +20,6 @@ def label_statistic(predictions: Predictions) -> Statistic:
     Single-label and ordinal: accuracy, balanced_accuracy, macro_f1, micro_f1, weighted_f1, mcc (multi-class: Gorodkin
     2004; 0 where a side has one class only, as in scikit-learn). Multi-label: micro_f1, macro_f1, subset_accuracy.
     Both: "f1/NAME", "precision/NAME" and "recall/NAME" for each class.
-
-    Args:
-        predictions: Of a classification problem with N rows and C classes.
     """
     truth, predicted = class_indicators(predictions)
     hits = truth * predicted
@@ -58,7 +55,6 @@ def proportion_intervals(predictions: Predictions, confidence: float) -> dict[st
     hits among the rows where the class is the reference or the prediction, and F1 = 2J / (1 + J) grows with it.
 
     Args:
-        predictions: Of a classification problem.
         confidence: Share of such intervals that contain the truth, between 0 and 1.
     """
     truth, predicted = class_indicators(predictions)
@@ -87,9 +83,6 @@ def ranking_statistic(predictions: Predictions) -> Statistic:
     `roc_auc` is one class against the rest (Hanley & McNeil 1982: the share of pairs in the right order, ties count
     half); `mean_average_precision` sums precision over the steps of recall without interpolation. A class without
     positives (for ROC also: without negatives) is left out of the mean.
-
-    Args:
-        predictions: Of a classification problem with N rows and C classes.
     """
     truth, _ = class_indicators(predictions)
     multi = predictions.problem == "multi_label_classification"

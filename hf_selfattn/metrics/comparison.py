@@ -68,20 +68,6 @@ def paired_bootstrap(
     scatter around d as the data scatter around the truth, so d* - d shows what a true difference of 0 would give. The
     interval of d is BCa.
 
-    Args:
-        problem: One of the four problems.
-        metric: A name that `score` gives, such as "macro_f1" or "f1/sport".
-        references: As in `score`.
-        outputs_a: Of system A, as in `score`.
-        outputs_b: Of system B, on the same rows.
-        label_names: As in `score`; the class numbers by default.
-        thresholds_a: Of system A, as in `score`.
-        thresholds_b: Of system B.
-        top_one_if_none: As in `score`.
-        confidence: Of the interval.
-        resamples: R.
-        seed: Of the resamples.
-
     Raises:
         ValueError: If inputs do not fit the problem or each other, or the metric is unknown or undefined on the data.
     """
@@ -108,15 +94,6 @@ def compare_results(
     A results file is a JSON object with "problem", "label_names", optionally "thresholds" (C numbers) and
     "top_one_if_none", and "splits": {"test": {"predictions_file": FILE}}. FILE is relative to the results file; each
     line is {"row": i, "reference": ..., "output": [...] or a number}.
-
-    Args:
-        path_a: Results file of system A.
-        path_b: Results file of system B.
-        metric: A name that `score` gives.
-        split: The split on which both were evaluated.
-        confidence: Of the interval.
-        resamples: Number of bootstrap resamples.
-        seed: Of the resamples.
 
     Raises:
         ValueError: If a file lacks something or has it twice, or if the files differ in problem, labels, rows or
@@ -147,17 +124,7 @@ def compare_statistics(
     resamples: int,
     seed: int,
 ) -> PairedTest:
-    """Test whether two systems differ in a metric, as `paired_bootstrap` describes.
-
-    Args:
-        statistic_a: Of system A, with the metric defined on the data.
-        statistic_b: Of system B, on the same rows.
-        metric: A name that both give.
-        rows: N, what is drawn.
-        confidence: Of the interval.
-        resamples: R.
-        seed: Of the resamples.
-    """
+    """Test whether two systems differ in a metric, as `paired_bootstrap` describes."""
 
     def both(weights: Array) -> dict[str, Array]:
         value_a, value_b = statistic_a(weights)[metric], statistic_b(weights)[metric]

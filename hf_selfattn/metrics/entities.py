@@ -82,9 +82,6 @@ class TaggedWords:
 def read_names(label_names: Sequence[str]) -> TagNames:
     """Split the label names into roles and types.
 
-    Args:
-        label_names: C different names: "O", and "B-TYPE" and "I-TYPE" for each type.
-
     Raises:
         ValueError: If a name is none of IOB2, or stands twice.
     """
@@ -106,11 +103,6 @@ def check_tags(
     references: Sequence[Sequence[int]], predictions: Sequence[Sequence[int]], label_names: Sequence[str]
 ) -> TaggedWords:
     """Check label ids of N sentences, one per word, and join them.
-
-    Args:
-        references: N lists of ids.
-        predictions: N lists of as many ids.
-        label_names: C names.
 
     Raises:
         ValueError: With the first sentence and word at fault, if lengths differ or an id is no label.
@@ -144,7 +136,6 @@ def decode_entities(tags: Array, offsets: Array, names: TagNames) -> Entities:
     Args:
         tags: (W,) label ids.
         offsets: (N + 1,) first word of each sentence, and W.
-        names: of the labels.
     """
     roles, types = names.roles[tags], names.types[tags]
     previous = np.concatenate([[-1], types[:-1]])

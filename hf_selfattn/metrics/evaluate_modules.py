@@ -72,12 +72,6 @@ def as_evaluate_module(
     Its `compute` takes label ids (0/1 lists for multi-label, values for regression) as predictions, but probabilities
     for roc_auc, mean_average_precision, ece, brier and nll. The result has no entry where the metric is undefined.
 
-    Args:
-        metric: A name that `score` gives for the problem, except those per class.
-        problem: One of the four problems.
-        options: Of `evaluate.Metric`. By default rows are kept in memory; for `num_process` > 1, `evaluate` wants
-            `keep_in_memory=False` and an `experiment_id`.
-
     Raises:
         ValueError: If the problem or the metric is unknown.
     """

@@ -46,7 +46,6 @@ def predicted_labels(
     """Turn outputs into answers: the argmax, the classes that pass their threshold, or the value itself.
 
     Args:
-        problem: One of `PROBLEMS`.
         outputs: (N, C) probabilities, or (N,) values for regression.
         thresholds: (C,) least probability per class of a multi-label problem; 0.5 each by default.
         top_one_if_none: Whether a multi-label row where no class passes gets its most probable class.
@@ -87,12 +86,8 @@ def check_predictions(
     """Check the inputs of the metrics and predict the labels.
 
     Args:
-        problem: One of `PROBLEMS`.
         references: (N,) ints for single-label and ordinal, (N, C) 0/1 for multi-label, (N,) floats for regression.
         outputs: (N, C) probabilities, or (N,) values for regression.
-        label_names: C names, by default the class numbers; not read for regression.
-        thresholds: As in `predicted_labels`.
-        top_one_if_none: As in `predicted_labels`.
 
     Raises:
         ValueError: With the first row at fault, if shapes differ, a value is not finite, a reference is no class,

@@ -69,9 +69,7 @@ def replicate(statistic: Statistic, rows: int, resamples: int, seed: int) -> Rep
 
     Args:
         statistic: Maps weights (N, R) to values (R,) per metric.
-        rows: N.
         resamples: R, at least 1.
-        seed: Of the random generator; the same seed and N give the same resamples.
 
     Raises:
         ValueError: If `resamples` is less than 1.
@@ -90,7 +88,6 @@ def bca_interval(value: float, resampled: Array, jackknife: Array, confidence: f
     The acceleration comes from a jackknife over groups of rows, which costs the same for any number of rows.
 
     Args:
-        value: The metric on the data.
         resampled: (R,) values on the resamples; NaN is ignored.
         jackknife: (G,) values with a group of rows left out; NaN is ignored.
         confidence: Share of such intervals that contain the truth, between 0 and 1.
@@ -111,11 +108,6 @@ def basic_interval(value: float, resampled: Array, confidence: float) -> tuple[f
     """Basic bootstrap interval of a metric that is never negative (Davison & Hinkley 1997, section 5.2).
 
     It mirrors the resamples at the value, which undoes the upward bias of the resampled calibration error.
-
-    Args:
-        value: The metric on the data.
-        resampled: (R,) values on the resamples.
-        confidence: Share of such intervals that contain the truth, between 0 and 1.
     """
     low, high = 2 * value - np.quantile(resampled, _tails(confidence)[::-1])
     return float(np.clip(low, 0, value)), float(max(high, value))
@@ -125,11 +117,6 @@ def wilson_interval(successes: float, trials: float, confidence: float) -> tuple
     """Score interval of a proportion (Wilson 1927; recommended by Brown, Cai & DasGupta 2001).
 
     Unlike the bootstrap it has a width also when all or none of the trials succeed.
-
-    Args:
-        successes: Number of successes.
-        trials: Number of trials, more than 0.
-        confidence: Share of such intervals that contain the truth, between 0 and 1.
     """
     z2 = float(ndtri(0.5 + confidence / 2)) ** 2
     share = successes / trials

@@ -17,11 +17,7 @@ _NO_VARIANCE = 1e-12
 
 
 def regression_statistic(predictions: Predictions) -> Statistic:
-    """Build pearson, spearman (Pearson's correlation of the mid-ranks), mae and rmse.
-
-    Args:
-        predictions: Of a regression problem with N rows.
-    """
+    """Build pearson, spearman (Pearson's correlation of the mid-ranks), mae and rmse."""
     truth, values = predictions.references, predictions.outputs
     error = (values - truth)[:, None]
     # Less a number from their midst: no cancellation, and a constant becomes exactly 0.

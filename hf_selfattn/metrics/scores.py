@@ -57,9 +57,6 @@ def score(
         label_names: C names, for the metrics per class such as "f1/NAME"; not read for regression.
         thresholds: (C,) least probability per class of a multi-label problem; 0.5 each by default.
         top_one_if_none: Whether a multi-label row where no class passes gets its most probable class.
-        confidence: Share of such intervals that contain the truth.
-        resamples: Number of bootstrap resamples.
-        seed: Of the resamples.
 
     Raises:
         ValueError: If the inputs do not fit the problem or each other.
@@ -97,9 +94,6 @@ def metric_values(
 ) -> dict[str, float]:
     """Compute every metric of the problem without its interval, for the evaluations during training.
 
-    Args:
-        problem, references, outputs, label_names, thresholds, top_one_if_none: As in `score`.
-
     Raises:
         ValueError: If the inputs do not fit the problem or each other.
     """
@@ -111,10 +105,6 @@ def metric_values(
 
 def statistic_of(predictions: Predictions, metric: str | None = None) -> Statistic:
     """Build the statistic of all metrics of the problem, or of the family of metrics that holds one of them.
-
-    Args:
-        predictions: Checked predictions of N rows.
-        metric: A metric's name; None for all.
 
     Raises:
         ValueError: If the metric is not one of the problem's, or is undefined on these data.

@@ -39,13 +39,9 @@ def error_analysis(
     (a reference without any) or spurious (a prediction without any).
 
     Args:
-        references: N lists of label ids, one per word.
-        predictions: N lists of as many ids.
         label_names: C tags in IOB2.
-        tokens: N lists of as many words.
         places: N places of the sentences, for the examples; the sentences' numbers by default.
         known: The entity strings of train (see `entity_strings`), to score known and unseen ones apart.
-        examples: At most this many per kind, spread evenly over the data.
 
     Returns:
         A dict of plain values for JSON: "kinds" {kind: {"references", "predictions"}}, which sum to the entities of
@@ -90,11 +86,6 @@ def entity_strings(
     tags: Sequence[Sequence[int]], tokens: Sequence[Sequence[str]], label_names: Sequence[str]
 ) -> set[str]:
     """Collect the strings of all entities: their words joined by spaces, case kept.
-
-    Args:
-        tags: N lists of label ids, one per word, such as those of train.
-        tokens: N lists of as many words.
-        label_names: C tags in IOB2.
 
     Raises:
         ValueError: If lengths differ, an id is no label, or the names are no tags of IOB2.

@@ -43,13 +43,7 @@ def score_spans(
     on 0 or 1, Wilson's over the documents that show the metric.
 
     Args:
-        references: N lists of label ids, one per word.
-        predictions: N lists of as many ids.
         label_names: C tags in IOB2.
-        documents: N document ids; by default each sentence is its own document.
-        confidence: Share of such intervals that contain the truth.
-        resamples: Number of bootstrap resamples.
-        seed: Of the resamples.
 
     Raises:
         ValueError: If lengths differ, an id is no label, or the names are no tags of IOB2.
@@ -85,17 +79,6 @@ def paired_bootstrap_spans(
     seed: int = 0,
 ) -> PairedTest:
     """Test whether two systems differ, by drawing the same documents for both (see `paired_bootstrap`).
-
-    Args:
-        references: As in `score_spans`.
-        predictions_a: Of system A.
-        predictions_b: Of system B, on the same sentences.
-        label_names: As in `score_spans`.
-        metric: A name that `score_spans` gives.
-        documents: As in `score_spans`.
-        confidence: Of the interval of the difference.
-        resamples: Number of bootstrap resamples.
-        seed: Of the resamples.
 
     Raises:
         ValueError: If the inputs do not fit each other, or the metric is unknown or undefined on the data.
