@@ -19,7 +19,8 @@ import torch
 from redecode import score
 from transformers import pipeline
 
-from hf_selfattn.results import environment, read_json, write_json
+from hf_selfattn.files import read_json, write_json
+from hf_selfattn.hub.results import environment
 
 HERE = Path(__file__).parent
 STRATEGIES = ("simple", "first", "max")

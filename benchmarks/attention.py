@@ -23,8 +23,9 @@ import torch
 from attention_layers import LAYERS, WIDTH, GroupedAttention, Layer, build_layer
 from torch.nn import functional as F
 
-from hf_selfattn.report import table
-from hf_selfattn.results import environment, write_json
+from hf_selfattn.files import write_json
+from hf_selfattn.hub.results import environment
+from hf_selfattn.hub.summary import table
 
 RESULTS = Path(__file__).parent / "results"
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)

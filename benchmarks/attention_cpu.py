@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hf_selfattn.files import write_json
+from hf_selfattn.hub.results import environment
+from hf_selfattn.hub.summary import table
 from hf_selfattn.modeling.attention_selfattn import eager_attention_forward
-from hf_selfattn.report import table
-from hf_selfattn.results import environment, write_json
 
 HEADS, WIDTH, TOKENS, REPEATS = 12, 32, 2048, 5
 

@@ -17,8 +17,9 @@ from attention import RESULTS, cells_of, passes
 from attention_layers import FullAttention, GroupedAttention, InducedAttention
 from torch import nn
 
-from hf_selfattn.report import table
-from hf_selfattn.results import environment, write_json
+from hf_selfattn.files import write_json
+from hf_selfattn.hub.results import environment
+from hf_selfattn.hub.summary import table
 
 LENGTHS = (1024, 4096, 16384, 65536)
 REPEATS, WARM_UP = 10, 3  # the first call compiles

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
-from hf_selfattn.report import table
-from hf_selfattn.results import environment, write_json
+from hf_selfattn.files import write_json
+from hf_selfattn.hub.results import environment
+from hf_selfattn.hub.summary import table
 
 HERE = Path(__file__).parent
 DATA = HERE.parent / ".data"

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from hf_selfattn.files import read_json, write_json
+from hf_selfattn.hub.results import environment
+from hf_selfattn.hub.summary import table
 from hf_selfattn.metrics import fit_temperature, metric_values
-from hf_selfattn.report import table
-from hf_selfattn.results import environment, read_json, write_json
 
 HERE = Path(__file__).parent
 RUNS, TARGET = HERE.parent / "runs", HERE / "results" / "calibration.json"

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from hf_selfattn.arguments import read_yaml
+from hf_selfattn.files import read_json, write_json
 from hf_selfattn.metrics import paired_bootstrap_spans
 from hf_selfattn.metrics.comparison import PairedTest, compare_statistics
 from hf_selfattn.metrics.inputs import check_predictions
 from hf_selfattn.metrics.intervals import Statistic
 from hf_selfattn.metrics.scores import statistic_of
-from hf_selfattn.results import read_json, write_json
 
 HERE = Path(__file__).parent
 RESAMPLES = {"spans": 5000, "texts": 2000}

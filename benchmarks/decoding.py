@@ -20,11 +20,12 @@ from transformers import AutoTokenizer
 
 from hf_selfattn import SelfAttnForTokenClassification
 from hf_selfattn.data import load_splits, prepare_tagging
+from hf_selfattn.files import write_json
+from hf_selfattn.hub.results import environment
+from hf_selfattn.hub.summary import table
 from hf_selfattn.modeling import modeling_selfattn
 from hf_selfattn.modeling.crf_selfattn import LinearChainCRF
-from hf_selfattn.report import table
-from hf_selfattn.results import environment, write_json
-from hf_selfattn.tag_encoding import encode_split
+from hf_selfattn.tasks.tag_encoding import encode_split
 
 HERE = Path(__file__).parent
 DATA = HERE.parent / ".data"

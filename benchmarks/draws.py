@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hf_selfattn.results import write_text
+from hf_selfattn.files import write_text
 
 Row = dict[str, Any]
 Drawn = TypeVar("Drawn")

@@ -14,16 +14,17 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 from hf_selfattn.arguments import RecipeArguments
-from hf_selfattn.baselines import tfidf_baseline
-from hf_selfattn.classification_task import CLASSIFICATION
 from hf_selfattn.data import ClassificationData
-from hf_selfattn.evaluation import Calibration, fit_calibration, joined_texts, score_splits
+from hf_selfattn.files import write_json
+from hf_selfattn.hub.results import RESULTS_FILE, environment
 from hf_selfattn.modeling.configuration_selfattn import backbone_window
-from hf_selfattn.preparation import seed_of
-from hf_selfattn.results import RESULTS_FILE, environment, write_json
-from hf_selfattn.stopwatch import Stopwatch
-from hf_selfattn.tasks import as_references
-from hf_selfattn.training import claim
+from hf_selfattn.tasks.baselines import tfidf_baseline
+from hf_selfattn.tasks.evaluation import Calibration, fit_calibration, joined_texts, score_splits
+from hf_selfattn.tasks.preparation import seed_of
+from hf_selfattn.tasks.task import as_references
+from hf_selfattn.tasks.text_classification import CLASSIFICATION
+from hf_selfattn.training.run import claim
+from hf_selfattn.training.stopwatch import Stopwatch
 
 Array = NDArray[Any]
 Answers = tuple[dict[str, Array], dict[str, float]]

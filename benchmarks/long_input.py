@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 
 from hf_selfattn import SelfAttnForSequenceClassification
-from hf_selfattn.report import table
-from hf_selfattn.results import environment, write_json
+from hf_selfattn.files import write_json
+from hf_selfattn.hub.results import environment
+from hf_selfattn.hub.summary import table
 
 HERE = Path(__file__).parent
 BACKBONE = HERE.parent / ".data" / "minilm"

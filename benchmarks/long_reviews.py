@@ -22,10 +22,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 import hf_selfattn  # noqa: F401  # registers the model
 from hf_selfattn.arguments import build_arguments
-from hf_selfattn.baselines import tfidf_baseline
+from hf_selfattn.files import read_json, write_json, write_text
+from hf_selfattn.hub.results import environment
 from hf_selfattn.metrics.comparison import compare_statistics
-from hf_selfattn.results import environment, read_json, write_json, write_text
-from hf_selfattn.training import run
+from hf_selfattn.tasks.baselines import tfidf_baseline
+from hf_selfattn.training.run import run
 
 ROOT = Path(__file__).parent.parent
 DATA, RUNS = ROOT / ".data" / "movie-reviews", ROOT / "runs" / "long-reviews"

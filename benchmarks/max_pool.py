@@ -21,8 +21,8 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_selfattn.data import ClassificationData
-from hf_selfattn.tasks import label_options
-from hf_selfattn.trainer import TASKS
+from hf_selfattn.tasks.task import label_options
+from hf_selfattn.training.setup import TASKS
 
 NUM_LAYERS, NUM_HEADS, DROPOUT = 3, 4, 0.1
 

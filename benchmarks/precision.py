@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_selfattn.arguments import build_arguments
-from hf_selfattn.results import environment, write_json
-from hf_selfattn.training import run
+from hf_selfattn.files import write_json
+from hf_selfattn.hub.results import environment
+from hf_selfattn.training.run import run
 
 HERE = Path(__file__).parent
 DATA = HERE.parent / ".data"

@@ -26,10 +26,11 @@ from transformers.utils import logging
 
 from hf_selfattn.adapters import base_model
 from hf_selfattn.arguments import NerArguments, build_arguments
-from hf_selfattn.attention_cpu import use_fast_attention
-from hf_selfattn.phases import Prepared, build_model, prepare
-from hf_selfattn.results import environment, write_json
-from hf_selfattn.trainer import build_trainer, cached_features, has_bf16, task_of
+from hf_selfattn.files import write_json
+from hf_selfattn.hub.results import environment
+from hf_selfattn.training.attention_cpu import use_fast_attention
+from hf_selfattn.training.phases import Prepared, build_model, prepare
+from hf_selfattn.training.setup import build_trainer, cached_features, has_bf16, task_of
 
 HERE = Path(__file__).parent
 DATA = HERE.parent / ".data"

@@ -22,8 +22,9 @@ from transformers import (
 )
 
 from hf_selfattn.arguments import NerArguments
-from hf_selfattn.results import environment, read_json, together, write_json
-from hf_selfattn.tagging_task import TAGGING, best_labels
+from hf_selfattn.files import read_json, write_json
+from hf_selfattn.hub.results import environment, together
+from hf_selfattn.tasks.token_classification import TAGGING, best_labels
 
 
 def score(folder: Path, decoding: str, output_dir: Path) -> dict[str, Any]:

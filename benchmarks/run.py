@@ -26,8 +26,9 @@ from stock import StockNerArguments
 from stock_classification import StockArguments
 
 from hf_selfattn.arguments import NerArguments, RecipeArguments, build_arguments, read_yaml
-from hf_selfattn.results import read_json, together, write_json
-from hf_selfattn.training import run
+from hf_selfattn.files import read_json, write_json
+from hf_selfattn.hub.results import together
+from hf_selfattn.training.run import run
 
 HERE = Path(__file__).parent
 EXPERIMENTS, RESULTS, RUNS = HERE / "experiments", HERE / "results", HERE.parent / "runs"

@@ -14,9 +14,9 @@ from sklearn.linear_model import LogisticRegression
 
 from hf_selfattn.arguments import RecipeArguments
 from hf_selfattn.data import ClassificationData
-from hf_selfattn.evaluation import joined_texts
-from hf_selfattn.preparation import seed_of
-from hf_selfattn.stopwatch import Stopwatch
+from hf_selfattn.tasks.evaluation import joined_texts
+from hf_selfattn.tasks.preparation import seed_of
+from hf_selfattn.training.stopwatch import Stopwatch
 
 # R of the paper: so many positive and so many negative pairs of each row, read once, or until the last step.
 NUM_ITERATIONS, BATCH_SIZE, LEARNING_RATE = 20, 16, 2e-5

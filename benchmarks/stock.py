@@ -12,9 +12,9 @@ from transformers import AutoModelForTokenClassification, PreTrainedConfig, PreT
 from hf_selfattn.arguments import NerArguments
 from hf_selfattn.data import TaggingData
 from hf_selfattn.modeling.peft_selfattn import LORA_TARGETS
-from hf_selfattn.tag_encoding import IGNORED
-from hf_selfattn.tagging_task import TAGGING, tokenise_tags
-from hf_selfattn.trainer import TASKS
+from hf_selfattn.tasks.tag_encoding import IGNORED
+from hf_selfattn.tasks.token_classification import TAGGING, tokenise_tags
+from hf_selfattn.training.setup import TASKS
 
 
 @dataclass

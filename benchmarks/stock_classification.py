@@ -17,13 +17,13 @@ from transformers import (
 )
 
 from hf_selfattn.arguments import RecipeArguments
-from hf_selfattn.classification_task import CLASSIFICATION, tokenise_splits
 from hf_selfattn.data import ClassificationData
-from hf_selfattn.evaluation import plain_model
 from hf_selfattn.modeling.configuration_selfattn import backbone_window
 from hf_selfattn.modeling.peft_selfattn import LORA_TARGETS
-from hf_selfattn.tasks import label_options
-from hf_selfattn.trainer import LEARNING_RATE, TASKS
+from hf_selfattn.tasks.evaluation import plain_model
+from hf_selfattn.tasks.task import label_options
+from hf_selfattn.tasks.text_classification import CLASSIFICATION, tokenise_splits
+from hf_selfattn.training.setup import LEARNING_RATE, TASKS
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Any
 import plot
 import study
 
-from hf_selfattn.results import read_json, write_text
+from hf_selfattn.files import read_json, write_text
 
 HERE = Path(__file__).parent
 README, PLOT = HERE.parent / "README.md", HERE.parent / "docs" / "study.svg"

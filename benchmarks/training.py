@@ -49,12 +49,13 @@ from transformers.utils import logging
 
 from hf_selfattn.adapters import base_model
 from hf_selfattn.arguments import RecipeArguments, build_arguments
-from hf_selfattn.attention_cpu import use_fast_attention
 from hf_selfattn.data import ClassificationData
-from hf_selfattn.preparation import open_backbone
-from hf_selfattn.processes import join_processes
-from hf_selfattn.results import environment, read_json, write_json
-from hf_selfattn.trainer import build_trainer, has_bf16, task_of
+from hf_selfattn.files import read_json, write_json
+from hf_selfattn.hub.results import environment
+from hf_selfattn.tasks.preparation import open_backbone
+from hf_selfattn.training.attention_cpu import use_fast_attention
+from hf_selfattn.training.distributed import join_processes
+from hf_selfattn.training.setup import build_trainer, has_bf16, task_of
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "training.json"

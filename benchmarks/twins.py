@@ -25,11 +25,12 @@ from torch import nn
 from torch.nn import functional as F
 from twins_task import PAIRS, TASKS, Tagger, draw_documents, pairs_in_one_block, relation
 
-from hf_selfattn.codebooks import fit_codebooks
+from hf_selfattn.files import read_json, write_json
+from hf_selfattn.hub.results import environment
+from hf_selfattn.hub.summary import table
 from hf_selfattn.metrics.intervals import Array, bca_interval, replicate
 from hf_selfattn.modeling.attention_selfattn import HeadMasks
-from hf_selfattn.report import table
-from hf_selfattn.results import environment, read_json, write_json
+from hf_selfattn.training.first_pass import fit_codebooks
 
 TARGET = Path(__file__).parent / "results" / "twins.json"
 SEEDS = (0, 1, 2)

@@ -9,8 +9,8 @@ from pathlib import Path
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from hf_selfattn.arguments import parse_arguments
-from hf_selfattn.report import with_interval
-from hf_selfattn.training import run
+from hf_selfattn.hub.summary import with_interval
+from hf_selfattn.training.run import run
 
 
 def main() -> None:

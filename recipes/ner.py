@@ -11,8 +11,8 @@ from __future__ import annotations
 import sys
 
 from hf_selfattn.arguments import NerArguments, parse_arguments
-from hf_selfattn.faults import faults_explained
-from hf_selfattn.training import run
+from hf_selfattn.training.faults import faults_explained
+from hf_selfattn.training.run import run
 
 
 def main() -> None:

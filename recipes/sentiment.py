@@ -11,8 +11,8 @@ from __future__ import annotations
 import sys
 
 from hf_selfattn.arguments import parse_arguments
-from hf_selfattn.faults import faults_explained
-from hf_selfattn.training import run
+from hf_selfattn.training.faults import faults_explained
+from hf_selfattn.training.run import run
 
 # The lexicon answers beside the model. Features as they are, and their mean, hold best on texts of another domain.
 DEFAULTS = ("lexicon=true", "standardise=false")

@@ -272,4 +272,4 @@ def test_order_of_imports(imports: str, works: bool) -> None:
 
 def environment() -> dict[str, str]:
     here = Path(__file__).parent
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)])}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), str(here / "support")])}

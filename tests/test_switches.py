@@ -13,7 +13,7 @@ from tiny_models import tiny_text
 from transformers import AutoModelForSequenceClassification, TrainingArguments
 
 from hf_selfattn.arguments import NerArguments, RecipeArguments, build_arguments, parse_arguments
-from hf_selfattn.training import run
+from hf_selfattn.training.run import run
 
 HEADS = {
     "head_dim": 8,

@@ -1,13 +1,13 @@
 """Scores with confidence intervals, paired tests, calibration and `evaluate` modules, all without a network."""
 
-from hf_selfattn.metrics.calibration import fit_temperature, fit_thresholds
-from hf_selfattn.metrics.comparison import PairedTest, compare_results, paired_bootstrap
-from hf_selfattn.metrics.evaluate_modules import as_evaluate_module
-from hf_selfattn.metrics.inputs import PROBLEMS, predicted_labels
-from hf_selfattn.metrics.intervals import Score
-from hf_selfattn.metrics.scores import LOWER_IS_BETTER, metric_values, score
-from hf_selfattn.metrics.span_errors import entity_strings, error_analysis
-from hf_selfattn.metrics.spans import paired_bootstrap_spans, score_spans
+from .calibration import fit_temperature, fit_thresholds
+from .comparison import PairedTest, compare_results, paired_bootstrap
+from .evaluate_modules import as_evaluate_module
+from .inputs import PROBLEMS, predicted_labels
+from .intervals import Score
+from .scores import LOWER_IS_BETTER, metric_values, score
+from .span_errors import entity_strings, error_analysis
+from .spans import paired_bootstrap_spans, score_spans
 
 __all__ = [
     "LOWER_IS_BETTER",

@@ -7,8 +7,8 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from hf_selfattn.metrics.inputs import DEFAULT_THRESHOLD, Array, Predictions, checked_classes, checked_outputs
-from hf_selfattn.metrics.intervals import Statistic
+from .inputs import DEFAULT_THRESHOLD, Array, Predictions, checked_classes, checked_outputs
+from .intervals import Statistic
 
 _BINS = 15
 _LEAST_PROBABILITY = 1e-15

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hf_selfattn.metrics.inputs import Array, Predictions
-from hf_selfattn.metrics.intervals import Statistic, cumulative, mean_of_defined, ratio, wilson_interval
+from .inputs import Array, Predictions
+from .intervals import Statistic, cumulative, mean_of_defined, ratio, wilson_interval
 
 
 def label_statistic(predictions: Predictions) -> Statistic:

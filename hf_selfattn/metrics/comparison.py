@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hf_selfattn.metrics.inputs import Array, Predictions, check_predictions
-from hf_selfattn.metrics.intervals import Statistic, bca_interval, check_confidence, replicate
-from hf_selfattn.metrics.scores import statistic_of
+from .inputs import Array, Predictions, check_predictions
+from .intervals import Statistic, bca_interval, check_confidence, replicate
+from .scores import statistic_of
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_selfattn.metrics.inputs import Array
+from .inputs import Array
 
 _ROLES = {"O": 0, "B": 1, "I": 2}
 

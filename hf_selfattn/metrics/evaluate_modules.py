@@ -8,9 +8,9 @@ import evaluate
 import numpy as np
 from datasets import Features, Sequence, Value
 
-from hf_selfattn.metrics.inputs import PROBLEMS, Array, check_predictions, check_problem
-from hf_selfattn.metrics.intervals import values_of
-from hf_selfattn.metrics.scores import statistic_of
+from .inputs import PROBLEMS, Array, check_predictions, check_problem
+from .intervals import values_of
+from .scores import statistic_of
 
 _OF_LABELS = ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "weighted_f1", "mcc")
 _OF_PROBABILITIES = ("ece", "brier", "nll")

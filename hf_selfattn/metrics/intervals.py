@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from hf_selfattn.metrics.inputs import Array
+from .inputs import Array
 
 Statistic = Callable[[Array], dict[str, Array]]
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hf_selfattn.metrics.inputs import Array, Predictions
-from hf_selfattn.metrics.intervals import Statistic, cumulative, ratio
+from .inputs import Array, Predictions
+from .intervals import Statistic, cumulative, ratio
 
 # A variance below this share of the whole data's is a rounding error: the resample holds one distinct value only.
 _NO_VARIANCE = 1e-12

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hf_selfattn.metrics.calibration import calibration_statistic
-from hf_selfattn.metrics.classification import label_statistic, proportion_intervals, ranking_statistic
-from hf_selfattn.metrics.inputs import Array, Predictions, check_predictions
-from hf_selfattn.metrics.intervals import (
+from .calibration import calibration_statistic
+from .classification import label_statistic, proportion_intervals, ranking_statistic
+from .inputs import Array, Predictions, check_predictions
+from .intervals import (
     Score,
     Statistic,
     basic_interval,
@@ -20,7 +20,7 @@ from hf_selfattn.metrics.intervals import (
     values_of,
     wilson_interval,
 )
-from hf_selfattn.metrics.regression import ordinal_statistic, regression_statistic
+from .regression import ordinal_statistic, regression_statistic
 
 _CLASSIFICATION = (label_statistic, ranking_statistic, calibration_statistic)
 _STATISTICS = {

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hf_selfattn.metrics.entities import Entities, TaggedWords, check_tags
+from .entities import Entities, TaggedWords, check_tags
 
 KINDS = ("correct", "wrong_type", "wrong_border", "wrong_both", "missed", "spurious")
 NONE = "none"

@@ -6,10 +6,10 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from hf_selfattn.metrics.comparison import PairedTest, compare_statistics
-from hf_selfattn.metrics.entities import TaggedWords, check_tags
-from hf_selfattn.metrics.inputs import Array
-from hf_selfattn.metrics.intervals import (
+from .comparison import PairedTest, compare_statistics
+from .entities import TaggedWords, check_tags
+from .inputs import Array
+from .intervals import (
     Score,
     Statistic,
     bca_interval,

@@ -20,9 +20,9 @@ from tiny_models import tiny_text
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from hf_selfattn.arguments import build_arguments
-from hf_selfattn.results import read_json
-from hf_selfattn.trainer import task_of
-from hf_selfattn.training import run
+from hf_selfattn.files import read_json
+from hf_selfattn.training.run import run
+from hf_selfattn.training.setup import task_of
 
 LABELS = ("left", "right", "up")
 SIZES = {"train": 36, "validation": 12, "test": 11}
@@ -142,7 +142,7 @@ def test_lora_of_a_peer_trains_adapters_and_head(tiny_backbone: str, places: Pat
     arguments = build_arguments(settings, kind=kind)
     task = task_of(arguments)
     data = task.load(arguments)
-    from hf_selfattn.preparation import open_backbone
+    from hf_selfattn.tasks.preparation import open_backbone
 
     model = task.build_model(arguments, data, open_backbone(arguments)[0])
     trained = {name for name, values in model.named_parameters() if values.requires_grad}
@@ -153,7 +153,7 @@ def test_lora_of_a_peer_trains_adapters_and_head(tiny_backbone: str, places: Pat
 def test_peers_cut_long_texts_as_truncation_does(tiny_backbone: str, places: Path) -> None:
     settings = {"model": tiny_backbone, **write_texts(places), **QUICK, "output_dir": "run"}
     arguments = build_arguments(settings, kind=StockArguments)
-    from hf_selfattn.preparation import open_backbone
+    from hf_selfattn.tasks.preparation import open_backbone
 
     task, (_, tokenizer) = task_of(arguments), open_backbone(arguments)
     data = task.load(arguments)

@@ -19,7 +19,7 @@ import yaml
 from study import FULL
 
 from hf_selfattn.arguments import build_arguments, read_yaml
-from hf_selfattn.results import read_json, write_json
+from hf_selfattn.files import read_json, write_json
 
 EXPERIMENTS = Path(runner.EXPERIMENTS)
 R8 = FULL[0]

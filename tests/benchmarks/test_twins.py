@@ -24,8 +24,8 @@ from twins_task import (
     relation,
 )
 
+from hf_selfattn.files import read_json
 from hf_selfattn.modeling.grouping_selfattn import group_similarity, sort_by_group
-from hf_selfattn.results import read_json
 
 QUICK = twins.Settings(stages=((256, 1, 1), (512, 1, 1)), test_tokens=512, test_documents=2)
 

@@ -42,8 +42,8 @@ from transformers import (
 
 from hf_selfattn import SelfAttnConfig, SelfAttnForSequenceClassification
 from hf_selfattn.adapters import add_lora, merge_adapters, open_adapter
+from hf_selfattn.hub.saving import save_adapter
 from hf_selfattn.modeling.adapter_selfattn import ADAPTER_NAME, OTHER_WEIGHTS, save_adapter_checkpoint
-from hf_selfattn.saving import save_adapter
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "single_label": ("SEQ_CLS", {"id2label": {0: "bad", 1: "fair", 2: "good"}, "temperature": 1.7}),

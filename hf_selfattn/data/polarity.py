@@ -1,0 +1,93 @@
+"""Valence and polarity: classes with a neutral band from rated texts, and the classes that a regression implies."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from datasets import DatasetDict, Value
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from .classification import find_columns
+from .reading import ORIGIN
+from .sources import with_origin
+
+POLARITIES = ("negative", "neutral", "positive")
+
+
+def polarity_of(valence: NDArray[Any], band: float) -> NDArray[Any]:
+    """Return 0 for negative, 1 for neutral and 2 for positive.
+
+    Args:
+        valence: (N,) numbers, 0 being neutral.
+        band: a text whose valence is nearer to 0 than this is neutral.
+    """
+    return np.where(np.abs(valence) < band, 1, np.where(valence < 0, 0, 2))
+
+
+def polarity_probabilities(valence: NDArray[Any], band: float, error: float) -> NDArray[Any]:
+    """Return the probability of each polarity, (N, 3), where the true valence is normal around the predicted one.
+
+    Args:
+        valence: (N,) predicted numbers.
+        band: a text whose valence is nearer to 0 than this is neutral.
+        error: standard deviation of the prediction, above 0.
+    """
+    below, above = norm.cdf((-band - valence) / error), norm.sf((band - valence) / error)
+    return np.stack([below, 1 - below - above, above], axis=1)
+
+
+def to_polarity(
+    splits: DatasetDict, band: float, neutral: str, text_column: str | None = None, label_column: str | None = None
+) -> tuple[DatasetDict, str]:
+    """Replace rated valence by polarity classes.
+
+    Args:
+        splits: raw splits whose label column holds numbers around 0.
+        band: a text whose valence is nearer to 0 than this is neutral.
+
+    Returns:
+        The splits, and a sentence that says what was done.
+
+    Raises:
+        ValueError: a label is no number (with file and row), or the band is negative.
+    """
+    if band < 0:
+        raise ValueError(f"neutral_band={band} must be at least 0.")
+    columns, _ = find_columns(splits, text_column=text_column, label_column=label_column)
+    changed, dropped = {}, 0
+    for name, split in splits.items():
+        split = with_origin(split, name)
+        valence = np.array([_number(row, columns.label) for row in split.select_columns([columns.label, ORIGIN])])
+        classes = polarity_of(valence, band)
+        kept = np.flatnonzero(classes != 1) if neutral == "drop" else np.arange(len(classes))
+        dropped += len(classes) - len(kept)
+        names = [POLARITIES[number] for number in classes[kept]]
+        rest = split.select(kept).remove_columns([columns.label])
+        changed[name] = rest.add_column(columns.label, names, feature=Value("string"))
+    what = f"{dropped} rows are left out" if neutral == "drop" else "they are a class of their own"
+    return DatasetDict(
+        changed
+    ), f"Polarity from column '{columns.label}': nearer to 0 than {band:g} is neutral; {what}."
+
+
+def _number(row: dict[str, Any], column: str) -> float:
+    try:
+        value = float(row[column])
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(
+            f"{row[ORIGIN]}: column '{column}' holds {row[column]!r}, but a polarity is made of numbers. Mend the "
+            "row, or leave neutral_band out if the column holds classes already."
+        )
+    return value
+
+
+def has_polarity(problem: str, label_names: list[str]) -> bool:
+    """Return whether a problem is one of valence, or of negative, neutral and positive."""
+    names = {name.lower() for name in label_names}
+    classes = problem in ("single_label_classification", "ordinal")
+    return problem == "regression" or (classes and {"negative", "positive"} <= names <= set(POLARITIES))

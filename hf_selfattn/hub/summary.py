@@ -1,0 +1,73 @@
+"""What a run found, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def summary(results: dict[str, Any]) -> str:
+    """Return a table of the scores of each evaluation split, the baseline beside the model."""
+    if "summary" in results:
+        return repeats_summary(results)
+    blocks = []
+    for name, split in results["splits"].items():
+        baselines = {
+            kind: baseline["splits"][name]["scores"] for kind, baseline in results.get("baseline", {}).items()
+        }
+        rows = [["", "model", *baselines]]
+        for metric, value in split["scores"].items():
+            if "/" not in metric:
+                rows.append(
+                    [metric, with_interval(value), *(with_interval(b.get(metric)) for b in baselines.values())]
+                )
+        for metric in ("accuracy", "macro_f1") if "polarity" in results else ():
+            rows.append(
+                [f"polarity {metric}", with_interval(results["polarity"][name][metric])] + [""] * len(baselines)
+            )
+        blocks.append(f"{name}: {split['rows']} rows, 95 % intervals\n{table(rows)}")
+    if happened := story(results.get("run_state")):
+        blocks.append(happened)
+    return "\n\n".join(blocks)
+
+
+def repeats_summary(results: dict[str, Any]) -> str:
+    """Return a table of mean and standard deviation over several runs."""
+    blocks = []
+    for name, scores in results["summary"].items():
+        rows = [
+            [metric, f"{score['mean']:.3f} ± {score['sd']:.3f}"]
+            for metric, score in scores.items()
+            if "/" not in metric
+        ]
+        blocks.append(f"{name}: mean ± standard deviation of {len(results['runs'])} runs\n{table(rows)}")
+    return "\n\n".join(blocks)
+
+
+def with_interval(value: dict[str, float] | None) -> str:
+    """Return a score as text, such as `0.912 [0.901, 0.922]`."""
+    return "-" if value is None else f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def table(rows: list[list[str]]) -> str:
+    """Return rows of cells as aligned lines."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(f"  {line}".rstrip() for line in lines)
+
+
+def story(state: dict[str, Any] | None) -> str:
+    """Return what happened to a run in one line, or nothing where it went through at once."""
+    if not state:
+        return ""
+    parts = []
+    if state["starts"] > 1:
+        steps = ", ".join(f"{step:,}" for step in state["resumed_from"])
+        parts.append(f"started {state['starts']} times (resumed from step {steps})")
+    if state["interruptions"]:
+        parts.append(f"interrupted by Ctrl-C {state['interruptions']} times")
+    if state["skipped"]:
+        parts.append(f"{len(state['skipped'])} corrupt checkpoints passed over")
+    changed = {name: value for record in state["smaller_batches"] for name, value in record.items()}
+    if changed:
+        parts.append("out of memory, gone on with " + ", ".join(f"{name}={value}" for name, value in changed.items()))
+    return f"The run was {'; '.join(parts)}." if parts else ""

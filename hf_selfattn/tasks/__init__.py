@@ -1,0 +1,1 @@
+"""What a row means, one file a task."""

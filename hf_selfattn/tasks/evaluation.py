@@ -1,0 +1,211 @@
+"""Predict every row once, and score the predictions beside a baseline."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from datasets import Dataset
+from numpy.typing import NDArray
+from transformers import EvalPrediction, PreTrainedModel, Trainer
+
+from ..data import ClassificationData, fingerprint
+from ..data.polarity import POLARITIES, has_polarity, polarity_of, polarity_probabilities
+from ..files import write_text
+from ..metrics import fit_temperature, fit_thresholds, metric_values, score
+from .baselines import tfidf_baseline, vader_baseline
+from .task import PROBLEMS, as_references
+
+Array = NDArray[Any]
+
+
+def plain_model(trainer: Trainer) -> PreTrainedModel:
+    """Return the model without the wrappers of accelerate, its autocast among them."""
+    return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+
+
+def metrics_function(data: ClassificationData) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Return what `Trainer` calls after each evaluation."""
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        outputs = PROBLEMS[data.problem].probabilities(logits_of(prediction.predictions))
+        references = np.asarray(prediction.label_ids)
+        values = metric_values(data.problem, references, outputs, data.label_names)
+        return {name: value for name, value in values.items() if "/" not in name}
+
+    return compute
+
+
+def metric_names(data: ClassificationData) -> list[str]:
+    """Return the metrics that the validation split defines, as the right answers themselves are scored."""
+    references = as_references(data.splits["validation"]["label"][:], data.problem)
+    classes = data.problem in ("single_label_classification", "ordinal")
+    outputs = np.eye(len(data.label_names))[references] if classes else references
+    return list(metric_values(data.problem, references, outputs, data.label_names))
+
+
+def logits_of(predictions: Any) -> Array:
+    """Return the logits (N, C) among what a model put out, in double precision."""
+    logits = predictions[0] if isinstance(predictions, tuple) else predictions
+    return np.asarray(logits, dtype=np.float64)
+
+
+def predict(trainer: Trainer, tokens: Dataset, problem: str) -> Array:
+    """Return the logits of every row, in the order of the rows.
+
+    Rows of like length stand together in a batch, so that little padding is read.
+
+    Raises:
+        ValueError: if a row got no prediction, or more than one.
+    """
+    order = np.argsort(tokens["length"][:], kind="stable")
+    prediction = trainer.predict(tokens.select(order))
+    logits = logits_of(prediction.predictions)
+    references = as_references(tokens["labels"][:], problem)[order]
+    if len(logits) != len(tokens) or not np.allclose(np.asarray(prediction.label_ids), references):
+        raise ValueError(
+            f"{len(tokens)} rows were evaluated, but {len(logits)} predictions came back, or in another order. Each "
+            "row must be predicted once: check custom samplers and `dataloader_drop_last`."
+        )
+    by_row = np.empty_like(logits)
+    by_row[order] = logits
+    return by_row
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What turns logits into calibrated answers; without arguments it changes nothing.
+
+    Args:
+        temperature: divides the logits.
+        thresholds: least probability of each label of a multi-label problem.
+    """
+
+    temperature: float = 1.0
+    thresholds: list[float] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the numbers as they stand in `results.json`."""
+        return {"temperature": self.temperature, "thresholds": self.thresholds}
+
+
+def fit_calibration(data: ClassificationData, logits: Array) -> Calibration:
+    """Fit temperature and thresholds on the validation split; a regression has neither.
+
+    Args:
+        logits: (N, C) of the validation split.
+    """
+    if data.problem == "regression":
+        return Calibration()
+    references = as_references(data.splits["validation"]["label"][:], data.problem)
+    temperature = fit_temperature(data.problem, references, logits)
+    if data.problem != "multi_label_classification":
+        return Calibration(temperature)
+    probabilities = PROBLEMS[data.problem].probabilities(logits / temperature)
+    return Calibration(temperature, fit_thresholds(references, probabilities).tolist())
+
+
+def score_splits(
+    data: ClassificationData, logits: dict[str, Array], calibration: Calibration, output_dir: Path
+) -> dict[str, Any]:
+    """Score each evaluation split with intervals, before and after calibration, and write its predictions."""
+    record = {}
+    probabilities = PROBLEMS[data.problem].probabilities
+    for name, raw in logits.items():
+        split = data.splits[name]
+        references = as_references(split["label"][:], data.problem)
+        output = probabilities(raw / calibration.temperature)
+        scores = score(data.problem, references, output, data.label_names, thresholds=calibration.thresholds)
+        before = metric_values(data.problem, references, probabilities(raw), data.label_names)
+        predictions_file = f"predictions-{name}.jsonl"
+        if PartialState().is_main_process:
+            write_predictions(output_dir / predictions_file, references.tolist(), output)
+        record[name] = {
+            "rows": len(split),
+            "fingerprint": fingerprint(split),
+            "scores": {metric: value.as_dict() for metric, value in scores.items()},
+            "uncalibrated": {metric: value for metric, value in before.items() if "/" not in metric},
+            "predictions_file": predictions_file,
+        }
+    return record
+
+
+def score_baselines(data: ClassificationData, seed: int, lexicon: bool) -> dict[str, Any]:
+    """Score what a model must beat to earn its cost, on the same rows.
+
+    Raises:
+        ValueError: if the lexicon cannot answer the problem, or its package is missing.
+    """
+    texts = {name: joined_texts(split) for name, split in data.splits.items()}
+    evaluated = {name: texts[name] for name in texts if name != "train"}
+    references = as_references(data.splits["train"]["label"][:], data.problem)
+    started = time.perf_counter()
+    answers = tfidf_baseline(
+        data.problem, texts["train"], references, evaluated, seed=seed, num_labels=len(data.label_names)
+    )
+    record = {"tfidf": score_answers(data, answers, time.perf_counter() - started)}
+    if lexicon:
+        if not has_polarity(data.problem, data.label_names):
+            raise ValueError(
+                f"lexicon=true, but the labels are {data.label_names}: the lexicon knows valence, and the classes "
+                "negative, neutral and positive. Set lexicon=false."
+            )
+        started = time.perf_counter()
+        answers = {name: vader_baseline(part, data.problem, data.label_names) for name, part in evaluated.items()}
+        record["vader"] = score_answers(data, answers, time.perf_counter() - started)
+    return record
+
+
+def score_answers(data: ClassificationData, answers: dict[str, Array], seconds: float) -> dict[str, Any]:
+    """Return the scores of a baseline with intervals, by split."""
+    record: dict[str, Any] = {"seconds": seconds, "splits": {}}
+    for name, output in answers.items():
+        truth = as_references(data.splits[name]["label"][:], data.problem)
+        scores = score(data.problem, truth, output, data.label_names)
+        record["splits"][name] = {"scores": {metric: value.as_dict() for metric, value in scores.items()}}
+    return record
+
+
+def score_polarity(data: ClassificationData, values: dict[str, Array], band: float) -> dict[str, Any]:
+    """Score the polarity classes that a regression of valence implies, by split.
+
+    Args:
+        values: (N,) predicted valence, by split.
+        band: a text whose valence is nearer to 0 than this is neutral.
+    """
+    truth = {name: as_references(data.splits[name]["label"][:], data.problem) for name in values}
+    error = max(float(np.sqrt(np.mean((values["validation"] - truth["validation"]) ** 2))), 1e-6)
+    record = {}
+    for name, value in values.items():
+        classes, outputs = polarity_of(truth[name], band), polarity_probabilities(value, band, error)
+        scores = score("single_label_classification", classes, outputs, POLARITIES)
+        record[name] = {metric: entry.as_dict() for metric, entry in scores.items()}
+    return record
+
+
+def joined_texts(split: Dataset) -> list[str]:
+    """Return the text of each row, a pair joined by a line break."""
+    texts = list(split["text"])
+    if "text_pair" not in split.column_names:
+        return texts
+    return [f"{text}\n{pair}" for text, pair in zip(texts, split["text_pair"], strict=True)]
+
+
+def write_predictions(path: Path, references: Sequence[Any], outputs: NDArray[Any]) -> None:
+    """Write one line per row: its number, the right answer and the model's output.
+
+    Args:
+        references: (N,) or (N, C) right answers.
+        outputs: (N, C) probabilities or (N,) values.
+    """
+    rows = (
+        json.dumps({"row": number, "reference": reference, "output": output})
+        for number, (reference, output) in enumerate(zip(references, outputs.tolist(), strict=True))
+    )
+    write_text(path, "".join(f"{row}\n" for row in rows))

@@ -1,0 +1,174 @@
+"""Tagged words to tokens with labels, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from ..data import by_document
+from ..modeling.words_selfattn import continuing_labels, continuing_tokens
+
+IGNORED = -100
+
+
+def legal_tags(tags: list[int], label_names: list[str]) -> list[int]:
+    """Return tags in which an I-X that goes on with no entity of type X begins one, as conlleval reads it.
+
+    Args:
+        label_names: the C names in IOB2.
+    """
+    mended: list[int] = []
+    before = "O"
+    for tag in tags:
+        name = label_names[tag]
+        if name.startswith("I-") and before[2:] != name[2:]:
+            tag = label_names.index(f"B-{name[2:]}")
+        mended.append(tag)
+        before = name
+    return mended
+
+
+def encode_split(
+    split: Dataset, tokenizer: PreTrainedTokenizerBase, label_names: list[str], *, whole_documents: bool
+) -> Dataset:
+    """Tokenise sentences, or whole documents, as a plain text of their words, so as a pipeline does.
+
+    Args:
+        label_names: the C names in IOB2.
+
+    Returns:
+        The tokenizer's columns, `labels` and `length`, and `places`: at each token with a label the number of its word
+        among all words of the split, -1 elsewhere.
+
+    Raises:
+        ValueError: if the tokenizer gives no offsets.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(f"{type(tokenizer).__name__} gives no offsets. Take a backbone with a fast tokenizer.")
+    tokens, tags = split["tokens"][:], split["tags"][:]
+    first = np.cumsum([0, *map(len, tokens)])
+    groups = by_document(split) if whole_documents else [[row] for row in range(len(split))]
+    has_text = "text" in split.column_names
+    texts, starts, ends = [], [], []
+    for group in groups:
+        parts = [plain_text(tokens[i]) if not has_text else (split[i]["text"], split[i]["offsets"]) for i in group]
+        shifts = np.cumsum([0, *(len(text) + 1 for text, _ in parts)])
+        spans = np.concatenate(
+            [np.asarray(offsets) + shift for (_, offsets), shift in zip(parts, shifts, strict=False)]
+        )
+        texts.append(" ".join(text for text, _ in parts))
+        starts.append(spans[:, 0])
+        ends.append(spans[:, 1])
+
+    encoded = tokenizer(texts, truncation=False, verbose=False, return_offsets_mapping=True)
+    offsets = encoded.pop("offset_mapping")
+    continuing = set(continuing_tokens(tokenizer))
+    later = continuing_labels(label_names).tolist()
+    columns: dict[str, list[Any]] = {**encoded, "labels": [], "places": []}
+    for row, group in enumerate(groups):
+        words = words_of_tokens(offsets[row], starts[row], ends[row])
+        row_tags = [tag for i in group for tag in tags[i]]
+        numbers = [number for i in group for number in range(first[i], first[i + 1])]
+        labels, places = label_tokens(words, encoded["input_ids"][row], row_tags, continuing, later)
+        has_label = [i for i, label in enumerate(labels) if label != IGNORED]
+        for i, label in zip(has_label, legal_tags([labels[i] for i in has_label], label_names), strict=True):
+            labels[i] = label
+        columns["labels"].append(labels)
+        columns["places"].append([-1 if word < 0 else numbers[word] for word in places])
+    columns["length"] = [len(ids) for ids in columns["input_ids"]]
+    return Dataset.from_dict(columns)
+
+
+def plain_text(words: list[str]) -> tuple[str, list[tuple[int, int]]]:
+    """Return words joined by spaces, and start and end of each in that text."""
+    starts = np.cumsum([0, *(len(word) + 1 for word in words)]).tolist()
+    return " ".join(words), [(start, start + len(word)) for start, word in zip(starts, words, strict=False)]
+
+
+def words_of_tokens(offsets: list[tuple[int, int]], starts: Any, ends: Any) -> list[int]:
+    """Return the number of the word that each token is part of, -1 for none."""
+    last = np.array([end - 1 for _, end in offsets])  # a token may begin with the space before its word
+    words = np.searchsorted(starts, last, side="right") - 1
+    inside = np.array([start < end for start, end in offsets]) & (words >= 0) & (last < ends[words])
+    return np.where(inside, words, -1).tolist()  # type: ignore[no-any-return]
+
+
+def label_tokens(
+    words: list[int], input_ids: list[int], tags: list[int], continuing: set[int], later: list[int]
+) -> tuple[list[int], list[int]]:
+    """Return the labels of the tokens, and at each that has one the number of its word, -1 elsewhere.
+
+    Args:
+        words: the number of each token's word, -1 for none.
+    """
+    labels, places, before = [], [], -1
+    for word, token in zip(words, input_ids, strict=True):
+        is_first = word >= 0 and word != before
+        if is_first:
+            label = tags[word]
+        else:
+            label = IGNORED if word < 0 or token in continuing else later[tags[word]]
+        labels.append(label)
+        places.append(-1 if label == IGNORED else word)
+        before = word if word >= 0 else before
+    return labels, places
+
+
+def rows_of(inputs: Any, rows: list[list[int]], padding: set[int | None]) -> list[int]:
+    """Return the number of the row that each input is: `Trainer` groups by length, and so evaluates in its own order.
+
+    Args:
+        inputs: (N, T) padded ids.
+
+    Raises:
+        ValueError: if the inputs are not the rows.
+    """
+    numbers: dict[tuple[int, ...], list[int]] = {}
+    for number, row in enumerate(rows):
+        numbers.setdefault(tuple(token for token in row if token not in padding), []).append(number)
+    found = []
+    for given in inputs.tolist():
+        same = numbers.get(tuple(token for token in given if token not in padding))
+        if not same:
+            raise ValueError(
+                "A row was evaluated that the validation split does not hold, or holds fewer times. The metrics of "
+                "training are those of the validation split: leave out custom samplers."
+            )
+        found.append(same.pop())
+    return found
+
+
+def tags_of_words(
+    found: NDArray[Any], order: list[int], tokens: Dataset, split: Dataset, label_names: list[str]
+) -> list[list[int]]:
+    """Return the label of every word of every sentence: that of its first part in an entity, else none.
+
+    A pipeline shows an entity that covers a part of a word, so the word is in it. A word of which the tokenizer left
+    nothing is in no entity.
+
+    Args:
+        found: (N, T) the label of each token.
+
+    Raises:
+        ValueError: if a row got no prediction, or more than one.
+    """
+    places: list[list[int]] = tokens["places"][:]
+    if len(found) != len(tokens) or sorted(order) != list(range(len(tokens))):
+        raise ValueError(
+            f"{len(tokens)} rows were evaluated, but {len(found)} predictions came back, or a row was answered "
+            "twice. Check custom samplers and `dataloader_drop_last`."
+        )
+    sizes = [len(words) for words in split["tokens"][:]]
+    outside = label_names.index("O")
+    flat = np.full(sum(sizes), outside)
+    for labels, row in zip(found, order, strict=True):
+        words = np.asarray(places[row])
+        labels = labels[: len(words)]
+        counts = (words >= 0) & (labels != outside)
+        flat[words[counts][::-1]] = labels[counts][::-1]  # of several parts, the first is written last
+    sentences = np.split(flat, np.cumsum(sizes)[:-1])
+    return [legal_tags(sentence.tolist(), label_names) for sentence in sentences]

@@ -1,0 +1,45 @@
+"""The processes of a run: they find each other before data is read, and none that was asked for is missing."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from accelerate import PartialState
+
+from ..arguments import RecipeArguments
+
+
+def join_processes(arguments: RecipeArguments) -> None:
+    """Let the processes that a launcher started know of each other, before the first of them reads data.
+
+    Without a word on it `PartialState` looks for accelerators alone: on a machine that has none every process would
+    take itself for the only one until `TrainingArguments` are made.
+
+    Raises:
+        ValueError: if the launcher was asked for several processes and started one.
+    """
+    alone = "WORLD_SIZE" not in os.environ
+    state = PartialState(cpu=bool(arguments.options.get("use_cpu", not torch.accelerator.is_available())))
+    if alone and state.num_processes == 1:
+        refuse_lone_process()
+
+
+def refuse_lone_process() -> None:
+    """Raise an error if `accelerate launch` was asked for several processes, but started this one alone.
+
+    Unless `--multi_gpu` is given, it starts one process on a machine without accelerators, whatever `--num_processes`
+    says. The number is not passed on; what shows it is the address where several processes would meet, which it sets
+    (beside `ACCELERATE_USE_CPU=True` or `False`) for more than one process only.
+
+    Raises:
+        ValueError: says how to start several processes.
+    """
+    one_process_path = os.environ.get("ACCELERATE_USE_CPU") in ("True", "False")
+    if one_process_path and "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
+        raise ValueError(
+            "accelerate launch was asked for more than one process, but started this one alone: so it does on CPUs "
+            "with --cpu, with distributed_type: MULTI_CPU, and without --multi_gpu. Give --multi_gpu --num_processes "
+            "2 as in recipes/accelerate/cpu_2.yaml, or start with torchrun --nproc_per_node 2. If you want one "
+            "process, give --num_processes 1, and unset MASTER_ADDR and MASTER_PORT where they are set."
+        )

@@ -1,0 +1,246 @@
+"""The backbone's features, computed once and kept on disk: a frozen backbone gives the same ones in every epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from accelerate import PartialState
+from datasets import Dataset, concatenate_datasets
+from torch import Tensor, nn
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+
+from ..adapters import base_model
+from ..modeling.backbone_selfattn import weights_hash
+from ..modeling.heads_selfattn import HeadsOutput
+from .feature_store import KEY_BYTES, FeatureStore, bytes_of_token
+from .progress import Line
+from .stopwatch import Stopwatch
+
+# Of a batch that the backbone reads; on a CPU what fits into its caches is read a quarter faster.
+BATCH_TOKENS, BATCH_TOKENS_ON_CPU = 8192, 2048
+SHARD_BYTES = 2**27
+MEGABYTE = 10**6
+
+Collate = Callable[[list[dict[str, Any]]], Any]
+
+
+def default_folder() -> Path:
+    """Return the folder that takes features where none is named: beside the rows that Datasets has tokenised."""
+    return Path(datasets.config.HF_DATASETS_CACHE) / "hf_selfattn"
+
+
+class CachedFeatures:
+    """The features of the rows of some splits: what `SelfAttnHeads` reads of each token.
+
+    They are found by the backbone's weights, the tokenizer, windows, layers, type and the row's own tokens, never by a
+    name: other splits, seeds and runs share them, and what changed is computed anew.
+
+    Args:
+        splits: tokenised splits by name.
+        tokenizer: that made them.
+        folder: takes the features.
+        dtype: they are stored in, a name of `DTYPES`; with `bfloat16` the backbone runs in it, too.
+
+    Raises:
+        ValueError: if the tokenizer gives no attention mask.
+    """
+
+    def __init__(self, splits: Mapping[str, Dataset], tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: str):
+        if "attention_mask" not in tokenizer.model_input_names:
+            raise ValueError(f"{type(tokenizer).__name__} gives no attention_mask. Set feature_cache=false.")
+        self.tokenizer, self.folder, self.dtype = tokenizer, folder, dtype
+        self.store = FeatureStore(folder, dtype)
+        columns = [name for name in tokenizer.model_input_names if name in next(iter(splits.values())).column_names]
+        self.tokens = concatenate_datasets([split.select_columns(columns) for split in splits.values()])
+        self.keys, self.lengths = keys_and_lengths(self.tokens)
+        self.rows: dict[str, Dataset] = {}
+        first = 0
+        for name, split in splits.items():
+            numbers = np.arange(first, first := first + len(split))
+            self.rows[name] = split.add_column("features", numbers).with_transform(self.store.fill)
+
+    def prepare(self, model: nn.Module, device: torch.device | str) -> dict[str, Any]:
+        """Compute the features that are not there yet, and return what was there and what it took.
+
+        Raises:
+            ValueError: if the disk has too little room, or the type cannot hold a feature.
+        """
+        watch, state = Stopwatch(), PartialState()
+        self.store.folder = self.folder / f"{fingerprint(model, self.tokenizer)}-{self.dtype}"
+        missing = self.missing()
+        record = self.announce(missing, base_model(model).config)
+        state.wait_for_everyone()  # all know what is missing before one writes
+        self.compute(missing[state.process_index :: state.num_processes], model, device)
+        state.wait_for_everyone()
+        with state.local_main_process_first():  # machines that share no disk
+            self.compute(self.missing(), model, device)
+            if state.is_local_main_process:
+                self.store.clear_unfinished()
+        places = self.store.places()
+        self.store.rows = [places[key] for key in self.keys]
+        return {**record, **watch.record()}
+
+    def missing(self) -> list[int]:
+        """Return the rows without features, the shortest first; of equal rows one."""
+        there = self.store.places()
+        first_of = {key: number for number, key in reversed(list(enumerate(self.keys))) if key not in there}
+        return sorted(first_of.values(), key=lambda number: (self.lengths[number], number))
+
+    def announce(self, missing: Sequence[int], config: Any) -> dict[str, Any]:
+        """Say how large the features are, and return it.
+
+        Raises:
+            ValueError: if the disk has less room than the missing ones take.
+        """
+        per_token = bytes_of_token(self.dtype, config.num_mixed_layers, config.hidden_size)
+        needed = per_token * sum(self.lengths[number] for number in missing)
+        record = {
+            "rows": len(self.keys),
+            "tokens": sum(self.lengths),
+            "dtype": self.dtype,
+            "computed_rows": len(missing),
+            "written_bytes": needed,
+        }
+        PartialState().print(
+            f"Features of the frozen backbone ({config.num_mixed_layers} x {config.hidden_size} {self.dtype} per "
+            f"token): {len(missing):,} of {len(self.keys):,} rows are computed, {needed / MEGABYTE:,.1f} MB are "
+            f"written to {self.store.folder}",
+            flush=True,
+        )
+        there = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
+        if needed > (free := shutil.disk_usage(there).free):
+            raise ValueError(
+                f"The features take {needed / MEGABYTE:,.0f} MB, and {there} has {free / MEGABYTE:,.0f} MB left. Give "
+                "feature_cache=FOLDER on a larger disk, feature_dtype=int8, or feature_cache=false to run the "
+                "backbone in every step."
+            )
+        return record
+
+    def compute(self, numbers: Sequence[int], model: nn.Module, device: torch.device | str) -> None:
+        """Run the backbone on rows and write what the heads would read."""
+        if not numbers:
+            return
+        config, pad = base_model(model).config, DataCollatorWithPadding(self.tokenizer)
+        tokens_of_shard = SHARD_BYTES // bytes_of_token(self.dtype, config.num_mixed_layers, config.hidden_size)
+        device = torch.device(device)
+        batch_tokens = BATCH_TOKENS_ON_CPU if device.type == "cpu" else BATCH_TOKENS
+        line, done = Line(None if PartialState().is_main_process else False), 0
+        was_training = model.training
+        model.to(device).eval()
+        for shard in portions(numbers, self.lengths, tokens_of_shard):
+            rows: list[Tensor] = []
+            for batch_rows in portions(shard, self.lengths, batch_tokens):
+                batch = pad([self.tokens[number] for number in batch_rows]).to(device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
+                    features = features_of(model, batch).cpu()
+                mask = batch["attention_mask"].bool().cpu()
+                rows += [values[kept] for values, kept in zip(features, mask, strict=True)]
+                done += len(batch_rows)
+                line.show(f"features: {done:,} of {len(numbers):,} rows")
+            self.store.add([self.keys[number] for number in shard], rows)
+        line.clear()
+        model.train(was_training)
+
+
+class KeptFeatures(nn.Module):
+    """Stands in the place of the heads and returns what they are given, its layers side by side."""
+
+    def forward(
+        self, hidden_states: tuple[Tensor, ...], lengths_B: Tensor | None = None, output_attentions: bool = False
+    ) -> HeadsOutput:
+        return HeadsOutput(torch.cat(hidden_states, dim=-1), (), (), (), ())
+
+
+@torch.no_grad()
+def features_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Return the features (B, T, L, D) that the heads of a model read: its last L hidden states, windows merged.
+
+    Args:
+        batch: what the model reads, (B, T) each, on its device.
+    """
+    base = base_model(model).base_model
+    heads, base.heads = base.heads, KeptFeatures()
+    try:
+        features: Tensor = base(**batch).last_hidden_state
+    finally:
+        base.heads = heads
+    return features.view(*features.shape[:2], base.config.num_mixed_layers, -1)
+
+
+def fingerprint(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a hash of all that features depend on beside the tokens of a row and the type they are stored in."""
+    config = base_model(model).config
+    backbone = config.backbone_config.to_dict()
+    for name in ("_name_or_path", "transformers_version"):
+        backbone.pop(name, None)
+    parts = {
+        "weights": config.backbone_hash or weights_hash(base_model(model).base_model.backbone),
+        "dtype": str(base_model(model).dtype),
+        "backbone": backbone,
+        "window": [config.subsequence_length, config.subsequence_stride],
+        "frame": [config.prefix_token_ids, config.suffix_token_ids],
+        "layers": config.num_mixed_layers,
+        "tokenizer": tokenizer_state(tokenizer),
+    }
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Return what a tokenizer is made of; how it pads and cuts depends on its last call, and is left out."""
+    if not tokenizer.is_fast:
+        return {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {name: value for name, value in state.items() if name not in ("truncation", "padding")}
+
+
+def keys_and_lengths(tokens: Dataset) -> tuple[list[bytes], list[int]]:
+    """Return for each row a hash of what the model reads of it, and its length in tokens."""
+    keys, lengths = [], []
+    for batch in tokens.with_format("numpy").iter(batch_size=1000):
+        for number, ids in enumerate(batch["input_ids"]):
+            digest = hashlib.blake2b(digest_size=KEY_BYTES)
+            for name in sorted(batch):
+                digest.update(name.encode() + np.asarray(batch[name][number], dtype=np.int64).tobytes())
+            keys.append(digest.digest())
+            lengths.append(len(ids))
+    return keys, lengths
+
+
+def portions(numbers: Sequence[int], lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Yield consecutive rows that have at most so many tokens together, or one row that has more."""
+    portion: list[int] = []
+    total = 0
+    for number in numbers:
+        if portion and total + lengths[number] > most:
+            yield portion
+            portion, total = [], 0
+        portion.append(number)
+        total += lengths[number]
+    if portion:
+        yield portion
+
+
+def feature_collator(collate: Collate) -> Collate:
+    """Return what makes a batch of rows, and pads their features where they have some."""
+
+    def with_features(rows: list[dict[str, Any]]) -> Any:
+        if "features" not in rows[0]:
+            return collate(rows)
+        features = [row["features"] for row in rows]
+        batch = collate([{name: values for name, values in row.items() if name != "features"} for row in rows])
+        mask = batch["attention_mask"].bool()
+        padded = features[0].new_zeros(*mask.shape, *features[0].shape[1:])
+        padded[mask] = torch.cat(features)
+        batch["features"] = padded
+        return batch
+
+    return with_features

@@ -1,0 +1,121 @@
+"""Train a model to its end, from the newest whole checkpoint, with a smaller batch where the memory asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from accelerate.utils.memory import clear_device_cache
+
+from ..arguments import RecipeArguments
+from ..tasks.preparation import say
+from .checkpoints import clear_unfinished, ended, newest_whole, step_of
+from .faults import GO_ON, batch_in_words, first_line, is_out_of_memory, smaller_batch
+from .run_state import RunState, read_run_state, write_run_state
+from .trainer import RecipeTrainer
+
+Found = TypeVar("Found")
+
+
+def fit(
+    build: Callable[[RecipeArguments], RecipeTrainer], arguments: RecipeArguments, output_dir: Path
+) -> tuple[RecipeTrainer, RunState]:
+    """Train to the end, and return the `Trainer` and what happened on the way.
+
+    Raises:
+        ValueError: if a loss is not finite, a checkpoint cannot be written or the memory is too small.
+    """
+    state = from_main(lambda: started(output_dir))
+    while True:
+        options = {**arguments.options, **state.options(), "auto_find_batch_size": False}
+        trainer = build(replace(arguments, options=options))
+        smaller = train(trainer, state, output_dir, bool(arguments.options.get("auto_find_batch_size")))
+        if smaller is None:
+            return trainer, state
+        state.smaller_batches.append(smaller)
+        write_run_state(output_dir, state)
+        say("Out of memory: " + ", ".join(f"{name}={value}" for name, value in smaller.items()) + " from here on.")
+        if PartialState().num_processes > 1:  # the others wait for this one inside of a step
+            raise ValueError(f"A process was out of memory, and the batch is smaller from here on. {GO_ON}.")
+        del trainer
+        clear_device_cache(garbage_collection=True)
+
+
+def from_main(find: Callable[[], Found]) -> Found:
+    """Return to every process what the main one finds."""
+    found = [find() if PartialState().is_main_process else None]
+    return broadcast_object_list(found)[0]  # type: ignore[no-any-return]
+
+
+def started(output_dir: Path) -> RunState:
+    """Return what happened to a run until now, this start included."""
+    clear_unfinished(output_dir)
+    state = read_run_state(output_dir)
+    state.starts += 1
+    write_run_state(output_dir, state)
+    return state
+
+
+def train(trainer: RecipeTrainer, state: RunState, output_dir: Path, may_shrink: bool) -> dict[str, int] | None:
+    """Train to the end and return None, or the options of a smaller batch where the memory was too small.
+
+    Raises:
+        ValueError: if the memory is too small and no smaller batch is to be tried.
+    """
+    checkpoint = resume_point(trainer, state, output_dir)
+    trainer.is_over = checkpoint is not None and ended(checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        return None
+    except KeyboardInterrupt:
+        state.interruptions += 1
+        write_run_state(output_dir, state)
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        smaller = smaller_batch(vars(trainer.args), trainer.model.training)
+        if smaller is None or not may_shrink:
+            raise ValueError(out_of_memory(trainer, first_line(error))) from error
+        return smaller
+    finally:
+        trainer.watch.release()
+
+
+def resume_point(trainer: RecipeTrainer, state: RunState, output_dir: Path) -> Path | None:
+    """Return the checkpoint that training goes on from, or None where there is none, and say which are passed over."""
+    checkpoint, skipped = from_main(lambda: newest_whole(output_dir, trainer.args.load_best_model_at_end))
+    for line in skipped:
+        say(f"Not whole, and passed over: {line}.")
+    if skipped:
+        say(
+            f"Training goes on from {checkpoint.name}."
+            if checkpoint
+            else "No checkpoint is whole: training begins anew."
+        )
+    state.skipped += skipped
+    if state.starts > len(state.resumed_from) + 1:
+        state.resumed_from.append(step_of(checkpoint) if checkpoint else 0)
+    write_run_state(output_dir, state)
+    return checkpoint
+
+
+def out_of_memory(trainer: RecipeTrainer, reason: str) -> str:
+    """Return what the memory was too small for, and what to set."""
+    options, step = trainer.args, trainer.state.global_step + 1
+    if not trainer.model.training:
+        return (
+            f"Out of memory in the evaluation after step {step - 1} with "
+            f"per_device_eval_batch_size={options.per_device_eval_batch_size} ({reason}). Set "
+            "auto_find_batch_size=true to halve it, or bf16=true."
+        )
+    return (
+        f"Out of memory at step {step} with per_device_train_batch_size={options.per_device_train_batch_size}; "
+        f"{batch_in_words(trainer.last_batch)} ({reason}). Set auto_find_batch_size=true: the batch is halved and "
+        "gradient_accumulation_steps doubled, so that a step sees as many rows. activation_checkpointing=true, "
+        "bf16=true or, for long texts, sample_tokens=512 need less memory, too."
+    )

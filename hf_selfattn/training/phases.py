@@ -1,0 +1,207 @@
+"""The phases of a training: one, or with `tuning: probe+lora` the heads on kept features and then LoRA from there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from datasets import Dataset
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers.dynamic_module_utils import custom_object_save
+
+from ..adapters import add_lora, base_model, task_type_of
+from ..arguments import RecipeArguments
+from ..tasks.evaluation import plain_model
+from ..tasks.preparation import open_backbone, say, seed_of
+from .attention_cpu import use_fast_attention
+from .checkpoints import checkpoints_of
+from .fitting import fit, from_main
+from .progress import tokenising
+from .run_state import RunState
+from .setup import LEARNING_RATE, build_trainer, task_of
+from .stopwatch import Stopwatch
+from .trainer import RecipeTrainer
+
+# A tokenizer that claims no limit makes pipelines pass a text on whole: the model reads any length.
+NO_LIMIT = int(1e30)
+PROBE_FOLDER = "probe"
+HEADS_FILE = "heads.safetensors"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What every phase of a training reads.
+
+    Args:
+        data: checked data with the splits train and validation.
+        tokens: tokenised splits.
+        tokenizer: the backbone's tokenizer.
+        backbone_config: configuration of the backbone as it was trained.
+    """
+
+    data: Any
+    tokens: dict[str, Dataset]
+    tokenizer: PreTrainedTokenizerBase
+    backbone_config: PreTrainedConfig
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A training that has come to its end.
+
+    Args:
+        trainer: holds the model.
+        run_state: what happened on the way.
+        record: how the training went.
+    """
+
+    trainer: RecipeTrainer
+    run_state: RunState
+    record: dict[str, Any]
+
+
+def prepare(arguments: RecipeArguments, data: Any) -> Prepared:
+    """Open the backbone and tokenise the data."""
+    backbone_config, tokenizer = open_backbone(arguments)
+    tokenizer.model_max_length = NO_LIMIT
+    with PartialState().local_main_process_first(), tokenising(data.splits):
+        tokens = task_of(arguments).tokenise(arguments, data, tokenizer)
+    return Prepared(data, tokens, tokenizer, backbone_config)
+
+
+def fit_phases(arguments: RecipeArguments, prepared: Prepared, output_dir: Path) -> Fitted:
+    """Train as `tuning` says; with `probe+lora` in two phases, the heads of the first kept in a subfolder."""
+    if arguments.tuning != "probe+lora":
+        return fit_phase(arguments, prepared, output_dir)
+    heads, probe = probed_heads(arguments, prepared, output_dir / PROBE_FOLDER)
+    fitted = fit_phase(one_phase(arguments), prepared, output_dir, heads)
+    lora = {name: value for name, value in fitted.record.items() if name != "history"}
+    phases = {"probe": probe, "lora": lora}
+    took = {name: probe[name] + fitted.record[name] for name in ("seconds", "cpu_seconds")}
+    return replace(fitted, record={**fitted.record, **took, "phases": phases})
+
+
+def fit_phase(
+    arguments: RecipeArguments, prepared: Prepared, output_dir: Path, heads: dict[str, Tensor] | None = None
+) -> Fitted:
+    """Train to the end of a phase.
+
+    Args:
+        heads: weights that the heads of a LoRA phase start from, by name; fresh ones where they are not given.
+    """
+
+    def build(changed: RecipeArguments) -> RecipeTrainer:
+        set_seed(seed_of(changed))
+        model = build_model(changed, prepared, heads)
+        reading = prepared.data, prepared.tokens, model, prepared.tokenizer
+        trainer = build_trainer(changed, *reading, output_dir, has_fresh_heads=heads is None)
+        counts = trainer.parameters
+        say(f"{counts['trainable']:,} of {counts['all']:,} parameters train ({changed.tuning}).")
+        if trainer.args.bf16 and trainer.args.device.type == "cpu":
+            use_fast_attention(base_model(model))
+        if trainer.args.push_to_hub and trainer.is_world_process_zero():
+            # `Trainer` pushes a checkpoint without the code that it needs.
+            custom_object_save(base_model(model), output_dir)
+        return trainer
+
+    watch = Stopwatch()
+    trainer, run_state = fit(build, arguments, output_dir)
+    return Fitted(trainer, run_state, training_record(trainer, watch))
+
+
+def build_model(arguments: RecipeArguments, prepared: Prepared, heads: dict[str, Tensor] | None) -> Any:
+    """Return the model that trains."""
+    build = task_of(arguments).build_model
+    if heads is None:
+        return build(arguments, prepared.data, prepared.backbone_config)
+    model = build(replace(arguments, tuning="probe", save="merged"), prepared.data, prepared.backbone_config)
+    model.load_state_dict({**model.state_dict(), **heads})
+    return add_lora(model, task_type_of(model), **arguments.lora)
+
+
+def probed_heads(
+    arguments: RecipeArguments, prepared: Prepared, folder: Path
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Train the heads on the frozen backbone, unless that is done, and return their weights and how it went."""
+    path = folder / HEADS_FILE
+    if not from_main(path.is_file):
+        say("First phase: the heads, on the frozen backbone.")
+        fitted = fit_phase(probe_phase(arguments), prepared, folder)
+        record = {**fitted.record, "run_state": asdict(fitted.run_state)}
+        if PartialState().is_main_process:
+            write_heads(path, heads_of(plain_model(fitted.trainer)), record)
+            for checkpoint in checkpoints_of(folder):
+                shutil.rmtree(checkpoint)
+        PartialState().wait_for_everyone()
+    say("Second phase: adapters on the backbone, and the heads from where they are.")
+    return read_heads(path)
+
+
+def probe_phase(arguments: RecipeArguments) -> RecipeArguments:
+    """Return the arguments of the first phase."""
+    rate = arguments.probe_learning_rate
+    rate = LEARNING_RATE["probe"] if rate is None else rate
+    options = {**arguments.options, "learning_rate": rate, "push_to_hub": False}
+    if arguments.probe_epochs is not None:
+        options |= {"num_train_epochs": arguments.probe_epochs, "max_steps": -1}
+    # The attention heads learn on in the second phase, slower: here they have the rate of all.
+    return replace(one_phase(arguments), tuning="probe", save="merged", heads_learning_rate=rate, options=options)
+
+
+def one_phase(arguments: RecipeArguments) -> RecipeArguments:
+    """Return arguments of one phase, that of LoRA."""
+    return replace(arguments, tuning="lora", probe_epochs=None, probe_learning_rate=None)
+
+
+def heads_of(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Return all weights and buffers of a model but its backbone's."""
+    backbone = model.base_model.backbone
+    place = next(name for name, module in model.named_modules() if module is backbone)
+    state = model.state_dict()
+    return {name: value.cpu().contiguous() for name, value in state.items() if not name.startswith(f"{place}.")}
+
+
+def write_heads(path: Path, heads: dict[str, Tensor], record: dict[str, Any]) -> None:
+    """Write the outcome of the first phase so that it is there whole or not at all."""
+    side = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(heads, side, metadata={"training": json.dumps(record)})
+    with side.open("rb+") as file:
+        os.fsync(file.fileno())
+    side.replace(path)
+
+
+def read_heads(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the weights of the first phase by name, and how its training went.
+
+    Raises:
+        ValueError: if it is broken.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["training"])  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is broken ({error}). Delete it to train the first phase anew.") from error
+
+
+def training_record(trainer: RecipeTrainer, watch: Stopwatch) -> dict[str, Any]:
+    """Return how training went."""
+    return {
+        **watch.record(),
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "best_step": trainer.state.best_global_step,
+        "best_metric": trainer.state.best_metric,
+        "processes": trainer.args.world_size,
+        "device": str(trainer.args.device),
+        "feature_cache": trainer.feature_record,
+        "bf16": trainer.args.bf16,
+        "history": trainer.state.log_history,
+    }

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hf_selfattn.tasks.losses import balanced_weights, build_loss, ordinal_losses
+
+CLASSES = np.array([0, 0, 0, 1, 2, 0])
+MULTI = np.array([[1, 0], [1, 0], [0, 0], [1, 1]])
+
+
+def loss_of(
+    problem: str, logits: torch.Tensor, labels: torch.Tensor, items: int | None = None, **options: Any
+) -> float:
+    references = MULTI if problem.startswith("multi") else CLASSES
+    function = build_loss(problem, references, logits.shape[1], **options)
+    assert function is not None
+    return float(function({"logits": logits}, labels, num_items_in_batch=items))
+
+
+def test_the_models_own_loss_is_used_where_nothing_is_asked_for() -> None:
+    assert build_loss("single_label_classification", CLASSES, 3) is None
+    assert build_loss("multi_label_classification", MULTI, 2) is None
+    assert build_loss("regression", CLASSES / 2, 1) is None
+    assert build_loss("ordinal", CLASSES, 3) is not None
+
+
+def test_balanced_weights_by_hand() -> None:
+    assert balanced_weights(CLASSES, 4).tolist() == pytest.approx([6 / 16, 6 / 4, 6 / 4, 1.0])
+    assert balanced_weights(MULTI, 2).tolist() == pytest.approx([1 / 3, 3.0])
+
+
+def test_class_losses_equal_a_loop() -> None:
+    logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])
+    weight = balanced_weights(CLASSES, 3)
+    log_probs = logits.log_softmax(-1)
+    weighted = [-weight[y] * log_probs[i, y] for i, y in enumerate(labels)]
+    focal = [(1 - log_probs[i, y].exp()) ** 2 * -log_probs[i, y] for i, y in enumerate(labels)]
+    smooth = [-(0.9 * log_probs[i, y] + 0.1 * log_probs[i].mean()) for i, y in enumerate(labels)]
+    name = "single_label_classification"
+    assert loss_of(name, logits, labels, class_weights="balanced") == pytest.approx(float(sum(weighted)) / 5, rel=1e-5)
+    assert loss_of(name, logits, labels, kind="focal") == pytest.approx(float(sum(focal)) / 5, rel=1e-5)
+    assert loss_of(name, logits, labels, label_smoothing=0.1) == pytest.approx(float(sum(smooth)) / 5, rel=1e-5)
+    assert loss_of(name, logits, labels, items=10, kind="focal") == pytest.approx(float(sum(focal)) / 10, rel=1e-5)
+
+
+def test_binary_losses_equal_a_loop() -> None:
+    logits, labels = torch.randn(4, 2), torch.tensor(MULTI, dtype=torch.float)
+    name = "multi_label_classification"
+    weighted, focal = 0.0, 0.0
+    for i in range(4):
+        for c in range(2):
+            right = logits[i, c] if MULTI[i, c] else -logits[i, c]
+            loss = -F.logsigmoid(right)
+            weighted += float(loss * (balanced_weights(MULTI, 2)[c] if MULTI[i, c] else 1))
+            focal += float(loss * (1 - right.sigmoid()) ** 2)
+    assert loss_of(name, logits, labels, class_weights="balanced") == pytest.approx(weighted / 8, rel=1e-5)
+    assert loss_of(name, logits, labels, kind="focal") == pytest.approx(focal / 8, rel=1e-5)
+    smoothed = F.binary_cross_entropy_with_logits(logits, labels * 0.9 + 0.05)
+    assert loss_of(name, logits, labels, label_smoothing=0.1) == pytest.approx(float(smoothed), rel=1e-5)
+
+
+def test_an_answer_farther_off_costs_more() -> None:
+    sure = 20 * torch.eye(4)
+    costs = ordinal_losses(sure, torch.zeros(4, dtype=torch.long))
+    assert costs.tolist() == pytest.approx([0, 1, 2, 3], abs=1e-4)
+    logits, labels = torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 1])
+    naive = [
+        sum(float(logits[i].softmax(-1)[: c + 1].sum() - int(c >= y)) ** 2 for c in range(4))
+        for i, y in enumerate(labels)
+    ]
+    assert ordinal_losses(logits, labels).tolist() == pytest.approx(naive, rel=1e-4)
+    both = loss_of("ordinal", logits, labels)
+    assert both == pytest.approx(float(F.cross_entropy(logits, labels)) + sum(naive) / 5, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("problem", "options", "message"),
+    [
+        ("single_label_classification", {"kind": "corn"}, "loss='corn' is unknown"),
+        ("regression", {"kind": "focal"}, "it is 'mse'"),
+        ("regression", {"class_weights": "balanced"}, "A regression has no classes"),
+    ],
+)
+def test_a_loss_that_the_problem_has_not(problem: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_loss(problem, CLASSES, 3, **options)

@@ -1,0 +1,157 @@
+"""The sweep: every combination is trained on the same features, and the best one is the run's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_probe import arguments_of
+from transformers import AutoModelForSequenceClassification, BertModel, Trainer
+
+from hf_selfattn.arguments import NerArguments
+from hf_selfattn.training.run import run
+from hf_selfattn.training.sweep import plan_sweep
+from hf_selfattn.training.trainer import RecipeTrainer
+
+GRID = {"learning_rate": ["1e-9", "1e-2"], "heads.num_grouped_attention_heads": [0, 4], "seed": [3, 5]}
+
+
+def record_on_disk(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "run/sweep.json").read_text(encoding="utf-8"))
+
+
+def test_a_grid_is_every_combination(tmp_path: Path) -> None:
+    arguments = arguments_of("m", tmp_path, sweep={"learning_rate": [1, "1e-3"], "heads": {"num_groups": [2, 4]}})
+    assert plan_sweep(arguments) == [
+        {"learning_rate": rate, "heads.num_groups": groups} for rate in (1.0, 1e-3) for groups in (2, 4)
+    ]
+    assert plan_sweep(arguments_of("m", tmp_path)) == []
+
+
+def test_the_best_in_the_mean_over_seeds_is_trained_and_tested(
+    tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[bool] = []
+    forward = BertModel.forward
+    monkeypatch.setattr(BertModel, "forward", lambda *a, **k: (calls.append(True), forward(*a, **k))[1])
+    seen: set[int] = set()
+    evaluate = Trainer.evaluate
+    monkeypatch.setattr(
+        Trainer, "evaluate", lambda self, *a, **k: (seen.add(len(self.eval_dataset)), evaluate(self, *a, **k))[1]
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_selfattn.training.run.train_and_evaluate", lambda *_: pytest.fail("swept"))
+        with pytest.raises(pytest.fail.Exception, match="swept"):
+            run(arguments_of(tiny_backbone, tmp_path, sweep=GRID))
+    assert len(calls) == 1 and seen == {12}, "one batch of features for all, and the test split is not read"
+
+    arguments = arguments_of(tiny_backbone, tmp_path, sweep=GRID)
+    results = run(arguments)
+    record = results["sweep"]
+    assert len(record["runs"]) == 8 and record["runs"] == record_on_disk(tmp_path)["runs"]
+    assert len(record["combinations"]) == 4 and all(len(entry["values"]) == 2 for entry in record["combinations"])
+    for entry in record["combinations"]:
+        values = [one["value"] for one in record["runs"] if entry["settings"].items() <= one["settings"].items()]
+        assert entry["values"] == values and entry["value"] == pytest.approx(sum(values) / 2)
+    assert record["best"]["value"] == max(entry["value"] for entry in record["combinations"])
+    assert record["best"]["settings"]["learning_rate"] == 1e-2 and record["metric"] == "macro_f1"
+    said = capsys.readouterr().out
+    assert "learning_rate  heads.num_grouped_attention_heads  macro_f1" in said and " ± " in said
+
+    # The run of the best settings is the training of its first seed over again.
+    first = next(one for one in record["runs"] if one["settings"] == {**record["best"]["settings"], "seed": 3})
+    assert results["training"]["best_metric"] == first["value"] and results["seed"] == 3
+    assert results["arguments"]["options"]["learning_rate"] == 1e-2 and results["arguments"]["sweep"] == {}
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")
+    heads = record["best"]["settings"]["heads.num_grouped_attention_heads"]
+    assert model.config.num_grouped_attention_heads == heads
+    assert results["splits"]["test"]["rows"] == 10 and not list((tmp_path / "run/sweep").iterdir())
+    assert run(arguments) == results, "a finished run is read"
+
+
+def test_a_sweep_that_was_stopped_goes_on(tiny_backbone: str, tmp_path: Path) -> None:
+    arguments = arguments_of(tiny_backbone, tmp_path, sweep={"heads.num_groups": [2, 4, 8]}, num_train_epochs=1)
+    train, begun = RecipeTrainer.train, []
+
+    def begin(self: Any, **options: Any) -> Any:
+        begun.append(self)
+        if len(begun) == 3:
+            raise KeyError("stopped")
+        return train(self, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RecipeTrainer, "train", begin)
+        with pytest.raises(KeyError, match="stopped"):
+            run(arguments)
+        before = record_on_disk(tmp_path)["runs"]
+        assert len(before) == 2
+        record = run(arguments)["sweep"]
+    assert record["runs"][:2] == before and len(record["runs"]) == 3
+    assert len(begun) == 3 + 1 + 1, "the third anew, and the best"
+
+
+@pytest.mark.parametrize(
+    ("tuning", "grid"),
+    [
+        ("lora", {"lora.r": [2, 4]}),
+        ("full", {"layer_decay": [0.5, 0.9]}),
+        ("probe+lora", {"probe_learning_rate": [1e-3, 1e-2]}),
+    ],
+)
+def test_any_tuning_can_be_swept(tiny_backbone: str, tmp_path: Path, tuning: str, grid: dict[str, Any]) -> None:
+    changes = {"tuning": tuning, "selection_metric": "nll", "learning_rate": 1e-2}
+    results = run(arguments_of(tiny_backbone, tmp_path, sweep=grid, **changes))
+    values = [one["value"] for one in results["sweep"]["runs"]]
+    assert results["training"]["best_metric"] == results["sweep"]["best"]["value"] == min(values) < max(values)
+
+
+def test_several_seeds_and_entities(wordpiece: str, tmp_path: Path) -> None:
+    grid = {"heads.decoding": ["argmax", "viterbi"]}
+    results = run(arguments_of(wordpiece, tmp_path, NerArguments, sweep=grid, seeds=2, num_train_epochs=1))
+    decoding = results["sweep"]["best"]["settings"]["heads.decoding"]
+    assert {one["arguments"]["heads"]["decoding"] for one in results["runs"].values()} == {decoding}
+    assert list(results["runs"]) == ["seed-0", "seed-1"] and results["sweep"]["metric"] == "f1"
+
+
+def test_a_combination_that_fails_is_recorded(tiny_backbone: str, tmp_path: Path) -> None:
+    grid = {"heads.block_size": [-1, 8], "seed": [0, 1]}
+    results = run(arguments_of(tiny_backbone, tmp_path, sweep=grid, num_train_epochs=1))
+    assert [one["value"] is None for one in results["sweep"]["runs"]] == [True, True, False, False]
+    assert "block_size" in results["sweep"]["runs"][0]["error"]
+    assert [entry["settings"] for entry in results["sweep"]["combinations"]] == [{"heads.block_size": 8}]
+    broken = arguments_of(tiny_backbone, tmp_path, sweep={"heads.block_size": [-1]}, output_dir=str(tmp_path / "b"))
+    with pytest.raises(ValueError, match=r"No combination of the sweep could be trained; .*block_size"):
+        run(broken)
+    assert not (tmp_path / "b/results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sweep": {"lerning_rate": [1]}}, "sweep: 'lerning_rate' cannot be swept. Did you mean 'learning_rate'"),
+        ({"sweep": {"learning_rate": 1}}, r"sweep: learning_rate=1 must be a list of values, such as \[1\]"),
+        ({"sweep": {"learning_rate": {"low": 1, "high": 2}}}, "must be a list of values"),
+        ({"sweep": {"learning_rate": []}}, "sweep: learning_rate is an empty list"),
+        ({"sweep": {"seed": [0, 0.5]}}, r"sweep: seed takes whole numbers, not \[0.0, 0.5\]"),
+        ({"sweep": {"lora.r": [2]}}, "sweep: lora.r says nothing with tuning='probe'; set tuning=lora"),
+        ({"sweep": {"probe_epochs": [1, 2]}}, "probe_epochs=1.0 says nothing with tuning='probe'"),
+        ({"sweep": {"learning_rate": [1]}, "folds": 3}, "sweep and folds=3 cannot go together"),
+        ({"sweep": {"learning_rate": [1]}, "eval_strategy": "no"}, "with eval_strategy=no there is no score"),
+        (
+            {"sweep": {"learning_rate": [1]}, "search": {"space": {"learning_rate": [1]}}},
+            "search and sweep cannot go together",
+        ),
+    ],
+)
+def test_a_bad_sweep_is_named_before_anything_is_read(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(arguments_of("m", tmp_path, train="nowhere.csv", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_search_of_two_phases_is_refused(tmp_path: Path) -> None:
+    search = {"space": {"learning_rate": [1]}}
+    with pytest.raises(ValueError, match="give sweep instead"):
+        run(arguments_of("m", tmp_path, tuning="probe+lora", search=search))
