@@ -12,8 +12,8 @@ from tiny_models import TASKS, WINDOW, main_output, tiny_batch, tiny_model
 from torch import Tensor
 
 import hf_selfattn
-from hf_selfattn import export
 from hf_selfattn.adapters import add_lora, merge_adapters
+from hf_selfattn.hub import onnx as export
 
 # Tokens of the rows: one token, less than a block, a window and around it, several windows.
 SHAPES = ([1], [5, 3, 1], [20], [WINDOW - 1, 2], [WINDOW], [WINDOW + 1, 7, 1], [63, 64], [200, 1])

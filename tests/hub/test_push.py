@@ -21,9 +21,9 @@ from huggingface_hub import CommitInfo, ModelCard
 from tiny_models import aligned, tiny_model, tiny_text
 from transformers import AutoModelForSequenceClassification, TrainingArguments
 
-from hf_selfattn import publishing
 from hf_selfattn.arguments import RecipeArguments, build_arguments
 from hf_selfattn.files import read_json
+from hf_selfattn.hub import push as publishing
 from hf_selfattn.hub.push import Target, files_to_push, push_command, push_run, push_target, stale_files
 from hf_selfattn.training.run import run
 

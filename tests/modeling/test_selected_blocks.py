@@ -10,7 +10,8 @@ import torch
 from tiny_models import WINDOW, aligned, assert_rows_stand_alone, tiny_batch, tiny_labels, tiny_model
 from torch.nn import functional as F
 
-from hf_selfattn import SelfAttnForTokenClassification, export
+from hf_selfattn import SelfAttnForTokenClassification
+from hf_selfattn.hub import onnx as export
 from hf_selfattn.modeling.selection_selfattn import select_blocks
 
 ROWS = [2 * WINDOW + 5, 1, WINDOW + 7]

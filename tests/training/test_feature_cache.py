@@ -17,7 +17,7 @@ from datasets import Dataset
 from tiny_models import WINDOW, tiny_model, tiny_text, tiny_tokenizer
 from transformers import DataCollatorWithPadding
 
-from hf_selfattn import features as features_module
+from hf_selfattn.training import feature_cache as features_module
 from hf_selfattn.training.feature_cache import CachedFeatures, feature_collator, keys_and_lengths, portions
 from hf_selfattn.training.feature_store import FeatureStore, packed
 
