@@ -1,6 +1,7 @@
 """Self-attention and grouped-attention heads on any Hugging Face encoder.
 
-Importing the package registers its models, so `AutoModel…from_pretrained` and `pipeline` open its checkpoints.
+Importing the package registers its models, so `AutoModel…from_pretrained` and `pipeline` open its checkpoints. All
+other public names are imported when they are first asked for.
 """
 
 from importlib import import_module
@@ -26,18 +27,39 @@ for auto_class, model_class in (
     auto_class.register(SelfAttnConfig, model_class, exist_ok=True)
     model_class.register_for_auto_class(auto_class.__name__)
 
+# Where each public name stands that is imported when it is first asked for.
+PUBLIC = {
+    "adapters": ("add_lora", "lora_config", "open_adapter"),
+    "arguments": ("RunArguments", "build_arguments", "parse_arguments"),
+    "hub.card": ("model_card",),
+    "hub.onnx": ("export_onnx",),
+    "hub.push": ("push_run",),
+    "hub.saving": ("save_adapter", "save_model"),
+    "metrics": ("compare", "score", "score_spans"),
+    "tasks": ("NerArguments", "SentimentArguments", "Task", "TextClassificationArguments", "register_task"),
+    "training.faults": ("faults_explained",),
+    "training.first_pass": ("fit_codebooks",),
+    "training.run": ("run",),
+}
+HOMES = {name: home for home, names in PUBLIC.items() for name in names}
+
 __all__ = [
     "SelfAttnConfig",
     "SelfAttnForSequenceClassification",
     "SelfAttnForTokenClassification",
     "SelfAttnModel",
     "__version__",
-    "export_onnx",  # noqa: F822
+    *HOMES,  # noqa: PLE0604
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Return a public name whose module is imported when it is first asked for."""
-    if name == "export_onnx":
-        return import_module(".export", __name__).export_onnx
+    if name in HOMES:
+        return getattr(import_module(f".{HOMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return all public names, those that are not imported yet among them."""
+    return sorted({*globals(), *HOMES})

@@ -1,176 +1,126 @@
-"""The arguments of a recipe: a YAML file, then `key=value` or `--key value` on the command line."""
+"""The arguments of a run: small dataclasses, of which a task composes its own.
+
+A function that reads one part alone takes that part: `open_backbone(arguments: ModelArguments)`.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import re
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import TrainingArguments
 
 PathSpec = str | list[str]
-AnyArguments = TypeVar("AnyArguments", bound="RecipeArguments")
+AnyArguments = TypeVar("AnyArguments", bound="RunArguments")
+
+# Options that a study of this project found useless, and what to do instead (benchmarks/LOG.md).
+GONE = {
+    "layer_decay": "Give learning_rate and heads_learning_rate.",
+    "focal_gamma": "Give class_weights=balanced.",
+}
 
 
 @dataclass
-class RecipeArguments:
-    """What a recipe is told. Every option of `transformers.TrainingArguments` may stand beside these.
+class ModelArguments:
+    """The backbone, and what stands on it.
 
     Args:
         model: backbone to tune: a name on the hub or a folder.
-        output_dir: folder of the run; it takes the model, the results and the checkpoints.
-        train, validation, test: files, globs or lists of them (CSV, TSV, JSON, JSONL, Parquet, Arrow, compressed).
-        dataset, dataset_config, revision: a data set on the hub or a folder of `save_to_disk` instead of files.
-        test_files: further test sets by name.
-        text_column, text_pair_column, label_column: column names; well-known ones are found.
-        problem: `single_label_classification`, `multi_label_classification`, `regression` or `ordinal`; detected from
-            the labels where it is not given.
-        label_names: the labels in the order wanted.
+        model_revision: branch, tag or commit of the backbone.
+        heads: fields of `SelfAttnConfig`, such as `heads.num_groups=32`.
+        backbone: fields of the backbone's own configuration to change.
+        quantization: `int8` or `nf4` keeps the backbone's weights in 8 or 4 bits (QLoRA; package bitsandbytes). It
+            needs `tuning=lora` and `save=adapter`.
+    """
+
+    model: str = ""
+    model_revision: str | None = None
+    heads: dict[str, Any] = field(default_factory=dict)
+    backbone: dict[str, Any] = field(default_factory=dict)
+    quantization: Literal["none", "int8", "nf4"] = "none"
+
+
+@dataclass
+class DataArguments:
+    """The rows.
+
+    Args:
+        train: files, globs or lists of them (CSV, TSV, JSON, JSONL, Parquet, Arrow, column files, compressed).
+        validation: files of the validation split; a part of train where there is none.
+        test: files of the test split.
+        test_files: further test sets by name, such as `test_files.other=FILE`.
+        dataset: a data set on the hub, or a folder of `save_to_disk`, instead of files.
+        dataset_config: configuration of that data set.
+        revision: branch, tag or commit of that data set.
+        text_column: column of the texts; a well-known name is found.
         on_bad_row: `error`, or `drop` to leave bad rows out and count them.
-        deduplicate: drop repeated training rows, and training rows that stand in an evaluation split.
-        group_column: rows of one group never stand on both sides of a split that is made here.
-        streaming: read the rows of train while training, for data that no memory holds (docs/scaling.md); needs
-            `max_steps` and a validation split.
-        streaming_buffer: rows of a stream among which the next one is drawn at random.
         validation_fraction: share of the training rows that becomes the validation split where none is given.
-        sample_tokens: in training, read of a longer text one random excerpt of so many tokens, another every epoch; 0
-            reads all. Evaluation and the tuned model read every text whole.
-        standardise: before training, set mean and scale of the features that the heads read, on a few training rows.
+    """
+
+    train: PathSpec | None = None
+    validation: PathSpec | None = None
+    test: PathSpec | None = None
+    test_files: dict[str, Any] = field(default_factory=dict)
+    dataset: str | None = None
+    dataset_config: str | None = None
+    revision: str | None = None
+    text_column: str | None = None
+    on_bad_row: Literal["error", "drop"] = "error"
+    validation_fraction: float = 0.1
+
+
+@dataclass
+class TuningArguments:
+    """What trains, and how.
+
+    Args:
         tuning: `lora` trains low-rank adapters and the heads, `full` everything, `probe` the heads alone on the
             features of a frozen backbone, `probe+lora` the heads so first, and then both from there.
+        lora: options of `peft.LoraConfig`, such as `lora.r=8`.
+        save: with `lora` and `probe+lora` tuning, `merged` saves a whole model, the adapters merged into it; `adapter`
+            the adapter and the heads alone, in a few MB. Scores are those of what is saved.
+        heads_learning_rate: of the attention heads and the task head; with `probe` tuning, which trains nothing else,
+            of the attention heads. Where it is not given, .3 of `learning_rate`; `learning_rate` itself with `full`
+            tuning and for a tagger's probe. In the first phase of `probe+lora` they have that phase's.
         probe_epochs: length of the first phase of `probe+lora`; where it is not given, that of the second.
         probe_learning_rate: of the first phase; where it is not given, the default of `probe` tuning.
         feature_cache: with `probe` tuning, folder that takes the backbone's features, which are computed once; `true`
             is one in the cache of Datasets, which all runs share, `false` runs the backbone in every step instead.
         feature_dtype: the features are stored in `float16`, `float32`, or `int8` with one scale per token; `bfloat16`
             also computes them so, in half of the time on a processor that has it, and less precisely.
-        save: with `lora` and `probe+lora` tuning, `merged` saves a whole model, the adapters merged into it; `adapter`
-            the adapter and the heads alone, in a few MB. Scores are those of what is saved.
-        quantization: `int8` or `nf4` keeps the backbone's weights in 8 or 4 bits (QLoRA; package bitsandbytes). It
-            needs `tuning: lora` and `save: adapter`.
-        lora: options of `peft.LoraConfig`, such as `r` and `target_modules`.
-        heads: fields of `SelfAttnConfig`.
-        backbone: fields of the backbone's own configuration to change.
-        loss: `cross_entropy` or `focal`; `ordinal` adds the squared earth mover's distance and is the default for
-            ordinal problems.
-        class_weights: `balanced` weighs a class by the inverse of its frequency.
-        focal_gamma: exponent of the focal loss.
-        layer_decay: factor of the learning rate from one layer of the backbone to the one below, with `full` tuning.
-        heads_learning_rate: of the attention heads and the task head; with `probe` tuning, which trains nothing else,
-            of the attention heads. Where it is not given, .3 of `learning_rate`; `learning_rate` itself with `full`
-            tuning and for a tagger's probe. In the first phase of `probe+lora` they have that phase's.
-        calibrate: fit temperature and thresholds on the validation split and store them in the model.
-        seeds: train as many times, with the seeds `seed`, `seed` + 1 and so on; mean and deviation are reported.
-        folds: cross-validate: every row of train is tested once.
-        model_revision: branch, tag or commit of the backbone.
+        sample_tokens: in training, read of a longer text one random excerpt of so many tokens, another every epoch; 0
+            reads all. Evaluation and the tuned model read every text whole.
+        standardise: before training, set mean and scale of the features that the heads read, on a few training rows.
         selection_metric: metric of the validation split by which the best checkpoint is kept.
         early_stopping_patience: evaluations without gain after which training ends; 0 never stops early.
-        baseline: score TF-IDF with a linear model on the same rows beside the model.
-        lexicon: score the VADER sentiment lexicon, too (package vaderSentiment).
-        neutral_band: make polarity classes of a rated valence; nearer to 0 than this is neutral. With
-            `problem: regression` the valence is learned, and the classes that follow from it are scored as well.
-        neutral: `drop` leaves neutral texts out, `class` keeps them as a class.
-        search: search hyper-parameters on the validation split (package optuna): `trials`, `space` and perhaps
-            `pruner` (`median` or `hyperband`) and `timeout` in seconds. The best settings are then trained and tested.
+        seeds: train as many times, with the seeds `seed`, `seed` + 1 and so on; mean and deviation are reported.
+        search: hyper-parameters to search on the validation split (package optuna): `trials`, `space`, and `storage`
+            where several machines share one search. The best settings are then trained and tested.
         sweep: lists of values by key: every combination is trained, and the best on the validation split is trained
             and tested; with `seed` among the keys the best in the mean over the seeds.
-        check: report on the data and train nothing.
-        hub_create_pr: with `push_to_hub`, propose the result instead of pushing it to the branch.
-        hub_commit_message: of that push.
-        hub_predictions: push the predictions row by row, too.
-        options: options of `transformers.TrainingArguments`.
     """
 
-    model: str = ""
-    output_dir: str = ""
-    train: PathSpec | None = None
-    validation: PathSpec | None = None
-    test: PathSpec | None = None
-    dataset: str | None = None
-    dataset_config: str | None = None
-    revision: str | None = None
-    test_files: dict[str, Any] = field(default_factory=dict)
-    text_column: str | None = None
-    text_pair_column: str | None = None
-    label_column: str | None = None
-    problem: str | None = None
-    label_names: list[str] | None = None
-    on_bad_row: Literal["error", "drop"] = "error"
-    deduplicate: bool = False
-    group_column: str | None = None
-    streaming: bool = False
-    streaming_buffer: int = 1000
-    validation_fraction: float = 0.1
-    sample_tokens: int = 0
-    standardise: bool = True
     tuning: Literal["probe", "lora", "probe+lora", "full"] = "lora"
+    lora: dict[str, Any] = field(default_factory=dict)
+    save: Literal["merged", "adapter"] = "merged"
+    heads_learning_rate: float | None = None
     probe_epochs: float | None = None
     probe_learning_rate: float | None = None
     feature_cache: str | bool = True
     feature_dtype: Literal["float16", "bfloat16", "float32", "int8"] = "float16"
-    save: Literal["merged", "adapter"] = "merged"
-    quantization: Literal["none", "int8", "nf4"] = "none"
-    lora: dict[str, Any] = field(default_factory=dict)
-    heads: dict[str, Any] = field(default_factory=dict)
-    backbone: dict[str, Any] = field(default_factory=dict)
-    loss: str | None = None
-    class_weights: Literal["balanced"] | None = None
-    focal_gamma: float = 2.0
-    layer_decay: float = 1.0
-    heads_learning_rate: float | None = None
-    calibrate: bool = True
-    seeds: int = 1
-    folds: int = 0
-    model_revision: str | None = None
+    sample_tokens: int = 0
+    standardise: bool = True
     selection_metric: str | None = None
     early_stopping_patience: int = 0
-    baseline: bool = True
-    lexicon: bool = False
-    neutral_band: float | None = None
-    neutral: Literal["drop", "class"] = "drop"
+    seeds: int = 1
     search: dict[str, Any] = field(default_factory=dict)
     sweep: dict[str, Any] = field(default_factory=dict)
-    check: bool = False
-    hub_create_pr: bool = False
-    hub_commit_message: str | None = None
-    hub_predictions: bool = False
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            setattr(self, name, _checked(name, getattr(self, name), hint))
-        if self.save == "adapter" and not self.trains_lora:
-            raise ValueError(
-                f"save='adapter' needs tuning='lora' or 'probe+lora'; with tuning={self.tuning!r} there is no adapter."
-            )
-        if self.caches_features and (self.streaming or self.sample_tokens):
-            given = "streaming=true" if self.streaming else f"sample_tokens={self.sample_tokens}"
-            raise ValueError(
-                f"tuning={self.tuning!r} keeps the features of whole rows, which {given} does not read. Leave that "
-                "out, or set feature_cache=false to run the backbone in every step."
-            )
-        if self.quantization != "none" and (self.save, self.tuning) != ("adapter", "lora"):
-            raise ValueError(
-                f"quantization={self.quantization!r} needs save='adapter' and tuning='lora': an adapter cannot be "
-                "merged into weights of few bits without loss, and features are kept of whole weights only."
-            )
-        self._check_first_phase()
-
-    def _check_first_phase(self) -> None:
-        for name in ("probe_epochs", "probe_learning_rate"):
-            value = getattr(self, name)
-            if value is not None and self.tuning != "probe+lora":
-                raise ValueError(f"{name}={value} says nothing with tuning={self.tuning!r}; it needs 'probe+lora'.")
-            if value is not None and value <= 0:
-                raise ValueError(f"{name}={value} must be above 0.")
-        if self.probe_epochs is not None and self.streaming:
-            raise ValueError(
-                f"probe_epochs={self.probe_epochs}, but with streaming=true an epoch has no end. Leave it out: each "
-                "phase makes max_steps."
-            )
 
     @property
     def trains_lora(self) -> bool:
@@ -182,10 +132,80 @@ class RecipeArguments:
         """Whether the backbone runs once, before the heads train."""
         return self.tuning in ("probe", "probe+lora") and bool(self.feature_cache)
 
+
+@dataclass
+class HubArguments:
+    """What `push_to_hub=true` pushes, beside the options of `TrainingArguments` that begin with `hub_`.
+
+    Args:
+        hub_create_pr: propose the result instead of pushing it to the branch.
+        hub_commit_message: first line of the commit.
+        hub_predictions: push the predictions row by row, too.
+    """
+
+    hub_create_pr: bool = False
+    hub_commit_message: str | None = None
+    hub_predictions: bool = False
+
+
+@dataclass
+class RunArguments(HubArguments, TuningArguments, DataArguments, ModelArguments):
+    """The run.
+
+    Args:
+        output_dir: folder of the run; it takes the model, the results and the checkpoints.
+        check: report on the data and train nothing.
+        options: options of `transformers.TrainingArguments`, each of which may also stand beside the others.
+    """
+
+    task: ClassVar[str]
+
+    output_dir: str = ""
+    check: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.save == "adapter" and not self.trains_lora:
+            raise ValueError(
+                f"save='adapter' needs tuning='lora' or 'probe+lora'; with tuning={self.tuning!r} there is no adapter."
+            )
+        if self.caches_features and self.sample_tokens:
+            raise ValueError(self.needs_whole_rows(f"sample_tokens={self.sample_tokens}"))
+        if self.quantization != "none" and (self.save, self.tuning) != ("adapter", "lora"):
+            raise ValueError(
+                f"quantization={self.quantization!r} needs save='adapter' and tuning='lora': an adapter cannot be "
+                "merged into weights of few bits without loss, and features are kept of whole weights only."
+            )
+        for name in ("probe_epochs", "probe_learning_rate"):
+            value = getattr(self, name)
+            if value is not None and self.tuning != "probe+lora":
+                raise ValueError(f"{name}={value} says nothing with tuning={self.tuning!r}; it needs 'probe+lora'.")
+            if value is not None and value <= 0:
+                raise ValueError(f"{name}={value} must be above 0.")
+
+    def needs_whole_rows(self, given: str) -> str:
+        """Return the error for an option that does not read rows whole, as cached features do."""
+        return (
+            f"tuning={self.tuning!r} keeps the features of whole rows, which {given} does not read. Leave that "
+            "out, or set feature_cache=false to run the backbone in every step."
+        )
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return int(self.options.get("seed", 42))
+
+    @property
+    def makes_several_models(self) -> bool:
+        """Whether the run trains several models that stand side by side."""
+        return self.seeds > 1
+
     def without_places(self) -> dict[str, Any]:
         """Return what decides the outcome of a run: every argument but the places that it writes to, and no token."""
         own = {name: value for name, value in asdict(self).items() if not is_place(name)}
         own["feature_cache"] = bool(self.feature_cache)
+        if own["search"]:
+            own["search"] = {name: value for name, value in self.search.items() if name != "storage"}
         return {**own, "options": {name: value for name, value in self.options.items() if not is_place(name)}}
 
 
@@ -194,85 +214,32 @@ def is_place(name: str) -> bool:
     return name in ("output_dir", "check", "push_to_hub", "auto_find_batch_size") or name.startswith("hub_")
 
 
-@dataclass
-class NerArguments(RecipeArguments):
-    """What the recipe for named entities is told. Arguments that speak of texts with one label each are refused.
+def parse_arguments(words: Sequence[str], kind: type[AnyArguments]) -> AnyArguments:
+    """Read the arguments of a run from the command line; `--help` prints them all and ends the program.
 
     Args:
-        token_column, tag_column: names, or numbers of the columns of a column file; found where not given.
-        span_column: character spans of `text_column`, instead of tokens and tags.
-        document_column: the id of a row's document.
-        scheme: of the tags, such as `IOB2`; detected where it is not given.
-        tag_names: the names of integer tags that have none.
-        entity_types: all types, where train does not have them all.
-        on_broken_tag: `repair` reads broken tags as conlleval does, or `error`.
-        on_cut_word: `error`, or `widen` a span that cuts a word to the whole word.
-        context: the model reads a `sentence` at a time, or a `document`; scores are those of the sentences.
-    """
-
-    token_column: str | int | None = None
-    tag_column: str | int | None = None
-    span_column: str | None = None
-    document_column: str | None = None
-    scheme: str | None = None
-    tag_names: list[str] | None = None
-    entity_types: list[str] | None = None
-    on_broken_tag: Literal["repair", "error"] = "repair"
-    on_cut_word: Literal["error", "widen"] = "error"
-    context: Literal["sentence", "document"] = "sentence"
-    calibrate: bool = False
-    baseline: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for item in fields(self):
-            if item.name in NOT_OF_TAGS and getattr(self, item.name) != item.default:
-                raise ValueError(f"{item.name} says nothing to the recipe for named entities. Leave it out.")
-
-
-NOT_OF_TAGS = (
-    "text_pair_column",
-    "label_column",
-    "problem",
-    "label_names",
-    "deduplicate",
-    "group_column",
-    "streaming",
-    "streaming_buffer",
-    "loss",
-    "class_weights",
-    "focal_gamma",
-    "calibrate",
-    "folds",
-    "baseline",
-    "lexicon",
-    "neutral_band",
-    "neutral",
-)
-
-
-def parse_arguments(
-    words: Sequence[str],
-    required: Sequence[str] = ("model", "output_dir"),
-    kind: type[AnyArguments] = RecipeArguments,  # type: ignore[assignment]  # mypy knows no default of a type variable
-) -> AnyArguments:
-    """Read the arguments of a recipe from the command line.
+        words: paths of YAML files, `key=value`, `--key value`, `--key=value` or `--flag`; a later one wins. A dot
+            reaches inside: `heads.num_groups=8`. Values are read as YAML.
+        kind: of the arguments.
 
     Raises:
         ValueError: names the file or word, and the nearest valid key.
     """
+    if {"--help", "-h"} & {*words}:
+        parser_of(kind).print_help()
+        sys.exit()
     settings: dict[str, Any] = {}
     for key, value in _settings(list(words)):
         _assign(settings, key, value)
-    return build_arguments(settings, required, kind)
+    return build_arguments(settings, kind)
 
 
-def build_arguments(
-    settings: dict[str, Any],
-    required: Sequence[str] = ("model", "output_dir"),
-    kind: type[AnyArguments] = RecipeArguments,  # type: ignore[assignment]  # mypy knows no default of a type variable
-) -> AnyArguments:
-    """Divide settings into the recipe's own and those of `TrainingArguments`.
+def build_arguments(settings: dict[str, Any], kind: type[AnyArguments]) -> AnyArguments:
+    """Divide settings into the run's own and those of `TrainingArguments`, and check both.
+
+    Args:
+        settings: values by key.
+        kind: of the arguments.
 
     Raises:
         ValueError: for an unknown key, a value of the wrong type, or a required argument that is missing.
@@ -280,21 +247,76 @@ def build_arguments(
     own = {item.name for item in fields(kind)} - {"options"}
     trainer = {item.name for item in fields(TrainingArguments) if item.init}
     options: dict[str, Any] = dict(settings.get("options") or {})
-    arguments: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     for key, value in settings.items():
         if key in own:
-            arguments[key] = value
+            given[key] = value
         elif key in trainer:
-            options[key] = _checked_option(key, value)
+            options[key] = _option(key, value)
         elif key != "options":
-            near = difflib.get_close_matches(key, sorted(own | trainer), n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" The recipe's own arguments: {', '.join(sorted(own))}."
-            raise ValueError(f"There is no argument {key!r}.{hint}")
-    result = kind(**arguments, options=options)
-    for name in required:
-        if not getattr(result, name):
+            raise ValueError(f"There is no argument {key!r}.{_hint(key, own | trainer, own)}")
+    for name in ("model", "output_dir"):
+        if not given.get(name):
             raise ValueError(f"The argument {name!r} is missing. Give it in the YAML file or as {name}=VALUE.")
-    return result
+    return kind(**_typed(given, kind), options=options)
+
+
+def parser_of(kind: type[RunArguments]) -> Any:
+    """Return a parser that knows the arguments of a kind, with help from the docstrings of the classes it has them of.
+
+    Args:
+        kind: of the arguments.
+    """
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(
+        prog=Path(sys.argv[0]).name,
+        usage=f"{Path(sys.argv[0]).name} [SETTINGS.yaml ...] [KEY=VALUE ...]",
+        description=f"{(kind.__doc__ or '').splitlines()[0]} KEY=VALUE and --KEY VALUE are the same; a dot reaches "
+        "inside, such as heads.num_groups=32. Every option of transformers.TrainingArguments may stand beside these.",
+        exit_on_error=False,
+    )
+    seen = {"options"}
+    for part in reversed(kind.__mro__):
+        if part is not object:
+            parser.add_class_arguments(part, as_group=True, skip=seen & {item.name for item in fields(part)})
+            seen |= {item.name for item in fields(part)}
+    return parser
+
+
+def _typed(given: dict[str, Any], kind: type[RunArguments]) -> dict[str, Any]:
+    """Return the values in their declared types, such as `1e-3`, which YAML reads as text."""
+    parser = parser_of(kind)
+    from jsonargparse import ArgumentError
+
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        try:
+            found[name] = parser.parse_object({name: value}).as_dict()[name]
+        except ArgumentError as error:
+            wanted = _in_words(get_type_hints(kind)[name])
+            raise ValueError(f"{name}={value!r} is {type(value).__name__}; it must be {wanted}.") from error
+    return found
+
+
+def _in_words(hint: Any) -> str:
+    """Return a type as a user would say it: `float`, `'lora' or 'full'`."""
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    parts = [part for part in get_args(hint) if part is not type(None)] if get_origin(hint) not in (dict, list) else []
+    return " or ".join(map(_in_words, parts)) if parts else getattr(hint, "__name__", str(hint))
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """Return what an error on an unknown key says of the one that is most like it, if any is."""
+    near = difflib.get_close_matches(str(key), sorted(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _hint(key: str, known: Iterable[str], own: Iterable[str]) -> str:
+    if key in GONE:
+        return f" It was measured and left. {GONE[key]}"
+    return nearest(key, known) or f" The arguments of this task: {', '.join(sorted(own))}."
 
 
 def _settings(words: list[str]) -> list[tuple[str, Any]]:
@@ -348,36 +370,13 @@ def _assign(settings: dict[str, Any], key: str, value: Any) -> None:
     settings[last] = value
 
 
-def _checked(name: str, value: Any, hint: Any) -> Any:
-    """Return the value in its declared type, or raise a ValueError that names it."""
-    origin, choices = get_origin(hint), get_args(hint)
-    kinds = choices if origin is not None and origin not in (dict, list, Literal) else (hint,)
-    literal = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), None)
-    if literal is not None:
-        if value not in literal and not (value is None and type(None) in kinds):
-            raise ValueError(f"{name}={value!r} is unknown; it is {' or '.join(map(repr, literal))}.")
-        return value
-    plain = tuple(get_origin(kind) or kind for kind in kinds)
-    if float in plain and isinstance(value, (int, str)) and not isinstance(value, bool):
-        value = _as_float(name, value)
-    if isinstance(value, bool) and bool not in plain or not isinstance(value, plain):
-        names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in plain if kind is not type(None))
-        raise ValueError(f"{name}={value!r} is {type(value).__name__}; it must be {names}.")
-    return value
-
-
-def _checked_option(name: str, value: Any) -> Any:
+def _option(name: str, value: Any) -> Any:
     """Return an option of `TrainingArguments`; YAML reads `1e-3` as text and `no` as false."""
     if value is False and name.endswith("_strategy"):
         return "no"
     default = next(item.default for item in fields(TrainingArguments) if item.name == name)
     if isinstance(default, float) and isinstance(value, str):
-        return _as_float(name, value)
-    return value
-
-
-def _as_float(name: str, value: int | str) -> float:
-    try:
+        if not re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", value):
+            raise ValueError(f"{name}={value!r} is no number.")
         return float(value)
-    except ValueError:
-        raise ValueError(f"{name}={value!r} is no number.") from None
+    return value

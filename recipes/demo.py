@@ -8,13 +8,12 @@ from pathlib import Path
 
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from hf_selfattn.arguments import parse_arguments
+from hf_selfattn import TextClassificationArguments, parse_arguments, run
 from hf_selfattn.hub.summary import with_interval
-from hf_selfattn.training.run import run
 
 
 def main() -> None:
-    arguments = parse_arguments(["recipes/configs/demo.yaml", *sys.argv[1:]])
+    arguments = parse_arguments(["recipes/configs/demo.yaml", *sys.argv[1:]], TextClassificationArguments)
     results = run(arguments)
 
     model = AutoModelForSequenceClassification.from_pretrained(arguments.output_dir)

@@ -6,19 +6,10 @@ python recipes/ner.py model=MODEL train=train.jsonl heads.decoding=crf tuning=fu
 accelerate launch recipes/ner.py recipes/configs/conll2003-document.yaml
 """
 
-from __future__ import annotations
-
 import sys
 
-from hf_selfattn.arguments import NerArguments, parse_arguments
-from hf_selfattn.training.faults import faults_explained
-from hf_selfattn.training.run import run
-
-
-def main() -> None:
-    with faults_explained():
-        run(parse_arguments(sys.argv[1:], kind=NerArguments))
-
+from hf_selfattn import NerArguments, faults_explained, parse_arguments, run
 
 if __name__ == "__main__":
-    main()
+    with faults_explained():
+        run(parse_arguments(sys.argv[1:], NerArguments))

@@ -6,25 +6,10 @@ python recipes/sentiment.py model=MODEL train=stars.csv problem=ordinal lexicon=
 accelerate launch recipes/sentiment.py recipes/configs/movies-valence.yaml
 """
 
-from __future__ import annotations
-
 import sys
 
-from hf_selfattn.arguments import parse_arguments
-from hf_selfattn.training.faults import faults_explained
-from hf_selfattn.training.run import run
-
-# The lexicon answers beside the model. Features as they are, and their mean, hold best on texts of another domain.
-DEFAULTS = ("lexicon=true", "standardise=false")
-POOLING = "mean"
-
-
-def main() -> None:
-    with faults_explained():
-        arguments = parse_arguments([*DEFAULTS, *sys.argv[1:]])
-        arguments.heads.setdefault("pooling", POOLING)
-        run(arguments)
-
+from hf_selfattn import SentimentArguments, faults_explained, parse_arguments, run
 
 if __name__ == "__main__":
-    main()
+    with faults_explained():
+        run(parse_arguments(sys.argv[1:], SentimentArguments))

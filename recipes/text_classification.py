@@ -5,19 +5,10 @@ python recipes/text_classification.py model=MODEL train=reviews.csv output_dir=r
 accelerate launch recipes/text_classification.py recipes/configs/r8.yaml
 """
 
-from __future__ import annotations
-
 import sys
 
-from hf_selfattn.arguments import parse_arguments
-from hf_selfattn.training.faults import faults_explained
-from hf_selfattn.training.run import run
-
-
-def main() -> None:
-    with faults_explained():
-        run(parse_arguments(sys.argv[1:]))
-
+from hf_selfattn import TextClassificationArguments, faults_explained, parse_arguments, run
 
 if __name__ == "__main__":
-    main()
+    with faults_explained():
+        run(parse_arguments(sys.argv[1:], TextClassificationArguments))

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 
-from ..arguments import RecipeArguments
+from ..arguments import RunArguments
 from ..files import read_json, write_text
 from .card import model_card
 from .card_text import one_line
@@ -57,7 +57,7 @@ class Target:
     token: str | None = field(default=None, repr=False)
 
 
-def push_target(arguments: RecipeArguments) -> Target | None:
+def push_target(arguments: RunArguments) -> Target | None:
     """Return where the result of a recipe goes, or None where it stays.
 
     Raises:
@@ -66,10 +66,10 @@ def push_target(arguments: RecipeArguments) -> Target | None:
     given = arguments.options
     if not given.get("push_to_hub"):
         return None
-    if arguments.seeds > 1 or arguments.folds:
+    if arguments.makes_several_models:
         raise ValueError(
             "push_to_hub=true needs one model, but several seeds or folds make one each. Leave push_to_hub out, and "
-            "push the one you want afterwards: hf_selfattn.publishing.push_run(FOLDER, NAME)."
+            "push the one you want afterwards: hf_selfattn.push_run(FOLDER, NAME)."
         )
     if arguments.hub_create_pr and given.get("hub_strategy", "end") != "end":
         raise ValueError(

@@ -1,1 +1,44 @@
-"""What a row means, one file a task."""
+"""What a row means, its batch, its loss and its scores: one file a task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..arguments import RunArguments
+from .sentiment import SentimentAnalysis, SentimentArguments
+from .task import Task, say
+from .text_classification import TextClassification, TextClassificationArguments
+from .token_classification import NerArguments, TokenClassification
+
+TASKS: dict[str, type[Task[Any]]] = {}
+
+
+def register_task(task: type[Task[Any]]) -> type[Task[Any]]:
+    """Let `run` find a task by its name; it may stand above the class as a decorator."""
+    TASKS[task.name] = task
+    return task
+
+
+def task_of(arguments: RunArguments) -> Task[Any]:
+    """Return the task of a run.
+
+    Raises:
+        ValueError: if no task of that name is registered.
+    """
+    if arguments.task not in TASKS:
+        raise ValueError(f"There is no task {arguments.task!r}; there are {', '.join(TASKS)}. Call register_task.")
+    return TASKS[arguments.task](arguments)
+
+
+for known in (TextClassification, SentimentAnalysis, TokenClassification):
+    register_task(known)
+
+__all__ = [
+    "NerArguments",
+    "SentimentArguments",
+    "Task",
+    "TextClassificationArguments",
+    "register_task",
+    "say",
+    "task_of",
+]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from numpy.typing import ArrayLike
 from scipy.special import softmax
 from sklearn.dummy import DummyClassifier
@@ -166,3 +167,11 @@ def _vader_compound(texts: Sequence[str]) -> Array:
         raise ValueError("The VADER baseline needs the package vaderSentiment: pip install vaderSentiment") from error
     analyzer = SentimentIntensityAnalyzer()
     return np.array([analyzer.polarity_scores(text)["compound"] for text in texts], dtype=np.float64)
+
+
+def joined_texts(split: Dataset) -> list[str]:
+    """Return the text of each row, a pair joined by a line break."""
+    texts = list(split["text"])
+    if "text_pair" not in split.column_names:
+        return texts
+    return [f"{text}\n{pair}" for text, pair in zip(texts, split["text_pair"], strict=True)]

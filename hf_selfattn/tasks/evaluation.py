@@ -16,13 +16,10 @@ from numpy.typing import NDArray
 from transformers import EvalPrediction, PreTrainedModel, Trainer
 
 from ..data import ClassificationData, fingerprint
-from ..data.polarity import POLARITIES, has_polarity, polarity_of, polarity_probabilities
 from ..files import write_text
 from ..metrics import fit_temperature, fit_thresholds, metric_values, score
-from .baselines import tfidf_baseline, vader_baseline
-from .task import PROBLEMS, as_references
-
-Array = NDArray[Any]
+from .baselines import joined_texts, tfidf_baseline
+from .problems import PROBLEMS, Array, as_references
 
 
 def plain_model(trainer: Trainer) -> PreTrainedModel:
@@ -56,6 +53,11 @@ def logits_of(predictions: Any) -> Array:
     return np.asarray(logits, dtype=np.float64)
 
 
+def order_by_length(tokens: Dataset) -> Array:
+    """Return the rows of a tokenised split in the order in which they are evaluated: little padding is read so."""
+    return np.argsort(tokens["length"][:], kind="stable")
+
+
 def predict(trainer: Trainer, tokens: Dataset, problem: str) -> Array:
     """Return the logits of every row, in the order of the rows.
 
@@ -64,7 +66,7 @@ def predict(trainer: Trainer, tokens: Dataset, problem: str) -> Array:
     Raises:
         ValueError: if a row got no prediction, or more than one.
     """
-    order = np.argsort(tokens["length"][:], kind="stable")
+    order = order_by_length(tokens)
     prediction = trainer.predict(tokens.select(order))
     logits = logits_of(prediction.predictions)
     references = as_references(tokens["labels"][:], problem)[order]
@@ -136,12 +138,8 @@ def score_splits(
     return record
 
 
-def score_baselines(data: ClassificationData, seed: int, lexicon: bool) -> dict[str, Any]:
-    """Score what a model must beat to earn its cost, on the same rows.
-
-    Raises:
-        ValueError: if the lexicon cannot answer the problem, or its package is missing.
-    """
+def score_tfidf(data: ClassificationData, seed: int) -> dict[str, Any]:
+    """Score TF-IDF with a linear model on the same rows."""
     texts = {name: joined_texts(split) for name, split in data.splits.items()}
     evaluated = {name: texts[name] for name in texts if name != "train"}
     references = as_references(data.splits["train"]["label"][:], data.problem)
@@ -149,17 +147,7 @@ def score_baselines(data: ClassificationData, seed: int, lexicon: bool) -> dict[
     answers = tfidf_baseline(
         data.problem, texts["train"], references, evaluated, seed=seed, num_labels=len(data.label_names)
     )
-    record = {"tfidf": score_answers(data, answers, time.perf_counter() - started)}
-    if lexicon:
-        if not has_polarity(data.problem, data.label_names):
-            raise ValueError(
-                f"lexicon=true, but the labels are {data.label_names}: the lexicon knows valence, and the classes "
-                "negative, neutral and positive. Set lexicon=false."
-            )
-        started = time.perf_counter()
-        answers = {name: vader_baseline(part, data.problem, data.label_names) for name, part in evaluated.items()}
-        record["vader"] = score_answers(data, answers, time.perf_counter() - started)
-    return record
+    return score_answers(data, answers, time.perf_counter() - started)
 
 
 def score_answers(data: ClassificationData, answers: dict[str, Array], seconds: float) -> dict[str, Any]:
@@ -170,31 +158,6 @@ def score_answers(data: ClassificationData, answers: dict[str, Array], seconds: 
         scores = score(data.problem, truth, output, data.label_names)
         record["splits"][name] = {"scores": {metric: value.as_dict() for metric, value in scores.items()}}
     return record
-
-
-def score_polarity(data: ClassificationData, values: dict[str, Array], band: float) -> dict[str, Any]:
-    """Score the polarity classes that a regression of valence implies, by split.
-
-    Args:
-        values: (N,) predicted valence, by split.
-        band: a text whose valence is nearer to 0 than this is neutral.
-    """
-    truth = {name: as_references(data.splits[name]["label"][:], data.problem) for name in values}
-    error = max(float(np.sqrt(np.mean((values["validation"] - truth["validation"]) ** 2))), 1e-6)
-    record = {}
-    for name, value in values.items():
-        classes, outputs = polarity_of(truth[name], band), polarity_probabilities(value, band, error)
-        scores = score("single_label_classification", classes, outputs, POLARITIES)
-        record[name] = {metric: entry.as_dict() for metric, entry in scores.items()}
-    return record
-
-
-def joined_texts(split: Dataset) -> list[str]:
-    """Return the text of each row, a pair joined by a line break."""
-    texts = list(split["text"])
-    if "text_pair" not in split.column_names:
-        return texts
-    return [f"{text}\n{pair}" for text, pair in zip(texts, split["text_pair"], strict=True)]
 
 
 def write_predictions(path: Path, references: Sequence[Any], outputs: NDArray[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Losses beyond those of the model: weighted, smoothed, focal and ordinal."""
+"""Losses beyond those of the model: weighted and ordinal."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 LossFunction = Callable[..., Tensor]
 LOSSES = {
-    "single_label_classification": ("cross_entropy", "focal"),
-    "multi_label_classification": ("cross_entropy", "focal"),
-    "ordinal": ("ordinal", "cross_entropy", "focal"),
+    "single_label_classification": ("cross_entropy",),
+    "multi_label_classification": ("cross_entropy",),
+    "ordinal": ("ordinal", "cross_entropy"),
     "regression": ("mse",),
 }
 
@@ -28,14 +28,16 @@ def build_loss(
     kind: str | None = None,
     class_weights: str | None = None,
     label_smoothing: float = 0.0,
-    focal_gamma: float = 2.0,
 ) -> LossFunction | None:
     """Return what `Trainer` takes as `compute_loss_func`, or None where the model's own loss is the one wanted.
 
     Args:
+        problem: one of `LOSSES`.
         references: right answers of the training rows, from which balanced weights are counted.
-        label_smoothing: share of the target that is spread evenly over the classes (Szegedy et al., 2016).
-        focal_gamma: exponent by which the focal loss plays down rows that are answered well (Lin et al., 2017).
+        num_labels: C.
+        kind: name of the loss; the first one of the problem where it is not given.
+        class_weights: `balanced`, or None.
+        label_smoothing: of `Trainer`, which smooths the plain cross entropy of classes and nothing else.
 
     Raises:
         ValueError: for a loss or an option that the problem does not have.
@@ -43,23 +45,26 @@ def build_loss(
     kind = kind or LOSSES[problem][0]
     if kind not in LOSSES[problem]:
         raise ValueError(f"loss={kind!r} is unknown for {problem}; it is {' or '.join(map(repr, LOSSES[problem]))}.")
-    if problem == "regression":
-        if class_weights or label_smoothing:
-            raise ValueError("A regression has no classes: leave class_weights and label_smoothing_factor out.")
+    if problem == "regression" and class_weights:
+        raise ValueError("A regression has no classes: leave class_weights out.")
+    is_plain = kind == "cross_entropy" and not class_weights and problem != "multi_label_classification"
+    if label_smoothing and not is_plain:
+        raise ValueError(
+            f"label_smoothing_factor={label_smoothing} smooths the plain cross entropy of classes alone. Leave it "
+            f"out, or leave out class_weights and set loss=cross_entropy; the problem here is {problem}."
+        )
+    if problem == "regression" or (kind == "cross_entropy" and not class_weights):
         return None
-    if kind == "cross_entropy" and not class_weights and not label_smoothing:
-        return None
-    multi_label = problem == "multi_label_classification"
     weights = balanced_weights(references, num_labels) if class_weights == "balanced" else None
-    gamma = focal_gamma if kind == "focal" else 0.0
 
     def loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         logits = outputs["logits"].float()
         weight = None if weights is None else weights.to(logits.device)
-        if multi_label:
-            losses = binary_losses(logits, labels.to(logits.dtype), weight, label_smoothing, gamma)
+        if problem == "multi_label_classification":
+            targets = labels.to(logits.dtype)
+            losses = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight, reduction="none")
         else:
-            losses = class_losses(logits, labels, weight, label_smoothing, gamma)
+            losses = F.cross_entropy(logits, labels, weight=weight, reduction="none")
         if kind == "ordinal":
             losses = losses + ordinal_losses(logits, labels)
         return losses.mean() if num_items_in_batch is None else losses.sum() / num_items_in_batch
@@ -80,25 +85,6 @@ def balanced_weights(references: NDArray[Any], num_labels: int) -> Tensor:
         positives = np.bincount(references, minlength=num_labels)
         ratios = len(references) / (num_labels * np.maximum(positives, 1))
     return torch.tensor(np.where(positives > 0, ratios, 1.0), dtype=torch.float32)
-
-
-def class_losses(
-    logits_BC: Tensor, labels_B: Tensor, weight_C: Tensor | None, smoothing: float, gamma: float
-) -> Tensor:
-    """Return the cross entropy of each row, (B,), weighted, smoothed, and focal where gamma is above 0."""
-    losses = F.cross_entropy(logits_BC, labels_B, weight=weight_C, label_smoothing=smoothing, reduction="none")
-    right_B = F.softmax(logits_BC, dim=-1).gather(1, labels_B[:, None])[:, 0]
-    return losses if gamma == 0 else losses * (1 - right_B) ** gamma
-
-
-def binary_losses(
-    logits_BC: Tensor, targets_BC: Tensor, weight_C: Tensor | None, smoothing: float, gamma: float
-) -> Tensor:
-    """Return the binary cross entropy of each row and label, (B, C), as `class_losses` does."""
-    smoothed = targets_BC * (1 - smoothing) + smoothing / 2
-    losses = F.binary_cross_entropy_with_logits(logits_BC, smoothed, pos_weight=weight_C, reduction="none")
-    right_BC = torch.where(targets_BC > 0.5, logits_BC, -logits_BC).sigmoid()
-    return losses if gamma == 0 else losses * (1 - right_BC) ** gamma
 
 
 def ordinal_losses(logits_BC: Tensor, labels_B: Tensor) -> Tensor:

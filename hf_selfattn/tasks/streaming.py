@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
@@ -17,14 +17,15 @@ from datasets import Dataset, DatasetDict
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from ..arguments import RecipeArguments
 from ..data import ClassificationData, load_splits, prepare
 from ..data.classification import find_columns
 from ..data.labels import read_scheme
 from ..data.reading import ORIGIN
 from ..data.sources import SPLIT_ALIASES, STANDARD_SPLITS, find_files
 from ..data.streams import Row, Stream, stream_files, stream_split, survey
-from .preparation import column_options
+
+if TYPE_CHECKING:
+    from .text_classification import TextClassificationArguments
 
 # A stream has no length: what is counted in epochs otherwise is counted in steps, and rows have no lengths to group.
 STREAM_OPTIONS: dict[str, Any] = {
@@ -43,8 +44,6 @@ NOT_STREAMED = {
     "folds": "a stream is not divided",
     "search": "trials read the rows again and again",
     "sample_tokens": "excerpts are cut out of tokenised rows",
-    "neutral_band": "it changes the rows first",
-    "lexicon": "it answers beside the TF-IDF baseline, which reads all rows",
 }
 
 
@@ -101,7 +100,7 @@ def stream_collator(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[Row]],
     return collate
 
 
-def load_stream(arguments: RecipeArguments) -> ClassificationData:
+def load_stream(arguments: TextClassificationArguments) -> ClassificationData:
     """Open train as a stream, find its labels, and load and check the other splits.
 
     Where `label_names` are given, train is not read before training; else a first pass reads and checks it.
@@ -112,7 +111,7 @@ def load_stream(arguments: RecipeArguments) -> ClassificationData:
     refuse_what_needs_all_rows(arguments)
     with PartialState().local_main_process_first():
         read, evaluation = open_sources(arguments)
-    options = column_options(arguments)
+    options = arguments.columns()
     names = {name: options[name] for name in ("text_column", "text_pair_column", "label_column")}
     columns, notes = find_columns(evaluation, **names)
     first = next(read(), None)
@@ -139,7 +138,7 @@ def load_stream(arguments: RecipeArguments) -> ClassificationData:
     return data
 
 
-def refuse_what_needs_all_rows(arguments: RecipeArguments) -> None:
+def refuse_what_needs_all_rows(arguments: TextClassificationArguments) -> None:
     """Raise an error for arguments that a stream cannot serve.
 
     Raises:
@@ -158,7 +157,7 @@ def refuse_what_needs_all_rows(arguments: RecipeArguments) -> None:
         raise ValueError("streaming=true needs train=… and validation=…: no split can be made of a stream.")
 
 
-def open_sources(arguments: RecipeArguments) -> tuple[Callable[[], Iterator[Row]], dict[str, Dataset]]:
+def open_sources(arguments: TextClassificationArguments) -> tuple[Callable[[], Iterator[Row]], dict[str, Dataset]]:
     """Return what begins a pass over the raw rows of train, and the other splits, which are read whole.
 
     Raises:

@@ -118,30 +118,6 @@ def label_tokens(
     return labels, places
 
 
-def rows_of(inputs: Any, rows: list[list[int]], padding: set[int | None]) -> list[int]:
-    """Return the number of the row that each input is: `Trainer` groups by length, and so evaluates in its own order.
-
-    Args:
-        inputs: (N, T) padded ids.
-
-    Raises:
-        ValueError: if the inputs are not the rows.
-    """
-    numbers: dict[tuple[int, ...], list[int]] = {}
-    for number, row in enumerate(rows):
-        numbers.setdefault(tuple(token for token in row if token not in padding), []).append(number)
-    found = []
-    for given in inputs.tolist():
-        same = numbers.get(tuple(token for token in given if token not in padding))
-        if not same:
-            raise ValueError(
-                "A row was evaluated that the validation split does not hold, or holds fewer times. The metrics of "
-                "training are those of the validation split: leave out custom samplers."
-            )
-        found.append(same.pop())
-    return found
-
-
 def tags_of_words(
     found: NDArray[Any], order: list[int], tokens: Dataset, split: Dataset, label_names: list[str]
 ) -> list[list[int]]:

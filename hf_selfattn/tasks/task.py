@@ -1,103 +1,148 @@
-"""What the kinds of task ask of the recipe: one table."""
+"""What a task adds to a run; training and saving are the same for all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
 
-import numpy as np
-from datasets import Dataset
-from numpy.typing import NDArray
-from scipy.special import expit, softmax
-from transformers import PreTrainedTokenizerBase
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict
+from peft import PeftModel
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
-from ..data import ClassificationData
+from ..adapters import tune
+from ..arguments import DataArguments, RunArguments
+from ..data import load_splits
+from ..modeling.modeling_selfattn import SelfAttnPreTrainedModel
+from .backbone import backbone_settings, head_settings
 
-Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a kind of task adds to a run; training and saving are the same for all.
-
-    Args:
-        name: of the task as pipelines have it.
-        load: arguments to checked data.
-        with_validation: arguments and data to data with a validation split.
-        check: arguments to a report on the data.
-        tokenise: arguments, data and tokenizer to tokenised splits with the columns `labels` and `length`.
-        build_model: arguments, data and the backbone's configuration to the model that trains.
-        label_counts: data to how often each label, or entity of each type, stands in train; empty for numbers.
-        metrics: data to the names of the metrics of its validation split.
-        selection_metric: data to the one that picks the checkpoint where the user names none.
-        trainer_options: arguments, data, tokenised splits, `TrainingArguments` and tokenizer to loss, collator and
-            metrics.
-        evaluate: arguments, data, tokenised splits, a `Trainer` with the final model and the folder of the run to the
-            task's part of the results, `splits` among them; sets what the model's configuration keeps of it.
-        metrics_see_inputs: whether the metrics of the validation split are given the token ids, too.
-    """
-
-    name: str
-    load: Callable[..., Any]
-    with_validation: Callable[..., Any]
-    check: Callable[..., dict[str, Any]]
-    tokenise: Callable[..., dict[str, Dataset]]
-    build_model: Callable[..., Any]
-    label_counts: Callable[..., dict[str, int]]
-    metrics: Callable[..., list[str]]
-    selection_metric: Callable[..., str]
-    trainer_options: Callable[..., dict[str, Any]]
-    evaluate: Callable[..., dict[str, Any]]
-    metrics_see_inputs: bool = False
+AnyRunArguments = TypeVar("AnyRunArguments", bound=RunArguments)
 
 
-@dataclass(frozen=True)
-class Problem:
-    """What training needs to know of a problem beyond its labels.
+class Task(ABC, Generic[AnyRunArguments]):
+    """What a row means, its batch, its loss and its scores.
+
+    A task is one class: register it (`register_task`), and `run` trains it. Checked data has `splits` (a `DatasetDict`
+    with `train`, and `validation` after `with_validation`), `label_names` and `notes`, which are said aloud.
 
     Args:
-        problem_type: the name that the model's configuration has for it.
-        probabilities: logits (N, C) to what is scored, (N, C) or (N,).
-        selection_metric: metric of the validation split that picks the checkpoint.
+        arguments: of the run.
+
+    Attributes:
+        name: of the task, as arguments name it.
+        pipeline: the pipeline that serves its models.
+        model_class: what trains.
+        peft_type: what PEFT calls the task, such as `SEQ_CLS`.
+        fusion_init: first weights of the attentions in the sum of a probe.
+        probe_heads_share: rate of a probe's attention heads, as a share of `learning_rate`.
+        searchable: own arguments that a search may change.
     """
 
-    problem_type: str
-    probabilities: Callable[[Array], Array]
-    selection_metric: str
+    name: ClassVar[str]
+    pipeline: ClassVar[str]
+    model_class: ClassVar[type[SelfAttnPreTrainedModel]]
+    peft_type: ClassVar[str]
+    fusion_init: ClassVar[float | None] = None
+    probe_heads_share: ClassVar[float] = 0.3
+    searchable: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, arguments: AnyRunArguments):
+        self.arguments = arguments
+
+    @abstractmethod
+    def load(self) -> Any:
+        """Return the data that the arguments name, checked."""
+
+    @abstractmethod
+    def with_validation(self, data: Any) -> Any:
+        """Return data with a validation split, taken from train where there is none."""
+
+    @abstractmethod
+    def check(self) -> dict[str, Any]:
+        """Print a report on the data, bad rows and all, and return it."""
+
+    @abstractmethod
+    def tokenise(self, data: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str, Dataset]:
+        """Return the splits as the model reads them, with the columns `labels` and `length`."""
+
+    def training_defaults(self) -> dict[str, Any]:
+        """Return options of `TrainingArguments` that the task starts with; the user's own win."""
+        return {}
+
+    @abstractmethod
+    def trainer_options(
+        self, data: Any, tokens: dict[str, Dataset], options: TrainingArguments, tokenizer: PreTrainedTokenizerBase
+    ) -> dict[str, Any]:
+        """Return collator, metrics and perhaps a loss for `Trainer`; metrics see the rows of validation in order."""
+
+    @abstractmethod
+    def metrics(self, data: Any) -> list[str]:
+        """Return the names of the metrics of the validation split."""
+
+    @abstractmethod
+    def selection_metric(self, data: Any) -> str:
+        """Return the metric that picks the checkpoint where the user names none."""
+
+    @abstractmethod
+    def evaluate(self, data: Any, tokens: dict[str, Dataset], evaluator: Trainer, output_dir: Path) -> dict[str, Any]:
+        """Score every evaluation split and write its predictions; return the task's part of the results.
+
+        Args:
+            data: checked data.
+            tokens: the splits as the model reads them.
+            evaluator: holds the final model, whose configuration takes what it keeps of the scores.
+            output_dir: folder of the run.
+
+        Returns:
+            `problem`, `splits` with the scores of each, and what else the task has to say.
+        """
+
+    def train_record(self, data: Any) -> dict[str, Any]:
+        """Return what the model was trained on."""
+        return {"rows": len(data.splits["train"])}
+
+    def folds(self, data: Any) -> list[Any]:
+        """Return the data of each fold of a cross-validation; none where none is asked for."""
+        return []
+
+    def label_options(self, data: Any) -> dict[str, Any]:
+        """Return the fields of the model's configuration that say what the labels are."""
+        return {
+            "id2label": dict(enumerate(data.label_names)),
+            "label2id": {name: number for number, name in enumerate(data.label_names)},
+        }
+
+    def build_model(self, data: Any, backbone_config: PreTrainedConfig) -> PreTrainedModel | PeftModel:
+        """Return the model that trains: fresh heads on the backbone, with adapters where they are asked for.
+
+        Args:
+            data: checked data.
+            backbone_config: configuration of the backbone as it was trained.
+        """
+        arguments = self.arguments
+        model = self.model_class.from_backbone(
+            arguments.model,
+            **backbone_settings(arguments, backbone_config),
+            **head_settings(arguments, backbone_config, self.fusion_init),
+            **self.label_options(data),
+        )
+        return tune(model, arguments.tuning, self.peft_type, **arguments.lora)
 
 
-PROBLEMS = {
-    "single_label_classification": Problem(
-        "single_label_classification", lambda logits: softmax(logits, axis=-1), "macro_f1"
-    ),
-    "multi_label_classification": Problem("multi_label_classification", expit, "macro_f1"),
-    "ordinal": Problem("single_label_classification", lambda logits: softmax(logits, axis=-1), "mae"),
-    "regression": Problem("regression", lambda logits: logits[:, 0], "rmse"),
-}
+def raw_splits(arguments: DataArguments) -> DatasetDict:
+    """Read the splits that the arguments name, as they are."""
+    return load_splits(
+        train=arguments.train,
+        validation=arguments.validation,
+        test=arguments.test,
+        dataset=arguments.dataset,
+        dataset_config=arguments.dataset_config,
+        revision=arguments.revision,
+        extra=arguments.test_files or None,
+    )
 
 
-def label_options(data: ClassificationData) -> dict[str, Any]:
-    """Return the fields of the model's configuration that say what the labels are."""
-    return {
-        "id2label": dict(enumerate(data.label_names)),
-        "label2id": {name: number for number, name in enumerate(data.label_names)},
-        "problem_type": PROBLEMS[data.problem].problem_type,
-    }
-
-
-def tokenise(split: Dataset, tokenizer: PreTrainedTokenizerBase, problem: str) -> Dataset:
-    """Turn texts into tokens, whole, with the columns `labels` and `length` (in tokens)."""
-
-    def encode(rows: dict[str, list[Any]]) -> dict[str, Any]:
-        encoded = dict(tokenizer(rows["text"], rows.get("text_pair"), truncation=False, verbose=False))
-        encoded["labels"] = as_references(rows["label"], problem).tolist()
-        encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
-        return encoded
-
-    return split.map(encode, batched=True, remove_columns=split.column_names, desc="tokenising")
-
-
-def as_references(labels: Any, problem: str) -> Array:
-    """Return the right answers as losses and scores want them: ints for classes, floats otherwise."""
-    return np.asarray(labels, dtype=int if problem in ("single_label_classification", "ordinal") else float)
+def say(text: str) -> None:
+    """Print a line on the main process."""
+    PartialState().print(text, flush=True)

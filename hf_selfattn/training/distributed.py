@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
-from ..arguments import RecipeArguments
+from ..arguments import RunArguments
+
+Found = TypeVar("Found")
 
 
-def join_processes(arguments: RecipeArguments) -> None:
+def join_processes(arguments: RunArguments) -> None:
     """Let the processes that a launcher started know of each other, before the first of them reads data.
 
     Without a word on it `PartialState` looks for accelerators alone: on a machine that has none every process would
@@ -43,3 +48,9 @@ def refuse_lone_process() -> None:
             "2 as in recipes/accelerate/cpu_2.yaml, or start with torchrun --nproc_per_node 2. If you want one "
             "process, give --num_processes 1, and unset MASTER_ADDR and MASTER_PORT where they are set."
         )
+
+
+def from_main(find: Callable[[], Found]) -> Found:
+    """Return to every process what the main one finds."""
+    found = [find() if PartialState().is_main_process else None]
+    return broadcast_object_list(found)[0]  # type: ignore[no-any-return]

@@ -21,8 +21,7 @@ from ..adapters import base_model
 from ..modeling.backbone_selfattn import weights_hash
 from ..modeling.heads_selfattn import HeadsOutput
 from .feature_store import KEY_BYTES, FeatureStore, bytes_of_token
-from .progress import Line
-from .stopwatch import Stopwatch
+from .progress import Line, Stopwatch
 
 # Of a batch that the backbone reads; on a CPU what fits into its caches is read a quarter faster.
 BATCH_TOKENS, BATCH_TOKENS_ON_CPU = 8192, 2048

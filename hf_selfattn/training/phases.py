@@ -10,47 +10,30 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from datasets import Dataset
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, set_seed
 from transformers.dynamic_module_utils import custom_object_save
 
-from ..adapters import add_lora, base_model, task_type_of
-from ..arguments import RecipeArguments
+from ..adapters import add_lora, base_model
+from ..tasks import Task, say
+from ..tasks.backbone import open_backbone
 from ..tasks.evaluation import plain_model
-from ..tasks.preparation import open_backbone, say, seed_of
 from .attention_cpu import use_fast_attention
 from .checkpoints import checkpoints_of
-from .fitting import fit, from_main
-from .progress import tokenising
-from .run_state import RunState
-from .setup import LEARNING_RATE, build_trainer, task_of
-from .stopwatch import Stopwatch
+from .distributed import from_main
+from .progress import Stopwatch, tokenising
+from .resume import RunState, fit
+from .setup import LEARNING_RATE, Prepared, build_trainer
 from .trainer import RecipeTrainer
 
 # A tokenizer that claims no limit makes pipelines pass a text on whole: the model reads any length.
 NO_LIMIT = int(1e30)
 PROBE_FOLDER = "probe"
 HEADS_FILE = "heads.safetensors"
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What every phase of a training reads.
-
-    Args:
-        data: checked data with the splits train and validation.
-        tokens: tokenised splits.
-        tokenizer: the backbone's tokenizer.
-        backbone_config: configuration of the backbone as it was trained.
-    """
-
-    data: Any
-    tokens: dict[str, Dataset]
-    tokenizer: PreTrainedTokenizerBase
-    backbone_config: PreTrainedConfig
+# Of `probe+lora`, what is that of the second phase.
+ONE_PHASE = {"tuning": "lora", "probe_epochs": None, "probe_learning_rate": None}
 
 
 @dataclass(frozen=True)
@@ -68,43 +51,44 @@ class Fitted:
     record: dict[str, Any]
 
 
-def prepare(arguments: RecipeArguments, data: Any) -> Prepared:
+def prepare(task: Task[Any], data: Any) -> Prepared:
     """Open the backbone and tokenise the data."""
-    backbone_config, tokenizer = open_backbone(arguments)
+    backbone_config, tokenizer = open_backbone(task.arguments)
     tokenizer.model_max_length = NO_LIMIT
     with PartialState().local_main_process_first(), tokenising(data.splits):
-        tokens = task_of(arguments).tokenise(arguments, data, tokenizer)
+        tokens = task.tokenise(data, tokenizer)
     return Prepared(data, tokens, tokenizer, backbone_config)
 
 
-def fit_phases(arguments: RecipeArguments, prepared: Prepared, output_dir: Path) -> Fitted:
+def fit_phases(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:
     """Train as `tuning` says; with `probe+lora` in two phases, the heads of the first kept in a subfolder."""
-    if arguments.tuning != "probe+lora":
-        return fit_phase(arguments, prepared, output_dir)
-    heads, probe = probed_heads(arguments, prepared, output_dir / PROBE_FOLDER)
-    fitted = fit_phase(one_phase(arguments), prepared, output_dir, heads)
+    if task.arguments.tuning != "probe+lora":
+        return fit_phase(task, prepared, output_dir)
+    heads, probe = probed_heads(task, prepared, output_dir / PROBE_FOLDER)
+    fitted = fit_phase(changed(task, **ONE_PHASE), prepared, output_dir, heads)
     lora = {name: value for name, value in fitted.record.items() if name != "history"}
     phases = {"probe": probe, "lora": lora}
     took = {name: probe[name] + fitted.record[name] for name in ("seconds", "cpu_seconds")}
     return replace(fitted, record={**fitted.record, **took, "phases": phases})
 
 
-def fit_phase(
-    arguments: RecipeArguments, prepared: Prepared, output_dir: Path, heads: dict[str, Tensor] | None = None
-) -> Fitted:
+def fit_phase(task: Task[Any], prepared: Prepared, output_dir: Path, heads: dict[str, Tensor] | None = None) -> Fitted:
     """Train to the end of a phase.
 
     Args:
+        task: with the arguments of the phase.
+        prepared: what is read.
+        output_dir: takes the checkpoints.
         heads: weights that the heads of a LoRA phase start from, by name; fresh ones where they are not given.
     """
 
-    def build(changed: RecipeArguments) -> RecipeTrainer:
-        set_seed(seed_of(changed))
-        model = build_model(changed, prepared, heads)
-        reading = prepared.data, prepared.tokens, model, prepared.tokenizer
-        trainer = build_trainer(changed, *reading, output_dir, has_fresh_heads=heads is None)
+    def build(options: dict[str, Any]) -> RecipeTrainer:
+        of_these = changed(task, options=options)
+        set_seed(of_these.arguments.seed)
+        model = build_model(of_these, prepared, heads)
+        trainer = build_trainer(of_these, prepared, model, output_dir, has_fresh_heads=heads is None)
         counts = trainer.parameters
-        say(f"{counts['trainable']:,} of {counts['all']:,} parameters train ({changed.tuning}).")
+        say(f"{counts['trainable']:,} of {counts['all']:,} parameters train ({task.arguments.tuning}).")
         if trainer.args.bf16 and trainer.args.device.type == "cpu":
             use_fast_attention(base_model(model))
         if trainer.args.push_to_hub and trainer.is_world_process_zero():
@@ -113,28 +97,31 @@ def fit_phase(
         return trainer
 
     watch = Stopwatch()
-    trainer, run_state = fit(build, arguments, output_dir)
+    trainer, run_state = fit(build, task.arguments.options, output_dir)
     return Fitted(trainer, run_state, training_record(trainer, watch))
 
 
-def build_model(arguments: RecipeArguments, prepared: Prepared, heads: dict[str, Tensor] | None) -> Any:
-    """Return the model that trains."""
-    build = task_of(arguments).build_model
+def build_model(task: Task[Any], prepared: Prepared, heads: dict[str, Tensor] | None) -> Any:
+    """Return the model that trains; the heads of a LoRA phase start from weights by name, where there are some."""
     if heads is None:
-        return build(arguments, prepared.data, prepared.backbone_config)
-    model = build(replace(arguments, tuning="probe", save="merged"), prepared.data, prepared.backbone_config)
+        return task.build_model(prepared.data, prepared.backbone_config)
+    probe = changed(task, tuning="probe", save="merged")
+    model = probe.build_model(prepared.data, prepared.backbone_config)
     model.load_state_dict({**model.state_dict(), **heads})
-    return add_lora(model, task_type_of(model), **arguments.lora)
+    return add_lora(model, task.peft_type, **task.arguments.lora)
 
 
-def probed_heads(
-    arguments: RecipeArguments, prepared: Prepared, folder: Path
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def changed(task: Task[Any], **values: Any) -> Task[Any]:
+    """Return the task with other arguments."""
+    return type(task)(replace(task.arguments, **values))
+
+
+def probed_heads(task: Task[Any], prepared: Prepared, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Train the heads on the frozen backbone, unless that is done, and return their weights and how it went."""
     path = folder / HEADS_FILE
     if not from_main(path.is_file):
         say("First phase: the heads, on the frozen backbone.")
-        fitted = fit_phase(probe_phase(arguments), prepared, folder)
+        fitted = fit_phase(probe_phase(task), prepared, folder)
         record = {**fitted.record, "run_state": asdict(fitted.run_state)}
         if PartialState().is_main_process:
             write_heads(path, heads_of(plain_model(fitted.trainer)), record)
@@ -145,20 +132,17 @@ def probed_heads(
     return read_heads(path)
 
 
-def probe_phase(arguments: RecipeArguments) -> RecipeArguments:
-    """Return the arguments of the first phase."""
+def probe_phase(task: Task[Any]) -> Task[Any]:
+    """Return the task with the arguments of the first phase."""
+    arguments = task.arguments
     rate = arguments.probe_learning_rate
     rate = LEARNING_RATE["probe"] if rate is None else rate
     options = {**arguments.options, "learning_rate": rate, "push_to_hub": False}
     if arguments.probe_epochs is not None:
         options |= {"num_train_epochs": arguments.probe_epochs, "max_steps": -1}
     # The attention heads learn on in the second phase, slower: here they have the rate of all.
-    return replace(one_phase(arguments), tuning="probe", save="merged", heads_learning_rate=rate, options=options)
-
-
-def one_phase(arguments: RecipeArguments) -> RecipeArguments:
-    """Return arguments of one phase, that of LoRA."""
-    return replace(arguments, tuning="lora", probe_epochs=None, probe_learning_rate=None)
+    heads = {**ONE_PHASE, "tuning": "probe", "save": "merged", "heads_learning_rate": rate}
+    return changed(task, **heads, options=options)
 
 
 def heads_of(model: PreTrainedModel) -> dict[str, Tensor]:

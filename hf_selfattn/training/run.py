@@ -1,4 +1,4 @@
-"""Carry out a recipe: train, evaluate and save."""
+"""Carry out a run: train, evaluate, save and push."""
 
 from __future__ import annotations
 
@@ -11,28 +11,32 @@ from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, Trainer
 
 from ..adapters import base_model, merge_adapters
-from ..arguments import RecipeArguments
-from ..data import fingerprint, k_folds
+from ..arguments import RunArguments
 from ..files import write_json, write_text
 from ..hub.card import model_card
 from ..hub.push import logged_in, open_repository, push, push_target
-from ..hub.results import ARGUMENTS_FILE, CARD_FILE, RESULTS_FILE, backbone_record, environment, open_run, together
+from ..hub.results import (
+    ARGUMENTS_FILE,
+    CARD_FILE,
+    RESULTS_FILE,
+    backbone_record,
+    environment,
+    open_run,
+    together,
+)
 from ..hub.saving import sample_batch, save_adapter, save_model
 from ..hub.summary import summary
+from ..tasks import Task, say, task_of
 from ..tasks.evaluation import plain_model
-from ..tasks.preparation import say, seed_of
-from ..tasks.task import Task
 from .attention_cpu import use_fused_attention
 from .distributed import join_processes
 from .phases import fit_phases, prepare
 from .progress import hide_bars, show_progress
-from .search import plan_search, search
-from .search_space import SearchPlan, with_settings
-from .setup import task_of
-from .sweep import plan_sweep, sweep
+from .search import search
+from .search_space import Plan, read_plan
 
 
-def run(arguments: RecipeArguments) -> dict[str, Any]:
+def run(arguments: RunArguments) -> dict[str, Any]:
     """Carry out a recipe and return its results.
 
     A folder that holds the finished run of the same arguments is read, not trained again; an unfinished one is
@@ -49,16 +53,16 @@ def run(arguments: RecipeArguments) -> dict[str, Any]:
     hide_bars()
     task = task_of(arguments)
     if arguments.check:
-        return task.check(arguments)
-    plan, grid = plan_search(arguments), plan_sweep(arguments)
+        return task.check()
+    plan = read_plan(arguments)
     target = push_target(arguments)
     with logged_in(target):
-        data = task.load(arguments)
+        data = task.load()
         output_dir = Path(arguments.output_dir)
         finished = claim(output_dir, arguments)
         if target is not None and PartialState().is_main_process:
             target = open_repository(target)
-        results = finished or train(arguments, plan, grid, data, output_dir)
+        results = finished or train(task, plan, data, output_dir)
         if finished is not None:
             say(f"{output_dir} holds the finished run of these arguments: nothing to train.\n{summary(finished)}")
         if target is not None and PartialState().is_main_process:
@@ -67,29 +71,20 @@ def run(arguments: RecipeArguments) -> dict[str, Any]:
     return results
 
 
-def train(
-    arguments: RecipeArguments,
-    plan: SearchPlan | None,
-    grid: list[dict[str, Any]],
-    data: Any,
-    output_dir: Path,
-) -> dict[str, Any]:
+def train(task: Task[Any], plan: Plan | None, data: Any, output_dir: Path) -> dict[str, Any]:
     """Carry out the run, or the runs of several seeds or folds, after a search or a sweep where one is planned."""
-    task = task_of(arguments)
     for note in data.notes:
         say(note)
     found: dict[str, Any] = {}
-    if grid:
-        arguments = with_settings(arguments, {key: grid[0][key] for key in grid[0] if key == "seed"})
-        arguments, found["sweep"] = sweep(grid, arguments, task.with_validation(arguments, data), output_dir)
     if plan is not None:
-        arguments, found["search"] = search(plan, arguments, task.with_validation(arguments, data), output_dir)
-    if arguments.seeds > 1 or arguments.folds:
-        return run_repeats(arguments, data, output_dir, found)
-    return train_and_evaluate(arguments, task.with_validation(arguments, data), output_dir, found)
+        arguments, found[plan.kind] = search(plan, task.arguments, task.with_validation(data), output_dir)
+        task = task_of(arguments)
+    if task.arguments.makes_several_models:
+        return run_repeats(task, data, output_dir, found)
+    return train_and_evaluate(task, task.with_validation(data), output_dir, found)
 
 
-def claim(output_dir: Path, arguments: RecipeArguments) -> dict[str, Any] | None:
+def claim(output_dir: Path, arguments: RunArguments) -> dict[str, Any] | None:
     """Return the results of the finished run of these arguments, or take the folder for it, the main process first.
 
     Raises:
@@ -102,16 +97,21 @@ def claim(output_dir: Path, arguments: RecipeArguments) -> dict[str, Any] | None
     return finished
 
 
-def run_repeats(
-    arguments: RecipeArguments, data: Any, output_dir: Path, found: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """Carry out the runs of several seeds or folds, each in a folder of its own, and put their scores together."""
-    runs, task = {}, task_of(arguments)
-    for name, part, part_data in repeats(arguments, data):
+def run_repeats(task: Task[Any], data: Any, output_dir: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """Carry out the runs of several seeds or folds, each in a folder of its own, and put their scores together.
+
+    Args:
+        task: with the arguments of all runs.
+        data: checked data.
+        output_dir: folder of all runs; a run that is finished there is not repeated.
+        found: record of the search or sweep that found the arguments, by its name.
+    """
+    runs = {}
+    for name, part, part_data in repeats(task, data):
         say(f"\n{name}")
-        finished = claim(output_dir / name, part)
-        runs[name] = finished or train_and_evaluate(part, task.with_validation(part, part_data), output_dir / name)
-    results = together(runs) | (found or {})
+        finished = claim(output_dir / name, part.arguments)
+        runs[name] = finished or train_and_evaluate(part, part.with_validation(part_data), output_dir / name, {})
+    results = together(runs) | found
     if PartialState().is_main_process:
         write_json(output_dir / RESULTS_FILE, results)
     PartialState().wait_for_everyone()
@@ -119,48 +119,46 @@ def run_repeats(
     return results
 
 
-def repeats(arguments: RecipeArguments, data: Any) -> Iterator[tuple[str, RecipeArguments, Any]]:
-    """Yield name, arguments and data of each run of several seeds or folds.
+def repeats(task: Task[Any], data: Any) -> Iterator[tuple[str, Task[Any], Any]]:
+    """Yield name, task and data of each run of several seeds or folds."""
+    arguments = task.arguments
+    for number, part in enumerate(task.folds(data)):
+        yield f"fold-{number}", task_of(replace(arguments, folds=0)), part
+    if arguments.seeds > 1:
+        for seed in range(arguments.seed, arguments.seed + arguments.seeds):
+            options = {**arguments.options, "seed": seed}
+            yield f"seed-{seed}", task_of(replace(arguments, seeds=1, options=options)), data
 
-    Raises:
-        ValueError: if both are asked for.
+
+def train_and_evaluate(task: Task[Any], data: Any, output_dir: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """Train on the data, score every evaluation split, save the model and the results.
+
+    Args:
+        task: with the arguments of the run.
+        data: checked data with the splits train and validation.
+        output_dir: folder of the run.
+        found: record of the search or sweep that found the arguments, by its name.
     """
-    if arguments.seeds > 1 and arguments.folds:
-        raise ValueError(f"seeds={arguments.seeds} and folds={arguments.folds} cannot go together. Leave one out.")
-    first = seed_of(arguments)
-    if arguments.folds:
-        parts = k_folds(data, arguments.folds, first, arguments.group_column)
-        for number, part in enumerate(parts):
-            yield f"fold-{number}", replace(arguments, folds=0), part
-        return
-    for seed in range(first, first + arguments.seeds):
-        yield f"seed-{seed}", replace(arguments, seeds=1, options={**arguments.options, "seed": seed}), data
-
-
-def train_and_evaluate(
-    arguments: RecipeArguments, data: Any, output_dir: Path, found: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """Train on the data, score every evaluation split, save the model and the results."""
-    task = task_of(arguments)
-    prepared = prepare(arguments, data)
-    fitted = fit_phases(arguments, prepared, output_dir)
+    arguments = task.arguments
+    prepared = prepare(task, data)
+    fitted = fit_phases(task, prepared, output_dir)
     trainer, tokens = fitted.trainer, prepared.tokens
 
     evaluator = final_evaluator(trainer, merge=arguments.save == "merged")
     results = {
-        "task": task.name,
+        "task": task.pipeline,
         "label_names": data.label_names,
         "arguments": arguments.without_places(),
         "backbone": backbone_record(arguments.model, arguments.model_revision),
-        "seed": seed_of(arguments),
+        "seed": arguments.seed,
         "notes": data.notes,
         "parameters": trainer.parameters,
         "training": fitted.record,
         "run_state": asdict(fitted.run_state),
         "environment": environment(),
-        "train": train_record(task, data),
-        **task.evaluate(arguments, data, tokens, evaluator, output_dir),
-        **(found or {}),
+        "train": task.train_record(data),
+        **task.evaluate(data, tokens, evaluator, output_dir),
+        **found,
     }
     if trainer.is_world_process_zero():
         sample = tokens["validation"], trainer.data_collator
@@ -172,16 +170,7 @@ def train_and_evaluate(
     return results
 
 
-def train_record(task: Task, data: Any) -> dict[str, Any]:
-    """Return what a model was trained on: rows, fingerprint and counts of the labels."""
-    if "train" not in data.splits:
-        record: dict[str, Any] = data.stream.as_dict()
-        return record
-    train = data.splits["train"]
-    return {"rows": len(train), "fingerprint": fingerprint(train), "labels": task.label_counts(data)}
-
-
-def save(arguments: RecipeArguments, model: Any, tokenizer: PreTrainedTokenizerBase, *where: Any) -> None:
+def save(arguments: RunArguments, model: Any, tokenizer: PreTrainedTokenizerBase, *where: Any) -> None:
     """Save the model that was scored: whole, or its adapter alone."""
     if arguments.save == "merged":
         return save_model(model, tokenizer, *where)
@@ -208,7 +197,6 @@ def final_evaluator(trainer: Trainer, merge: bool) -> Trainer:
         push_to_hub=False,
         bf16=False,  # the answers scored are those that the saved model gives
         fp16=False,
-        train_sampling_strategy="random",  # grouping by length reorders evaluation too
     )
     evaluator = Trainer(
         model=final,

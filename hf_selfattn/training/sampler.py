@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 
-class GroupedByLength(Sampler[int]):
+class GroupedByLength(Sampler[int], TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     """Gives rows of like length one after the other, in another order every epoch.
 
     The order is a function of the lengths, the rows of an update, the seed and the epoch alone: one process and many
@@ -33,9 +33,10 @@ class GroupedByLength(Sampler[int]):
         self.lengths, self.update, self.seed, self.epoch = lengths, update, seed, 0
         self.count = (len(lengths) + (update - 1 if fill else 0)) // update * update
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of an epoch; accelerate calls this before each."""
-        self.epoch = epoch
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.epoch = int(state.epoch or 0)
 
     def __len__(self) -> int:
         return self.count
@@ -47,8 +48,8 @@ class GroupedByLength(Sampler[int]):
 
 
 def length_grouped(rows: Any, options: TrainingArguments) -> GroupedByLength | None:
-    """Return what puts the rows of train in order, or None where their lengths do not."""
-    if options.train_sampling_strategy != "group_by_length" or not isinstance(rows, Dataset):
+    """Return what puts the rows of train in order, or None for a stream, which has its own."""
+    if not isinstance(rows, Dataset):
         return None
     update = options.train_batch_size * options.gradient_accumulation_steps * options.world_size
     seed = options.seed if options.data_seed is None else options.data_seed

@@ -1,189 +1,289 @@
-"""Hyper-parameter search on the validation split, through `Trainer.hyperparameter_search` and Optuna."""
+"""Settings searched on the validation split with Optuna: drawn from a space (`search`), or all of a grid (`sweep`).
+
+A trial is an ordinary training, asked of Optuna and told to it again. So it can be stopped and goes on, trials that
+fail are kept with their error, and several machines can share one search through a storage that all of them reach.
+"""
 
 from __future__ import annotations
 
 import math
+import shutil
+import socket
+import statistics
+import time
+import zlib
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
-from transformers.integrations import is_optuna_available
+from datasets import DatasetDict
+from huggingface_hub.errors import StrictDataclassError
 
-from ..arguments import RecipeArguments
+from ..arguments import RunArguments
 from ..files import read_json, write_json
-from ..tasks.preparation import say, seed_of
-from .search_space import SearchPlan, read_search, with_settings
-from .trials import FAILURES, build_trial_trainer, draw, trial_arguments
+from ..hub.summary import table
+from ..tasks import say, task_of
+from .distributed import from_main
+from .phases import fit_phases, prepare
+from .progress import Stopwatch
+from .search_space import Plan, with_settings
+from .setup import Prepared, training_arguments
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.trial import BaseTrial, FrozenTrial
+    from optuna.trial import FrozenTrial, Trial
 
-SEARCH_FILE = "search.json"
-STORAGE_FILE = "search.db"
-
-
-def plan_search(arguments: RecipeArguments) -> SearchPlan | None:
-    """Return the plan of the search that the arguments ask for, or None.
-
-    Raises:
-        ValueError: for a plan that is wrong, or if Optuna is missing.
-    """
-    if not arguments.search:
-        return None
-    plan = read_search(arguments)
-    if not is_optuna_available():
-        raise ValueError("The search needs the package optuna: pip install hf-selfattn[search]")
-    if PartialState().num_processes > 1 and (plan.pruner or plan.timeout):
-        raise ValueError(
-            f"{PartialState().num_processes} processes train each trial together, but only one would know that it is "
-            "pruned or that the time is over. Leave search.pruner and search.timeout out."
-        )
-    return plan
+SECONDS_BETWEEN_LOOKS = 1.0
+# A trial of another machine that takes so many times as long as the longest is taken for dead.
+PATIENCE = 3.0
+# A trial leaves its score, and nothing else; of two phases the first one's best checkpoint is needed.
+OF_A_TRIAL = {"save_strategy": "no", "load_best_model_at_end": False, "push_to_hub": False}
+# What settings that do not go together, or do not fit into memory, raise: the trial fails, the search goes on.
+FAILURES = (ValueError, RuntimeError, StrictDataclassError)
 
 
-def search(
-    plan: SearchPlan, arguments: RecipeArguments, data: Any, output_dir: Path
-) -> tuple[RecipeArguments, dict[str, Any]]:
+def search(plan: Plan, arguments: RunArguments, data: Any, output_dir: Path) -> tuple[RunArguments, dict[str, Any]]:
     """Carry out the trials that are left, and return the arguments with the best settings and the record.
 
-    No evaluation split but validation is read. Every trial starts from the seed of the run; its score is the best
-    that it reached, as training keeps its best checkpoint.
+    No evaluation split but validation is read. The score of a trial is the best that it reached, as training keeps its
+    best checkpoint; in a sweep over seeds the best is that in the mean over them.
+
+    Args:
+        plan: what to try.
+        arguments: of the run.
+        data: checked data with the splits train and validation.
+        output_dir: folder of the run; it takes the trials as an Optuna storage and as JSON.
 
     Raises:
         ValueError: if every trial failed.
     """
-    record_file = output_dir / SEARCH_FILE
-    if record_file.is_file() and (record := read_json(record_file))["best"]:
-        return with_settings(replace(arguments, search={}), record["best"]["settings"]), record
-    study, left = open_study(plan, arguments, data, output_dir)
-    say(f"Search of {', '.join(plan.space)}: {left} of {plan.trials} trials are to be trained.")
-    if left:
-        run_trials(plan, arguments, data, output_dir, study, left)
-    PartialState().wait_for_everyone()  # the main process alone says how the last trial ended
-    record = search_record(plan, arguments, study)
-    if PartialState().is_main_process:
-        write_json(record_file, record)
-    if not record["counts"].get("complete"):
+    path = output_dir / f"{plan.kind}.json"
+    arguments = replace(arguments, search={}, sweep={})
+    done = from_main(lambda: read_json(path) if path.is_file() else {})
+    if done.get("best"):
+        return with_settings(arguments, done["best"]["settings"]), done
+    options, _ = training_arguments(task_of(arguments), data, output_dir)
+    metric, larger = str(options.metric_for_best_model), bool(options.greater_is_better)
+    study = open_study(plan, arguments, output_dir, larger)
+    say(f"{plan.kind.capitalize()} of {', '.join(plan.space)}: {left(plan, study)} of {plan.trials} trials are left.")
+    splits = {name: data.splits[name] for name in ("train", "validation") if name in data.splits}
+    prepared = prepare(task_of(arguments), replace(data, splits=DatasetDict(splits)))
+    while True:
+        trial = ask(plan, study, output_dir)
+        number, settings = from_main(partial(numbered, plan, trial))
+        if number < 0:
+            break
+        told = outcome(arguments, settings, prepared, output_dir / plan.kind / str(number))
+        if study is not None and trial is not None:
+            tell(study, trial, told)
+            write_json(path, record_of(plan, study, metric))
+        say(f"Trial {number}: {in_words(settings)}: {told.get('error', told['value'])}")
+    record = from_main(lambda: finish(plan, study, metric, path))
+    if record["best"] is None:
         errors = [trial["error"] for trial in record["trials"] if "error" in trial]
-        raise ValueError(f"No trial of the search ended well; the first error: {errors[0] if errors else 'none'}")
-    best = study.best_trial
-    record["best"] = {"number": best.number, "value": best.value, "settings": best.params}
-    if PartialState().is_main_process:
-        write_json(record_file, record)
-    PartialState().wait_for_everyone()
-    chosen = ", ".join(f"{key}={value}" for key, value in best.params.items())
-    say(f"Best of {len(record['trials'])} trials: {record['metric']} {best.value:.4f} with {chosen}.")
-    return with_settings(replace(arguments, search={}), best.params), record
+        raise ValueError(f"No trial of the {plan.kind} ended well; the first error: {errors[0] if errors else 'none'}")
+    if plan.kind == "sweep":
+        say(f"Sweep by {metric} of the validation split:\n{sweep_table(record['combinations'], metric)}")
+    best = record["best"]
+    say(f"Best of {len(record['trials'])} trials: {metric} {best['value']:.4f} with {in_words(best['settings'])}.")
+    return with_settings(arguments, best["settings"]), record
 
 
-def open_study(plan: SearchPlan, arguments: RecipeArguments, data: Any, output_dir: Path) -> tuple[optuna.Study, int]:
-    """Open the study in the folder of a run, and return it with the number of trials that are left.
-
-    A trial that was cut off is put on the list again.
-    """
+def open_study(plan: Plan, arguments: RunArguments, output_dir: Path, larger: bool) -> optuna.Study | None:
+    """Open the study on the main process; a trial of this run that was cut off is put on the list again."""
+    if not PartialState().is_main_process:
+        return None
     import optuna
     from optuna.trial import TrialState
 
-    options = trial_arguments(plan, arguments, data, output_dir)
-    with PartialState().main_process_first():
-        study = optuna.create_study(
-            storage=storage_of(output_dir),
-            study_name="search",
-            direction="maximize" if options.greater_is_better else "minimize",
-            load_if_exists=True,
-        )
-        if PartialState().is_main_process:
-            study.set_user_attr("metric", options.metric_for_best_model)
-            for trial in study.get_trials(states=(TrialState.RUNNING,)):
-                study.tell(trial.number, state=TrialState.FAIL)
-                study.enqueue_trial(trial.params)
-    return study, plan.trials - sum(state_of(trial) in ("complete", "pruned", "failed") for trial in study.trials)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    study = optuna.create_study(
+        storage=storage_of(plan, output_dir),
+        study_name=plan.kind,
+        direction="maximize" if larger else "minimize",
+        load_if_exists=True,
+    )
+    # A search that goes on, or on another machine, must not draw again what was drawn first.
+    here = zlib.crc32(worker(output_dir).encode()) if plan.storage else 0
+    seed = (arguments.seed + len(study.trials) + here) % 2**32
+    study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=plan.storage is not None)
+    if not study.trials:
+        for settings in plan.combinations():
+            study.enqueue_trial(settings)
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        if trial.user_attrs.get("worker") == worker(output_dir):
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params)
+    return study
 
 
-def run_trials(
-    plan: SearchPlan, arguments: RecipeArguments, data: Any, output_dir: Path, study: optuna.Study, left: int
-) -> None:
-    """Train the trials that are left."""
-    trainer = build_trial_trainer(plan, arguments, data, output_dir)
-    metric, larger = trainer.args.metric_for_best_model, trainer.args.greater_is_better
+def storage_of(plan: Plan, output_dir: Path) -> Any:
+    """Return where the trials are kept: a file of the run, or a database or journal that several machines share."""
+    if plan.storage is None:
+        return f"sqlite:///{output_dir / f'{plan.kind}.db'}"
+    if "://" in plan.storage:
+        return plan.storage
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
 
-    def best_so_far(metrics: dict[str, float]) -> float:
-        value, before = metrics[f"eval_{metric}"], trainer.state.best_metric
-        if not math.isfinite(value):
-            raise ValueError(f"{metric} is {value}")
-        return value if before is None else max(value, before) if larger else min(value, before)
+    Path(plan.storage).parent.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(plan.storage))
 
-    def options_of(trial: BaseTrial) -> dict[str, Any]:
-        if PartialState().is_main_process:
-            write_json(output_dir / SEARCH_FILE, search_record(plan, arguments, study))
-        settings = draw(plan, trial)
-        return {key: value for key, value in settings.items() if hasattr(trainer.args, key)}
 
+def worker(output_dir: Path) -> str:
+    """Return the name of this run among those that share a search."""
+    return f"{socket.gethostname()}:{output_dir.absolute()}"
+
+
+def left(plan: Plan, study: optuna.Study | None) -> int:
+    """Return how many trials are still to begin."""
+    if study is None:
+        return 0
+    return plan.trials - sum(state_of(trial) in ("complete", "failed", "running") for trial in study.trials)
+
+
+def ask(plan: Plan, study: optuna.Study | None, output_dir: Path) -> Trial | None:
+    """Return the next trial, or None where all have begun."""
+    if study is None or left(plan, study) <= 0:
+        return None
+    trial = study.ask()
+    trial.set_user_attr("worker", worker(output_dir))
+    return trial
+
+
+def numbered(plan: Plan, trial: Trial | None) -> tuple[int, dict[str, Any]]:
+    """Return number and settings of a trial, below 0 where there is none."""
+    if trial is None:
+        return -1, {}
+    return trial.number, {key: entry.draw(trial, key) for key, entry in plan.space.items()}
+
+
+def outcome(arguments: RunArguments, settings: Mapping[str, Any], prepared: Prepared, folder: Path) -> dict[str, Any]:
+    """Train with settings, and return score and time; where that cannot be, the error.
+
+    Args:
+        arguments: of the run.
+        settings: of the trial, by key.
+        prepared: what is read.
+        folder: takes what the training writes, and is deleted.
+    """
+    watch = Stopwatch()
     try:
-        trainer.hyperparameter_search(
-            hp_space=options_of,
-            compute_objective=best_so_far,
-            n_trials=left,
-            direction=study.direction.name.lower(),
-            backend="optuna",
-            hp_name=lambda trial: f"trial-{trial.number}",
-            storage=storage_of(output_dir),
-            **study_options(plan, arguments, study),
-        )
-    except ValueError:  # Optuna has no best trial; the caller says why
-        if any(state_of(trial) == "complete" for trial in study.trials):
+        changed = with_settings(arguments, settings)
+        kept = {"push_to_hub": False} if changed.tuning == "probe+lora" else OF_A_TRIAL
+        changed = replace(changed, options={**changed.options, **kept})
+        value = fit_phases(task_of(changed), prepared, folder).trainer.state.best_metric
+        if value is None or not math.isfinite(value):
+            raise ValueError(f"the score is {value}")
+    except FAILURES as error:
+        if PartialState().num_processes > 1:  # the others wait for this one inside of a step
             raise
+        return {"value": None, **watch.record(), "error": f"{type(error).__name__}: {error}"}
+    finally:
+        if PartialState().is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)
+    PartialState().wait_for_everyone()
+    return {"value": value, **watch.record()}
 
 
-def study_options(plan: SearchPlan, arguments: RecipeArguments, study: optuna.Study) -> dict[str, Any]:
-    """Return what `Trainer` hands on to Optuna."""
-    import optuna
+def tell(study: optuna.Study, trial: Trial, told: Mapping[str, Any]) -> None:
+    """Tell Optuna how a trial ended."""
+    from optuna.trial import TrialState
 
-    pruners: dict[str, Any] = {"median": optuna.pruners.MedianPruner, "hyperband": optuna.pruners.HyperbandPruner}
-    # A search that goes on must not draw again what it drew first.
-    seed = seed_of(arguments) + len(study.trials)
-    return {
-        "study_name": study.study_name,
-        "load_if_exists": True,
-        "sampler": optuna.samplers.TPESampler(seed=seed),
-        "pruner": pruners[plan.pruner]() if plan.pruner else optuna.pruners.NopPruner(),
-        "timeout": plan.timeout,
-        # Where several processes train together, one must not go on without the others.
-        "catch": FAILURES if PartialState().num_processes == 1 else (),
-    }
+    for name in ("seconds", "cpu_seconds", "error"):
+        if name in told:
+            trial.set_user_attr(name, told[name])
+    if told["value"] is None:
+        study.tell(trial, state=TrialState.FAIL)
+    else:
+        study.tell(trial, told["value"])
 
 
-def storage_of(output_dir: Path) -> str:
-    """Return the address of the study of a run."""
-    return f"sqlite:///{output_dir / STORAGE_FILE}"
+def finish(plan: Plan, study: optuna.Study | None, metric: str, path: Path) -> dict[str, Any]:
+    """Wait for the trials that other machines have begun, and return the record, with the best."""
+    if study is None:
+        return {}
+    while is_waited_for(record := record_of(plan, study, metric)):
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    entries = record["combinations" if plan.kind == "sweep" else "trials"]
+    scored = [entry for entry in entries if entry["value"] is not None]
+    if scored:
+        best = (max if record["direction"] == "maximize" else min)(scored, key=lambda entry: float(entry["value"]))
+        record["best"] = {name: best[name] for name in ("number", "value", "settings") if name in best}
+    write_json(path, record)
+    return record
 
 
-def search_record(plan: SearchPlan, arguments: RecipeArguments, study: optuna.Study) -> dict[str, Any]:
+def is_waited_for(record: Mapping[str, Any]) -> bool:
+    """Return whether a trial is running that may still end."""
+    longest = max((trial.get("seconds", 0.0) for trial in record["trials"]), default=0.0)
+    running = [trial["seconds"] for trial in record["trials"] if trial["state"] == "running"]
+    return any(seconds < PATIENCE * longest for seconds in running)
+
+
+def record_of(plan: Plan, study: optuna.Study, metric: str) -> dict[str, Any]:
     """Return what is known of a search: its space, its trials and how each ended."""
-    trials = [trial_record(trial) for trial in study.trials]
-    return {
-        "metric": study.user_attrs["metric"],
+    trials = [trial_record(trial) for trial in study.trials if state_of(trial) != "waiting"]
+    record = {
+        "metric": metric,
         "direction": study.direction.name.lower(),
-        "space": arguments.search["space"],
+        "space": plan.given,
         "planned": plan.trials,
         "counts": dict(Counter(trial["state"] for trial in trials)),
         "trials": trials,
         "best": None,
     }
+    return {**record, "combinations": combined(trials)} if plan.kind == "sweep" else record
 
 
 def trial_record(trial: FrozenTrial) -> dict[str, Any]:
     """Return settings, score and end of a trial."""
-    record = {"number": trial.number, "state": state_of(trial), "value": trial.value, "settings": trial.params}
-    if trial.duration is not None:
-        record["seconds"] = trial.duration.total_seconds()
-    return {**record, **{name: value for name, value in trial.user_attrs.items() if name == "error"}}
+    record: dict[str, Any] = {"number": trial.number, "state": state_of(trial), "value": trial.value}
+    record["settings"] = trial.params
+    if record["state"] == "running" and trial.datetime_start is not None:
+        record["seconds"] = time.time() - trial.datetime_start.timestamp()
+    shown = ("seconds", "cpu_seconds", "error")
+    return {**record, **{name: trial.user_attrs[name] for name in shown if name in trial.user_attrs}}
 
 
 def state_of(trial: FrozenTrial) -> str:
-    """Return how a trial ended: `complete`, `pruned`, `failed`, or `stopped` where the whole search was."""
+    """Return how a trial ended: `complete`, `failed`, or `stopped` where the whole search was; or how it is."""
     name = trial.state.name.lower()
     return name if name != "fail" else "failed" if "error" in trial.user_attrs else "stopped"
+
+
+def combined(trials: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return mean and standard deviation over the seeds of each combination; one with a failure has none."""
+    found: list[dict[str, Any]] = []
+    for trial in trials:
+        if trial["state"] not in ("complete", "failed"):
+            continue
+        settings = {key: value for key, value in trial["settings"].items() if key != "seed"}
+        entry = next((entry for entry in found if entry["settings"] == settings), None)
+        if entry is None:
+            found.append(entry := {"settings": settings, "values": []})
+        entry["values"].append(trial["value"])
+    return [
+        {**entry, "value": statistics.fmean(values), "sd": statistics.stdev(values) if len(values) > 1 else None}
+        for entry in found
+        if None not in (values := entry["values"])
+    ]
+
+
+def sweep_table(scored: Sequence[Mapping[str, Any]], metric: str) -> str:
+    """Return the scores of all combinations as a table."""
+    rows = [[*scored[0]["settings"], metric]]
+    for entry in scored:
+        deviation = "" if entry["sd"] is None else f" ± {entry['sd']:.4f}"
+        rows.append([*map(str, entry["settings"].values()), f"{entry['value']:.4f}{deviation}"])
+    return table(rows)
+
+
+def in_words(settings: Mapping[str, Any]) -> str:
+    """Return settings in one line."""
+    return ", ".join(f"{key}={value}" for key, value in settings.items()) or "as given"

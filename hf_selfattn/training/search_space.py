@@ -1,16 +1,19 @@
-"""What a hyper-parameter search may try: the `search` argument read and checked, and settings drawn from it."""
+"""What a search or a sweep may try: its argument read and checked, and settings put into arguments."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from itertools import product
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainingArguments
+from transformers.integrations import is_optuna_available
 
-from ..arguments import NOT_OF_TAGS, NerArguments, RecipeArguments
+from ..arguments import RunArguments, nearest
 from ..modeling.configuration_selfattn import SelfAttnConfig
+from ..tasks import task_of
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -32,20 +35,15 @@ OPTIONS = (
     "warmup_steps",
     "weight_decay",
 )
-OWN = ("class_weights", "focal_gamma", "heads_learning_rate", "layer_decay", "loss")
+OWN = ("heads_learning_rate", "probe_epochs", "probe_learning_rate")
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "use_rslora": False, "use_dora": False, "target_modules": None}
 NOT_OF_HEADS = ("auto_map", "prefix_token_ids", "suffix_token_ids", "temperature", "thresholds", "top_one_if_none")
-KEYS = ("trials", "space", "pruner", "timeout")
-PRUNERS = ("median", "hyperband")
+KEYS = ("trials", "space", "storage")
 
 
 @dataclass(frozen=True)
 class Choices:
-    """A finite set of values.
-
-    Args:
-        values: the values, of which each is a text, a number, a truth value or None.
-    """
+    """A finite set of values, each a text, a number, a truth value or None."""
 
     values: list[Any]
 
@@ -59,7 +57,8 @@ class Range:
     """A range of numbers, both ends included; of whole numbers where both ends are whole.
 
     Args:
-        low, high: the ends.
+        low: the lower end.
+        high: the upper end.
         log: whether numbers are drawn evenly on the logarithmic scale.
         step: distance of the numbers.
     """
@@ -77,95 +76,121 @@ class Range:
 
 
 @dataclass(frozen=True)
-class SearchPlan:
-    """A checked `search` argument.
+class Plan:
+    """A checked `search` or `sweep` argument.
 
     Args:
+        kind: `search` or `sweep`.
         trials: number of trainings.
         space: what each setting may be, by its key.
-        pruner: one of `PRUNERS`, which stops a trial that falls behind; None stops none.
-        timeout: seconds after which no further trial begins.
+        given: the space as the user wrote it.
+        storage: journal file or database URL that several machines share; None keeps the trials with the run.
     """
 
+    kind: str
     trials: int
-    space: dict[str, Choices | Range]
-    pruner: str | None = None
-    timeout: float | None = None
+    space: Mapping[str, Choices | Range]
+    given: dict[str, Any]
+    storage: str | None = None
+
+    def combinations(self) -> Iterator[dict[str, Any]]:
+        """Yield the settings of each combination of a sweep; a search has none."""
+        if self.kind == "sweep":
+            values = [entry.values for entry in self.space.values() if isinstance(entry, Choices)]
+            for chosen in product(*values):
+                yield dict(zip(self.space, chosen, strict=True))
 
 
-def read_search(arguments: RecipeArguments) -> SearchPlan:
-    """Check the `search` argument of a recipe.
+def read_plan(arguments: RunArguments) -> Plan | None:
+    """Return what the arguments ask to search or to sweep, or None.
 
     Raises:
-        ValueError: names the key that is wrong, what is allowed, and the nearest valid key.
+        ValueError: names the key that is wrong, what is allowed, and the nearest valid key; or the missing package.
     """
+    if not (arguments.search or arguments.sweep):
+        return None
+    if arguments.search and arguments.sweep:
+        raise ValueError("search and sweep cannot go together. A sweep tries every combination, a search draws some.")
+    plan = read_sweep(arguments) if arguments.sweep else read_search(arguments)
+    if folds := getattr(arguments, "folds", 0):
+        raise ValueError(
+            f"{plan.kind} and folds={folds} cannot go together: the rows that a fold tests would have taken part in "
+            f"it. Give {plan.kind} first, then cross-validate the settings found with other rows."
+        )
+    if arguments.options.get("eval_strategy") == "no":
+        raise ValueError(f"{plan.kind} picks by the validation split, and with eval_strategy=no there is no score.")
+    if not is_optuna_available():
+        raise ValueError(f"{plan.kind} needs the package optuna: pip install hf-selfattn[search]")
+    return plan
+
+
+def read_search(arguments: RunArguments) -> Plan:
+    """Check the `search` argument."""
     given = arguments.search
     for key in given:
         if key not in KEYS:
-            raise ValueError(f"search: there is no key {key!r}.{nearest(key, KEYS)}")
-    trials, pruner = given.get("trials", 20), given.get("pruner")
+            raise ValueError(f"search: there is no key {key!r}.{one_of(key, KEYS)}")
+    trials, storage = given.get("trials", 20), given.get("storage")
     if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
         raise ValueError(f"search.trials={trials!r} must be a whole number of at least 1.")
-    if pruner not in (None, *PRUNERS):
-        raise ValueError(f"search.pruner={pruner!r} is unknown; it is {' or '.join(map(repr, PRUNERS))}.")
-    timeout = None if given.get("timeout") is None else number("search.timeout", given["timeout"])
-    if timeout is not None and timeout <= 0:
-        raise ValueError(f"search.timeout={timeout} must be above 0 (seconds).")
-    if arguments.folds:
+    if storage is not None and not isinstance(storage, str):
+        raise ValueError(f"search.storage={storage!r} must be a file or the URL of a database.")
+    space = given.get("space")
+    if not isinstance(space, dict) or not space:
         raise ValueError(
-            f"search and folds={arguments.folds} cannot go together: the rows that a fold tests would have taken part "
-            "in the search. Search first, then cross-validate the settings found with other rows."
+            f"search.space={space!r} must map keys to what they may be, such as "
+            "learning_rate: {low: 1e-4, high: 1e-3, log: true} or heads.num_groups: [8, 16]."
         )
-    if arguments.tuning == "probe+lora":
-        raise ValueError("search trains one phase only. With tuning='probe+lora' give sweep instead.")
-    space = read_space(given.get("space"), type(arguments))
-    for key in space:
-        check_tuning(key, arguments.tuning, "search.space")
-    return SearchPlan(trials, space, pruner, timeout)
+    return Plan("search", trials, read_space(space, arguments, "search.space"), space, storage)
 
 
-def check_tuning(key: str, tuning: str, where: str) -> None:
-    """Refuse a setting that says nothing to the way of tuning.
+def read_sweep(arguments: RunArguments) -> Plan:
+    """Check the `sweep` argument, and whether each combination of settings goes together."""
+    for key, entry in flat(arguments.sweep).items():
+        if not isinstance(entry, list) and key in searchable(arguments, seed=42):
+            raise ValueError(f"sweep: {key}={entry!r} must be a list of values, such as [{entry!r}].")
+    space = read_space(arguments.sweep, arguments, "sweep", seed=42)
+    trials = prod(len(entry.values) for entry in space.values() if isinstance(entry, Choices))
+    plan = Plan("sweep", trials, space, arguments.sweep)
+    for settings in plan.combinations():
+        with_settings(arguments, settings)
+    return plan
 
-    Raises:
-        ValueError: names the key and the tuning that it needs.
-    """
-    needed = ("lora", "probe+lora") if key.startswith("lora.") else ("full",) if key == "layer_decay" else (tuning,)
-    if tuning not in needed:
-        raise ValueError(f"{where}: {key} says nothing with tuning={tuning!r}; set tuning={needed[0]}.")
 
-
-def read_space(given: Any, kind: type[RecipeArguments] = RecipeArguments) -> dict[str, Choices | Range]:
-    """Read the entries of a search space.
+def read_space(
+    given: Mapping[str, Any], arguments: RunArguments, where: str, **more: Any
+) -> dict[str, Choices | Range]:
+    """Read the entries of a space.
 
     Args:
         given: by key a list of values, or a mapping with `low` and `high` and perhaps `log` or `step`.
+        arguments: of the run.
+        where: the argument that names the keys.
+        more: further keys that may be named, with their defaults.
 
     Raises:
         ValueError: names the key that is wrong and what is allowed.
     """
-    if not isinstance(given, dict) or not given:
-        raise ValueError(
-            f"search.space={given!r} must map keys to what they may be, such as "
-            "learning_rate: {low: 1e-4, high: 1e-3, log: true} or heads.num_groups: [8, 16]."
-        )
-    known, space = searchable(kind), {}
+    known, space = searchable(arguments, **more), {}
     for key, entry in flat(given).items():
         if key not in known:
-            raise ValueError(f"search.space: {key!r} cannot be searched.{nearest(key, known)}")
-        space[key] = read_entry(key, entry, known[key])
+            raise ValueError(f"{where}: {key!r} cannot be searched.{one_of(key, known)}")
+        if key.startswith("lora.") and not arguments.trains_lora:
+            raise ValueError(f"{where}: {key} says nothing with tuning={arguments.tuning!r}; set tuning=lora.")
+        space[key] = read_entry(f"{where}: {key}", entry, known[key])
     return space
 
 
-def searchable(kind: type[RecipeArguments]) -> dict[str, Any]:
+def searchable(arguments: RunArguments, **more: Any) -> dict[str, Any]:
     """Return every key that can be searched, with its default."""
-    trainer = {item.name: item.default for item in fields(TrainingArguments) if item.name in OPTIONS}
-    own = {item.name: item.default for item in fields(kind) if item.name in OWN}
-    heads = {f"heads.{name}": getattr(SelfAttnConfig, name) for name in head_fields()}
-    lora = {f"lora.{name}": default for name, default in LORA.items()}
-    known = {**trainer, **own, **heads, **lora}
-    unknown = (*NOT_OF_TAGS, "label_smoothing_factor") if issubclass(kind, NerArguments) else ()
-    return {name: default for name, default in known.items() if name not in unknown}
+    own = (*OWN, *task_of(arguments).searchable)
+    return {
+        **{item.name: item.default for item in fields(TrainingArguments) if item.name in OPTIONS},
+        **{item.name: item.default for item in fields(arguments) if item.name in own},
+        **{f"heads.{name}": getattr(SelfAttnConfig, name) for name in head_fields()},
+        **{f"lora.{name}": default for name, default in LORA.items()},
+        **more,
+    }
 
 
 def head_fields() -> list[str]:
@@ -185,81 +210,70 @@ def flat(space: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def read_entry(key: str, entry: Any, default: Any) -> Choices | Range:
+def read_entry(name: str, entry: Any, default: Any) -> Choices | Range:
     """Read what one setting may be.
 
+    Args:
+        name: of the setting, as errors name it.
+        entry: a list, or a mapping with `low` and `high`.
+        default: of the setting, whose type is that of its values.
+
     Raises:
-        ValueError: names the key and what is wrong with it.
+        ValueError: names the setting and what is wrong with it.
     """
+    counted = isinstance(default, int) and not isinstance(default, bool)
     if isinstance(entry, list):
-        choices = read_choices(key, entry)
-        check_whole(key, choices.values, default)
-        return choices
+        return read_choices(name, entry, counted)
     if not isinstance(entry, dict) or not {"low", "high"} <= entry.keys() <= {"low", "high", "log", "step"}:
         raise ValueError(
-            f"search.space: {key}={entry!r} must be a list of values, or a mapping with low and high, and perhaps log "
-            "or step."
+            f"{name}={entry!r} must be a list of values, or a mapping with low and high, and perhaps log or step."
         )
     if isinstance(default, (str, bool)):
-        raise ValueError(f"search.space: {key} is no number, so it has no low and high. Give a list of its values.")
-    low, high = (number(f"search.space: {key}.{end}", entry[end]) for end in ("low", "high"))
-    check_whole(key, [low, high], default)
+        raise ValueError(f"{name} is no number, so it has no low and high. Give a list of its values.")
+    low, high = (number(f"{name}.{end}", entry[end], counted) for end in ("low", "high"))
     log, step = entry.get("log", False), entry.get("step")
     if low >= high:
-        raise ValueError(f"search.space: {key} has low={low} and high={high}; low must be below high.")
+        raise ValueError(f"{name} has low={low} and high={high}; low must be below high.")
     if not isinstance(log, bool) or (log and (low <= 0 or step is not None)):
-        raise ValueError(f"search.space: {key} has log={log!r}; it is true or false, with low above 0 and no step.")
-    step = None if step is None else number(f"search.space: {key}.step", step)
+        raise ValueError(f"{name} has log={log!r}; it is true or false, with low above 0 and no step.")
     whole = isinstance(low, int) and isinstance(high, int)
-    if step is not None and (step <= 0 or (whole and not isinstance(step, int))):
-        raise ValueError(f"search.space: {key} has step={step}; it must be above 0, and whole between whole numbers.")
+    step = None if step is None else number(f"{name}.step", step, whole)
+    if step is not None and step <= 0:
+        raise ValueError(f"{name} has step={step}; it must be above 0.")
     return Range(low, high, log, step) if whole else Range(float(low), float(high), log, step)
 
 
-def check_whole(key: str, values: list[Any], default: Any, where: str = "search.space") -> None:
-    """Refuse fractions where a size is counted.
-
-    Raises:
-        ValueError: names the key and its values.
-    """
-    counted = ("." in key or key == "seed") and isinstance(default, int) and not isinstance(default, bool)
-    if counted and any(isinstance(value, float) for value in values):
-        raise ValueError(f"{where}: {key} takes whole numbers, not {values}.")
-
-
-def read_choices(key: str, values: list[Any], where: str = "search.space") -> Choices:
+def read_choices(name: str, values: list[Any], counted: bool) -> Choices:
     """Read a list of values; numbers become of one type.
 
     Raises:
         ValueError: for a list that is empty, or holds something twice or of another kind.
     """
     if not values:
-        raise ValueError(f"{where}: {key} is an empty list. Give at least one value.")
+        raise ValueError(f"{name} is an empty list. Give at least one value.")
     for value in values:
         if value is not None and not isinstance(value, (bool, int, float, str)):
-            raise ValueError(f"{where}: {key} holds {value!r}; a value is a text, a number, true, false or null.")
+            raise ValueError(f"{name} holds {value!r}; a value is a text, a number, true, false or null.")
     if all(is_number(value) for value in values):
-        values = [number(f"{where}: {key}", value) for value in values]
+        values = [number(name, value, counted) for value in values]
         if not all(isinstance(value, int) for value in values):
             values = [float(value) for value in values]
     if len(set(map(repr, values))) < len(values):
-        raise ValueError(f"{where}: {key}={values} holds a value twice.")
+        raise ValueError(f"{name}={values} holds a value twice.")
     return Choices(values)
 
 
 def is_number(value: Any) -> bool:
     """Return whether a value is a number, or a text such as `1e-4`, which YAML reads as text."""
-    if isinstance(value, str):
-        try:
-            float(value)
-        except ValueError:
-            return False
-        return True
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return not isinstance(value, bool)
 
 
-def number(name: str, value: Any) -> int | float:
-    """Return a finite number.
+def number(name: str, value: Any, counted: bool = False) -> int | float:
+    """Return a finite number, a whole one where things are counted.
 
     Raises:
         ValueError: if it is none.
@@ -267,23 +281,23 @@ def number(name: str, value: Any) -> int | float:
     found = (float(value) if isinstance(value, str) else value) if is_number(value) else float("nan")
     if not abs(found) < float("inf"):
         raise ValueError(f"{name}={value!r} is no finite number.")
+    if counted and not isinstance(found, int):
+        raise ValueError(f"{name} takes whole numbers, not {value!r}.")
     return found
 
 
-def nearest(key: str, known: Any) -> str:
+def one_of(key: str, known: Any) -> str:
     """Return the hint of an error on an unknown key."""
-    near = difflib.get_close_matches(str(key), list(known), n=1)
-    return f" Did you mean {near[0]!r}?" if near else f" It is one of {', '.join(known)}."
+    return nearest(key, known) or f" It is one of {', '.join(known)}."
 
 
-def with_settings(arguments: RecipeArguments, settings: Mapping[str, Any]) -> RecipeArguments:
-    """Return arguments with the settings of a trial."""
+def with_settings(arguments: Any, settings: Mapping[str, Any]) -> Any:
+    """Return arguments with other settings, by key; `heads.` and `lora.` reach inside."""
     for key, value in settings.items():
         room, _, name = key.rpartition(".")
-        if not room and hasattr(arguments, key):
-            changes: dict[str, Any] = {key: value}
+        if not room and hasattr(arguments, key) and key != "seed":
+            arguments = replace(arguments, **{key: value})
         else:
             room = room or "options"
-            changes = {room: {**getattr(arguments, room), name: value}}
-        arguments = replace(arguments, **changes)
+            arguments = replace(arguments, **{room: {**getattr(arguments, room), name: value}})
     return arguments

@@ -1,7 +1,8 @@
-"""`Trainer` as a recipe sets it up."""
+"""`Trainer` as a run sets it up."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -9,54 +10,67 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from torch.utils.data import IterableDataset
 from transformers import (
     EarlyStoppingCallback,
+    PreTrainedConfig,
     PreTrainedTokenizerBase,
     TrainerCallback,
     TrainingArguments,
 )
 
 from ..adapters import base_model
-from ..arguments import NerArguments, RecipeArguments
+from ..arguments import TuningArguments
 from ..metrics import LOWER_IS_BETTER
-from ..tasks.preparation import seed_of
-from ..tasks.streaming import STREAM_OPTIONS, ShuffledStream
-from ..tasks.task import Task
-from ..tasks.text_classification import CLASSIFICATION
-from ..tasks.token_classification import TAGGING
+from ..tasks import Task
+from ..tasks.evaluation import order_by_length
 from .feature_cache import CachedFeatures, default_folder, feature_collator
 from .first_pass import fit_codebooks
 from .optimizer import grouped_optimizer
 from .progress import show_progress
-from .sampler import Excerpts
+from .sampler import Excerpts, length_grouped
 from .standardisation import standardise_features
 from .trainer import RecipeTrainer
 
-# The task that arguments of a kind belong to; a kind without a line belongs to that of its parent class.
-TASKS: dict[type[RecipeArguments], Task] = {RecipeArguments: CLASSIFICATION, NerArguments: TAGGING}
 ROWS_TO_STANDARDISE = 64
 LEARNING_RATE = {"probe": 1e-3, "lora": 1e-3, "probe+lora": 1e-3, "full": 5e-5}
 # The rate of adapters is that of a backbone this wide; at 768 one run in three never learned with it, and did with a
 # quarter (benchmarks/LOG.md), which is what LoRA's paper takes there (Hu et al., 2021: 5e-4 at half of our scale).
 WIDTH = 384
+GROUPED = "group_by_length"
 
 
-def task_of(arguments: RecipeArguments) -> Task:
-    """Return the task of `TASKS` that arguments of their kind belong to."""
-    return next(TASKS[kind] for kind in type(arguments).__mro__ if kind in TASKS)
+@dataclass(frozen=True)
+class Prepared:
+    """What every phase of a training reads.
+
+    Args:
+        data: checked data with the splits train and validation.
+        tokens: tokenised splits.
+        tokenizer: the backbone's tokenizer.
+        backbone_config: configuration of the backbone as it was trained.
+    """
+
+    data: Any
+    tokens: dict[str, Dataset]
+    tokenizer: PreTrainedTokenizerBase
+    backbone_config: PreTrainedConfig
 
 
 def build_trainer(
-    arguments: RecipeArguments,
-    data: Any,
-    tokens: dict[str, Dataset],
-    model: torch.nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    output_dir: Path,
-    has_fresh_heads: bool = True,
+    task: Task[Any], prepared: Prepared, model: torch.nn.Module, output_dir: Path, has_fresh_heads: bool = True
 ) -> RecipeTrainer:
-    """Return the `Trainer` of a run."""
-    options = training_arguments(arguments, data, output_dir, base_model(model).config.hidden_size)
+    """Return the `Trainer` of a phase.
+
+    Args:
+        task: with the arguments of the phase.
+        prepared: what is read.
+        model: the model that trains.
+        output_dir: takes the checkpoints.
+        has_fresh_heads: whether the heads still need their first passes over data.
+    """
+    arguments, data, tokens, tokenizer = task.arguments, prepared.data, prepared.tokens, prepared.tokenizer
+    options, groups = training_arguments(task, data, output_dir, base_model(model).config.hidden_size)
     train, validation = tokens["train"], tokens["validation"]
     cache, record = cached_features(arguments, tokens, tokenizer), None
     if cache is not None:
@@ -66,37 +80,33 @@ def build_trainer(
     if arguments.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=arguments.early_stopping_patience))
     if arguments.sample_tokens:
-        excerpts = excerpts_of(arguments, data, model)
+        excerpts = excerpts_of(task, data, model)
         train = excerpts.of(train)
         callbacks.append(excerpts)
+    given = task.trainer_options(data, tokens, options, tokenizer)
     trainer = RecipeTrainer(
         model=model,
         args=options,
-        make_optimizer=lambda model: grouped_optimizer(model, options, arguments),
+        make_optimizer=lambda model: grouped_optimizer(model, options, task),
+        sampler=length_grouped(train, options) if groups else None,
         train_dataset=train,
-        eval_dataset=validation,
+        eval_dataset=validation.select(order_by_length(tokens["validation"])),
         processing_class=tokenizer,
         callbacks=callbacks,
-        **task_options(arguments, data, tokens, options, tokenizer),
+        **{**given, "data_collator": feature_collator(given["data_collator"])},
     )
     trainer.feature_record = record
     show_progress(trainer)
     if has_fresh_heads:
-        prepare_heads(arguments, model, some_rows(train, tokenizer, options.seed), trainer.data_collator)
+        rows = some_rows(train, tokenizer, options.seed)
+        if arguments.standardise:
+            standardise_features(model, rows, trainer.data_collator)
+        fit_codebooks(model, rows, trainer.data_collator)
     return trainer
 
 
-def prepare_heads(
-    arguments: RecipeArguments, model: torch.nn.Module, rows: list[dict[str, Any]], collate: Any
-) -> None:
-    """Make the first passes over data: scale of the features, prototypes of the groups."""
-    if arguments.standardise:
-        standardise_features(model, rows, collate)
-    fit_codebooks(model, rows, collate)
-
-
 def cached_features(
-    arguments: RecipeArguments, tokens: dict[str, Dataset], tokenizer: PreTrainedTokenizerBase
+    arguments: TuningArguments, tokens: dict[str, Dataset], tokenizer: PreTrainedTokenizerBase
 ) -> CachedFeatures | None:
     """Return what keeps the features of train and validation, or None where the backbone runs in every step."""
     if not arguments.caches_features:
@@ -106,38 +116,26 @@ def cached_features(
     return CachedFeatures(splits, tokenizer, folder, arguments.feature_dtype)
 
 
-def task_options(
-    arguments: RecipeArguments,
-    data: Any,
-    tokens: dict[str, Dataset],
-    options: TrainingArguments,
-    tokenizer: PreTrainedTokenizerBase,
-) -> dict[str, Any]:
-    """Return loss, collator and metrics of the task for `Trainer`; the collator pads features, too."""
-    given = task_of(arguments).trainer_options(arguments, data, tokens, options, tokenizer)
-    return {**given, "data_collator": feature_collator(given["data_collator"])}
-
-
 def some_rows(tokens: Any, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[dict[str, Any]]:
     """Return what the model reads of a few random rows, the same in every process; of a stream the first ones."""
-    if isinstance(tokens, ShuffledStream):
+    if isinstance(tokens, IterableDataset):
         return list(islice(tokens, ROWS_TO_STANDARDISE))
     order = np.random.default_rng(seed).permutation(len(tokens))[:ROWS_TO_STANDARDISE].tolist()
     names = [name for name in (*tokenizer.model_input_names, "features") if name in tokens.column_names]
     return [{name: row[name] for name in names} for row in map(tokens.__getitem__, order)]
 
 
-def excerpts_of(arguments: RecipeArguments, data: Any, model: torch.nn.Module) -> Excerpts:
+def excerpts_of(task: Task[Any], data: Any, model: torch.nn.Module) -> Excerpts:
     """Return what samples the long texts of train.
 
     Raises:
         ValueError: for text pairs, where an excerpt could lose one of the two.
     """
+    length = task.arguments.sample_tokens
     if "text_pair" in data.splits["train"].column_names:
-        raise ValueError(f"sample_tokens={arguments.sample_tokens}, but the rows are text pairs. Set sample_tokens=0.")
+        raise ValueError(f"sample_tokens={length}, but the rows are text pairs. Set sample_tokens=0.")
     config = base_model(model).config
-    special = len(config.prefix_token_ids), len(config.suffix_token_ids)
-    return Excerpts(arguments.sample_tokens, *special, seed=seed_of(arguments))
+    return Excerpts(length, len(config.prefix_token_ids), len(config.suffix_token_ids), seed=task.arguments.seed)
 
 
 def default_learning_rate(tuning: str, width: int) -> float:
@@ -146,14 +144,22 @@ def default_learning_rate(tuning: str, width: int) -> float:
 
 
 def training_arguments(
-    arguments: RecipeArguments, data: Any, output_dir: Path, width: int = WIDTH
-) -> TrainingArguments:
-    """Return the options of `Trainer`: the recipe's defaults, then what the user set.
+    task: Task[Any], data: Any, output_dir: Path, width: int = WIDTH
+) -> tuple[TrainingArguments, bool]:
+    """Return the options of `Trainer`, the user's before the defaults, and whether rows of like length come together.
+
+    `Trainer` would put the rows of the evaluation in another order, too: it is told of a random one instead.
+
+    Args:
+        task: with the arguments of the run.
+        data: checked data.
+        output_dir: folder of the run.
+        width: of the backbone's features.
 
     Raises:
         ValueError: if the validation split has no such metric as is to pick the checkpoint.
     """
-    task = task_of(arguments)
+    arguments = task.arguments
     metric = arguments.selection_metric or task.selection_metric(data)
     if metric not in (known := {"loss", *task.metrics(data)}):
         raise ValueError(f"selection_metric={metric!r} is unknown; it is one of {', '.join(sorted(known))}.")
@@ -166,7 +172,7 @@ def training_arguments(
         "weight_decay": 0.01,
         "bf16": has_bf16(),
         "use_cpu": not torch.accelerator.is_available(),
-        "train_sampling_strategy": "group_by_length",
+        "train_sampling_strategy": GROUPED,
         "length_column_name": "length",
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
@@ -179,14 +185,15 @@ def training_arguments(
         "include_num_input_tokens_seen": "non_padding",
         "report_to": "none",
         "label_names": ["labels"],
-        "include_for_metrics": ["inputs"] if task.metrics_see_inputs else [],
         "hub_strategy": "end",
     }
-    options = {**defaults, **(STREAM_OPTIONS if arguments.streaming else {}), **arguments.options}
+    options = {**defaults, **task.training_defaults(), **arguments.options}
+    groups = options["train_sampling_strategy"] == GROUPED
+    options["train_sampling_strategy"] = "random" if groups else options["train_sampling_strategy"]
     # The result is pushed when it is scored and saved; `Trainer` pushes checkpoints only, and saves its arguments.
     options["push_to_hub"] = bool(options.get("push_to_hub")) and options["hub_strategy"] != "end"
     options.pop("hub_token", None)
-    return TrainingArguments(output_dir=str(output_dir), **options)
+    return TrainingArguments(output_dir=str(output_dir), **options), groups
 
 
 def has_bf16() -> bool:

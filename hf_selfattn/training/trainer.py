@@ -14,48 +14,59 @@ from typing import Any
 
 import torch
 from accelerate.utils import reduce
+from datasets import Dataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..adapters import count_parameters
 from .checkpoints import STATE_FILE, WRITING, checkpoint_name, drop_checkpoints, put_checkpoint
 from .faults import NotFinite, not_written, rows_in_words
-from .sampler import length_grouped
+from .sampler import GroupedByLength
 
 MakeOptimizer = Callable[[Any], torch.optim.Optimizer | None]
 
 
 class RecipeTrainer(Trainer):
-    """`Trainer` for the runs of the recipes.
+    """`Trainer` for a run.
 
-    Five methods are overridden, because no callback stands where they act. `Trainer` groups rows by length with the
+    Four methods are overridden, because no callback stands where they act. `Trainer` groups rows by length with the
     random state of each process: processes whose states part would read some rows twice and others never. It takes no
-    optimizer that was made before the model is sharded. It writes a
-    checkpoint straight into its place and deletes older ones before it tells a callback; only `training_step` sees
-    each batch and its loss before the optimizer makes its step; and resumed from the last step of a training that
-    ended within an epoch, `Trainer` would make one step more.
+    optimizer that was made before the model is sharded. Only `training_step` sees each batch and its loss before the
+    optimizer makes its step. And it writes a checkpoint straight into its place and deletes older ones before it tells
+    a callback.
 
     Args:
         make_optimizer: makes an optimizer for a model, or returns None where `Trainer` is to make it.
+        sampler: puts the rows of train in order; where it is None, `Trainer` does.
         options: of `Trainer`.
     """
 
-    def __init__(self, make_optimizer: MakeOptimizer | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        make_optimizer: MakeOptimizer | None = None,
+        sampler: GroupedByLength | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
-        self.make_optimizer = make_optimizer
+        self.make_optimizer, self.sampler = make_optimizer, sampler
         self.optimizer: torch.optim.Optimizer | None
-        self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
+        self.train_dataset: Any
         self.last_batch: dict[str, Any] = {}
         self.loss_is_finite = True
         self.parameters = count_parameters(self.model)  # afterwards the best adapter is loaded as one that is frozen
         self.feature_record: dict[str, Any] | None = None
-        self.is_over = False
         self.watch = Watch(self)
         self.add_callback(self.watch)
+        if sampler is not None:
+            self.add_callback(sampler)
+
+    def train_nothing_more(self) -> None:
+        """Let `train`, resumed from the checkpoint that a training ended with, load the best model and do no more."""
+        self.args.num_train_epochs, self.args.max_steps = 0, -1
+        if not isinstance(self.train_dataset, Dataset):
+            self.train_dataset = self.eval_dataset  # of a stream `Trainer` wants steps; no row of either is read
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Return the order of the rows."""
-        sampler = length_grouped(self.train_dataset, self.args)
-        return super()._get_train_sampler(train_dataset) if sampler is None else sampler
+        return super()._get_train_sampler(train_dataset) if self.sampler is None else self.sampler
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Make the optimizer, with learning rates of the parts of the model."""
@@ -70,14 +81,6 @@ class RecipeTrainer(Trainer):
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         self.loss_is_finite = self.loss_is_finite and bool(loss.isfinite().all())
         return loss
-
-    def _run_epoch(self, **options: Any) -> None:
-        """Train an epoch, unless the checkpoint that training goes on from was its last."""
-        if self.is_over:
-            self.control.should_training_stop = True
-        else:
-            set_epoch(options["train_dataloader"], options["epoch"])
-            super()._run_epoch(**options)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint aside, rename it when it is whole, push it, and delete older ones.
@@ -103,7 +106,7 @@ class RecipeTrainer(Trainer):
         if push:
             self._push_from_checkpoint(str(checkpoint))
         if self.args.should_save:
-            drop_checkpoints(folder, self.save_total_limit, self.state.best_global_step)
+            drop_checkpoints(folder, self.args.save_total_limit, self.state.best_global_step)
 
     def point_to_best(self, folder: Path) -> None:
         """Let the state of the training name the best checkpoint by its place in the folder of the run."""
@@ -240,17 +243,3 @@ def cleared_if_not_written(side: Path, checkpoint: Path) -> Iterator[None]:
         if reason is None:
             raise
         raise ValueError(reason) from error
-
-
-def set_epoch(batches: Any, epoch: int) -> None:
-    """Tell what puts the rows in order which epoch it is, through all that accelerate wraps around it.
-
-    `Trainer` reaches it through two layers. In several processes, where it skips the batches of an epoch that were
-    trained before a stop, there are three.
-    """
-    sampler: Any = getattr(batches, "batch_sampler", None)
-    while hasattr(sampler, "batch_sampler"):
-        sampler = sampler.batch_sampler
-    order: Any = getattr(sampler, "sampler", None)
-    if hasattr(order, "set_epoch"):
-        order.set_epoch(epoch)

@@ -2,38 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from accelerate.utils.memory import clear_device_cache
 
-from ..arguments import RecipeArguments
-from ..tasks.preparation import say
+from ..files import read_json, write_json
+from ..hub.results import RUN_STATE_FILE
+from ..tasks import say
 from .checkpoints import clear_unfinished, ended, newest_whole, step_of
+from .distributed import from_main
 from .faults import GO_ON, batch_in_words, first_line, is_out_of_memory, smaller_batch
-from .run_state import RunState, read_run_state, write_run_state
 from .trainer import RecipeTrainer
 
-Found = TypeVar("Found")
+
+@dataclass
+class RunState:
+    """What happened to a run; it is written at once and outlives the process.
+
+    Args:
+        starts: how often the command was given until training was done.
+        resumed_from: the step of the checkpoint that each later start went on from; 0 where there was none.
+        interruptions: how often Ctrl-C ended it.
+        skipped: checkpoints that were not whole, and why.
+        smaller_batches: options that were changed because the memory was too small, one record each time.
+    """
+
+    starts: int = 0
+    resumed_from: list[int] = field(default_factory=list)
+    interruptions: int = 0
+    skipped: list[str] = field(default_factory=list)
+    smaller_batches: list[dict[str, int]] = field(default_factory=list)
+
+    def options(self) -> dict[str, int]:
+        """Return the options of the training that were changed because the memory was too small."""
+        return {name: value for record in self.smaller_batches for name, value in record.items()}
+
+
+def read_run_state(folder: Path) -> RunState:
+    """Return what happened to a run until now.
+
+    Raises:
+        ValueError: if the record does not parse.
+    """
+    path = folder / RUN_STATE_FILE
+    return RunState(**read_json(path)) if path.is_file() else RunState()
+
+
+def write_run_state(folder: Path, state: RunState) -> None:
+    """Write what happened to a run, on the main process."""
+    if PartialState().is_main_process:
+        write_json(folder / RUN_STATE_FILE, asdict(state))
 
 
 def fit(
-    build: Callable[[RecipeArguments], RecipeTrainer], arguments: RecipeArguments, output_dir: Path
+    build: Callable[[dict[str, Any]], RecipeTrainer], options: Mapping[str, Any], output_dir: Path
 ) -> tuple[RecipeTrainer, RunState]:
     """Train to the end, and return the `Trainer` and what happened on the way.
+
+    Args:
+        build: makes a fresh model and its `Trainer` with such options of `TrainingArguments`.
+        options: of `TrainingArguments`, as the user gave them.
+        output_dir: folder of the run.
 
     Raises:
         ValueError: if a loss is not finite, a checkpoint cannot be written or the memory is too small.
     """
     state = from_main(lambda: started(output_dir))
     while True:
-        options = {**arguments.options, **state.options(), "auto_find_batch_size": False}
-        trainer = build(replace(arguments, options=options))
-        smaller = train(trainer, state, output_dir, bool(arguments.options.get("auto_find_batch_size")))
+        trainer = build({**options, **state.options(), "auto_find_batch_size": False})
+        smaller = train_to_end(trainer, state, output_dir, bool(options.get("auto_find_batch_size")))
         if smaller is None:
             return trainer, state
         state.smaller_batches.append(smaller)
@@ -45,12 +86,6 @@ def fit(
         clear_device_cache(garbage_collection=True)
 
 
-def from_main(find: Callable[[], Found]) -> Found:
-    """Return to every process what the main one finds."""
-    found = [find() if PartialState().is_main_process else None]
-    return broadcast_object_list(found)[0]  # type: ignore[no-any-return]
-
-
 def started(output_dir: Path) -> RunState:
     """Return what happened to a run until now, this start included."""
     clear_unfinished(output_dir)
@@ -60,14 +95,15 @@ def started(output_dir: Path) -> RunState:
     return state
 
 
-def train(trainer: RecipeTrainer, state: RunState, output_dir: Path, may_shrink: bool) -> dict[str, int] | None:
+def train_to_end(trainer: RecipeTrainer, state: RunState, output_dir: Path, may_shrink: bool) -> dict[str, int] | None:
     """Train to the end and return None, or the options of a smaller batch where the memory was too small.
 
     Raises:
         ValueError: if the memory is too small and no smaller batch is to be tried.
     """
     checkpoint = resume_point(trainer, state, output_dir)
-    trainer.is_over = checkpoint is not None and ended(checkpoint)
+    if checkpoint is not None and ended(checkpoint):
+        trainer.train_nothing_more()
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         return None
