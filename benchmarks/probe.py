@@ -24,8 +24,8 @@ from stock import StockNerArguments
 from transformers import Trainer, TrainerCallback, set_seed
 from transformers.utils import logging
 
+from hf_selfattn import NerArguments, build_arguments
 from hf_selfattn.adapters import base_model
-from hf_selfattn.arguments import NerArguments, build_arguments
 from hf_selfattn.files import write_json
 from hf_selfattn.hub.results import environment
 from hf_selfattn.training.attention_cpu import use_fast_attention

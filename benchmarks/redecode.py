@@ -21,7 +21,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from hf_selfattn.arguments import NerArguments
+from hf_selfattn import NerArguments
 from hf_selfattn.files import read_json, write_json
 from hf_selfattn.hub.results import environment, together
 from hf_selfattn.tasks.token_classification import TAGGING, best_labels

@@ -25,24 +25,24 @@ from setfit_peer import run_setfit
 from stock import StockNerArguments
 from stock_classification import StockArguments
 
-from hf_selfattn.arguments import NerArguments, RecipeArguments, build_arguments, read_yaml
+from hf_selfattn import NerArguments, TextClassificationArguments, build_arguments, run
+from hf_selfattn.arguments import read_yaml
 from hf_selfattn.files import read_json, write_json
 from hf_selfattn.hub.results import together
-from hf_selfattn.training.run import run
 
 HERE = Path(__file__).parent
 EXPERIMENTS, RESULTS, RUNS = HERE / "experiments", HERE / "results", HERE.parent / "runs"
 PREDICTIONS = HERE / "predictions"
 # What each recipe is told, and what carries it out.
 RECIPES = {
-    "classification": (RecipeArguments, run),
+    "classification": (TextClassificationArguments, run),
     "ner": (NerArguments, run),
     "stock-ner": (StockNerArguments, run),
     "stock-classification": (StockArguments, run),
     "max-pool": (MaxPoolArguments, run),
-    "tfidf": (RecipeArguments, run_tfidf),
-    "embedding-lr": (RecipeArguments, run_embedding),
-    "setfit": (RecipeArguments, run_setfit),
+    "tfidf": (TextClassificationArguments, run_tfidf),
+    "embedding-lr": (TextClassificationArguments, run_embedding),
+    "setfit": (TextClassificationArguments, run_setfit),
 }
 KEPT = (
     "task",

@@ -9,21 +9,21 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from hf_selfattn.tasks.preparation import seed_of
+from hf_selfattn.training.stopwatch import Stopwatch
 from linear import LENGTH, Answers, as_logits, references_of, run_peer
 from sklearn.linear_model import LogisticRegression
 
-from hf_selfattn.arguments import RecipeArguments
+from hf_selfattn import TextClassificationArguments
 from hf_selfattn.data import ClassificationData
 from hf_selfattn.tasks.evaluation import joined_texts
-from hf_selfattn.tasks.preparation import seed_of
-from hf_selfattn.training.stopwatch import Stopwatch
 
 # R of the paper: so many positive and so many negative pairs of each row, read once, or until the last step.
 NUM_ITERATIONS, BATCH_SIZE, LEARNING_RATE = 20, 16, 2e-5
 MOST_STEPS = 100
 
 
-def run_setfit(arguments: RecipeArguments) -> dict[str, Any]:
+def run_setfit(arguments: TextClassificationArguments) -> dict[str, Any]:
     """Return the results of SetFit.
 
     Args:
@@ -32,7 +32,7 @@ def run_setfit(arguments: RecipeArguments) -> dict[str, Any]:
     return run_peer(arguments, answer_setfit)
 
 
-def answer_setfit(arguments: RecipeArguments, data: ClassificationData) -> Answers:
+def answer_setfit(arguments: TextClassificationArguments, data: ClassificationData) -> Answers:
     """Train SetFit with the settings of its paper and answer with it.
 
     Args:

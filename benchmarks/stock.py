@@ -9,7 +9,7 @@ from datasets import Dataset
 from peft import LoraConfig, TaskType, get_peft_model
 from transformers import AutoModelForTokenClassification, PreTrainedConfig, PreTrainedTokenizerBase
 
-from hf_selfattn.arguments import NerArguments
+from hf_selfattn import NerArguments
 from hf_selfattn.data import TaggingData
 from hf_selfattn.modeling.peft_selfattn import LORA_TARGETS
 from hf_selfattn.tasks.tag_encoding import IGNORED

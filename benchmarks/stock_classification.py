@@ -16,7 +16,7 @@ from transformers import (
     Trainer,
 )
 
-from hf_selfattn.arguments import RecipeArguments
+from hf_selfattn import TextClassificationArguments
 from hf_selfattn.data import ClassificationData
 from hf_selfattn.modeling.configuration_selfattn import backbone_window
 from hf_selfattn.modeling.peft_selfattn import LORA_TARGETS
@@ -27,7 +27,7 @@ from hf_selfattn.training.setup import LEARNING_RATE, TASKS
 
 
 @dataclass
-class StockArguments(RecipeArguments):
+class StockArguments(TextClassificationArguments):
     """The arguments of the recipe for texts, for a peer; `frozen` trains what is on the backbone."""
 
     tuning: Literal["frozen", "lora", "full"] = "full"
@@ -39,7 +39,7 @@ class StockArguments(RecipeArguments):
 
 
 def tokenise_cut(
-    arguments: RecipeArguments, data: ClassificationData, tokenizer: PreTrainedTokenizerBase
+    arguments: TextClassificationArguments, data: ClassificationData, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Dataset]:
     """Cut what the backbone cannot read in one window off each text, as `truncation=True` does.
 

@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hf_selfattn.files import read_json
 from hf_selfattn.tasks.preparation import MIXED_LAYERS
+
+from hf_selfattn.files import read_json
 
 RESULTS = Path(__file__).parent / "results"
 ALPHA = 0.05

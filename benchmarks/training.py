@@ -35,6 +35,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
+from hf_selfattn.tasks.preparation import open_backbone
 from peft import LoraConfig, TaskType, get_peft_model
 from transformers import (
     AutoModelForSequenceClassification,
@@ -47,12 +48,11 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from hf_selfattn import TextClassificationArguments, build_arguments
 from hf_selfattn.adapters import base_model
-from hf_selfattn.arguments import RecipeArguments, build_arguments
 from hf_selfattn.data import ClassificationData
 from hf_selfattn.files import read_json, write_json
 from hf_selfattn.hub.results import environment
-from hf_selfattn.tasks.preparation import open_backbone
 from hf_selfattn.training.attention_cpu import use_fast_attention
 from hf_selfattn.training.distributed import join_processes
 from hf_selfattn.training.setup import build_trainer, has_bf16, task_of
@@ -101,15 +101,17 @@ class Clock(TrainerCallback):
         }
 
 
-def recipe(**changes: Any) -> RecipeArguments:
+def recipe(**changes: Any) -> TextClassificationArguments:
     """Return the arguments of our recipe on R8."""
     data = HERE.parent / ".data"
     files = {name: str(data / "r8" / f"{name}.jsonl") for name in ("train", "validation", "test")}
     settings = {"model": str(data / "minilm"), "output_dir": tempfile.mkdtemp(), "standardise": False, **files}
-    return build_arguments({**settings, "load_best_model_at_end": False, **QUIET, **changes})
+    return build_arguments(
+        {**settings, "load_best_model_at_end": False, **QUIET, **changes}, TextClassificationArguments
+    )
 
 
-def ours(arguments: RecipeArguments, data: ClassificationData, tokens: Dataset) -> Trainer:
+def ours(arguments: TextClassificationArguments, data: ClassificationData, tokens: Dataset) -> Trainer:
     """Return the `Trainer` of the recipe on the given rows."""
     backbone_config, tokenizer = open_backbone(arguments)
     model = task_of(arguments).build_model(arguments, data, backbone_config)

@@ -3,8 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from runs import text_arguments
 
-from hf_selfattn.arguments import build_arguments, parse_arguments
+from hf_selfattn import TextClassificationArguments, parse_arguments
 
 
 def write(path: Path, text: str) -> str:
@@ -17,7 +18,9 @@ def test_later_words_win_over_the_file(tmp_path: Path) -> None:
         tmp_path / "a.yaml", "model: bert\noutput_dir: runs/a\nlearning_rate: 1e-3\nheads: {num_groups: 4}\n"
     )
     words = [settings, "output_dir=runs/b", "--num_train_epochs", "2", "--deduplicate", "heads.block_size=32"]
-    arguments = parse_arguments([*words, "--label-column=stars", "label_names=[bad, good]"])
+    arguments = parse_arguments(
+        [*words, "--label-column=stars", "label_names=[bad, good]"], TextClassificationArguments
+    )
     assert arguments.model == "bert" and arguments.output_dir == "runs/b"
     assert arguments.options == {"learning_rate": 1e-3, "num_train_epochs": 2}
     assert arguments.heads == {"num_groups": 4, "block_size": 32}
@@ -26,12 +29,14 @@ def test_later_words_win_over_the_file(tmp_path: Path) -> None:
 
 
 def test_every_option_of_trainer_is_taken() -> None:
-    arguments = build_arguments({"model": "m", "output_dir": "o", "gradient_accumulation_steps": 4, "seed": 3})
+    arguments = text_arguments({"model": "m", "output_dir": "o", "gradient_accumulation_steps": 4, "seed": 3})
     assert arguments.options == {"gradient_accumulation_steps": 4, "seed": 3}
 
 
 def test_no_is_a_strategy_and_not_false() -> None:
-    arguments = parse_arguments(["model=m", "output_dir=o", "eval_strategy=no", "save_strategy=no", "tf32=no"])
+    arguments = parse_arguments(
+        ["model=m", "output_dir=o", "eval_strategy=no", "save_strategy=no", "tf32=no"], TextClassificationArguments
+    )
     assert arguments.options == {"eval_strategy": "no", "save_strategy": "no", "tf32": False}
 
 
@@ -59,7 +64,7 @@ def test_no_is_a_strategy_and_not_false() -> None:
 )
 def test_a_mistake_is_named(words: list[str], message: str) -> None:
     with pytest.raises(ValueError) as caught:
-        parse_arguments(words)
+        parse_arguments(words, TextClassificationArguments)
     assert message in str(caught.value)
 
 
@@ -67,11 +72,11 @@ def test_a_mistake_is_named(words: list[str], message: str) -> None:
 def test_a_bad_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     path = write(tmp_path / "bad.yaml", text)
     with pytest.raises(ValueError, match="bad.yaml") as caught:
-        parse_arguments([path])
+        parse_arguments([path], TextClassificationArguments)
     assert message in str(caught.value)
 
 
 def test_places_do_not_decide_the_outcome() -> None:
-    first, second = (build_arguments({"model": "m", "output_dir": name}) for name in "ab")
+    first, second = (text_arguments({"model": "m", "output_dir": name}) for name in "ab")
     assert first.without_places() == second.without_places()
-    assert first.without_places() != build_arguments({"model": "n", "output_dir": "a"}).without_places()
+    assert first.without_places() != text_arguments({"model": "n", "output_dir": "a"}).without_places()

@@ -12,8 +12,7 @@ import torch
 from tiny_models import tiny_text
 from transformers import AutoModelForSequenceClassification, TrainingArguments
 
-from hf_selfattn.arguments import NerArguments, RecipeArguments, build_arguments, parse_arguments
-from hf_selfattn.training.run import run
+from hf_selfattn import NerArguments, TextClassificationArguments, build_arguments, parse_arguments, run
 
 HEADS = {
     "head_dim": 8,
@@ -84,7 +83,7 @@ def train(recipe: str, backbone: str, folder: Path, **changes: Any) -> dict[str,
         **({} if recipe == "ner" else {"baseline": False}),
         **changes,
     }
-    return run(build_arguments(settings, kind=NerArguments if recipe == "ner" else RecipeArguments))
+    return run(build_arguments(settings, kind=NerArguments if recipe == "ner" else TextClassificationArguments))
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +162,6 @@ def test_kept_features_train_with_half_of_the_tokens(tiny_backbone: str, tmp_pat
 def test_what_the_heads_cannot_read_is_said(
     recipe: str, word: str, message: str, tiny_backbone: str, tmp_path: Path
 ) -> None:
-    heads = parse_arguments(["model=m", "output_dir=o", word]).heads
+    heads = parse_arguments(["model=m", "output_dir=o", word], TextClassificationArguments).heads
     with pytest.raises(ValueError, match=message):
         train(recipe, tiny_backbone, tmp_path / "refused", heads={**HEADS, **heads})

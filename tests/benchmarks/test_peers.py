@@ -19,9 +19,8 @@ from stock_classification import StockArguments
 from tiny_models import tiny_text
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from hf_selfattn.arguments import build_arguments
+from hf_selfattn import build_arguments, run
 from hf_selfattn.files import read_json
-from hf_selfattn.training.run import run
 from hf_selfattn.training.setup import task_of
 
 LABELS = ("left", "right", "up")

@@ -18,7 +18,8 @@ import tables
 import yaml
 from study import FULL
 
-from hf_selfattn.arguments import build_arguments, read_yaml
+from hf_selfattn import build_arguments
+from hf_selfattn.arguments import read_yaml
 from hf_selfattn.files import read_json, write_json
 
 EXPERIMENTS = Path(runner.EXPERIMENTS)

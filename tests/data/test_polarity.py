@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
+from runs import text_arguments
 from tiny_models import tiny_text
 
-from hf_selfattn.arguments import RecipeArguments, build_arguments
+from hf_selfattn import TextClassificationArguments, run
 from hf_selfattn.data.polarity import has_polarity, polarity_of, polarity_probabilities, to_polarity
-from hf_selfattn.training.run import run
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "sentiment.py"
 RATED = {"text": ["a", "b", "c", "d", "e"], "score": [-2.0, -0.4, 0.0, 0.5, 3.0]}
@@ -84,7 +84,7 @@ def test_a_sentiment_run(tiny_backbone: str, tmp_path: Path, problem: str | None
         "disable_tqdm": True,
         "heads": {"head_dim": 8},
     }
-    results = run(build_arguments(given))
+    results = run(text_arguments(given))
     assert set(results["baseline"]) == {"tfidf", "vader"}
     if problem is None:
         assert results["label_names"] == ["negative", "positive"] and results["splits"]["test"]["rows"] == 32
@@ -105,7 +105,7 @@ def test_what_the_sentiment_recipe_starts_with(
     words: list[str], heads: dict[str, Any], standardise: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own.yaml").write_text("heads: {head_dim: 8}\nlexicon: false\n")
-    told: list[RecipeArguments] = []
+    told: list[TextClassificationArguments] = []
     recipe = runpy.run_path(str(RECIPE))
     monkeypatch.setitem(recipe["main"].__globals__, "run", told.append)
     monkeypatch.setattr("sys.argv", ["sentiment.py", "model=m", "output_dir=o", str(tmp_path / "own.yaml"), *words])

@@ -12,11 +12,11 @@ from hub_server import run_with_hub
 from hub_state import USER, Hub
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
+from runs import text_arguments
 from tiny_models import tiny_text
 
-from hf_selfattn.arguments import build_arguments
+from hf_selfattn import run
 from hf_selfattn.hub.card import model_card
-from hf_selfattn.training.run import run
 
 TOKEN = "hf_" + "Ab3" * 11
 NASTY = [
@@ -307,7 +307,7 @@ def test_the_card_of_a_real_run_passes_the_hub(hub: Hub, tiny_backbone: str, tmp
     (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
     heads = {"head_dim": 8, "group_dim": 8, "num_groups": 4, "block_size": 8, "subsequence_stride": 4}
     settings = {"model": tiny_backbone, "train": str(tmp_path / "rows.csv"), "output_dir": str(tmp_path / "run")}
-    results = run(build_arguments({**settings, "heads": heads, "num_train_epochs": 1, "bf16": False}))
+    results = run(text_arguments({**settings, "heads": heads, "num_train_epochs": 1, "bf16": False}))
     card = model_card(results, name=f"{USER}/model")
     assert str(tmp_path) not in card and tiny_backbone not in card
     assert all(row[2] != "-" for row in cells(card) if row[0] == "accuracy" and len(row) == 3)

@@ -18,14 +18,14 @@ import torch
 from hub_server import ROOT, client_environment, run_with_hub
 from hub_state import USER, Fault, Hub
 from huggingface_hub import CommitInfo, ModelCard
+from runs import text_arguments
 from tiny_models import aligned, tiny_model, tiny_text
 from transformers import AutoModelForSequenceClassification, TrainingArguments
 
-from hf_selfattn.arguments import RecipeArguments, build_arguments
+from hf_selfattn import TextClassificationArguments, run
 from hf_selfattn.files import read_json
 from hf_selfattn.hub import push as publishing
 from hf_selfattn.hub.push import Target, files_to_push, push_command, push_run, push_target, stale_files
-from hf_selfattn.training.run import run
 
 REPO = f"{USER}/a-model"
 TEXTS = [tiny_text(70), tiny_text(5, seed=1)]
@@ -48,7 +48,7 @@ def recipe(tiny_backbone: str, tmp_path_factory: pytest.TempPathFactory) -> dict
 @pytest.fixture(scope="module")
 def finished(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished") / "run"
-    run(build_arguments({**recipe, "output_dir": str(folder)}))
+    run(text_arguments({**recipe, "output_dir": str(folder)}))
     return folder
 
 
@@ -180,8 +180,8 @@ def test_a_push_that_cannot_succeed_is_refused_before_training(
     run_with_hub(f"from huggingface_hub import create_repo; create_repo({REPO!r})", hub, tmp_path / "owner")
     code = f"""
 import os
-from hf_selfattn.arguments import build_arguments
-from hf_selfattn.training.run import run
+from hf_selfattn import TextClassificationArguments, build_arguments
+from hf_selfattn import run
 
 def error(token, name, **more):
     try:
@@ -401,7 +401,7 @@ def test_what_the_page_on_the_hub_says(recipe: dict[str, Any], folder: Path, hub
 
     options = set(re.findall(r"^\| `(hub_\w+)", page, re.MULTILINE))
     assert len(options) == 8
-    known = {item.name for kind in (RecipeArguments, TrainingArguments) for item in fields(kind)}
+    known = {item.name for kind in (TextClassificationArguments, TrainingArguments) for item in fields(kind)}
     assert options <= known
 
 
@@ -470,9 +470,12 @@ def test_where_a_result_goes_decides_nothing_of_the_run() -> None:
     settings: dict[str, Any] = {"model": "m", "output_dir": "runs/mine", "train": "rows.csv", "learning_rate": 1e-3}
     push = {"push_to_hub": True, "hub_token": FAKE, "hub_revision": "side", "hub_private_repo": True}
     more = {"hub_commit_message": "Mine", "hub_predictions": True}
-    mine, pushed = build_arguments(settings), build_arguments({**settings, **push, **more})
+    mine, pushed = (
+        text_arguments(settings),
+        text_arguments({**settings, **push, **more}),
+    )
     assert mine.without_places() == pushed.without_places()
     assert FAKE not in json.dumps(pushed.without_places())
     assert push_target(mine) is None
     expected = Target("mine", True, "side", commit_message="Mine", predictions=True, token=FAKE)
-    assert push_target(pushed) == expected and isinstance(pushed, RecipeArguments)
+    assert push_target(pushed) == expected and isinstance(pushed, TextClassificationArguments)

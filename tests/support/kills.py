@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from runs import text_arguments
 from safetensors.torch import load_file
 from tiny_models import BACKBONES, tiny_text, tiny_tokenizer
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from hf_selfattn.arguments import build_arguments
+from hf_selfattn import run
 from hf_selfattn.training.checkpoints import checkpoints_of, fault_of
-from hf_selfattn.training.run import run
 
 LABELS = ("left", "right", "up")
 SHARED: dict[str, Any] = {
@@ -104,7 +104,7 @@ def train(settings: dict[str, Any], moment: str, count: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
-    run(build_arguments(settings))
+    run(text_arguments(settings))
 
 
 def check(folder: Path) -> None:

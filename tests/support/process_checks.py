@@ -11,15 +11,15 @@ from unittest.mock import patch
 import torch
 from accelerate import PartialState
 from datasets import config
+from hf_selfattn.tasks.preparation import open_backbone
 from tiny_models import tiny_batch, tiny_labels, tiny_model
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from hf_selfattn import TextClassificationArguments
 from hf_selfattn.adapters import add_lora
-from hf_selfattn.arguments import RecipeArguments
-from hf_selfattn.tasks.preparation import open_backbone
 from hf_selfattn.tasks.text_classification import CLASSIFICATION
 from hf_selfattn.training.feature_cache import CachedFeatures
 
@@ -84,7 +84,7 @@ def check_sharding(task: str, lora: bool) -> dict[str, Any]:
 
 def check_tokenising(folder: Path) -> int:
     """Load and tokenise a file as a recipe does; how many files of the cache this process has written."""
-    arguments = RecipeArguments(model=str(folder / "backbone"), train=str(folder / "train.jsonl"))
+    arguments = TextClassificationArguments(model=str(folder / "backbone"), train=str(folder / "train.jsonl"))
     data = CLASSIFICATION.load(arguments)
     with PartialState().local_main_process_first():
         before = cached_files()
@@ -96,7 +96,7 @@ def check_tokenising(folder: Path) -> int:
 
 def check_features(folder: Path) -> dict[str, Any]:
     """Keep the features of train in one folder; how many rows this process has written, and how many it can read."""
-    arguments = RecipeArguments(model=str(folder / "backbone"), train=str(folder / "train.jsonl"))
+    arguments = TextClassificationArguments(model=str(folder / "backbone"), train=str(folder / "train.jsonl"))
     tokenizer = open_backbone(arguments)[1]
     tokens = CLASSIFICATION.tokenise(arguments, CLASSIFICATION.load(arguments), tokenizer)["train"]
     cache = CachedFeatures({"train": tokens}, tokenizer, folder / "features", "float32")

@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from accelerate.data_loader import IterableDatasetShard
+from hf_selfattn.tasks.preparation import load_data
+from runs import text_arguments
 from tiny_models import tiny_text
 from transformers import pipeline
 
-from hf_selfattn.arguments import NerArguments, RecipeArguments, build_arguments
+from hf_selfattn import NerArguments, TextClassificationArguments, run
 from hf_selfattn.data.reading import ORIGIN
 from hf_selfattn.data.streams import stream_files
-from hf_selfattn.tasks.preparation import load_data
 from hf_selfattn.tasks.streaming import ShuffledStream, load_stream
-from hf_selfattn.training.run import run
 
 LABELS = ("left", "right", "up")
 
@@ -63,8 +63,8 @@ def settings(model: str, folder: Path, **changes: Any) -> dict[str, Any]:
     }
 
 
-def arguments(*given: Any, **changes: Any) -> RecipeArguments:
-    return build_arguments(settings(*given, **changes))
+def arguments(*given: Any, **changes: Any) -> TextClassificationArguments:
+    return text_arguments(settings(*given, **changes))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def arguments(*given: Any, **changes: Any) -> RecipeArguments:
 )
 def test_streamed_rows_are_those_that_are_read_whole(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / name, rows_of(15))
-    whole = load_data(RecipeArguments(train=path)).splits["train"]
+    whole = load_data(TextClassificationArguments(train=path)).splits["train"]
     streamed = list(stream_files([Path(path)]))
     assert [row[ORIGIN] for row in streamed] == list(whole[ORIGIN])
     assert [row["text"] for row in streamed] == list(whole["text"])
@@ -177,7 +177,7 @@ def test_a_bad_row_is_named_or_left_out(bad: dict[str, Any], message: str, tiny_
         changes["label_names"] = list(LABELS)
     given = arguments(tiny_backbone, tmp_path, **changes)
 
-    def read(given: RecipeArguments) -> Iterator[Any]:
+    def read(given: TextClassificationArguments) -> Iterator[Any]:
         return iter(list(load_stream(given).stream or []))
 
     with pytest.raises(ValueError, match=message):

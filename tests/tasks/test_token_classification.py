@@ -15,12 +15,11 @@ from tiny_models import tiny_wordpiece
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFast, pipeline
 
-from hf_selfattn.arguments import NerArguments, build_arguments
+from hf_selfattn import NerArguments, build_arguments, run
 from hf_selfattn.data import load_splits, prepare_tagging
 from hf_selfattn.data.tagging import TaggingData
 from hf_selfattn.tasks.tag_encoding import encode_split, legal_tags, rows_of, tags_of_words
 from hf_selfattn.tasks.token_classification import label_counts
-from hf_selfattn.training.run import run
 
 HEADS = {"head_dim": 8, "group_dim": 8, "num_groups": 4, "block_size": 8, "subsequence_stride": 4}
 QUICK = {"num_train_epochs": 1, "per_device_train_batch_size": 4, "bf16": False, "disable_tqdm": True, "seed": 0}

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from runs import text_arguments
 from safetensors.torch import load_file
 from test_run import settings
 from transformers import Trainer, TrainerCallback
 
-from hf_selfattn.arguments import build_arguments
+from hf_selfattn import run
 from hf_selfattn.hub.summary import story
 from hf_selfattn.training.checkpoints import (
     CHECKSUMS_FILE,
@@ -26,7 +27,6 @@ from hf_selfattn.training.checkpoints import (
     newest_whole,
     put_checkpoint,
 )
-from hf_selfattn.training.run import run
 
 
 def checkpoint(folder: Path, step: int, best: int | None = None) -> Path:
@@ -158,7 +158,7 @@ def stopped_at(step: int, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(Trainer, "train", stopping)
-        run(build_arguments(given))
+        run(text_arguments(given))
 
 
 def test_a_corrupt_newest_checkpoint_costs_an_epoch_and_no_more(
@@ -166,14 +166,14 @@ def test_a_corrupt_newest_checkpoint_costs_an_epoch_and_no_more(
 ) -> None:
     (tmp_path / "whole").mkdir()
     changes = {"num_train_epochs": 3, "save_total_limit": 3, "per_device_train_batch_size": 8}
-    whole = run(build_arguments(settings(tiny_backbone, tmp_path / "whole", **changes)))
+    whole = run(text_arguments(settings(tiny_backbone, tmp_path / "whole", **changes)))
     given = settings(tiny_backbone, tmp_path, **changes)
     stopped_at(13, given, monkeypatch)
     older, newer = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))[::-1]
     assert (newer, older) == ("checkpoint-12", "checkpoint-6")
     (tmp_path / "run" / newer / "optimizer.pt").write_bytes(b"")
     capsys.readouterr()
-    results = run(build_arguments(given))
+    results = run(text_arguments(given))
     said = capsys.readouterr().out
     assert "Not whole, and passed over: checkpoint-12: optimizer.pt has 0 bytes" in said
     assert "Training goes on from checkpoint-6." in said
@@ -193,7 +193,7 @@ def test_without_a_whole_checkpoint_training_begins_anew_and_says_so(
     stopped_at(4, given, monkeypatch)
     for path in checkpoints_of(tmp_path / "run"):
         (path / "rng_state.pth").unlink()
-    results = run(build_arguments(given))
+    results = run(text_arguments(given))
     assert "No checkpoint is whole: training begins anew." in capsys.readouterr().out
     assert results["run_state"]["resumed_from"] == [0] and results["training"]["steps"] == 6
 
@@ -203,10 +203,10 @@ def test_a_folder_that_was_moved_keeps_its_best_checkpoint(
 ) -> None:
     changes = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "learning_rate": 0.5}
     (tmp_path / "whole").mkdir()
-    whole = run(build_arguments(settings(tiny_backbone, tmp_path / "whole", **changes)))
+    whole = run(text_arguments(settings(tiny_backbone, tmp_path / "whole", **changes)))
     given = settings(tiny_backbone, tmp_path, **changes)
     stopped_at(5, given, monkeypatch)
     shutil.move(tmp_path / "run", tmp_path / "moved")
-    results = run(build_arguments({**given, "output_dir": str(tmp_path / "moved")}))
+    results = run(text_arguments({**given, "output_dir": str(tmp_path / "moved")}))
     assert results["training"]["best_step"] == whole["training"]["best_step"]
     assert results["splits"]["test"]["scores"] == whole["splits"]["test"]["scores"]

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from runs import text_arguments
 from tiny_models import BACKBONES, tiny_text, tiny_tokenizer
 from transformers import AutoModel
 
-from hf_selfattn.arguments import NerArguments, RecipeArguments, build_arguments
-from hf_selfattn.training.run import run
+from hf_selfattn import NerArguments, TextClassificationArguments, build_arguments, run
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -140,7 +140,7 @@ def one(folder: Path) -> Callable[[str], dict[str, Any]]:
 
     def results(recipe: str) -> dict[str, Any]:
         if recipe not in known:
-            kind = NerArguments if recipe == "ner" else RecipeArguments
+            kind = NerArguments if recipe == "ner" else TextClassificationArguments
             given = settings(recipe, folder, "one", per_device_train_batch_size=16)
             known[recipe] = run(build_arguments(given, kind=kind))
         return known[recipe]
@@ -179,7 +179,7 @@ def assert_each_row_once(folder: Path, recipe: str, name: str) -> None:
 def test_four_steps_of_four_rows_are_one_of_sixteen(
     recipe: str, folder: Path, one: Callable[[str], dict[str, Any]]
 ) -> None:
-    kind = NerArguments if recipe == "ner" else RecipeArguments
+    kind = NerArguments if recipe == "ner" else TextClassificationArguments
     given = settings(recipe, folder, "steps", per_device_train_batch_size=4, gradient_accumulation_steps=4)
     results = run(build_arguments(given, kind=kind))
     assert results["training"]["processes"] == 1
@@ -212,7 +212,7 @@ def test_a_stream_is_shared_by_two_processes(folder: Path) -> None:
     """Over two passes, the first of which ends within a batch."""
     stream = {"streaming": True, "max_steps": 8, "streaming_buffer": 20, "eval_steps": 4, "save_steps": 4}
     given = settings("text_classification", folder, "stream", **stream, per_device_train_batch_size=10)
-    alone = run(build_arguments(given))
+    alone = run(text_arguments(given))
     given = settings("text_classification", folder, "shared", **stream, per_device_train_batch_size=5)
     by_torchrun("text_classification", given)
     shared = results_of("text_classification", folder, "shared")
@@ -225,7 +225,7 @@ def test_a_stream_is_shared_by_two_processes(folder: Path) -> None:
 def test_two_phases_are_shared_by_two_processes(folder: Path) -> None:
     changes = {"tuning": "probe+lora", "feature_cache": str(folder / "kept"), "feature_dtype": "float32"}
     given = settings("text_classification", folder, "phases", **changes, per_device_train_batch_size=16)
-    alone = run(build_arguments(given))
+    alone = run(text_arguments(given))
     given = settings("text_classification", folder, "phases-shared", **changes, per_device_train_batch_size=8)
     by_torchrun("text_classification", given)
     shared = results_of("text_classification", folder, "phases-shared")

@@ -15,20 +15,20 @@ from typing import Any
 
 import pytest
 import torch
+from runs import text_arguments
 from safetensors.torch import load_file
 from test_run import settings
 from transformers import Trainer, TrainerCallback
 
-from hf_selfattn.arguments import build_arguments
+from hf_selfattn import run
 from hf_selfattn.training.checkpoints import checkpoints_of, fault_of
 from hf_selfattn.training.faults import faults_explained, smaller_batch
-from hf_selfattn.training.run import run
 
 ROOT = Path(__file__).parents[2]
 
 
 def run_of(given: dict[str, Any]) -> dict[str, Any]:
-    return run(build_arguments(given))
+    return run(text_arguments(given))
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:

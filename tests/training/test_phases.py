@@ -19,13 +19,15 @@ from transformers import (
     pipeline,
 )
 
-from hf_selfattn.arguments import NerArguments, RecipeArguments
+from hf_selfattn import NerArguments, TextClassificationArguments, run
 from hf_selfattn.training.phases import heads_of, probe_phase
-from hf_selfattn.training.run import run
 from hf_selfattn.training.trainer import RecipeTrainer
 
 HEADS = {"head_dim": 8, "group_dim": 8, "num_groups": 4, "block_size": 8, "subsequence_stride": 4}
-OPENED = {RecipeArguments: AutoModelForSequenceClassification, NerArguments: AutoModelForTokenClassification}
+OPENED = {
+    TextClassificationArguments: AutoModelForSequenceClassification,
+    NerArguments: AutoModelForTokenClassification,
+}
 
 
 @pytest.fixture
@@ -56,16 +58,16 @@ def assert_equal(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("save", ["merged", "adapter"])
-@pytest.mark.parametrize("kind", [RecipeArguments, NerArguments])
+@pytest.mark.parametrize("kind", [TextClassificationArguments, NerArguments])
 def test_adapters_begin_with_the_heads_of_the_first_phase(
     tiny_backbone: str,
     wordpiece: str,
     tmp_path: Path,
-    kind: type[RecipeArguments],
+    kind: type[TextClassificationArguments],
     save: str,
     starts_and_ends: list[dict[str, Tensor]],
 ) -> None:
-    backbone = tiny_backbone if kind is RecipeArguments else wordpiece
+    backbone = tiny_backbone if kind is TextClassificationArguments else wordpiece
     heads = {**HEADS, **({"decoding": "crf", "word_pooling": "attention"} if kind is NerArguments else {})}
     changes = {"tuning": "probe+lora", "save": save, "heads": heads, "probe_epochs": 1, "probe_learning_rate": 0.02}
     arguments = arguments_of(backbone, tmp_path, kind, **changes)
@@ -102,14 +104,14 @@ def test_adapters_begin_with_the_heads_of_the_first_phase(
     assert any(
         torch.equal(value, expected) for value in reopened.state_dict().values() if value.shape == expected.shape
     )
-    if kind is RecipeArguments:
+    if kind is TextClassificationArguments:
         assert_answers(tmp_path, options)
 
 
 def test_the_attention_heads_of_the_first_phase_have_the_rate_of_all() -> None:
     given = {"model": "x", "output_dir": "x", "tuning": "probe+lora", "heads_learning_rate": 1e-5}
     for rate, expected in ((None, 1e-3), (0.02, 0.02)):
-        arguments = RecipeArguments(**given, probe_learning_rate=rate, options={"learning_rate": 1e-4})
+        arguments = TextClassificationArguments(**given, probe_learning_rate=rate, options={"learning_rate": 1e-4})
         first = probe_phase(arguments)
         assert first.options["learning_rate"] == first.heads_learning_rate == expected
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hf_selfattn.tasks.preparation import head_settings
+from runs import text_arguments
 from tiny_models import tiny_text
 from transformers import (
     AutoModelForSequenceClassification,
@@ -20,9 +22,7 @@ from transformers import (
     pipeline,
 )
 
-from hf_selfattn.arguments import NerArguments, RecipeArguments, build_arguments
-from hf_selfattn.tasks.preparation import head_settings
-from hf_selfattn.training.run import run
+from hf_selfattn import NerArguments, TextClassificationArguments, build_arguments, run
 from hf_selfattn.training.setup import cached_features, task_of, task_options, training_arguments
 
 HEADS = {"head_dim": 8, "group_dim": 8, "num_groups": 4, "block_size": 8, "subsequence_stride": 4}
@@ -55,7 +55,9 @@ def write_sentences(path: Path, count: int, seed: int) -> str:
     return str(path)
 
 
-def arguments_of(backbone: str, folder: Path, kind: type[RecipeArguments] = RecipeArguments, **changes: Any) -> Any:
+def arguments_of(
+    backbone: str, folder: Path, kind: type[TextClassificationArguments] = TextClassificationArguments, **changes: Any
+) -> Any:
     write, end = (write_sentences, "txt") if kind is NerArguments else (write_texts, "jsonl")
     sizes = {"train": 30, "validation": 12, "test": 10}
     settings = {
@@ -106,7 +108,7 @@ def cached_batch(arguments: Any, model: Any) -> dict[str, torch.Tensor]:
 
 def test_a_probe_mixes_four_layers_unless_told() -> None:
     def mixed(**settings: Any) -> int:
-        arguments = build_arguments({"model": "m", "output_dir": "o", **settings})
+        arguments = text_arguments({"model": "m", "output_dir": "o", **settings})
         return int(head_settings(arguments, DistilBertConfig(n_layers=6)).get("num_mixed_layers", 1))
 
     assert mixed(tuning="probe") == mixed(tuning="probe+lora") == 4
@@ -115,19 +117,19 @@ def test_a_probe_mixes_four_layers_unless_told() -> None:
     assert mixed(tuning="lora", heads={"num_mixed_layers": 2}) == 2
     for name in ("n_layers", "num_hidden_layers"):
         assert mixed(tuning="probe", backbone={name: 3}) == 3
-    nameless = build_arguments({"model": "m", "output_dir": "o", "tuning": "probe"})
+    nameless = text_arguments({"model": "m", "output_dir": "o", "tuning": "probe"})
     assert head_settings(nameless, PreTrainedConfig()) == {"num_mixed_layers": 1}
 
 
 def test_a_taggers_probe_reads_its_attentions_from_the_first_step_on() -> None:
-    def start(kind: type[RecipeArguments], **settings: Any) -> float | None:
+    def start(kind: type[TextClassificationArguments], **settings: Any) -> float | None:
         arguments = build_arguments({"model": "m", "output_dir": "o", **settings}, kind=kind)
         return head_settings(arguments, DistilBertConfig(n_layers=6)).get("fusion_init")
 
     assert start(NerArguments, tuning="probe") == start(NerArguments, tuning="probe+lora") == 0.1
     assert start(NerArguments, tuning="probe", heads={"fusion_init": 0.5}) == 0.5
     assert start(NerArguments, tuning="lora") is start(NerArguments, tuning="full") is None
-    assert start(RecipeArguments, tuning="probe") is None
+    assert start(TextClassificationArguments, tuning="probe") is None
 
 
 @pytest.mark.parametrize("layers", [1, 2])

@@ -15,13 +15,13 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from runs import text_arguments
 from tiny_models import tiny_text
 from transformers import Trainer, TrainingArguments
 from transformers.utils import logging
 
-from hf_selfattn.arguments import build_arguments
+from hf_selfattn import run
 from hf_selfattn.training.progress import Line, Progress, duration, show_progress
-from hf_selfattn.training.run import run
 
 ROOT = Path(__file__).parents[2]
 STEP = r"step \d+ of 12, epoch [\d.]+, loss [\d.]+, [\d,]+ tokens/s, 0:\d\d:\d\d left"
@@ -63,7 +63,7 @@ def settings(backbone: str, folder: Path, **changes: Any) -> dict[str, Any]:
 def test_off_a_terminal_there_are_plain_lines(
     tiny_backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], bars: None
 ) -> None:
-    results = run(build_arguments(settings(tiny_backbone, tmp_path)))
+    results = run(text_arguments(settings(tiny_backbone, tmp_path)))
     printed = capsys.readouterr()
     lines = printed.err.splitlines()
     assert "\r" not in printed.err and "{'" not in printed.err + printed.out and "it/s]" not in printed.err
@@ -95,7 +95,7 @@ def test_on_a_terminal_one_line_is_written_over(
     reader.start()
     with os.fdopen(slave, "w") as terminal, monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", terminal)
-        run(build_arguments(settings(tiny_backbone, tmp_path)))
+        run(text_arguments(settings(tiny_backbone, tmp_path)))
         terminal.write("THE END")
         terminal.flush()
         reader.join(timeout=30)

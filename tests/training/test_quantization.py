@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from runs import text_arguments
 from tiny_models import BACKBONES, tiny_tokenizer
 from transformers import AutoModel, AutoModelForSequenceClassification, pipeline
 
-from hf_selfattn import SelfAttnForSequenceClassification
+from hf_selfattn import SelfAttnForSequenceClassification, run
 from hf_selfattn.adapters import add_lora, merge_adapters
-from hf_selfattn.arguments import build_arguments
 from hf_selfattn.hub.saving import save_adapter
-from hf_selfattn.training.run import run
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 LAYERS = {"int8": bitsandbytes.nn.Linear8bitLt, "nf4": bitsandbytes.nn.Linear4bit}
@@ -52,7 +51,7 @@ def settings(backbone: str, folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 def test_the_recipe_trains_an_adapter_on_8_bits(backbone: str, tmp_path: Path) -> None:
-    results = run(build_arguments(settings(backbone, tmp_path, quantization="int8")))
+    results = run(text_arguments(settings(backbone, tmp_path, quantization="int8")))
     place = {"backbone_name_or_path": backbone}
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run", **place)
     assert isinstance(model.model.backbone.encoder.layer[0].attention.self.key.get_base_layer(), LAYERS["int8"])
@@ -104,7 +103,7 @@ def test_adapters_and_heads_learn_and_come_back(backbone: str, tmp_path: Path) -
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="4 bits train on an accelerator")
 def test_4_bits_do_not_train_on_a_cpu(backbone: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'nf4' trains on an accelerator only"):
-        run(build_arguments(settings(backbone, tmp_path, quantization="nf4")))
+        run(text_arguments(settings(backbone, tmp_path, quantization="nf4")))
 
 
 def test_a_quantised_model_is_not_merged_nor_saved_whole(backbone: str, tmp_path: Path) -> None:
@@ -119,9 +118,9 @@ def test_a_quantised_model_is_not_merged_nor_saved_whole(backbone: str, tmp_path
 def test_quantisation_asks_for_an_adapter() -> None:
     given = {"model": "m", "output_dir": "o", "quantization": "nf4"}
     with pytest.raises(ValueError, match="quantization='nf4' needs save='adapter' and tuning='lora'"):
-        build_arguments(given)
+        text_arguments(given)
     with pytest.raises(ValueError, match="save='adapter' needs tuning='lora'"):
-        build_arguments({**given, "save": "adapter", "tuning": "probe"})
+        text_arguments({**given, "save": "adapter", "tuning": "probe"})
 
 
 def test_a_missing_package_is_named(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,14 +9,14 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from huggingface_hub import ModelCard
+from runs import text_arguments
 from tiny_models import tiny_text
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from hf_selfattn.arguments import build_arguments
+from hf_selfattn import run
 from hf_selfattn.data import ClassificationData
 from hf_selfattn.modeling.modeling_selfattn import SelfAttnForSequenceClassification
 from hf_selfattn.tasks.text_classification import label_counts
-from hf_selfattn.training.run import run
 from hf_selfattn.training.trainer import RecipeTrainer
 
 TINY_HEADS = {"head_dim": 8, "group_dim": 8, "num_groups": 4, "block_size": 8, "subsequence_stride": 4}
@@ -69,7 +69,7 @@ def settings(backbone: str, folder: Path, kind: str = "single_label_classificati
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_a_run_is_scored_saved_and_opens(backbone: str, tmp_path: Path, problem: str, tuning: str) -> None:
     extra = {"problem": "ordinal"} if problem == "ordinal" else {}
-    results = run(build_arguments(settings(backbone, tmp_path, problem, tuning=tuning, **extra)))
+    results = run(text_arguments(settings(backbone, tmp_path, problem, tuning=tuning, **extra)))
     folder = tmp_path / "run"
     assert results == json.loads((folder / "results.json").read_text())
     assert results["problem"] == problem and results["splits"]["test"]["rows"] == 17
@@ -113,7 +113,7 @@ def test_full_tuning_changes_the_backbone_lora_and_probe_freeze_it(backbone: str
     trained: dict[str, int] = {}
     for tuning in ("probe", "lora", "full"):
         (tmp_path / tuning).mkdir()
-        results = run(build_arguments(settings(backbone, tmp_path / tuning, tuning=tuning)))
+        results = run(text_arguments(settings(backbone, tmp_path / tuning, tuning=tuning)))
         trained[tuning] = results["parameters"]["trainable"]
         before = AutoModel.from_pretrained(backbone, add_pooling_layer=False).state_dict()
         after = AutoModelForSequenceClassification.from_pretrained(tmp_path / tuning / "run").model.backbone
@@ -130,7 +130,7 @@ def test_a_tokenizer_with_tokens_for_begin_and_end(backbone: str, tmp_path: Path
     tokenizer.bos_token, tokenizer.eos_token = tokenizer.cls_token, tokenizer.sep_token
     tokenizer.save_pretrained(folder)
     assert getattr(AutoConfig.from_pretrained(folder), "bos_token_id", None) is None
-    run(build_arguments(settings(str(folder), tmp_path, save="adapter")))
+    run(text_arguments(settings(str(folder), tmp_path, save="adapter")))
     options = {"backbone_name_or_path": str(folder)}
     config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run", **options).config
     assert (config.bos_token_id, config.eos_token_id) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
@@ -150,10 +150,10 @@ def test_adapters_of_a_wide_backbone_learn_slower(
     monkeypatch.setattr("hf_selfattn.training.setup.WIDTH", AutoConfig.from_pretrained(backbone).hidden_size // 2)
     given = settings(backbone, tmp_path, tuning=tuning, feature_cache=str(tmp_path / "features"))
     with pytest.raises(Begun) as caught:
-        run(build_arguments(given))
+        run(text_arguments(given))
     assert caught.value.args[0] == pytest.approx(rate)
     with pytest.raises(Begun) as caught:
-        run(build_arguments({**given, "learning_rate": 0.5, "output_dir": str(tmp_path / "named")}))
+        run(text_arguments({**given, "learning_rate": 0.5, "output_dir": str(tmp_path / "named")}))
     assert caught.value.args == (0.5,)
 
 
@@ -161,12 +161,12 @@ def test_the_same_arguments_train_once(
     backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = settings(backbone, tmp_path, baseline=True)
-    first = run(build_arguments(given))
+    first = run(text_arguments(given))
     monkeypatch.setattr("hf_selfattn.training.run.train_and_evaluate", lambda *_: pytest.fail("trained again"))
-    assert run(build_arguments(given)) == first
+    assert run(text_arguments(given)) == first
     assert "nothing to train" in capsys.readouterr().out
     with pytest.raises(ValueError, match="already holds another run; it differs in options"):
-        run(build_arguments({**given, "learning_rate": 0.5}))
+        run(text_arguments({**given, "learning_rate": 0.5}))
 
 
 @pytest.mark.parametrize("sampling", [{}, {"sample_tokens": 24}, {"heads": {**TINY_HEADS, **KEEP_RATES}}])
@@ -176,7 +176,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_alike(
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
     changes = {"num_train_epochs": 3, "save_total_limit": 5, **sampling}
-    whole = run(build_arguments(settings(backbone, tmp_path / "whole", **changes)))
+    whole = run(text_arguments(settings(backbone, tmp_path / "whole", **changes)))
     given = settings(backbone, tmp_path / "stopped", **changes)
 
     class Stop(Exception):
@@ -188,12 +188,12 @@ def test_a_run_that_was_stopped_goes_on_and_ends_alike(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("transformers.Trainer.predict", stop)  # all epochs are trained, nothing is scored
         with pytest.raises(Stop):
-            run(build_arguments(given))
+            run(text_arguments(given))
     newest = sorted((tmp_path / "stopped/run").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))[-1]
     for path in sorted(newest.rglob("*"), reverse=True):
         path.unlink()
     newest.rmdir()
-    resumed = run(build_arguments(given))
+    resumed = run(text_arguments(given))
     assert resumed["splits"]["test"]["scores"] == whole["splits"]["test"]["scores"]
     models = [
         AutoModelForSequenceClassification.from_pretrained(tmp_path / name / "run") for name in ("whole", "stopped")
@@ -214,7 +214,7 @@ def test_a_model_that_is_saved_wrong_is_noticed(
 
     monkeypatch.setattr("hf_selfattn.hub.saving.AutoModelForSequenceClassification.from_pretrained", opened_wrong)
     with pytest.raises(ValueError, match="answers differently when it is opened again"):
-        run(build_arguments(settings(backbone, tmp_path)))
+        run(text_arguments(settings(backbone, tmp_path)))
     assert not (tmp_path / "run" / "results.json").exists()
 
 
@@ -233,7 +233,7 @@ def test_bad_input_is_an_error_that_names_it(
     backbone: str, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises((ValueError, OSError), match=message):
-        run(build_arguments(settings(backbone, tmp_path, **change)))
+        run(text_arguments(settings(backbone, tmp_path, **change)))
 
 
 def test_a_row_of_the_evaluation_with_an_unknown_label_is_named(backbone: str, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_a_row_of_the_evaluation_with_an_unknown_label_is_named(backbone: str, t
     rows[3]["label"] = "down"
     write_rows(tmp_path / "test.jsonl", rows)
     with pytest.raises(ValueError, match=r"test\.jsonl:4") as caught:
-        run(build_arguments(given))
+        run(text_arguments(given))
     assert "down" in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -261,11 +261,11 @@ def test_options_of_the_training_reach_it(backbone: str, tmp_path: Path) -> None
         test_files={"second": "*"},
     )
     weighted["test_files"] = {"second": weighted["test"]}
-    results = run(build_arguments(weighted))
+    results = run(text_arguments(weighted))
     assert results["splits"]["second"]["scores"] == results["splits"]["test"]["scores"]
     assert results["splits"]["second"]["fingerprint"] == results["splits"]["test"]["fingerprint"]
     (tmp_path / "plain").mkdir()
-    plain = run(build_arguments(settings(backbone, tmp_path / "plain", tuning="full", num_train_epochs=2)))
+    plain = run(text_arguments(settings(backbone, tmp_path / "plain", tuning="full", num_train_epochs=2)))
     losses = [
         [entry["loss"] for entry in record["training"]["history"] if "loss" in entry] for record in (results, plain)
     ]
@@ -282,7 +282,7 @@ def test_training_reads_excerpts_and_evaluation_everything(backbone: str, tmp_pa
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SelfAttnForSequenceClassification, "forward", watched)
-        run(build_arguments(settings(backbone, tmp_path, sample_tokens=24, tuning="full")))
+        run(text_arguments(settings(backbone, tmp_path, sample_tokens=24, tuning="full")))
     assert max(lengths[True]) == 24
     assert max(lengths[False]) > 70
 
@@ -291,17 +291,17 @@ def test_excerpts_of_text_pairs_are_refused(backbone: str, tmp_path: Path) -> No
     rows = [{**row, "other": "w3 w4"} for row in rows_of("single_label_classification", 48)]
     pairs = {"train": write_rows(tmp_path / "pairs.jsonl", rows), "text_pair_column": "other", "sample_tokens": 24}
     with pytest.raises(ValueError, match="the rows are text pairs. Set sample_tokens=0"):
-        run(build_arguments({**settings(backbone, tmp_path), "test": None, **pairs}))
+        run(text_arguments({**settings(backbone, tmp_path), "test": None, **pairs}))
 
 
 def test_answers_are_calibrated_by_the_model_itself(backbone: str, tmp_path: Path) -> None:
-    results = run(build_arguments(settings(backbone, tmp_path, "multi_label_classification", num_train_epochs=2)))
+    results = run(text_arguments(settings(backbone, tmp_path, "multi_label_classification", num_train_epochs=2)))
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")
     assert model.config.temperature == results["calibration"]["temperature"] != 1
     assert model.config.thresholds == results["thresholds"] and len(results["thresholds"]) == 3
     (tmp_path / "raw").mkdir()
     raw = run(
-        build_arguments(
+        text_arguments(
             settings(backbone, tmp_path / "raw", "multi_label_classification", num_train_epochs=2, calibrate=False)
         )
     )
@@ -314,7 +314,7 @@ def test_answers_are_calibrated_by_the_model_itself(backbone: str, tmp_path: Pat
 
 
 def test_several_seeds_stand_in_one_record(backbone: str, tmp_path: Path) -> None:
-    results = run(build_arguments(settings(backbone, tmp_path, seeds=2)))
+    results = run(text_arguments(settings(backbone, tmp_path, seeds=2)))
     assert list(results["runs"]) == ["seed-0", "seed-1"]
     values = [entry["splits"]["test"]["scores"]["nll"]["value"] for entry in results["runs"].values()]
     assert values[0] != values[1]
@@ -328,11 +328,11 @@ def test_several_seeds_stand_in_one_record(backbone: str, tmp_path: Path) -> Non
 def test_folds_test_every_row_of_train_once(backbone: str, tmp_path: Path) -> None:
     given = settings(backbone, tmp_path, folds=3)
     del given["test"]
-    results = run(build_arguments(given))
+    results = run(text_arguments(given))
     assert list(results["runs"]) == ["fold-0", "fold-1", "fold-2"]
     assert sum(entry["splits"]["test"]["rows"] for entry in results["runs"].values()) == 48
     with pytest.raises(ValueError, match="seeds=2 and folds=3 cannot go together"):
-        run(build_arguments({**given, "seeds": 2, "output_dir": str(tmp_path / "both")}))
+        run(text_arguments({**given, "seeds": 2, "output_dir": str(tmp_path / "both")}))
 
 
 def test_check_reports_bad_rows_too(backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -340,13 +340,13 @@ def test_check_reports_bad_rows_too(backbone: str, tmp_path: Path, capsys: pytes
     rows = rows_of("single_label_classification", 9)
     rows[4]["text"], rows[6]["label"] = "  ", None
     write_rows(tmp_path / "train.jsonl", rows)
-    run(build_arguments(given))
+    run(text_arguments(given))
     printed = capsys.readouterr().out
     assert "train.jsonl:5" in printed and "train.jsonl:7" in printed
 
 
 def test_check_reports_and_trains_nothing(backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report = run(build_arguments(settings(backbone, tmp_path, check=True)))
+    report = run(text_arguments(settings(backbone, tmp_path, check=True)))
     assert not (tmp_path / "run").exists()
     printed = capsys.readouterr().out
     assert "left" in printed and json.dumps(report)
@@ -356,7 +356,7 @@ def test_check_reports_and_trains_nothing(backbone: str, tmp_path: Path, capsys:
 def test_the_adapter_alone_is_saved(
     backbone: str, tmp_path: Path, problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results = run(build_arguments(settings(backbone, tmp_path, problem, save="adapter")))
+    results = run(text_arguments(settings(backbone, tmp_path, problem, save="adapter")))
     folder = tmp_path / "run"
     assert [path.parent.name for path in folder.glob("**/adapter_model.safetensors") if "checkpoint" not in str(path)]
     assert not (folder / "model.safetensors").exists()
@@ -374,4 +374,4 @@ def test_the_adapter_alone_is_saved(
     card = (folder / "README.md").read_text()
     assert "without the weights of the backbone" in card and "backbone_name_or_path" in card
     with pytest.raises(ValueError, match="save='adapter' needs tuning='lora'"):
-        build_arguments(settings(backbone, tmp_path, problem, save="adapter", tuning="full"))
+        text_arguments(settings(backbone, tmp_path, problem, save="adapter", tuning="full"))

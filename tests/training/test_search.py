@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hf_selfattn.tasks.preparation import load_data
+from hf_selfattn.training.trials import build_trial_trainer
+from runs import text_arguments
 from tiny_models import tiny_text
 from transformers import AutoConfig, AutoModelForSequenceClassification, Trainer
 
-from hf_selfattn.arguments import NerArguments, RecipeArguments, build_arguments, parse_arguments
-from hf_selfattn.tasks.preparation import load_data
-from hf_selfattn.training.run import run
+from hf_selfattn import NerArguments, TextClassificationArguments, parse_arguments, run
 from hf_selfattn.training.search_space import Choices, Range, read_search, read_space, with_settings
-from hf_selfattn.training.trials import build_trial_trainer
 
 ROOT = Path(__file__).parents[2]
 HEADS = {"head_dim": 8, "group_dim": 8, "num_groups": 4, "block_size": 8, "subsequence_stride": 4}
@@ -66,7 +66,7 @@ def test_a_space_is_read() -> None:
     ]
     words += ["search.space.heads.num_groups=[8, 16]", "search.space.weight_decay=[0, 0.1]"]
     words += ["search.space.class_weights=[balanced, null]", "search.space.lora.r={low: 4, high: 32, step: 4}"]
-    plan = read_search(parse_arguments(words))
+    plan = read_search(parse_arguments(words, TextClassificationArguments))
     assert (plan.trials, plan.pruner, plan.timeout) == (3, None, None)
     assert plan.space == {
         "learning_rate": Range(1e-4, 1.0, True),
@@ -78,7 +78,7 @@ def test_a_space_is_read() -> None:
 
 
 def test_settings_reach_their_places() -> None:
-    arguments = RecipeArguments(heads={"head_dim": 8}, options={"seed": 1})
+    arguments = TextClassificationArguments(heads={"head_dim": 8}, options={"seed": 1})
     found = with_settings(arguments, {"learning_rate": 0.1, "heads.num_groups": 2, "lora.r": 4, "loss": "focal"})
     assert found.options == {"seed": 1, "learning_rate": 0.1} and found.heads == {"head_dim": 8, "num_groups": 2}
     assert found.lora == {"r": 4} and found.loss == "focal"
@@ -133,7 +133,7 @@ def test_a_bad_plan_is_named_before_anything_is_read(tmp_path: Path, changes: di
     given = {"model": "m", "output_dir": str(tmp_path / "run"), "train": "nowhere.csv", **changes}
     given["search"] = {"space": RATE, **changes.get("search", {})}
     with pytest.raises(ValueError) as caught:
-        run(build_arguments(given))
+        run(text_arguments(given))
     assert message in str(caught.value) and not (tmp_path / "run").exists()
 
 
@@ -145,7 +145,7 @@ def test_entities_have_no_loss_to_search() -> None:
 def test_without_optuna_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hf_selfattn.training.search.is_optuna_available", lambda: False)
     with pytest.raises(ValueError, match=r"pip install hf-selfattn\[search\]"):
-        run(build_arguments({"model": "m", "output_dir": str(tmp_path), "train": "t.csv", "search": {"space": RATE}}))
+        run(text_arguments({"model": "m", "output_dir": str(tmp_path), "train": "t.csv", "search": {"space": RATE}}))
 
 
 def test_the_best_trial_is_trained_again_tested_and_saved(tiny_backbone: str, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_the_best_trial_is_trained_again_tested_and_saved(tiny_backbone: str, tm
         "loss": ["cross_entropy", "focal"],
     }
     given = settings(tiny_backbone, tmp_path, space, trials=3, num_train_epochs=2)
-    results = run(build_arguments(given))
+    results = run(text_arguments(given))
     record = results["search"]
     assert record == record_on_disk(tmp_path) and record["counts"] == {"complete": 3}
     assert (record["metric"], record["direction"], record["planned"]) == ("macro_f1", "maximize", 3)
@@ -173,13 +173,13 @@ def test_the_best_trial_is_trained_again_tested_and_saved(tiny_backbone: str, tm
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")
     assert model.config.num_groups == best["settings"]["heads.num_groups"]
     assert not list((tmp_path / "run/search").rglob("*.safetensors")), "trials leave no weights"
-    assert run(build_arguments(given)) == results, "a finished run is read"
+    assert run(text_arguments(given)) == results, "a finished run is read"
 
 
 def test_full_tuning_with_layer_decay_and_a_metric_that_falls(tiny_backbone: str, tmp_path: Path) -> None:
     space = {"layer_decay": [0.5, 0.9], "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
     changes = {"tuning": "full", "selection_metric": "nll", "num_train_epochs": 3, "early_stopping_patience": 1}
-    results = run(build_arguments(settings(tiny_backbone, tmp_path, space, trials=3, **changes)))
+    results = run(text_arguments(settings(tiny_backbone, tmp_path, space, trials=3, **changes)))
     record = results["search"]
     assert record["direction"] == "minimize"
     assert record["best"]["value"] == min(trial["value"] for trial in record["trials"])
@@ -212,7 +212,7 @@ def test_the_search_never_sees_the_test_split(
             test = Path(given["test"])
             test.write_text(test.read_text().replace("left", "?").replace("right", "left").replace("?", "right"))
         with pytest.raises(Ended):
-            run(build_arguments(given))
+            run(text_arguments(given))
         found.append([(trial["value"], trial["settings"]) for trial in record_on_disk(tmp_path / name)["trials"]])
     assert seen == {24}, "only the validation split is evaluated"
     assert found[0] == found[1]
@@ -221,7 +221,7 @@ def test_the_search_never_sees_the_test_split(
 def test_trials_on_a_wide_backbone_have_its_rate(
     tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = build_arguments(settings(tiny_backbone, tmp_path, {"weight_decay": [0.0, 0.1]}))
+    arguments = text_arguments(settings(tiny_backbone, tmp_path, {"weight_decay": [0.0, 0.1]}))
     monkeypatch.setattr("hf_selfattn.training.setup.WIDTH", AutoConfig.from_pretrained(tiny_backbone).hidden_size // 2)
     trainer = build_trial_trainer(read_search(arguments), arguments, load_data(arguments), tmp_path / "run")
     assert trainer.args.learning_rate == pytest.approx(2.5e-4)
@@ -229,7 +229,7 @@ def test_trials_on_a_wide_backbone_have_its_rate(
 
 def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(tiny_backbone: str, tmp_path: Path) -> None:
     given = settings(tiny_backbone, tmp_path, {"heads.block_size": [8, -1], **RATE}, trials=5)
-    record = run(build_arguments(given))["search"]
+    record = run(text_arguments(given))["search"]
     assert record["counts"]["failed"] >= 1 and record["counts"]["complete"] >= 1
     for trial in record["trials"]:
         failed = trial["settings"]["heads.block_size"] == -1
@@ -243,7 +243,7 @@ def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(tiny_backbone: st
 def test_a_search_of_failures_says_why(tiny_backbone: str, tmp_path: Path) -> None:
     given = settings(tiny_backbone, tmp_path, {"heads.block_size": [-1, -2]})
     with pytest.raises(ValueError, match=r"No trial of the search ended well; the first error: .*block_size"):
-        run(build_arguments(given))
+        run(text_arguments(given))
     assert record_on_disk(tmp_path)["best"] is None and not (tmp_path / "run/results.json").exists()
 
 
@@ -252,7 +252,7 @@ def test_a_trial_that_falls_behind_is_pruned(tiny_backbone: str, tmp_path: Path)
     space = {"learning_rate": [1e-2, 1e-9]}
     changes = {"selection_metric": "nll", "num_train_epochs": 2, "tuning": "full", "search": {"pruner": "median"}}
     given = settings(tiny_backbone, tmp_path, space, trials=14, **changes)
-    record = run(build_arguments(given))["search"]
+    record = run(text_arguments(given))["search"]
     pruned = [trial for trial in record["trials"] if trial["state"] == "pruned"]
     assert pruned and all(trial["settings"]["learning_rate"] == 1e-9 for trial in pruned)
     assert record["counts"] == {"complete": 14 - len(pruned), "pruned": len(pruned)}
@@ -277,10 +277,10 @@ def test_a_search_that_was_stopped_goes_on_with_the_trials_done(tiny_backbone: s
         original = Trainer.train
         patch.setattr("transformers.Trainer.train", begin)
         with pytest.raises(Stop):
-            run(build_arguments(given))
+            run(text_arguments(given))
     before = record_on_disk(tmp_path)
     assert [trial["state"] for trial in before["trials"]][:1] == ["complete"] and before["best"] is None
-    record = run(build_arguments(given))["search"]
+    record = run(text_arguments(given))["search"]
     assert record["counts"] == {"complete": 4, "stopped": 1}
     stopped = next(trial for trial in record["trials"] if trial["state"] == "stopped")
     values = [trial["settings"] for trial in record["trials"] if trial["state"] == "complete"]
@@ -290,7 +290,7 @@ def test_a_search_that_was_stopped_goes_on_with_the_trials_done(tiny_backbone: s
 
 
 def test_several_seeds_train_the_settings_found(tiny_backbone: str, tmp_path: Path) -> None:
-    results = run(build_arguments(settings(tiny_backbone, tmp_path, RATE, seeds=2)))
+    results = run(text_arguments(settings(tiny_backbone, tmp_path, RATE, seeds=2)))
     rate = results["search"]["best"]["settings"]["learning_rate"]
     assert list(results["runs"]) == ["seed-0", "seed-1"]
     assert {entry["arguments"]["options"]["learning_rate"] for entry in results["runs"].values()} == {rate}

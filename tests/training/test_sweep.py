@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hf_selfattn.training.sweep import plan_sweep
 from test_probe import arguments_of
 from transformers import AutoModelForSequenceClassification, BertModel, Trainer
 
-from hf_selfattn.arguments import NerArguments
-from hf_selfattn.training.run import run
-from hf_selfattn.training.sweep import plan_sweep
+from hf_selfattn import NerArguments, run
 from hf_selfattn.training.trainer import RecipeTrainer
 
 GRID = {"learning_rate": ["1e-9", "1e-2"], "heads.num_grouped_attention_heads": [0, 4], "seed": [3, 5]}

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import text_arguments
 from tiny_models import tiny_text
 from transformers import Trainer
 
-from hf_selfattn.arguments import build_arguments
-from hf_selfattn.training.run import run
+from hf_selfattn import run
 
 
 def settings(backbone: str, folder: Path, **changes: Any) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def settings(backbone: str, folder: Path, **changes: Any) -> dict[str, Any]:
 
 def test_tensorboard_gets_the_losses_and_scores(tiny_backbone: str, tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
-    run(build_arguments(settings(tiny_backbone, tmp_path, report_to="tensorboard")))
+    run(text_arguments(settings(tiny_backbone, tmp_path, report_to="tensorboard")))
     files = list((tmp_path / "run").rglob("events.out.tfevents.*"))
     assert files
     written = b"".join(path.read_bytes() for path in files)
@@ -52,7 +52,7 @@ def test_no_tracker_is_the_silent_default(
 
     monkeypatch.setattr("transformers.Trainer.train", recorded)
     monkeypatch.chdir(tmp_path)
-    run(build_arguments(settings(tiny_backbone, tmp_path)))
+    run(text_arguments(settings(tiny_backbone, tmp_path)))
     assert made[0].args.report_to == []
     callbacks = {type(callback).__name__ for callback in made[0].callback_handler.callbacks}
     assert callbacks <= {"DefaultFlowCallback", "Progress", "Watch"}
