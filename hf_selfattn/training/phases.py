@@ -65,7 +65,7 @@ def fit_phases(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:
     if task.arguments.tuning != "probe+lora":
         return fit_phase(task, prepared, output_dir)
     heads, probe = probed_heads(task, prepared, output_dir / PROBE_FOLDER)
-    fitted = fit_phase(changed(task, **ONE_PHASE), prepared, output_dir, heads)
+    fitted = fit_phase(with_arguments(task, **ONE_PHASE), prepared, output_dir, heads)
     lora = {name: value for name, value in fitted.record.items() if name != "history"}
     phases = {"probe": probe, "lora": lora}
     took = {name: probe[name] + fitted.record[name] for name in ("seconds", "cpu_seconds")}
@@ -83,7 +83,7 @@ def fit_phase(task: Task[Any], prepared: Prepared, output_dir: Path, heads: dict
     """
 
     def build(options: dict[str, Any]) -> RecipeTrainer:
-        of_these = changed(task, options=options)
+        of_these = with_arguments(task, options=options)
         set_seed(of_these.arguments.seed)
         model = build_model(of_these, prepared, heads)
         trainer = build_trainer(of_these, prepared, model, output_dir, has_fresh_heads=heads is None)
@@ -105,13 +105,13 @@ def build_model(task: Task[Any], prepared: Prepared, heads: dict[str, Tensor] | 
     """Return the model that trains; the heads of a LoRA phase start from weights by name, where there are some."""
     if heads is None:
         return task.build_model(prepared.data, prepared.backbone_config)
-    probe = changed(task, tuning="probe", save="merged")
+    probe = with_arguments(task, tuning="probe", save="merged")
     model = probe.build_model(prepared.data, prepared.backbone_config)
     model.load_state_dict({**model.state_dict(), **heads})
     return add_lora(model, task.peft_type, **task.arguments.lora)
 
 
-def changed(task: Task[Any], **values: Any) -> Task[Any]:
+def with_arguments(task: Task[Any], **values: Any) -> Task[Any]:
     """Return the task with other arguments."""
     return type(task)(replace(task.arguments, **values))
 
@@ -142,7 +142,7 @@ def probe_phase(task: Task[Any]) -> Task[Any]:
         options |= {"num_train_epochs": arguments.probe_epochs, "max_steps": -1}
     # The attention heads learn on in the second phase, slower: here they have the rate of all.
     heads = {**ONE_PHASE, "tuning": "probe", "save": "merged", "heads_learning_rate": rate}
-    return changed(task, **heads, options=options)
+    return with_arguments(task, **heads, options=options)
 
 
 def heads_of(model: PreTrainedModel) -> dict[str, Tensor]:
