@@ -1,14 +1,15 @@
-"""Low-rank adapters on the backbone, with the heads trained in full beside them."""
+"""LoRA and every other method of PEFT on models of this package: configure, open, merge, and mix in one batch."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from os import PathLike
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, LoraConfig, PeftConfig, PeftModel, PeftType, TaskType, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .modeling import modeling_selfattn
@@ -18,42 +19,90 @@ from .modeling.peft_selfattn import register_adapter_targets
 
 # Modules that are trained and saved in full, where the model has them.
 HEAD_MODULES = ("heads", "word_pooling", "classifier", "crf")
-
-register_adapter_targets()
-
-
-# What a configuration alone is built as.
 CLASS_OF_TASK = {
     "SEQ_CLS": modeling_selfattn.SelfAttnForSequenceClassification,
     "TOKEN_CLS": modeling_selfattn.SelfAttnForTokenClassification,
 }
 
+register_adapter_targets()
 
-def lora_config(model: PreTrainedModel | SelfAttnConfig, task_type: str, **options: Any) -> LoraConfig:
-    """Return a LoRA configuration for a model of this package (Hu et al., 2021).
 
-    Adapters stand on all linear layers of the backbone, as in QLoRA (Dettmers et al., 2023), unless `target_modules`
-    names others. There is no dropout by default: on a CPU it costs more than the adapters save.
+def lora_config(model: PreTrainedModel | SelfAttnConfig, task_type: str | None = None, **options: Any) -> LoraConfig:
+    """Return a LoRA configuration (Hu et al., 2021) under which the heads train in full and are saved.
+
+    Adapters stand on all linear layers of the backbone, as in QLoRA (Dettmers et al., 2023). There is no dropout: on a
+    CPU it costs more than the adapters save.
+
+    Args:
+        model: a model of this package, or its configuration alone, which needs a `task_type`.
+        task_type: of PEFT, `SEQ_CLS` or `TOKEN_CLS`; that of the model where it is left out.
+        options: of `LoraConfig`, such as `r` (16), `lora_alpha` (2 r) and `target_modules`; they win.
 
     Raises:
         ValueError: for a task that PEFT, or this package, does not know.
     """
-    if task_type not in CLASS_OF_TASK:
-        raise ValueError(f"task_type={task_type!r} is unknown; it is one of {', '.join(CLASS_OF_TASK)}.")
     if isinstance(model, SelfAttnConfig):
+        if task_type not in CLASS_OF_TASK:
+            raise ValueError(
+                f"task_type={task_type!r} is unknown for a configuration alone; it is one of "
+                f"{', '.join(CLASS_OF_TASK)}. Give the model itself for another."
+            )
         with torch.device("meta"):
             model = CLASS_OF_TASK[task_type](model)
-    rank = options.get("r", 16)
-    targets = options.pop("target_modules", None) or "all-linear"
+    rank, targets = options.get("r", 16), options.pop("target_modules", None) or "all-linear"
     defaults = {
         "r": rank,
         "lora_alpha": 2 * rank,
         "lora_dropout": 0.0,
         "target_modules": backbone_linears(model) if targets == "all-linear" else targets,
-        "exclude_modules": rf".*\b({'|'.join(HEAD_MODULES)})\b.*",
-        "modules_to_save": [name for name in HEAD_MODULES if any_parameter_in(model, name)],
+        **head_options(model),
     }
-    return LoraConfig(task_type=TaskType[task_type], **{**defaults, **options})
+    return LoraConfig(task_type=peft_task(model, task_type), **{**defaults, **options})
+
+
+def method_config(model: PreTrainedModel, method: str, task_type: str | None = None, **options: Any) -> PeftConfig:
+    """Return a configuration of any PEFT method under which the heads train in full and are saved.
+
+    Where no `target_modules` are given, adapters stand on the layers that suit the method in each backbone family.
+    PEFT's prompt methods add tokens alone: they train neither the heads nor any other classifier.
+
+    Args:
+        method: name of a method in PEFT, such as `IA3`, `LOHA` or `LN_TUNING`.
+        task_type: of PEFT; that of the model where it is left out.
+        options: of the method's configuration in PEFT; they win.
+
+    Raises:
+        ValueError: for a method or a task that PEFT does not know.
+    """
+    known = sorted(kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING)
+    if method not in known:
+        raise ValueError(f"method={method!r} is unknown to this version of PEFT; it knows {', '.join(known)}.")
+    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(method)]
+    names = {field.name for field in fields(config_class)}
+    defaults = {name: value for name, value in head_options(model).items() if name in names}
+    return config_class(task_type=peft_task(model, task_type), **{**defaults, **options})
+
+
+def head_options(model: nn.Module) -> dict[str, Any]:
+    """Return the options of PEFT under which the heads train in full and get no adapters."""
+    with_parameters = {name for path, _ in model.named_parameters() for name in path.split(".")[:-1]}
+    return {
+        "modules_to_save": [name for name in HEAD_MODULES if name in with_parameters],
+        "exclude_modules": rf".*\b({'|'.join(HEAD_MODULES)})\b.*",
+    }
+
+
+def peft_task(model: PreTrainedModel, task_type: str | None) -> TaskType | None:
+    """Return PEFT's task of that name, or of the model, which is none of PEFT's for a model class of one's own."""
+    name = task_type or task_type_of(model)
+    if name is not None and name not in TaskType.__members__:
+        raise ValueError(f"task_type={name!r} is unknown; it is one of {', '.join(TaskType.__members__)}.")
+    return None if name is None else TaskType[name]
+
+
+def task_type_of(model: PreTrainedModel) -> str | None:
+    """Return what PEFT calls the task of a model: `SEQ_CLS`, `TOKEN_CLS`, or nothing."""
+    return next((task_type for task_type, kind in CLASS_OF_TASK.items() if isinstance(model, kind)), None)
 
 
 def backbone_linears(model: PreTrainedModel) -> list[str]:
@@ -66,25 +115,14 @@ def backbone_linears(model: PreTrainedModel) -> list[str]:
     return sorted(name for name, module in plain.items() if isinstance(module, nn.Linear))
 
 
-def any_parameter_in(model: nn.Module, name: str) -> bool:
-    """Return whether a module of that name holds parameters."""
-    return any(
-        path.split(".")[-1] == name and any(True for _ in module.parameters())
-        for path, module in model.named_modules()
-    )
-
-
-def add_lora(model: PreTrainedModel, task_type: str, **options: Any) -> PeftModel:
-    """Return the model with LoRA adapters; only they and the heads train."""
+def add_lora(model: PreTrainedModel, task_type: str | None = None, **options: Any) -> PeftModel:
+    """Return the model with LoRA adapters; only they and the heads train. The options are those of `lora_config`."""
     return get_peft_model(model, lora_config(model, task_type, **options))
 
 
-def task_type_of(model: PreTrainedModel) -> str:
-    """Return what PEFT calls the task of a model of this package: `SEQ_CLS` or `TOKEN_CLS`."""
-    return next(task_type for task_type, kind in CLASS_OF_TASK.items() if isinstance(model, kind))
-
-
-def tune(model: PreTrainedModel, tuning: str, task_type: str, **lora: Any) -> PreTrainedModel | PeftModel:
+def tune(
+    model: PreTrainedModel, tuning: str, task_type: str | None = None, **lora: Any
+) -> PreTrainedModel | PeftModel:
     """Return the model with those parameters trainable that a way of tuning trains."""
     if tuning == "lora":
         return add_lora(model, task_type, **lora)
@@ -96,6 +134,36 @@ def tune(model: PreTrainedModel, tuning: str, task_type: str, **lora: Any) -> Pr
 def base_model(model: nn.Module) -> PreTrainedModel:
     """Return the model of transformers under its adapters."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Return how many parameters a model has and how many of them train."""
+    return {
+        "all": sum(parameter.numel() for parameter in model.parameters()),
+        "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+    }
+
+
+def open_adapter(name_or_path: str | PathLike[str], *, is_trainable: bool = False, **options: Any) -> PeftModel:
+    """Open an adapter checkpoint as a model of PEFT, to train the adapter further or to use what PEFT offers.
+
+    Args:
+        name_or_path: a folder, or a repository on the hub.
+        is_trainable: whether adapter and heads go on training; otherwise everything is frozen.
+        options: of `from_pretrained`; `backbone_name_or_path` says where a backbone is that was a folder.
+
+    Raises:
+        ValueError: if the checkpoint holds no adapter, or does not open.
+    """
+    hub_options = {name: value for name, value in options.items() if name in HUB_OPTIONS}
+    config = SelfAttnConfig.from_pretrained(name_or_path, **hub_options)
+    if config.adapter_subfolder is None:
+        raise ValueError(
+            f"{name_or_path} holds no adapter; open it with AutoModelForSequenceClassification or its like."
+        )
+    model_class = getattr(modeling_selfattn, config.architectures[0])
+    model = model_class.from_pretrained(name_or_path, is_trainable=is_trainable, **options)
+    return cast(PeftModel, model.adapted[0])
 
 
 def merge_adapters(model: nn.Module) -> PreTrainedModel:
@@ -117,29 +185,50 @@ def merge_adapters(model: nn.Module) -> PreTrainedModel:
     return model.merge_and_unload() if isinstance(model, PeftModel) else model
 
 
-def open_adapter(name_or_path: str | PathLike[str], *, is_trainable: bool = False, **options: Any) -> PeftModel:
-    """Open an adapter checkpoint as a model of PEFT, to train the adapter further or to use what PEFT offers.
+@torch.no_grad()
+def mixed_logits(model: PeftModel, adapter_names: list[str], **inputs: Tensor) -> Tensor:
+    """Return the logits of a batch whose rows are answered by different adapters, each with its own heads.
+
+    PEFT's own argument `adapter_names` mixes LoRA on inputs of one window, and only heads that are a single layer.
+    Here the rows of each adapter go through the model together, so every method, the heads and any length work.
 
     Args:
-        options: of `from_pretrained`; `backbone_name_or_path` says where a backbone is that was a folder.
+        adapter_names: one for each row; `__base__` is the model without an adapter.
+        inputs: what the model reads, such as input_ids and attention_mask (B, T).
+
+    Returns:
+        (B, C) logits, or (B, T, C) of a token classifier.
 
     Raises:
-        ValueError: if the checkpoint holds no adapter, or does not open.
+        ValueError: if the model is in training mode, the number of names is not that of the rows, or there is no such
+            adapter.
     """
-    hub_options = {name: value for name, value in options.items() if name in HUB_OPTIONS}
-    config = SelfAttnConfig.from_pretrained(name_or_path, **hub_options)
-    if config.adapter_subfolder is None:
-        raise ValueError(
-            f"{name_or_path} holds no adapter; open it with AutoModelForSequenceClassification or its like."
-        )
-    model_class = getattr(modeling_selfattn, config.architectures[0])
-    model = model_class.from_pretrained(name_or_path, is_trainable=is_trainable, **options)
-    return cast(PeftModel, model.adapted[0])
+    rows = len(next(iter(inputs.values())))
+    if model.training:
+        raise ValueError("Adapters are mixed in one batch for answers only: call model.eval() first.")
+    if len(adapter_names) != rows:
+        raise ValueError(f"There are {len(adapter_names)} adapter_names for {rows} rows; give one for each row.")
+    if unknown := set(adapter_names) - {*model.peft_config, "__base__"}:
+        raise ValueError(f"There is no adapter {sorted(unknown)}; the model has {sorted(model.peft_config)}.")
+    active, trainable = model.active_adapter, [p for p in model.parameters() if p.requires_grad]
+    logits_of_row: dict[int, Tensor] = {}
+    try:
+        for name in set(adapter_names):
+            index = [row for row, other in enumerate(adapter_names) if other == name]
+            answers = adapter_logits(model, name, {key: values[index] for key, values in inputs.items()})
+            logits_of_row.update(zip(index, answers, strict=True))
+    finally:
+        model.set_adapter(active)
+        model.requires_grad_(False)  # switching also switches what trains
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+    return torch.stack([logits_of_row[row] for row in range(rows)])
 
 
-def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Return how many parameters a model has and how many of them train."""
-    return {
-        "all": sum(parameter.numel() for parameter in model.parameters()),
-        "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-    }
+def adapter_logits(model: PeftModel, name: str, inputs: dict[str, Tensor]) -> Tensor:
+    """Return the logits of one adapter, or of the model without any for `__base__`."""
+    if name == "__base__":
+        with model.disable_adapter():
+            return cast(Tensor, model(**inputs).logits)
+    model.set_adapter(name)
+    return cast(Tensor, model(**inputs).logits)

@@ -1,28 +1,46 @@
-"""Writing that is there whole or not at all, whenever the process is killed or the machine loses power."""
+"""Writing that is there whole or not at all, whenever the process is killed or the machine loses power.
+
+Everything stands on one order: write under a side name, wait for the disk, rename, wait for the disk.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file so that it is there whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+@contextmanager
+def whole_or_nothing(path: Path) -> Iterator[Path]:
+    """Yield a side name to write a file to; it takes the place of `path` in one rename when all went well.
+
+    Several processes may write the same file: the last one to end wins. A process that is killed leaves
+    `.NAME.PROCESS`, which nothing reads.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    side = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield side
+        sync(side)
+        side.replace(path)
+        sync_folder(path.parent)
+    finally:
+        side.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file under a side name and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    side = path.with_name(f".{path.name}.{os.getpid()}")
-    with side.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(side, path)
+    """Write a text file whole or not at all."""
+    with whole_or_nothing(path) as side:
+        side.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -37,40 +55,15 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not valid JSON ({error}). Delete it to start the run anew.") from error
 
 
-def write_synced(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file, and wait until it is on the disk."""
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def link(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where the file system has no second names."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-        with target.open("rb+") as file:
-            os.fsync(file.fileno())
-
-
-def delete(path: Path) -> None:
-    """Delete a file, or a folder with all in it."""
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder and everything in it, is on the disk."""
     if path.is_dir():
-        shutil.rmtree(path)
+        for inside in sorted(path.iterdir()):
+            sync(inside)
+        sync_folder(path)
     else:
-        path.unlink()
-
-
-def sync(folder: Path) -> None:
-    """Wait until a folder and everything in it is on the disk."""
-    for path in (*sorted(folder.rglob("*")), folder):
-        if path.is_dir():
-            sync_folder(path)
-        else:
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -82,3 +75,20 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file that is on the disk a second name, or copy it where the file system has no second names."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+        sync(target)
+
+
+def delete(path: Path) -> None:
+    """Delete a file, or a folder with all in it."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

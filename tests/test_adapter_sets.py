@@ -16,8 +16,7 @@ from tiny_models import main_output, tiny_batch, tiny_labels, tiny_model
 from torch import Tensor, nn
 
 from hf_selfattn import SelfAttnForSequenceClassification
-from hf_selfattn.adapters import add_lora, lora_config
-from hf_selfattn.peft_methods import method_config, mixed_logits
+from hf_selfattn.adapters import add_lora, lora_config, method_config, mixed_logits
 
 TASKS = {"single_label": "SEQ_CLS", "token": "TOKEN_CLS"}
 HEADS = re.compile(r"(model\.heads|classifier|crf)\.")

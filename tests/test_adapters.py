@@ -7,15 +7,16 @@ import torch
 from peft import get_peft_model
 from tiny_models import BACKBONES, main_output, tiny_batch, tiny_labels, tiny_model
 
+from hf_selfattn import SelfAttnModel
 from hf_selfattn.adapters import (
     add_lora,
     backbone_linears,
     count_parameters,
     lora_config,
     merge_adapters,
+    method_config,
     tune,
 )
-from hf_selfattn.peft_methods import method_config
 
 KINDS = {"single_label": "SEQ_CLS", "token": "TOKEN_CLS"}
 
@@ -75,6 +76,29 @@ def test_options_of_peft_win() -> None:
     assert (config.r, config.lora_alpha, config.use_dora, config.target_modules) == (2, 7, True, {"key"})
     with pytest.raises(ValueError, match="task_type='NER' is unknown"):
         lora_config(tiny_model(), "NER")
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_the_task_is_that_of_the_model(task: str) -> None:
+    model = tiny_model(task)
+    assert lora_config(model).task_type == method_config(model, "IA3").task_type == KINDS[task]
+    assert add_lora(model, r=4).peft_config["default"].task_type == KINDS[task]
+    with pytest.raises(ValueError, match="task_type=None is unknown for a configuration alone; it is one of SEQ_CLS"):
+        lora_config(tiny_model(task).config)
+
+
+class Twice(SelfAttnModel):
+    """A model of somebody's own, for a task that PEFT has no name for."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return 2 * super().forward(*args, **kwargs).last_hidden_state
+
+
+def test_a_model_of_ones_own_takes_adapters() -> None:
+    model = add_lora(Twice(tiny_model("model").config), r=4)
+    assert model.peft_config["default"].task_type is None
+    assert model.peft_config["default"].modules_to_save == ["heads"]
+    assert model(**tiny_batch([40, 9])).shape == (2, 40, 32)
 
 
 def test_parameters_are_counted() -> None:

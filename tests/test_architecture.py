@@ -24,7 +24,6 @@ BELOW = {
     "modeling": set(),
     "metrics": set(),
     "adapters": {"modeling"},
-    "peft_methods": {"adapters", "modeling"},
     "data": {"arguments", "files"},
     "tasks": {"adapters", "arguments", "data", "files", "metrics", "modeling"},
     "hub": {"adapters", "arguments", "files", "metrics", "modeling"},

@@ -17,8 +17,8 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from ..arguments import RunArguments
 from ..files import read_json, write_text
 from .card import model_card
-from .card_text import one_line
 from .results import ARGUMENTS_FILE, CARD_FILE, RESULTS_FILE, RUN_STATE_FILE
+from .sanitize import one_line
 
 # What a run leaves in its folder beside its result, by the name of a file or folder: checkpoints and what only a
 # continued training reads, pickles among it. Side files of an unfinished writing begin with a dot or underscore.

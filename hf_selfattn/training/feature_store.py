@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,6 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from ..files import whole_or_nothing
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "int8": torch.int8}
 KEY_BYTES = 16
@@ -95,16 +96,10 @@ class FeatureStore:
             **packed(torch.cat(list(rows)), self.dtype),
         }
         path = self.folder / (hashlib.sha256(b"".join(keys)).hexdigest()[:32] + SUFFIX)
-        aside = path.with_suffix(f".{os.getpid()}.tmp")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, aside)
-            with aside.open("rb+") as file:
-                os.fsync(file.fileno())
-            aside.replace(path)
+            with whole_or_nothing(path) as side:
+                save_file(tensors, side)
         except (OSError, SafetensorError) as error:
-            if aside.is_file():
-                aside.unlink()
             raise ValueError(
                 f"The features cannot be written to {self.folder} ({error}). Give feature_cache=FOLDER on another "
                 "disk; what was written before is kept."

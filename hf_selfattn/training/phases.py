@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from transformers import PreTrainedModel, set_seed
 from transformers.dynamic_module_utils import custom_object_save
 
 from ..adapters import add_lora, base_model
+from ..files import whole_or_nothing
 from ..tasks import Task, say
 from ..tasks.backbone import open_backbone
 from ..tasks.evaluation import plain_model
@@ -154,12 +154,9 @@ def heads_of(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def write_heads(path: Path, heads: dict[str, Tensor], record: dict[str, Any]) -> None:
-    """Write the outcome of the first phase so that it is there whole or not at all."""
-    side = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(heads, side, metadata={"training": json.dumps(record)})
-    with side.open("rb+") as file:
-        os.fsync(file.fileno())
-    side.replace(path)
+    """Write the outcome of the first phase, weights by name and how the training went, whole or not at all."""
+    with whole_or_nothing(path) as side:
+        save_file(heads, side, metadata={"training": json.dumps(record)})
 
 
 def read_heads(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -172,10 +172,10 @@ def train_and_evaluate(task: Task[Any], data: Any, output_dir: Path, found: dict
 
 def save(arguments: RunArguments, model: Any, tokenizer: PreTrainedTokenizerBase, *where: Any) -> None:
     """Save the model that was scored: whole, or its adapter alone."""
-    if arguments.save == "merged":
-        return save_model(model, tokenizer, *where)
     output_dir, tokens, collate = where
     batch = sample_batch(tokenizer, tokens, collate)
+    if arguments.save == "merged":
+        return save_model(model, tokenizer, output_dir, batch=batch)
     save_adapter(model, tokenizer, output_dir, batch=batch, backbone_name_or_path=arguments.model)
     if Path(arguments.model).is_dir():
         say(

@@ -16,7 +16,7 @@ from runs import text_arguments
 from tiny_models import tiny_text
 
 from hf_selfattn import run
-from hf_selfattn.hub.card import model_card
+from hf_selfattn.hub.card import TEMPLATE, model_card
 
 TOKEN = "hf_" + "Ab3" * 11
 NASTY = [
@@ -300,6 +300,20 @@ def test_results_that_make_no_card_are_refused() -> None:
         model_card(results)
     with pytest.raises(ValueError, match="have no splits"):
         model_card({**make_results(), "splits": {}})
+
+
+def test_the_template_is_installed_with_the_package() -> None:
+    root = Path(__file__).parents[2]
+    assert str(TEMPLATE.relative_to(root / "hf_selfattn")) in (root / "pyproject.toml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("markup", ["{{ 7 * 7 }}", "{% for x in y %}", "{# note #}", "{{ card_data }}"])
+def test_text_is_never_read_as_a_template(markup: str) -> None:
+    results = make_results(train=f"{markup}.csv", lora={markup: markup})
+    results["label_names"] = [markup, "right"]
+    card = model_card(results)
+    assert card.count("base_model: org/encoder") == 1 and "49" not in card
+    assert ["0", markup] in cells(card) and [f"lora.{markup}", markup] in cells(card)
 
 
 def test_the_card_of_a_real_run_passes_the_hub(hub: Hub, tiny_backbone: str, tmp_path: Path) -> None:

@@ -41,14 +41,6 @@ def test_a_broken_record_is_named(tmp_path: Path) -> None:
         open_run(tmp_path, {})
 
 
-def test_nothing_half_written_is_left(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"x": 1})
-    with pytest.raises(TypeError):
-        write_json(tmp_path / "a.json", {"x": object()})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-
-
 def test_predictions_have_one_line_per_row(tmp_path: Path) -> None:
     write_predictions(tmp_path / "p.jsonl", [1, 0], np.array([[0.2, 0.8], [0.6, 0.4]]))
     rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]

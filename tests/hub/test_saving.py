@@ -16,12 +16,11 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 
 from hf_selfattn import SelfAttnForSequenceClassification, SelfAttnForTokenClassification
 from hf_selfattn.adapters import add_lora, merge_adapters
-from hf_selfattn.hub.saving import save_adapter, save_model
+from hf_selfattn.hub.saving import sample_batch, save_adapter, save_model
 from hf_selfattn.modeling.adapter_selfattn import ADAPTER_NAME
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {"head_dim": 8, "group_dim": 8, "num_groups": 4, "block_size": 8, "subsequence_stride": 4}
-ROWS = [{"input_ids": [3, 7, 8, 4], "token_type_ids": [0] * 4, "attention_mask": [1] * 4}] * 2
 
 
 def tuned(backbone: str, seed: int) -> Any:
@@ -31,15 +30,11 @@ def tuned(backbone: str, seed: int) -> Any:
     return add_lora(model, "SEQ_CLS", r=4).eval()
 
 
-def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
-
-
 def save(model: Any, backbone: str, folder: Path, how: str) -> None:
     if how == "adapter":
         save_adapter(model, tiny_tokenizer(), folder, backbone_name_or_path=backbone)
     else:
-        save_model(merge_adapters(model), tiny_tokenizer(), folder, ROWS, collate)  # type: ignore[arg-type]
+        save_model(merge_adapters(model), tiny_tokenizer(), folder)
 
 
 def answer(folder: Path, backbone: str, how: str) -> torch.Tensor:
@@ -102,11 +97,8 @@ def test_a_save_that_answers_otherwise_is_an_error_and_keeps_the_earlier_one(
 ) -> None:
     save(tuned(tiny_backbone, 1), tiny_backbone, tmp_path, how)
     before = content(tmp_path)
-    opener = AutoModelForSequenceClassification.from_pretrained
-    monkeypatch.setattr(
-        "hf_selfattn.hub.saving.AutoModelForSequenceClassification.from_pretrained",
-        lambda *a, **k: spoil(opener(*a, **k)),
-    )
+    opener = SelfAttnForSequenceClassification.from_pretrained
+    monkeypatch.setattr(SelfAttnForSequenceClassification, "from_pretrained", lambda *a, **k: spoil(opener(*a, **k)))
     with pytest.raises(ValueError, match="answers differently when it is opened again"):
         save(tuned(tiny_backbone, 2), tiny_backbone, tmp_path, how)
     assert content(tmp_path) == before
@@ -142,7 +134,7 @@ def kill(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 if where == "writing":
-    saving.compare = kill
+    saving.compare_answers = kill
 else:
     saving.put_in_place = kill
 save(tuned(backbone, 2), backbone, Path(folder), how)
@@ -168,6 +160,20 @@ def test_killed_in_the_middle_of_a_save(how: str, where: str, tiny_backbone: str
     save(tuned(tiny_backbone, 3), tiny_backbone, tmp_path, how)
     assert not (tmp_path / ".saving").exists()
     assert not torch.equal(answer(tmp_path, tiny_backbone, how), expected)
+
+
+def test_the_rows_of_a_run_are_compared(tiny_backbone: str, tmp_path: Path) -> None:
+    """A batch of the first rows, with what the tokenizer gives alone; it fits the model on any device."""
+    model, tokenizer = tuned(tiny_backbone, 1), tiny_tokenizer()
+    row = {"input_ids": [3, 7, 8, 4], "token_type_ids": [0] * 4, "attention_mask": [1] * 4, "labels": 1}
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
+
+    batch = sample_batch(tokenizer, [row] * 9, collate)  # type: ignore[arg-type]
+    assert {name: values.shape for name, values in batch.items()} == dict.fromkeys(tokenizer.model_input_names, (4, 4))
+    save_model(merge_adapters(model), tokenizer, tmp_path, batch=batch)
+    assert answer(tmp_path, tiny_backbone, "whole").isfinite().all()
 
 
 def test_a_tagger_is_compared_as_one(tiny_backbone: str, tmp_path: Path) -> None:

@@ -52,9 +52,8 @@ def author(folder: Path) -> None:
     from tiny_models import BACKBONES, tiny_batch, tiny_labels, tiny_tokenizer, tiny_wordpiece
 
     from hf_selfattn import SelfAttnForSequenceClassification, SelfAttnForTokenClassification
-    from hf_selfattn.adapters import add_lora
+    from hf_selfattn.adapters import add_lora, method_config
     from hf_selfattn.hub.saving import save_adapter
-    from hf_selfattn.peft_methods import method_config
 
     api, expected = HfApi(), {}
     for family in FAMILIES:

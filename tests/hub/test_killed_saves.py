@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_saving import ROWS, answer, collate, content, save, tuned
+from test_saving import answer, content, save, tuned
 from tiny_models import tiny_tokenizer
 from transformers import PreTrainedModel
 
 from hf_selfattn.adapters import merge_adapters
-from hf_selfattn.hub.placing import put_in_place
-from hf_selfattn.hub.saving import save_model
+from hf_selfattn.hub.saving import put_in_place, save_model
 
 EVENTS = ("open", "os.link", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree", "shutil.copyfile")
 
@@ -30,25 +29,26 @@ class Killer:
     """Ends the process, as it were, before the nth time that something in a folder is touched."""
 
     def __init__(self) -> None:
-        self.folder, self.left = "", -1
+        self.folder, self.left, self.is_on = "", 0, False
         sys.addaudithook(self.look)  # it stays as long as the process
 
     def look(self, event: str, values: tuple[Any, ...]) -> None:
-        if self.left >= 0 and event in EVENTS:
+        if self.is_on and event in EVENTS:
             paths = [str(value) for value in values if isinstance(value, str | os.PathLike)]
-            self.left -= any(path.startswith(self.folder) for path in paths)
-            if self.left < 0:
-                raise Killed
+            if any(path.startswith(self.folder) for path in paths):
+                self.left -= 1
+                if self.left < 0:  # what a `finally` still wants to do is not done either
+                    raise Killed
 
     def place(self, side: Path, folder: Path, count: int) -> bool:
         """Put a checkpoint into its place, and return whether that was cut off."""
-        self.folder, self.left = str(folder), count
+        self.folder, self.left, self.is_on = str(folder), count, True
         try:
             put_in_place(side, folder)
         except Killed:
             return True
         finally:
-            self.left = -1
+            self.is_on = False
         return False
 
 
@@ -69,7 +69,7 @@ def save_as(kind: str, seed: int, backbone: str, folder: Path, monkeypatch: pyte
         whole = PreTrainedModel.save_pretrained
         with monkeypatch.context() as patch:
             patch.setattr(PreTrainedModel, "save_pretrained", lambda *a, **k: whole(*a, **k, max_shard_size="30KB"))
-            save_model(merge_adapters(model), tiny_tokenizer(), folder, ROWS, collate)  # type: ignore[arg-type]
+            save_model(merge_adapters(model), tiny_tokenizer(), folder)
         assert len(list(folder.glob("model-*.safetensors"))) > 1
     else:
         save(model, backbone, folder, kind)

@@ -1,4 +1,4 @@
-"""Text from data and arguments as it may stand in a page: escaped, without paths and secrets."""
+"""Text from data, arguments and errors made fit to be shown: escaped, without paths and secrets."""
 
 from __future__ import annotations
 
@@ -68,8 +68,3 @@ def public(value: Any) -> str:
 def plain(value: Any) -> str:
     """Return a text whose marks are replaced by `_`, for metadata and code, where nothing can be escaped."""
     return re.sub(r"[^\w ./+-]", "_", one_line(value))
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])

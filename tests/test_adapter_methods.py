@@ -16,7 +16,7 @@ from tiny_models import BACKBONES, CLS, SEP, tiny_batch, tiny_labels, tiny_model
 from torch import Tensor
 from transformers import BertForSequenceClassification, BertForTokenClassification
 
-from hf_selfattn.peft_methods import method_config
+from hf_selfattn.adapters import method_config
 
 TASKS = {"single_label": "SEQ_CLS", "token": "TOKEN_CLS"}
 BERT = {"single_label": (BertForSequenceClassification, 3), "token": (BertForTokenClassification, 5)}
