@@ -29,7 +29,7 @@ from transformers import (
 from hf_selfattn import SelfAttnConfig
 from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead
 from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads
-from hf_selfattn.training.attention_cpu import NAME
+from hf_selfattn.tasks.backbone import CPU_ATTENTION as NAME
 
 WIDTH, HEADS, HEAD_DIM = 384, 12, 32
 Layer = Callable[[Tensor], Tensor]

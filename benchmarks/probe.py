@@ -28,7 +28,7 @@ from hf_selfattn import NerArguments, build_arguments
 from hf_selfattn.adapters import base_model
 from hf_selfattn.files import write_json
 from hf_selfattn.hub.results import environment
-from hf_selfattn.training.attention_cpu import use_fast_attention
+from hf_selfattn.tasks.backbone import use_fast_attention
 from hf_selfattn.training.phases import Prepared, build_model, prepare
 from hf_selfattn.training.setup import build_trainer, cached_features, has_bf16, task_of
 

@@ -53,7 +53,7 @@ from hf_selfattn.adapters import base_model
 from hf_selfattn.data import ClassificationData
 from hf_selfattn.files import read_json, write_json
 from hf_selfattn.hub.results import environment
-from hf_selfattn.training.attention_cpu import use_fast_attention
+from hf_selfattn.tasks.backbone import use_fast_attention
 from hf_selfattn.training.distributed import join_processes
 from hf_selfattn.training.setup import build_trainer, has_bf16, task_of
 

@@ -18,9 +18,8 @@ from transformers.dynamic_module_utils import custom_object_save
 from ..adapters import add_lora, base_model
 from ..files import whole_or_nothing
 from ..tasks import Task, say
-from ..tasks.backbone import open_backbone
+from ..tasks.backbone import open_backbone, use_fast_attention
 from ..tasks.evaluation import plain_model
-from .attention_cpu import use_fast_attention
 from .checkpoints import checkpoints_of
 from .distributed import from_main
 from .progress import Stopwatch, tokenising

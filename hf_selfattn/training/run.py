@@ -27,8 +27,8 @@ from ..hub.results import (
 from ..hub.saving import sample_batch, save_adapter, save_model
 from ..hub.summary import summary
 from ..tasks import Task, say, task_of
+from ..tasks.backbone import use_fused_attention
 from ..tasks.evaluation import plain_model
-from .attention_cpu import use_fused_attention
 from .distributed import join_processes
 from .phases import fit_phases, prepare
 from .progress import hide_bars, show_progress

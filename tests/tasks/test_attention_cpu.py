@@ -6,7 +6,7 @@ from tiny_models import main_output, tiny_batch, tiny_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hf_selfattn.training.attention_cpu import NAME, attention_on_cpu, use_fast_attention, use_fused_attention
+from hf_selfattn.tasks.backbone import CPU_ATTENTION, attention_on_cpu, use_fast_attention, use_fused_attention
 
 MASKS = {
     "none": None,
@@ -58,7 +58,7 @@ def test_a_model_answers_the_same_with_it(family: str) -> None:
     model = tiny_model(family=family)
     before = main_output(model(**batch))
     use_fast_attention(model)
-    assert model.config._attn_implementation == model.config.backbone_config._attn_implementation == NAME
+    assert model.config._attn_implementation == model.config.backbone_config._attn_implementation == CPU_ATTENTION
     torch.testing.assert_close(main_output(model(**batch)), before, atol=1e-6, rtol=0)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(main_output(model(**batch)).float(), before, atol=0.05, rtol=0)
