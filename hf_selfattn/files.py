@@ -8,10 +8,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+try:
+    import fcntl
+except ImportError:  # a system without such locks
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -92,3 +98,41 @@ def delete(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[str | None]:
+    """Hold a lock file, which is gone with the process that holds it; yield who held it and is gone, or None.
+
+    Raises:
+        ValueError: if another process holds it, with its host and number.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        before = holder_of(file)
+        if not lock_now(file):
+            raise ValueError(f"{path.parent} is in use by {before or 'another process'}. Wait for it, or end it.")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield before
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def holder_of(file: TextIO) -> str | None:
+    """Return what a lock file says of the process that wrote it."""
+    file.seek(0)
+    return file.read().strip() or None
+
+
+def lock_now(file: TextIO) -> bool:
+    """Lock an open file unless another process has; where the system has no such locks, all get it."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -18,6 +18,7 @@ from ..files import read_json
 
 RESULTS_FILE = "results.json"
 ARGUMENTS_FILE = "arguments.json"
+LOCK_FILE = ".lock"
 RUN_STATE_FILE = "run_state.json"
 CARD_FILE = "README.md"
 PACKAGES = ("hf-selfattn", "torch", "transformers", "datasets", "accelerate", "peft", "scikit-learn", "numpy")
@@ -83,8 +84,8 @@ def open_run(output_dir: Path, arguments: Mapping[str, Any]) -> dict[str, Any] |
             )
         finished = output_dir / RESULTS_FILE
         return read_json(finished) if finished.is_file() else None
-    left_by_a_kill = f".{ARGUMENTS_FILE}."
-    if output_dir.is_dir() and any(not path.name.startswith(left_by_a_kill) for path in output_dir.iterdir()):
+    ours = (LOCK_FILE, f".{ARGUMENTS_FILE}.")  # the second one is left by a kill
+    if output_dir.is_dir() and any(not path.name.startswith(ours) for path in output_dir.iterdir()):
         raise ValueError(
             f"{output_dir} is not empty and holds no run of this package. Nothing was changed. Choose another "
             "output_dir."

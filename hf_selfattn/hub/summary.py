@@ -64,7 +64,7 @@ def story(state: dict[str, Any] | None) -> str:
         steps = ", ".join(f"{step:,}" for step in state["resumed_from"])
         parts.append(f"started {state['starts']} times (resumed from step {steps})")
     if state["interruptions"]:
-        parts.append(f"interrupted by Ctrl-C {state['interruptions']} times")
+        parts.append(f"interrupted {state['interruptions']} times")
     if state["skipped"]:
         parts.append(f"{len(state['skipped'])} corrupt checkpoints passed over")
     changed = {name: value for record in state["smaller_batches"] for name, value in record.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,6 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from datasets import Dataset
 
-INTERRUPTED = 130
 GO_ON = "The same command goes on from the newest checkpoint"
 MOST_ROWS = 8
 # What the system says of a place that takes no data, in errors of Python and, as text, of other libraries.
@@ -31,13 +31,14 @@ class NotFinite(ValueError):
 def faults_explained() -> Iterator[None]:
     """End the program with one message and without a traceback at a fault that the user can mend.
 
-    Exit code 1 for a wrong input or a machine that gives too little, 130 for Ctrl-C.
+    Exit code 1 for a wrong input or a machine that gives too little, 128 and the signal's number (130 for Ctrl-C,
+    143 for SIGTERM) where one ended it.
     """
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print(f"\nInterrupted. {GO_ON}.", file=sys.stderr, flush=True)
-        sys.exit(INTERRUPTED)
+        sys.exit(128 + getattr(error, "number", signal.SIGINT))
     except ValueError as error:
         sys.exit(f"error: {error}")
     except Exception as error:

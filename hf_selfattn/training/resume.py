@@ -26,7 +26,7 @@ class RunState:
     Args:
         starts: how often the command was given until training was done.
         resumed_from: the step of the checkpoint that each later start went on from; 0 where there was none.
-        interruptions: how often Ctrl-C ended it.
+        interruptions: how often Ctrl-C, or another signal, ended it.
         skipped: checkpoints that were not whole, and why.
         smaller_batches: options that were changed because the memory was too small, one record each time.
     """

@@ -1,4 +1,4 @@
-"""`Trainer` whose checkpoints are whole, which stops at a loss that is no number, and which Ctrl-C interrupts well."""
+"""`Trainer` whose checkpoints are whole, which stops at a loss that is no number, and which signals interrupt well."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from .checkpoints import STATE_FILE, WRITING, checkpoint_name, drop_checkpoints,
 from .faults import NotFinite, not_written, rows_in_words
 from .sampler import GroupedByLength
 
+# Ctrl-C, the end that clusters and containers announce, and, where the system has it, that of a borrowed machine.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 MakeOptimizer = Callable[[Any], torch.optim.Optimizer | None]
 
 
@@ -131,10 +133,23 @@ class RecipeTrainer(Trainer):
         )
 
 
-class Watch(TrainerCallback):
-    """Looks at each step of a training for numbers that are not finite and for Ctrl-C, on all processes together.
+class Stopped(KeyboardInterrupt):
+    """A signal ended the training at the end of a step, with a checkpoint.
 
-    At the first Ctrl-C a checkpoint is saved at the end of the running step, a second one stops at once.
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class Watch(TrainerCallback):
+    """Looks at each step of a training for numbers that are not finite and for signals, on all processes together.
+
+    At the first signal (`SIGNALS`: Ctrl-C, what clusters and containers send to end a process, or before they take the
+    machine away) a checkpoint is saved at the end of the running step; a second one stops at once.
 
     Args:
         trainer: whose steps are watched.
@@ -142,28 +157,32 @@ class Watch(TrainerCallback):
 
     def __init__(self, trainer: RecipeTrainer):
         self.trainer = trainer
-        self.asked = self.agreed = False
-        self.handler: Any = None
+        self.asked = 0  # number of the signal
+        self.agreed = False
+        self.handlers: dict[int, Any] = {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.trainer.point_to_best(Path(args.output_dir))
         if threading.current_thread() is threading.main_thread():
-            self.handler = signal.signal(signal.SIGINT, self.ask)
+            self.handlers = {number: signal.signal(number, self.ask) for number in SIGNALS}
 
-    def ask(self, *_: Any) -> None:
-        """Take note of Ctrl-C, and let the next one stop at once."""
-        self.asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    def ask(self, number: int, _: Any) -> None:
+        """Take note of a signal, and let the next one stop at once."""
+        self.asked = number
+        for other in self.handlers:
+            signal.signal(other, stop_now)
         if self.trainer.is_world_process_zero():  # a handler must not print: it may stand inside of a print
-            os.write(2, b"\nCtrl-C: a checkpoint is saved at the end of this step. Ctrl-C again stops at once.\n")
+            name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+            line = f"\n{name}: a checkpoint is saved at the end of this step. {name} again stops at once.\n"
+            os.write(2, line.encode())
 
     def release(self) -> None:
-        """Give Ctrl-C back its former meaning."""
-        if self.handler is not None:
-            signal.signal(signal.SIGINT, self.handler)
-            self.handler = None
+        """Give the signals back their former meaning."""
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        self.handlers = {}
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
@@ -172,7 +191,7 @@ class Watch(TrainerCallback):
         # A scaler of fp16 passes over such gradients by itself.
         finite = trainer.loss_is_finite and (args.fp16 or gradients_are_finite(model))
         trainer.loss_is_finite = True
-        broken, self.agreed = agree(not finite, self.asked, args)
+        broken, self.agreed = agree(not finite, bool(self.asked), args)
         if broken:
             trainer.stop_at(state.global_step + 1)
 
@@ -191,14 +210,19 @@ class Watch(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.agreed:
-            raise KeyboardInterrupt
+            raise Stopped(self.asked or signal.SIGINT)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.release()
         if self.asked:
-            raise KeyboardInterrupt
+            raise Stopped(self.asked)
+
+
+def stop_now(number: int, _: Any) -> None:
+    """End the training at once, whatever it does."""
+    raise Stopped(number)
 
 
 def agree(not_finite: bool, asked: bool, args: TrainingArguments) -> tuple[bool, bool]:
