@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import twins
 from torch import Tensor
 from torch.nn import functional as F
-from twins_task import (
+
+from benchmarks.quality import twins
+from benchmarks.quality.twins_task import (
     CLASSES,
     FEATURES,
     NOT_ASKED,
@@ -23,8 +24,7 @@ from twins_task import (
     pairs_in_one_block,
     relation,
 )
-
-from hf_selfattn.files import read_json
+from benchmarks.records import read_results
 from hf_selfattn.modeling.grouping_selfattn import group_similarity, sort_by_group
 
 QUICK = twins.Settings(stages=((256, 1, 1), (512, 1, 1)), test_tokens=512, test_documents=2)
@@ -159,7 +159,7 @@ def test_scores_are_shares_of_questions_and_of_full_attention() -> None:
 def test_the_results_file_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "twins.json"
     twins.results(path, QUICK, ["full"], (0,))
-    before = read_json(path)
+    before = read_results(path)
     assert before["command"] and before["environment"]["versions"]["torch"]
     asked: list[tuple[str, str, int]] = []
     run = twins.run
@@ -171,7 +171,7 @@ def test_the_results_file_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(twins, "run", noted)
     lines = twins.results(path, QUICK, ["full", "window"], (0,))
     assert asked == [("window", task, 0) for task in TASKS]
-    after = read_json(path)
+    after = read_results(path)
     assert after["rows"][:2] == before["rows"] and len(after["rows"]) == 4 and after["summary"] == lines
     assert [line["share_of_full"]["value"] for line in lines if line["form"] == "full"] == [1.0, 1.0]
     other = twins.Settings(stages=QUICK.stages, test_tokens=512, test_documents=3)
