@@ -54,7 +54,7 @@ def kmeans_prototypes(metric: Tensor, num_groups: int, seed: int) -> Tensor:
 
 
 def grouped(
-    query: Tensor, key: Tensor, value: Tensor, metric: Tensor, *prototypes: Tensor, **options: int | str
+    query: Tensor, key: Tensor, value: Tensor, metric: Tensor, prototypes: Tensor, **options: int | str
 ) -> Tensor:
     """Return the output (N, E) of the package's layer, its projections the identity.
 
@@ -63,11 +63,11 @@ def grouped(
         key: (N, E).
         value: (N, E).
         metric: (N, 16).
-        prototypes: (G, 16) of each sorting, one or two.
+        prototypes: (G, 16).
     """
     E = query.shape[1]
     backbone = BertConfig(hidden_size=3 * E + 2 * GROUP_DIM, num_attention_heads=1)
-    sizes = {"head_dim": E, "num_groups": len(prototypes[0]), "num_sortings": len(prototypes)}
+    sizes = {"head_dim": E, "num_groups": len(prototypes)}
     config = SelfAttnConfig(backbone_config=backbone, num_grouped_attention_heads=1, **sizes, **options)
     config._attn_implementation = "sdpa"
     head = GroupedAttentionHead(config)
@@ -82,26 +82,15 @@ def grouped(
         start = 2 * E + head.value_dim
         head.metric.weight[:, start : start + GROUP_DIM] = torch.eye(GROUP_DIM)
         head.metric_scale.zero_()
-        head.prototypes.copy_(torch.stack(prototypes))
+        head.prototypes.copy_(prototypes)
         output: Tensor = head(features[None], SelfAttnHeads(config)._masks(features[None], None))[0]
     return output[0, :, :E]
 
 
-def grouped_cost(
-    num_tokens: int,
-    head_dim: int,
-    num_sortings: int = 1,
-    block_size: int = 64,
-    linear: bool = True,
-    selected_blocks: int = 0,
-) -> int:
-    """Return the multiplications of the grouped layer for one token in one head, without its projections.
-
-    Args:
-        selected_blocks: other blocks that each block reads in full; the choice of them costs less than one key.
-    """
+def grouped_cost(num_tokens: int, head_dim: int, block_size: int = 64, linear: bool = True) -> int:
+    """Return the multiplications of the grouped layer for one token in one head, without its projections."""
     width = head_dim + GROUP_DIM
-    num_keys = (num_sortings + selected_blocks) * block_size + num_tokens // block_size
+    num_keys = block_size + num_tokens // block_size
     return num_keys * 2 * width + (2 * width * (2 * width - 1) if linear else 0)
 
 
@@ -222,8 +211,7 @@ def compare(
     """
     N, E = key.shape
     given = (query, key, value)
-    first, second = (kmeans_prototypes(other_metric, 64, seed + place) for place in (0, 100))
-    random = random_prototypes(64, seed)
+    first, random = kmeans_prototypes(other_metric, 64, seed), random_prototypes(64, seed)
     of_one_key = 2 * E
     own = sorted_blocks(metric, 256, first)
     best_two = sorted_blocks(metric, 64, first)
@@ -234,12 +222,6 @@ def compare(
     forms = {
         "grouped": (cost(), grouped(*given, metric, first)),
         "grouped, blocks of 32": (cost(block_size=32), grouped(*given, metric, first, block_size=32)),
-        "grouped, two sortings": (cost(num_sortings=2), grouped(*given, metric, first, second)),
-        **{
-            f"grouped, {name}": (cost(selected_blocks=t), grouped(*given, metric, first, selected_blocks=t))
-            for name, t in {"best block": 1, "best 2 blocks": 2, "best 4 blocks": 4}.items()
-        },
-        "grouped, in the text's order": (cost(), grouped(*given, metric, first, group_order="position")),
         "grouped, means only": (cost(linear=False), grouped(*given, metric, first, far_field="mean")),
         "grouped, random prototypes": (cost(), grouped(*given, metric, random)),
         "grouped, random, means only": (cost(linear=False), grouped(*given, metric, random, far_field="mean")),

@@ -145,7 +145,10 @@ def main() -> None:
     record["comparisons"] = without_lost(experiment, record.get("comparisons", {}))
     for ours, theirs, split in [(names[0], names[1], "test")] if names else planned(experiment, settings):
         where = "" if split == "test" else f" @ {split}"
-        found = compare(experiment, ours, theirs, settings.get("metric", "f1"), split)
+        try:
+            found = compare(experiment, ours, theirs, settings.get("metric", "f1"), split)
+        except ValueError as error:
+            sys.exit(str(error))
         record["comparisons"][f"{ours} - {theirs}{where}"] = found
         print(f"{ours} - {theirs}{where}: {json.dumps(found)}")
     write_results(target, record)

@@ -65,12 +65,8 @@ class Form:
 FORMS = {
     "full": Form(keys=lambda num_tokens: num_tokens, one_block=True),
     "grouped": Form(),
-    "two sortings": Form({"num_sortings": 2}, lambda num_tokens: 2 * BLOCK_SIZE + num_tokens // BLOCK_SIZE),
-    "groups in the text's order": Form({"group_order": "position"}),
-    "prototypes follow": Form({"codebook": "ema"}),
     "random prototypes": Form({"codebook": "random"}),
     "fixed metric": Form(fixed_metric=True),
-    "hard codes": Form({"metric_code": "hard"}),
     "own block only": Form(keys=lambda num_tokens: BLOCK_SIZE, hidden="far"),
     "means only": Form(keys=lambda num_tokens: num_tokens // BLOCK_SIZE, hidden="near"),
     "window": Form({"num_self_attention_heads": 4, "num_grouped_attention_heads": 0}, lambda num_tokens: WINDOW),

@@ -177,7 +177,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         pane.set_xticks(LENGTHS, [str(length) for length in LENGTHS], minor=False)
         pane.grid(alpha=0.3)
     panes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    figure.savefig(path, dpi=75, bbox_inches="tight", pil_kwargs={"optimize": True})
 
 
 def main() -> None:

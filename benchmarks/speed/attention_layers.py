@@ -93,9 +93,7 @@ class GroupedAttention(nn.Module):
         projections = WIDTH * (H * (2 * E + value_dim) + U) + H * value_dim * WIDTH
         num_blocks = -(-num_tokens // W)
         num_keys = W + (num_blocks if num_blocks > 1 else 0)
-        if num_blocks > 1:
-            num_keys += (c.num_sortings - 1 + min(c.selected_blocks, num_blocks - 1)) * W
-        similarity = H * c.num_groups * U * c.num_sortings
+        similarity = H * c.num_groups * U
         linear = 2 * H * (E + U) * (E + U + value_dim) if num_blocks > 1 else 0
         return 2.0 * num_tokens * (projections + similarity + linear + H * num_keys * 2 * (E + U))
 
@@ -205,7 +203,6 @@ LAYERS: dict[str, Callable[[int], tuple[nn.Module, Layer]]] = {
     "grouped": lambda num_tokens: own(GroupedAttention()),
     "grouped, blocks of 128": lambda num_tokens: own(GroupedAttention(block_size=128)),
     "grouped, means only": lambda num_tokens: own(GroupedAttention(far_field="mean")),
-    "grouped, two sortings": lambda num_tokens: own(GroupedAttention(num_sortings=2)),
     "full, 4 heads": lambda num_tokens: own(FullAttention(heads=4)),
     "grouped, 12 heads": lambda num_tokens: own(GroupedAttention(heads=HEADS)),
     "inducing points": lambda num_tokens: own(InducedAttention()),
