@@ -6,6 +6,7 @@ one of them is behind.
 
 from __future__ import annotations
 
+import os
 import re
 import statistics
 import sys
@@ -27,7 +28,6 @@ SHOWN = {
     "movies-polarity": ("VADER movies, polarity of sentences", "test", "accuracy"),
     "movies-valence": ("VADER movies, valence of sentences", "test", "pearson"),
 }
-
 
 # The rows of `long_reviews.json` and `conll2003.json`.
 READINGS = {
@@ -242,7 +242,9 @@ def filled(text: str) -> str:
 def main() -> None:
     wanted = {path: filled(path.read_text(encoding="utf-8")) for path in (README, ALL)} | {PLOT: plot.svg()}
     behind = [
-        path.name for path, text in wanted.items() if not path.is_file() or path.read_bytes() != text.encode("utf-8")
+        os.path.relpath(path, ROOT)
+        for path, text in wanted.items()
+        if not path.is_file() or path.read_bytes() != text.encode("utf-8")
     ]
     if "--check" in sys.argv[1:]:
         sys.exit(f"{', '.join(behind)}: behind benchmarks/results. Run make results." if behind else 0)
