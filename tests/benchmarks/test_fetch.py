@@ -4,32 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
 import io
 import json
-import sys
+import subprocess
 import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "fetch.py"
+from benchmarks import fetch as fetching
 
-
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmarks_fetch", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-fetching = load_script()
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def make_zip(path: Path, files: dict[str, bytes]) -> Path:
@@ -146,7 +134,7 @@ def test_cache_folder_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HF_SELFATTN_DATA", str(tmp_path))
     assert fetching.default_cache_dir() == tmp_path
     monkeypatch.delenv("HF_SELFATTN_DATA")
-    assert fetching.default_cache_dir() == SCRIPT.parent.parent / ".data"
+    assert fetching.default_cache_dir() == ROOT / ".data"
 
 
 def test_command_prints_what_where_and_licence(
@@ -214,10 +202,63 @@ def test_pip_downloads_checks_and_reports(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_every_source_is_pinned() -> None:
-    hashes = [archive.sha256 for source in fetching.SOURCES.values() for archive in source.archives]
-    assert len(hashes) == len(set(hashes)) == 11
+    archives = [archive for source in fetching.SOURCES.values() for archive in source.archives]
+    hashes = [archive.sha256 for archive in archives if archive.kind != "history"]
+    assert len(hashes) == len(set(hashes)) == len(archives) - 1 == 11
     assert all(len(value) == 64 and set(value) <= set("0123456789abcdef") for value in hashes)
     assert all(source.licence for source in fetching.SOURCES.values())
+
+
+# The history of the repository
+
+
+def git(*words: str, cwd: Path) -> str:
+    author = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "protocol.file.allow=always"]
+    return subprocess.run(["git", *author, *words], cwd=cwd, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A shallow clone of a repository whose predictions left the tree, and where they last stood."""
+    whole = tmp_path / "whole"
+    for name, content in {"study/a-seed-0.gz": b"\0\r\n", "study/a.b.gz": b"2", "study.far/a": b"3"}.items():
+        (whole / "old" / name).parent.mkdir(parents=True, exist_ok=True)
+        (whole / "old" / name).write_bytes(content)
+    git("init", "--quiet", cwd=whole)
+    git("add", ".", cwd=whole)
+    git("commit", "--quiet", "-m", "with", cwd=whole)
+    pins = {"version": git("rev-parse", "HEAD", cwd=whole), "sha256": git("rev-parse", "HEAD:old", cwd=whole)}
+    git("rm", "--quiet", "-r", "old", cwd=whole)
+    git("commit", "--quiet", "--allow-empty", "-m", "without", cwd=whole)
+    git("clone", "--quiet", "--depth", "1", f"file://{whole}", str(tmp_path / "shallow"), cwd=tmp_path)
+    return tmp_path / "shallow", pins
+
+
+def test_a_shallow_clone_fetches_the_commit_that_holds_the_predictions(
+    history: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    clone, pins = history
+    folder = fetching.from_history(fetching.Archive("old", kind="history", **pins), tmp_path, clone)
+    assert {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()} == {
+        "study/a-seed-0.gz": b"\0\r\n",
+        "study/a.b.gz": b"2",
+        "study.far/a": b"3",
+    }
+    assert fetching.tree_id(folder).hex() == pins["sha256"]
+
+
+def test_predictions_that_are_not_the_pinned_ones_are_refused(
+    history: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    clone, pins = history
+    with pytest.raises(ValueError, match=f"tree id is {pins['sha256']}, expected 0000"):
+        fetching.from_history(fetching.Archive("old", pins["version"], "0" * 40, "history"), tmp_path, clone)
+
+
+def test_a_commit_that_is_nowhere_says_so(history: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    clone, pins = history
+    with pytest.raises(ConnectionError, match="could not be fetched[\\s\\S]*Run this in a clone"):
+        fetching.from_history(fetching.Archive("old", "f" * 40, pins["sha256"], "history"), tmp_path, clone)
 
 
 # Rows and splits

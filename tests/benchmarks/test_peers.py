@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import run as runner
 import torch
 import yaml
-from draws import drawn
-from linear import embeddings
-from max_pool import MaxPoolArguments, MaxPoolHead
-from stock_classification import StockArguments
-from tiny_models import tiny_text
+from tiny_models import tiny_text, tiny_wordpiece
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from hf_selfattn import build_arguments, run
-from hf_selfattn.files import read_json
+from benchmarks.peers.linear import embeddings
+from benchmarks.peers.max_pool import MaxPoolArguments, MaxPoolHead
+from benchmarks.peers.stock import StockNerArguments
+from benchmarks.peers.stock_classification import StockArguments
+from benchmarks.quality import predictions
+from benchmarks.quality import run as runner
+from benchmarks.quality.draws import drawn
+from benchmarks.records import read_results, rounded
+from hf_selfattn.arguments import build_arguments
+from hf_selfattn.tasks.tag_encoding import IGNORED
+from hf_selfattn.tasks.token_classification import tokenise_tags
+from hf_selfattn.training.run import run
 from hf_selfattn.training.setup import task_of
 
 LABELS = ("left", "right", "up")
@@ -54,7 +58,7 @@ def write_texts(folder: Path, regression: bool = False) -> dict[str, str]:
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The runner's folders, in a temporary one."""
     monkeypatch.chdir(tmp_path)
-    for name in ("RUNS", "RESULTS", "PREDICTIONS"):
+    for name in ("RUNS", "RESULTS"):
         monkeypatch.setattr(runner, name, tmp_path / name.lower())
     return tmp_path
 
@@ -65,11 +69,6 @@ def write_experiment(folder: Path, backbone: str, rows: dict[str, Any], **change
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(experiment, sort_keys=False), encoding="utf-8")
     return path
-
-
-def predictions_of(places: Path, name: str) -> list[dict[str, Any]]:
-    content = gzip.decompress((places / "predictions" / "tiny" / f"{name}.jsonl.gz").read_bytes())
-    return [json.loads(line) for line in content.decode("utf-8").splitlines()]
 
 
 CLASSIFIERS = {
@@ -85,21 +84,20 @@ CLASSIFIERS = {
 def test_every_peer_answers_each_test_row_in_order(tiny_backbone: str, places: Path, regression: bool) -> None:
     path = write_experiment(places, tiny_backbone, CLASSIFIERS, regression=regression)
     record = runner.run_experiment(path)
-    assert list(record["runs"]) == [f"{name}-seed-0" for name in CLASSIFIERS] and set(record["summary"]) == set(
-        CLASSIFIERS
-    )
+    assert list(record["runs"]) == [f"{name}-seed-0" for name in CLASSIFIERS]
     references = [json.loads(line)["label"] for line in (places / "test.jsonl").read_text().splitlines()]
     expected = references if regression else [sorted(LABELS).index(label) for label in references]
     for name, entry in record["runs"].items():
-        rows = predictions_of(places, name)
+        rows = predictions.read_rows(places / "runs" / "tiny" / "predictions" / f"{name}.jsonl.gz")
         assert [row["row"] for row in rows] == list(range(SIZES["test"]))
         assert [row["reference"] for row in rows] == expected
         outputs = np.array([row["output"] for row in rows])
         if not regression:
             assert outputs.shape == (SIZES["test"], 3) and np.allclose(outputs.sum(1), 1, atol=1e-4)
         metric = "pearson" if regression else "macro_f1"
-        assert metric in entry["splits"]["test"]["scores"] and entry["training"]["seconds"] > 0
-        assert not any("/" in metric for metric in entry["splits"]["test"]["scores"])
+        value, low, high = entry["scores"]["test"][metric]
+        assert low <= value <= high and entry["training"]["seconds"] > 0
+        assert not any("/" in metric for metric in entry["scores"]["test"])
 
 
 def test_a_second_start_trains_what_is_missing_only(
@@ -112,7 +110,8 @@ def test_a_second_start_trains_what_is_missing_only(
     assert set(record["runs"]) == {"tfidf-seed-0", "tfidf-seed-1", "embedding-lr-seed-3"}
     assert not list((places / "runs" / "tiny").glob("*-seed-*"))
     monkeypatch.setattr(runner, "RECIPES", {})
-    assert runner.run_experiment(path) == record == read_json(places / "results" / "tiny.json")
+    again = runner.run_experiment(path)
+    assert again == read_results(places / "results" / "tiny.json") and again["runs"] == rounded(record["runs"])
 
 
 def test_seeds_come_one_after_the_other() -> None:
@@ -226,3 +225,21 @@ def test_documents_are_drawn_whole(places: Path) -> None:
 def test_draws_that_cannot_be_made(places: Path, draw: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         drawn({**write_texts(places), "seed": 0, "draw": draw}, places / "a")
+
+
+def test_the_stock_tagger_is_taught_one_label_a_word(places: Path) -> None:
+    words = [("EU", "B-ORG"), ("well-known", "B-MISC"), ("w10abc", "I-MISC"), ("w3", "O"), ("U.N.", "B-ORG")]
+    text = "".join(f"{word} {tag}\n" for word, tag in words)
+    (places / "tags.txt").write_text(f"{text}\n{text}", encoding="utf-8")
+    settings = {"model": "x", "output_dir": "y", **dict.fromkeys(SIZES, "tags.txt")}
+    arguments = build_arguments(settings, kind=StockNerArguments)
+    task = task_of(arguments)
+    data = task.load(arguments)
+    ours = tokenise_tags(arguments, data, tiny_wordpiece())["train"]
+    tokens = task.tokenise(arguments, data, tiny_wordpiece())["train"]
+    for row, labels in enumerate(tokens["labels"][:]):
+        taught = [data.label_names[label] for label in labels if label != IGNORED]
+        assert taught == [tag for _, tag in words]
+        assert sum(label != IGNORED for label in ours["labels"][row]) > len(words)
+    places_of_words = [place for row in tokens["places"][:] for place in row if place >= 0]
+    assert places_of_words == list(range(2 * len(words)))

@@ -8,22 +8,18 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 from xml.etree import ElementTree
 
-import compare
 import numpy as np
-import plot
 import pytest
-import run as runner
-import study
-import tables
 import yaml
-from study import FULL
 
-from hf_selfattn import build_arguments
-from hf_selfattn.arguments import read_yaml
-from hf_selfattn.files import read_json, write_json
+from benchmarks.quality import compare, plot, predictions, study, tables
+from benchmarks.quality import run as runner
+from benchmarks.quality.study import FULL
+from benchmarks.records import EXPERIMENTS, RESULTS, read_results, rounded, write_results
+from hf_selfattn.arguments import build_arguments, read_yaml
 
-EXPERIMENTS = Path(runner.EXPERIMENTS)
 R8 = FULL[0]
+SCORES = {"test": {"f1": [1 / 3, 0, 1]}}
 
 
 def run_record(
@@ -39,7 +35,7 @@ def run_record(
         "arguments": {"heads": {} if layers == 4 else {"num_mixed_layers": layers}},
         "sweep": {"runs": [{"cpu_seconds": one} for one in tried]},
         "training": {"cpu_seconds": seconds, "feature_cache": None if cache is None else {"cpu_seconds": cache}},
-        "splits": {"test": {"scores": {"macro_f1": {"value": score}}}},
+        "scores": {"test": {"macro_f1": [score, score - 0.05, score + 0.04]}},
     }
 
 
@@ -54,9 +50,8 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "probe-sweep-seed-0": run_record(0.8, 12.0, cache=2.0, tried=(9.0, 8.0)),
         "probe-mean-seed-0": run_record(0.6, 12.0, cache=2.0),
     }
-    write_json(tmp_path / "study-r8.json", {"runs": runs})
     tests = {"probe - stock-lora": {"p_value": 0.01, "difference": -0.1}}
-    write_json(tmp_path / "study-r8-comparisons.json", {"comparisons": tests})
+    write_results(tmp_path / "study-r8.json", {"runs": runs, "comparisons": tests})
     monkeypatch.setattr(study, "RESULTS", tmp_path)
     return tmp_path
 
@@ -70,39 +65,79 @@ def test_features_that_another_run_left_are_counted(results: Path) -> None:
 
 
 def test_runs_on_a_gpu_have_scores_and_no_processor_time(results: Path) -> None:
-    record = read_json(results / "study-r8.json")
+    record = read_results(results / "study-r8.json")
     record["runs"] |= {
         "probe-seed-2": run_record(0.5, 2.0, cache=900.0, gpus=("a GPU",)),
         "full-seed-1": run_record(0.9, 3.0, gpus=("a GPU",)),
     }
-    write_json(results / "study-r8.json", record)
-    assert study.mean_score(R8, "probe") == pytest.approx(0.7)
+    write_results(results / "study-r8.json", record)
+    assert study.mean_score(R8, "probe") == pytest.approx([0.7, 0.65, 0.74])
     assert study.tuning_seconds(R8, "probe") == pytest.approx(30)
     assert study.tuning_seconds(R8, "full") is None
     assert "ours, full" not in plot.svg()
 
 
-def test_a_row_keeps_neither_classes_nor_examples_of_errors() -> None:
+def test_a_results_file_keeps_neither_classes_nor_examples_of_errors() -> None:
+    score = {"value": 0.5, "low": 0.4, "high": 0.6}
     split = {
         "rows": 2,
-        "scores": {"f1": 0.5, "f1/PER": 0.4},
+        "scores": {"f1": score, "f1/PER": score},
         "errors": {"border": ["a sentence"]},
         "predictions_file": "p",
     }
-    results = {"training": {"seconds": 1, "history": [1]}, "splits": {"test": split}}
-    assert runner.shortened(results, by_class=False)["splits"]["test"] == {"rows": 2, "scores": {"f1": 0.5}}
-    whole = runner.shortened(results)
-    assert whole["splits"]["test"] == {name: value for name, value in split.items() if name != "predictions_file"}
-    assert whole["training"] == {"seconds": 1}
+    results = {
+        "seed": 3,
+        "arguments": {"train": "runs/drawn/train.jsonl", "options": {"seed": 3, "max_steps": 1}},
+        "training": {"seconds": 1, "history": [1], "phases": {"probe": {"seconds": 2, "history": [1]}}},
+        "splits": {"test": split},
+        "baseline": {"tfidf": {"seconds": 1, "splits": {"test": split}}},
+    }
+    assert runner.shortened(results, {"train": "train.jsonl", "draw": {"train_rows": 2}}) == {
+        "seed": 3,
+        "arguments": {"train": "train.jsonl", "options": {"max_steps": 1}},
+        "draw": {"train_rows": 2},
+        "training": {"seconds": 1, "phases": {"probe": {"seconds": 2}}},
+        "data": {"test": {"rows": 2}},
+        "scores": {"test": {"f1": [0.5, 0.4, 0.6]}},
+        "baseline": {"tfidf": {"test": {"f1": [0.5, 0.4, 0.6]}}},
+    }
+
+
+def test_results_files_come_back_whole_and_say_once_what_runs_share(tmp_path: Path) -> None:
+    runs = {
+        "a": {
+            "arguments": {"heads": {}, "rate": 1e-3, "new": None},
+            "seed": 0,
+            "scores": {"test": {"f1": [1 / 3, 0, 1]}},
+        },
+        "b": {"arguments": {"heads": {"x": 1}, "rate": 1e-3}, "seed": 1, "scores": SCORES},
+        "c": {"arguments": {"heads": {"x": 1}, "rate": 2e-3, "new": 2}, "seed": 1, "draw": {"rows": 1}, "scores": {}},
+    }
+    path = tmp_path / "tiny.json"
+    write_results(path, {"experiment": "tiny", "comparisons": {}, "runs": runs})
+    written = json.loads(path.read_text())
+    assert written["shared"] == {"arguments": {"heads": {}, "rate": 1e-3}} and written["runs"]["a"]["seed"] == 0
+    assert written["runs"]["b"]["arguments"] == {"heads": {"x": 1}}
+    first, record = path.read_bytes(), read_results(path)
+    assert record["runs"] == rounded(runs) and record["runs"]["a"]["scores"]["test"]["f1"][0] == 0.333333
+    write_results(path, record)
+    assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_results_files_are_small_and_written_alike_twice(path: Path, tmp_path: Path) -> None:
+    write_results(tmp_path / path.name, read_results(path))
+    assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+    assert path.stat().st_size < 250_000
 
 
 def test_tables_show_what_was_trained_and_what_is_sure(results: Path) -> None:
     lines = study.table(FULL, study.SYSTEMS, "corner")
     swept = "| ours, probe, the better of two rates | 0.800 |"
-    assert lines[2:] == ["| stock head, LoRA | 0.800 |", "| ours, probe | 0.800 − |", swept]
+    assert lines[2:] == ["| stock head, LoRA | 0.800* |", "| ours, probe | 0.800 − |", swept]
     assert lines[0].count("|") == 3
     (results / "study-r8.json").unlink()
-    assert study.table(FULL, study.SYSTEMS, "corner") == [] == study.tables()
+    assert study.table(FULL, study.SYSTEMS, "corner") == []
 
 
 def test_the_plot_has_a_dot_for_each_row_and_the_same_bytes(results: Path) -> None:
@@ -113,16 +148,37 @@ def test_the_plot_has_a_dot_for_each_row_and_the_same_bytes(results: Path) -> No
     assert names == ["stock head, LoRA: 0.800, 400 s", "ours, probe: 0.800, 30 s", swept]
 
 
-def test_results_of_the_repository_are_written_alike_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    committed = {path: path.read_bytes() for path in (tables.README, tables.PLOT)}
-    copies = {name: tmp_path / name for name in ("README.md", "study.svg")}
-    copies["README.md"].write_bytes(committed[tables.README])
-    monkeypatch.setattr(tables, "README", copies["README.md"])
-    monkeypatch.setattr(tables, "PLOT", copies["study.svg"])
+def test_a_baseline_below_the_linear_models_is_marked_and_stays_out_of_the_readme(results: Path) -> None:
+    record = read_results(results / "study-r8.json")
+    record["runs"] |= {"tfidf-seed-0": run_record(0.7, 1.0), "embedding-lr-seed-0": run_record(0.81, 1.0)}
+    record["runs"] |= {"stock-full-seed-0": run_record(0.82, 1.0), "lora-seed-0": run_record(0.85, 1.0)}
+    write_results(results / "study-r8.json", record)
+    assert (study.cell(R8, "stock-lora"), study.cell(R8, "stock-full")) == ("0.800*", "0.820")
+    ours, stock, tfidf = "0.850 [0.800, 0.890]", "0.820 [0.770, 0.860]", "0.700 [0.650, 0.740]"
+    assert study.headline()[2:] == [
+        f"| [R8](benchmarks/results/study-r8.json) | macro_f1 | {ours} | {stock} | {tfidf} |"
+    ]
+    del record["runs"]["stock-full-seed-0"]
+    write_results(results / "study-r8.json", record)
+    assert len(study.headline()) == 2
+
+
+def test_tables_of_the_repository_are_those_of_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = {name: getattr(tables, name) for name in ("README", "ALL", "PLOT")}
+    committed = {name: path.read_bytes() for name, path in places.items()}
+    for name, path in places.items():
+        monkeypatch.setattr(tables, name, tmp_path / f"{name}{path.suffix}")
+        (tmp_path / f"{name}{path.suffix}").write_bytes(committed[name] if name != "PLOT" else b"")
     monkeypatch.setattr("sys.argv", ["tables.py"])
     for _ in range(2):
         tables.main()
-        assert [path.read_bytes() for path in copies.values()] == list(committed.values())
+        assert {name: getattr(tables, name).read_bytes() for name in places} == committed
+    rows = [line for line in places["README"].read_text().split("<!-- results -->")[1].splitlines() if "|" in line]
+    assert 4 <= len(rows) <= 14
+    tables.README.write_bytes(committed["README"].replace(b"0.8", b"0.9"))
+    monkeypatch.setattr("sys.argv", ["tables.py", "--check"])
+    with pytest.raises(SystemExit, match="README.md: behind"):
+        tables.main()
 
 
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -157,19 +213,25 @@ def write_predictions(folder: Path, name: str, references: list[int], outputs: n
 
 @pytest.fixture
 def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two seeds of a good and a poor classifier on the same 60 rows, of a third on others."""
+    """Two seeds of a good and a poor classifier on the same 60 rows, fetched, and one's own of another on others."""
     random = np.random.default_rng(0)
-    monkeypatch.setattr(compare, "HERE", tmp_path)
+    monkeypatch.setattr(compare, "RESULTS", tmp_path)
+    monkeypatch.setattr(compare, "EXPERIMENTS", tmp_path)
+    monkeypatch.setattr(predictions, "RUNS", tmp_path / "runs")
+    monkeypatch.setenv("HF_SELFATTN_DATA", str(tmp_path / "data"))
     run = {"task": "text-classification", "problem": "single_label_classification", "label_names": ["a", "b"]}
-    write_json(tmp_path / "results" / "tiny.json", {"runs": {"good-seed-0": run}})
-    references = random.integers(0, 2, 60).tolist()
+    names = ("good-seed-0", "good-seed-1", "poor-seed-0", "poor-seed-1", "other-seed-0", "unsaved-seed-0")
+    runs = {name: {**run, "seed": int(name[-1]), "scores": {}} for name in names}
+    write_results(tmp_path / "tiny.json", {"runs": runs})
+    fetched, references = tmp_path / "data" / "predictions" / "tiny", random.integers(0, 2, 60).tolist()
     for seed in range(2):
         for name, wrong in (("good", 6 + seed), ("poor", 24 + seed)):
             right = np.eye(2)[references] * 0.8 + 0.1
             right[:wrong] = right[:wrong, ::-1]
-            write_predictions(tmp_path / "predictions" / "tiny", f"{name}-seed-{seed}", references, right)
-            write_predictions(tmp_path / "predictions" / "tiny", f"{name}-seed-{seed}.far", references, right)
-    write_predictions(tmp_path / "predictions" / "tiny", "other-seed-0", references[::-1], np.eye(2)[references])
+            write_predictions(fetched, f"{name}-seed-{seed}", references, right)
+            write_predictions(fetched, f"{name}-seed-{seed}.far", references, right)
+    own = tmp_path / "runs" / "tiny" / "predictions"
+    write_predictions(own, "other-seed-0", references[::-1], np.eye(2)[references])
     return tmp_path
 
 
@@ -181,11 +243,21 @@ def test_the_mean_over_seeds_is_compared(answers: Path) -> None:
     assert same["difference"] == 0 and same["p_value"] == 1
 
 
-def test_other_rows_are_not_compared(answers: Path) -> None:
+def test_what_cannot_be_compared_says_why(answers: Path) -> None:
     with pytest.raises(ValueError, match="other rows"):
         compare.compare("tiny", "good", "other", "accuracy")
-    with pytest.raises(ValueError, match="no predictions of a seed"):
+    with pytest.raises(ValueError, match="share no seed"):
         compare.compare("tiny", "good", "nobody", "accuracy")
+    with pytest.raises(ValueError, match="unsaved-seed-0: run python benchmarks/fetch.py predictions"):
+        compare.compare("tiny", "good", "unsaved", "accuracy")
+
+
+def test_own_predictions_come_before_fetched_ones(answers: Path) -> None:
+    fetched = predictions.predictions_of("tiny", "good")
+    assert set(fetched) == {0, 1} and set(predictions.predictions_of("tiny", "good", "far")) == {0, 1}
+    write_predictions(answers / "runs" / "tiny" / "predictions", "good-seed-1", [0], np.eye(2)[[0]])
+    own = predictions.predictions_of("tiny", "good")
+    assert own[0] == fetched[0] and len(predictions.read_rows(own[1])) == 1
 
 
 def test_an_experiment_says_what_is_compared(answers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,14 +267,15 @@ def test_an_experiment_says_what_is_compared(answers: Path, monkeypatch: pytest.
         "against": ["poor"],
         "metric": "accuracy",
     }
-    (answers / "experiments").mkdir()
-    (answers / "experiments" / "tiny.yaml").write_text(yaml.safe_dump(experiment), encoding="utf-8")
-    by_hand = {f"{ours} - poor": {"ours": ours, "theirs": "poor"} for ours in ("gone", "other")}
-    write_json(answers / "results" / "tiny-comparisons.json", {"comparisons": by_hand})
+    (answers / "tiny.yaml").write_text(yaml.safe_dump(experiment), encoding="utf-8")
+    record = read_results(answers / "tiny.json")
+    by_hand = {f"{ours} - poor": {"p_value": 1} for ours in ("gone", "other")}
+    write_results(answers / "tiny.json", {**record, "comparisons": by_hand})
     monkeypatch.setattr("sys.argv", ["compare.py", "tiny"])
     compare.main()
-    found = json.loads((answers / "results" / "tiny-comparisons.json").read_text())["comparisons"]
-    assert list(found) == ["other - poor", "good - poor", "good - poor @ far"]
+    found = read_results(answers / "tiny.json")
+    assert list(found["comparisons"]) == ["other - poor", "good - poor", "good - poor @ far"]
+    assert found["runs"] == record["runs"]
 
 
 def test_splits_with_other_rows_are_drawn_each_for_itself() -> None:

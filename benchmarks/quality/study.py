@@ -1,0 +1,213 @@
+"""What the results files of the study say: scores, gains and processor time of a row, for tables and plot."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, replace
+from functools import partial
+
+from ..records import RESULTS, Record, read_results
+
+ALPHA = 0.05
+MIXED_LAYERS = 4  # of a frozen backbone, where a run says nothing else
+LINEAR = ("tfidf", "embedding-lr")
+MISLABELLED, UNLEARNED = "†", "*"  # marks of baselines that say little
+
+# The rows of the study, each with its title.
+SYSTEMS = {
+    "tfidf": "TF-IDF, logistic regression",
+    "embedding-lr": "sentence embedding, logistic regression",
+    "setfit": "SetFit",
+    "stock-frozen": "stock head, frozen backbone",
+    "stock-lora": "stock head, LoRA",
+    "stock-lora-quarter-rate": "stock head, LoRA at a quarter of the rate",
+    "stock-lora-all": "stock head, LoRA on every linear layer",
+    "stock-full": "stock head, full",
+    "max-pool": "MaxPoolBERT head, full",
+    "probe": "ours, probe",
+    "probe-sweep": "ours, probe, the better of two rates",
+    "lora": "ours, LoRA",
+    "lora-quarter-rate": "ours, LoRA at a quarter of the rate",
+    "lora-class-queries": "ours, LoRA, class queries, standardised",
+    "lora-mean": "ours, LoRA, mean, standardised",
+    "lora-query-value": "ours, LoRA on queries and values",
+    "lora-no-heads": "ours, LoRA, without attention heads",
+    "lora-document": "ours, LoRA, whole documents",
+    "lora-crf": "ours, LoRA, CRF",
+    "probe+lora": "ours, probe + LoRA",
+    "full": "ours, full",
+}
+ABLATIONS = {
+    "probe": "probe, as it is",
+    "probe-no-self": "without self-attention",
+    "probe-no-grouped": "without grouped attention",
+    "probe-no-heads": "without both",
+    "probe-one-rate": "attention heads at the rate of the task head",
+    "probe-slow-attention": "attention heads at .3 of the rate",
+    "probe-fixed-fusion": "weights of the sum fixed at .1",
+    "probe-from-tenth": "weights of the sum from .1",
+    "probe-from-zero": "weights of the sum from 0",
+    "probe-no-mix": "last layer instead of four mixed",
+    "probe-mean": "mean instead of class queries",
+    "probe-cls": "first token instead of class queries",
+    "probe-random-prototypes": "random prototypes",
+    "probe-moving-prototypes": "prototypes that follow the tokens",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A test set of the study."""
+
+    experiment: str
+    title: str
+    metric: str
+    against: str = "stock-lora"
+    split: str = "test"
+
+
+FULL = (
+    Column("study-r8", "R8", "macro_f1"),
+    Column("study-polarity", "movies", "accuracy"),
+    Column("study-polarity", "→ Amazon", "accuracy", split="amazon"),
+    Column("study-polarity", "→ NYT", "accuracy", split="nyt"),
+    Column("study-valence", "valence", "pearson"),
+    Column("study-valence", "→ Amazon", "pearson", split="amazon"),
+    Column("study-valence", "→ NYT", "pearson", split="nyt"),
+    Column("study-reviews", "reviews", "accuracy"),
+    Column("study-conll2003", "CoNLL", "f1"),
+)
+ABLATED = tuple(replace(column, against="probe") for column in FULL)
+MPNET = tuple(replace(column, experiment=column.experiment.replace("study-", "study-mpnet-")) for column in FULL)
+FEW = tuple(
+    Column(f"study-few-{task}-{count}", f"{title}, {count}", metric, "embedding-lr")
+    for task, title, metric in (("bbc", "BBC", "accuracy"), ("r8", "R8", "macro_f1"), ("movies", "movies", "accuracy"))
+    for count in (8, 16)
+)
+
+
+def results_of(experiment: str) -> Record:
+    """Return the results of an experiment, without runs where there are none."""
+    path = RESULTS / f"{experiment}.json"
+    return read_results(path) if path.is_file() else {"runs": {}}
+
+
+def runs_of(column: Column, row: str) -> list[Record]:
+    """Return the runs of a row, seed by seed."""
+    runs = results_of(column.experiment)["runs"]
+    return [run for name, run in runs.items() if name.partition("-seed-")[0] == row]
+
+
+def mean_score(column: Column, row: str) -> list[float] | None:
+    """Return the mean over the seeds of the metric and of the two ends of its interval, or None without runs."""
+    scores = [run["scores"][column.split][column.metric] for run in runs_of(column, row)]
+    return [statistics.fmean(values) for values in zip(*scores, strict=True)] if scores else None
+
+
+def gain_of(column: Column, row: str) -> Record | None:
+    """Return the paired test of a row against the column's, or None where there is none."""
+    where = "" if column.split == "test" else f" @ {column.split}"
+    tests: Record = results_of(column.experiment).get("comparisons", {})
+    return tests.get(f"{row} - {column.against}{where}")
+
+
+def has_learned(column: Column, row: str) -> bool:
+    """Return whether a row is above the linear models on TF-IDF and on the sentence embeddings of MiniLM."""
+    same_data = replace(column, experiment=column.experiment.replace("-mpnet", ""))
+    score, *least = mean_score(column, row), *(mean_score(same_data, linear) for linear in LINEAR)
+    return score is not None and all(floor is not None and score[0] > floor[0] for floor in least)
+
+
+def mark_of(column: Column, row: str) -> str:
+    """Return the mark of a baseline that says little: taught wrong labels, or not learned."""
+    if not row.startswith(("stock", "max-pool")):
+        return ""
+    if column.experiment.endswith("conll2003"):
+        return MISLABELLED
+    return "" if has_learned(column, row) else UNLEARNED
+
+
+def cell(column: Column, row: str) -> str:
+    """Return the mean score of a row, its mark, and whether it is surely better or worse than the column's."""
+    score, test = mean_score(column, row), gain_of(column, row)
+    if score is None:
+        return ""
+    sign = "" if test is None or test["p_value"] >= ALPHA else " +" if test["difference"] > 0 else " −"
+    return f"{score[0]:.3f}{mark_of(column, row)}{sign}"
+
+
+def table(columns: tuple[Column, ...], rows: dict[str, str], corner: str) -> list[str]:
+    """Return a table in Markdown, without the rows and columns that have no result."""
+    shown = [column for column in columns if any(runs_of(column, row) for row in rows)]
+    if not shown:
+        return []
+    titles = [f"[{column.title}](results/{column.experiment}.json)" for column in shown]
+    lines = [f"| {' | '.join([corner, *titles])} |", "|---" * (len(shown) + 1) + "|"]
+    for row, title in rows.items():
+        cells = [cell(column, row) for column in shown]
+        if any(cells):
+            lines.append(f"| {' | '.join([title, *cells])} |")
+    return lines
+
+
+def headline() -> list[str]:
+    """Return the README's table: ours, the best of the stock rows and TF-IDF, where that stock row has learned."""
+    lines = ["| MiniLM | metric | ours | stock head, best of its rows | TF-IDF |", "|---|---|---|---|---|"]
+    stock = [row for row in SYSTEMS if row.startswith("stock")]
+    for column in (*FULL, *FEW):
+        learned = [score for row in stock if has_learned(column, row) and (score := mean_score(column, row))]
+        ours, tfidf = mean_score(column, "lora" if column in FULL else "probe+lora"), mean_score(column, "tfidf")
+        if learned and ours and tfidf:
+            title = f"[{column.title}](benchmarks/results/{column.experiment}.json)"
+            shown = " | ".join(map(with_interval, (ours, max(learned), tfidf)))
+            lines.append(f"| {title} | {column.metric} | {shown} |")
+    return lines
+
+
+def with_interval(score: list[float]) -> str:
+    """Return a score for reading."""
+    return "{:.3f} [{:.3f}, {:.3f}]".format(*score)
+
+
+def tuning_seconds(column: Column, row: str) -> float | None:
+    """Return the processor seconds that a row takes to tune on one thread, the median over its seeds.
+
+    Features that an earlier run left in the cache are counted for every row that reads them: of all runs with the same
+    layers, the greatest time that computing them took. A sweep counts with all of its trainings. Runs on a machine
+    with a GPU say nothing of it; where there is no other, the answer is None.
+    """
+    greatest: dict[int, float] = {}
+    for run in filter(is_on_processor, results_of(column.experiment)["runs"].values()):
+        if (seconds := cache_seconds(run)) is not None:
+            greatest[layers_of(run)] = max(greatest.get(layers_of(run), 0.0), seconds)
+    timed = list(map(partial(with_cache, greatest), filter(is_on_processor, runs_of(column, row))))
+    return statistics.median(timed) if timed else None
+
+
+def is_on_processor(run: Record) -> bool:
+    """Return whether a run trained on a machine without a GPU."""
+    return not run["environment"]["accelerators"]
+
+
+def with_cache(greatest: dict[int, float], run: Record) -> float:
+    """Return the seconds of a run as if it had computed its features itself.
+
+    Args:
+        greatest: seconds that computing them took, by number of layers.
+    """
+    tried = sum(one["cpu_seconds"] for one in run.get("sweep", {}).get("runs", []))
+    total, own = float(run["training"]["cpu_seconds"]) + tried, cache_seconds(run)
+    return total if own is None else total - own + greatest[layers_of(run)]
+
+
+def layers_of(run: Record) -> int:
+    """Return how many hidden layers the heads of a probe read."""
+    return int(run["arguments"]["heads"].get("num_mixed_layers", MIXED_LAYERS))
+
+
+def cache_seconds(run: Record) -> float | None:
+    """Return the seconds that a run spent on the features of a frozen backbone, or None where it keeps none."""
+    training = run["training"]
+    phase = training.get("phases", {}).get("probe", training)
+    cache = phase.get("feature_cache")
+    return None if cache is None else float(cache["cpu_seconds"])
