@@ -276,11 +276,11 @@ def parser_of(kind: type[RunArguments]) -> Any:
         "inside, such as heads.num_groups=32. Every option of transformers.TrainingArguments may stand beside these.",
         exit_on_error=False,
     )
-    seen = {"options"}
-    for part in reversed(kind.__mro__):
-        if part is not object:
-            parser.add_class_arguments(part, as_group=True, skip=seen & {item.name for item in fields(part)})
-            seen |= {item.name for item in fields(part)}
+    parts = [part for part in kind.__mro__ if part is not object]
+    for part in reversed(parts):
+        above = parts[: parts.index(part)]  # they may define a field anew
+        mine = {name for name in part.__annotations__ if not any(name in other.__annotations__ for other in above)}
+        parser.add_class_arguments(part, as_group=True, skip={item.name for item in fields(part)} - mine | {"options"})
     return parser
 
 

@@ -23,6 +23,7 @@ class SentimentArguments(TextClassificationArguments):
     """Tune a sentiment model. It reads features as they are, and their mean, which hold best in other domains.
 
     Args:
+        standardise: before training, set mean and scale of the features that the heads read, on a few training rows.
         lexicon: score the VADER sentiment lexicon, too (package vaderSentiment).
         neutral_band: make polarity classes of a rated valence; nearer to 0 than this is neutral. With
             `problem=regression` the valence is learned, and the classes that follow from it are scored as well.

@@ -21,11 +21,11 @@ from benchmarks.quality import predictions
 from benchmarks.quality import run as runner
 from benchmarks.quality.draws import drawn
 from benchmarks.records import read_results, rounded
-from hf_selfattn.arguments import build_arguments
+from hf_selfattn import build_arguments, run
+from hf_selfattn.tasks import task_of
+from hf_selfattn.tasks.backbone import open_backbone
 from hf_selfattn.tasks.tag_encoding import IGNORED
-from hf_selfattn.tasks.token_classification import tokenise_tags
-from hf_selfattn.training.run import run
-from hf_selfattn.training.setup import task_of
+from hf_selfattn.tasks.token_classification import TokenClassification
 
 LABELS = ("left", "right", "up")
 SIZES = {"train": 36, "validation": 12, "test": 11}
@@ -139,10 +139,8 @@ def test_lora_of_a_peer_trains_adapters_and_head(tiny_backbone: str, places: Pat
     settings = {"model": tiny_backbone, **write_texts(places), **QUICK, "tuning": "lora", "output_dir": "run"}
     arguments = build_arguments(settings, kind=kind)
     task = task_of(arguments)
-    data = task.load(arguments)
-    from hf_selfattn.tasks.preparation import open_backbone
-
-    model = task.build_model(arguments, data, open_backbone(arguments)[0])
+    data = task.load()
+    model = task.build_model(data, open_backbone(arguments)[0])
     trained = {name for name, values in model.named_parameters() if values.requires_grad}
     assert trained and all("lora_" in name or "classifier" in name or ".head." in name for name in trained)
     assert any("lora_" in name for name in trained) and any("classifier" in name for name in trained)
@@ -151,11 +149,9 @@ def test_lora_of_a_peer_trains_adapters_and_head(tiny_backbone: str, places: Pat
 def test_peers_cut_long_texts_as_truncation_does(tiny_backbone: str, places: Path) -> None:
     settings = {"model": tiny_backbone, **write_texts(places), **QUICK, "output_dir": "run"}
     arguments = build_arguments(settings, kind=StockArguments)
-    from hf_selfattn.tasks.preparation import open_backbone
-
     task, (_, tokenizer) = task_of(arguments), open_backbone(arguments)
-    data = task.load(arguments)
-    tokens = task.tokenise(arguments, data, tokenizer)["train"]
+    data = task.load()
+    tokens = task.tokenise(data, tokenizer)["train"]
     expected = tokenizer(list(data.splits["train"]["text"]), truncation=True, max_length=32)
     assert tokens["input_ids"][:] == expected["input_ids"] and max(tokens["length"][:]) == 32
     assert tokens["attention_mask"][:] == expected["attention_mask"]
@@ -234,9 +230,9 @@ def test_the_stock_tagger_is_taught_one_label_a_word(places: Path) -> None:
     settings = {"model": "x", "output_dir": "y", **dict.fromkeys(SIZES, "tags.txt")}
     arguments = build_arguments(settings, kind=StockNerArguments)
     task = task_of(arguments)
-    data = task.load(arguments)
-    ours = tokenise_tags(arguments, data, tiny_wordpiece())["train"]
-    tokens = task.tokenise(arguments, data, tiny_wordpiece())["train"]
+    data = task.load()
+    ours = TokenClassification(arguments).tokenise(data, tiny_wordpiece())["train"]
+    tokens = task.tokenise(data, tiny_wordpiece())["train"]
     for row, labels in enumerate(tokens["labels"][:]):
         taught = [data.label_names[label] for label in labels if label != IGNORED]
         assert taught == [tag for _, tag in words]
