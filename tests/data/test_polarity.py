@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
-from runs import text_arguments
 from tiny_models import tiny_text
 
-from hf_selfattn import TextClassificationArguments, run
+from hf_selfattn import SentimentArguments, build_arguments, run
 from hf_selfattn.data.polarity import has_polarity, polarity_of, polarity_probabilities, to_polarity
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "sentiment.py"
@@ -84,7 +83,7 @@ def test_a_sentiment_run(tiny_backbone: str, tmp_path: Path, problem: str | None
         "disable_tqdm": True,
         "heads": {"head_dim": 8},
     }
-    results = run(text_arguments(given))
+    results = run(build_arguments(given, SentimentArguments))
     assert set(results["baseline"]) == {"tfidf", "vader"}
     if problem is None:
         assert results["label_names"] == ["negative", "positive"] and results["splits"]["test"]["rows"] == 32
@@ -105,10 +104,9 @@ def test_what_the_sentiment_recipe_starts_with(
     words: list[str], heads: dict[str, Any], standardise: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own.yaml").write_text("heads: {head_dim: 8}\nlexicon: false\n")
-    told: list[TextClassificationArguments] = []
-    recipe = runpy.run_path(str(RECIPE))
-    monkeypatch.setitem(recipe["main"].__globals__, "run", told.append)
+    told: list[SentimentArguments] = []
+    monkeypatch.setattr("hf_selfattn.training.run.run", told.append)
     monkeypatch.setattr("sys.argv", ["sentiment.py", "model=m", "output_dir=o", str(tmp_path / "own.yaml"), *words])
-    recipe["main"]()
+    runpy.run_path(str(RECIPE), run_name="__main__")
     assert told[0].heads == {"head_dim": 8, **heads}
     assert (told[0].standardise, told[0].lexicon) == (standardise, False)

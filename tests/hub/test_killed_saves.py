@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_saving import answer, content, save, tuned
+from saves import answer, content, save, tuned
 from tiny_models import tiny_tokenizer
 from transformers import PreTrainedModel
 

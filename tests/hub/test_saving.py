@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from saves import SMALL, answer, content, save, tuned
 from tiny_models import aligned, tiny_batch, tiny_tokenizer
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers import AutoModelForTokenClassification
 
 from hf_selfattn import SelfAttnForSequenceClassification, SelfAttnForTokenClassification
 from hf_selfattn.adapters import add_lora, merge_adapters
@@ -20,32 +21,6 @@ from hf_selfattn.hub.saving import sample_batch, save_adapter, save_model
 from hf_selfattn.modeling.adapter_selfattn import ADAPTER_NAME
 
 ROOT = Path(__file__).parents[2]
-SMALL: dict[str, Any] = {"head_dim": 8, "group_dim": 8, "num_groups": 4, "block_size": 8, "subsequence_stride": 4}
-
-
-def tuned(backbone: str, seed: int) -> Any:
-    torch.manual_seed(seed)
-    model = SelfAttnForSequenceClassification.from_backbone(backbone, num_labels=3, **SMALL)
-    model.config.temperature = float(seed)
-    return add_lora(model, "SEQ_CLS", r=4).eval()
-
-
-def save(model: Any, backbone: str, folder: Path, how: str) -> None:
-    if how == "adapter":
-        save_adapter(model, tiny_tokenizer(), folder, backbone_name_or_path=backbone)
-    else:
-        save_model(merge_adapters(model), tiny_tokenizer(), folder)
-
-
-def answer(folder: Path, backbone: str, how: str) -> torch.Tensor:
-    place = {"backbone_name_or_path": backbone} if how == "adapter" else {}
-    with torch.no_grad():
-        opened = AutoModelForSequenceClassification.from_pretrained(folder, **place)
-        return aligned(opened)(**tiny_batch([70, 9])).logits
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("how", ["whole", "adapter"])
@@ -127,7 +102,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import hf_selfattn.hub.saving as saving
-from test_saving import save, tuned
+from saves import save, tuned
 backbone, folder, how, where = sys.argv[1:]
 
 def kill(*_, **__):
@@ -149,7 +124,7 @@ def test_killed_in_the_middle_of_a_save(how: str, where: str, tiny_backbone: str
     before, expected = content(tmp_path), answer(tmp_path, tiny_backbone, how)
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests/support"), str(ROOT / "tests/hub")]),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests/support")]),
     }
     command = [sys.executable, "-c", KILLED, tiny_backbone, str(tmp_path), how, where]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

@@ -11,7 +11,6 @@ from unittest.mock import patch
 import torch
 from accelerate import PartialState
 from datasets import config
-from hf_selfattn.tasks.preparation import open_backbone
 from tiny_models import tiny_batch, tiny_labels, tiny_model
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
@@ -20,7 +19,8 @@ from torch.distributed.tensor import DTensor
 
 from hf_selfattn import TextClassificationArguments
 from hf_selfattn.adapters import add_lora
-from hf_selfattn.tasks.text_classification import CLASSIFICATION
+from hf_selfattn.tasks import task_of
+from hf_selfattn.tasks.backbone import open_backbone
 from hf_selfattn.training.feature_cache import CachedFeatures
 
 
@@ -85,10 +85,11 @@ def check_sharding(task: str, lora: bool) -> dict[str, Any]:
 def check_tokenising(folder: Path) -> int:
     """Load and tokenise a file as a recipe does; how many files of the cache this process has written."""
     arguments = TextClassificationArguments(model=str(folder / "backbone"), train=str(folder / "train.jsonl"))
-    data = CLASSIFICATION.load(arguments)
+    task = task_of(arguments)
+    data = task.load()
     with PartialState().local_main_process_first():
         before = cached_files()
-        tokens = CLASSIFICATION.tokenise(arguments, data, open_backbone(arguments)[1])
+        tokens = task.tokenise(data, open_backbone(arguments)[1])
         written = cached_files() - before
     assert len(tokens["train"]) == len((folder / "train.jsonl").read_text().splitlines())
     return len(written)
@@ -97,8 +98,8 @@ def check_tokenising(folder: Path) -> int:
 def check_features(folder: Path) -> dict[str, Any]:
     """Keep the features of train in one folder; how many rows this process has written, and how many it can read."""
     arguments = TextClassificationArguments(model=str(folder / "backbone"), train=str(folder / "train.jsonl"))
-    tokenizer = open_backbone(arguments)[1]
-    tokens = CLASSIFICATION.tokenise(arguments, CLASSIFICATION.load(arguments), tokenizer)["train"]
+    task, tokenizer = task_of(arguments), open_backbone(arguments)[1]
+    tokens = task.tokenise(task.load(), tokenizer)["train"]
     cache = CachedFeatures({"train": tokens}, tokenizer, folder / "features", "float32")
     written, add = [], cache.store.add
     cache.store.add = lambda keys, rows: (written.extend(keys), add(keys, rows))  # type: ignore[func-returns-value]

@@ -154,6 +154,19 @@ def tiny_batch(
     return {"input_ids": input_ids, "attention_mask": attention_mask}
 
 
+def tiny_rows(lengths: list[int]) -> tuple[list[dict[str, Any]], Any]:
+    """Rows without padding, and a collator that pads them with token 0."""
+    batch = tiny_batch(lengths)
+    rows = [{"input_ids": batch["input_ids"][i, :length]} for i, length in enumerate(lengths)]
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        ids = torch.nn.utils.rnn.pad_sequence([row["input_ids"] for row in rows], batch_first=True)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(row["input_ids"])) for row in rows], batch_first=True)
+        return {"input_ids": ids, "attention_mask": mask.long()}
+
+    return rows, collate
+
+
 def tiny_labels(task: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the labels of a batch as keyword arguments; none for the model without a task.
 

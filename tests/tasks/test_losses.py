@@ -11,6 +11,7 @@ from hf_selfattn.tasks.losses import balanced_weights, build_loss, ordinal_losse
 
 CLASSES = np.array([0, 0, 0, 1, 2, 0])
 MULTI = np.array([[1, 0], [1, 0], [0, 0], [1, 1]])
+SMOOTH: dict[str, Any] = {"label_smoothing": 0.1}
 
 
 def loss_of(
@@ -29,6 +30,12 @@ def test_the_models_own_loss_is_used_where_nothing_is_asked_for() -> None:
     assert build_loss("ordinal", CLASSES, 3) is not None
 
 
+def test_trainer_smooths_the_plain_cross_entropy() -> None:
+    """Without a loss of ours `Trainer` uses its own label smoothing (`test_label_smoothing.py`)."""
+    for problem, kind in (("single_label_classification", None), ("ordinal", "cross_entropy")):
+        assert build_loss(problem, CLASSES, 3, kind=kind, **SMOOTH) is None
+
+
 def test_balanced_weights_by_hand() -> None:
     assert balanced_weights(CLASSES, 4).tolist() == pytest.approx([6 / 16, 6 / 4, 6 / 4, 1.0])
     assert balanced_weights(MULTI, 2).tolist() == pytest.approx([1 / 3, 3.0])
@@ -39,29 +46,22 @@ def test_class_losses_equal_a_loop() -> None:
     weight = balanced_weights(CLASSES, 3)
     log_probs = logits.log_softmax(-1)
     weighted = [-weight[y] * log_probs[i, y] for i, y in enumerate(labels)]
-    focal = [(1 - log_probs[i, y].exp()) ** 2 * -log_probs[i, y] for i, y in enumerate(labels)]
-    smooth = [-(0.9 * log_probs[i, y] + 0.1 * log_probs[i].mean()) for i, y in enumerate(labels)]
     name = "single_label_classification"
     assert loss_of(name, logits, labels, class_weights="balanced") == pytest.approx(float(sum(weighted)) / 5, rel=1e-5)
-    assert loss_of(name, logits, labels, kind="focal") == pytest.approx(float(sum(focal)) / 5, rel=1e-5)
-    assert loss_of(name, logits, labels, label_smoothing=0.1) == pytest.approx(float(sum(smooth)) / 5, rel=1e-5)
-    assert loss_of(name, logits, labels, items=10, kind="focal") == pytest.approx(float(sum(focal)) / 10, rel=1e-5)
+    of_ten = loss_of(name, logits, labels, items=10, class_weights="balanced")
+    assert of_ten == pytest.approx(float(sum(weighted)) / 10, rel=1e-5)
 
 
 def test_binary_losses_equal_a_loop() -> None:
     logits, labels = torch.randn(4, 2), torch.tensor(MULTI, dtype=torch.float)
     name = "multi_label_classification"
-    weighted, focal = 0.0, 0.0
+    weighted = 0.0
     for i in range(4):
         for c in range(2):
             right = logits[i, c] if MULTI[i, c] else -logits[i, c]
             loss = -F.logsigmoid(right)
             weighted += float(loss * (balanced_weights(MULTI, 2)[c] if MULTI[i, c] else 1))
-            focal += float(loss * (1 - right.sigmoid()) ** 2)
     assert loss_of(name, logits, labels, class_weights="balanced") == pytest.approx(weighted / 8, rel=1e-5)
-    assert loss_of(name, logits, labels, kind="focal") == pytest.approx(focal / 8, rel=1e-5)
-    smoothed = F.binary_cross_entropy_with_logits(logits, labels * 0.9 + 0.05)
-    assert loss_of(name, logits, labels, label_smoothing=0.1) == pytest.approx(float(smoothed), rel=1e-5)
 
 
 def test_an_answer_farther_off_costs_more() -> None:
@@ -82,10 +82,14 @@ def test_an_answer_farther_off_costs_more() -> None:
     ("problem", "options", "message"),
     [
         ("single_label_classification", {"kind": "corn"}, "loss='corn' is unknown"),
-        ("regression", {"kind": "focal"}, "it is 'mse'"),
+        ("regression", {"kind": "ordinal"}, "it is 'mse'"),
         ("regression", {"class_weights": "balanced"}, "A regression has no classes"),
+        ("single_label_classification", {"class_weights": "balanced", **SMOOTH}, "plain cross entropy of classes"),
+        ("multi_label_classification", SMOOTH, "the problem here is multi_label_classification"),
+        ("ordinal", SMOOTH, "set loss=cross_entropy; the problem here is ordinal"),
+        ("regression", SMOOTH, "the problem here is regression"),
     ],
 )
-def test_a_loss_that_the_problem_has_not(problem: str, options: dict[str, Any], message: str) -> None:
+def test_a_loss_or_an_option_that_the_problem_has_not(problem: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_loss(problem, CLASSES, 3, **options)

@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from accelerate.data_loader import IterableDatasetShard
-from hf_selfattn.tasks.preparation import load_data
 from runs import text_arguments
 from tiny_models import tiny_text
 from transformers import pipeline
 
-from hf_selfattn import NerArguments, TextClassificationArguments, run
+from hf_selfattn import NerArguments, TextClassificationArguments, build_arguments, run
 from hf_selfattn.data.reading import ORIGIN
 from hf_selfattn.data.streams import stream_files
+from hf_selfattn.tasks import task_of
 from hf_selfattn.tasks.streaming import ShuffledStream, load_stream
 
 LABELS = ("left", "right", "up")
@@ -72,7 +72,7 @@ def arguments(*given: Any, **changes: Any) -> TextClassificationArguments:
 )
 def test_streamed_rows_are_those_that_are_read_whole(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / name, rows_of(15))
-    whole = load_data(TextClassificationArguments(train=path)).splits["train"]
+    whole = task_of(TextClassificationArguments(train=path)).load().splits["train"]
     streamed = list(stream_files([Path(path)]))
     assert [row[ORIGIN] for row in streamed] == list(whole[ORIGIN])
     assert [row["text"] for row in streamed] == list(whole["text"])
@@ -224,5 +224,5 @@ def test_what_needs_all_rows_is_refused(
 
 
 def test_entities_are_not_streamed() -> None:
-    with pytest.raises(ValueError, match="streaming says nothing to the recipe for named entities"):
-        NerArguments(streaming=True)
+    with pytest.raises(ValueError, match="There is no argument 'streaming'"):
+        build_arguments({"model": "m", "output_dir": "o", "streaming": True}, NerArguments)

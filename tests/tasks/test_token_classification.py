@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 from huggingface_hub import ModelCard
+from runs import HEADS, QUICK
 from tiny_models import tiny_wordpiece
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFast, pipeline
@@ -18,11 +19,9 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFas
 from hf_selfattn import NerArguments, build_arguments, run
 from hf_selfattn.data import load_splits, prepare_tagging
 from hf_selfattn.data.tagging import TaggingData
-from hf_selfattn.tasks.tag_encoding import encode_split, legal_tags, rows_of, tags_of_words
-from hf_selfattn.tasks.token_classification import label_counts
+from hf_selfattn.tasks.tag_encoding import encode_split, legal_tags, tags_of_words
+from hf_selfattn.tasks.token_classification import entity_counts
 
-HEADS = {"head_dim": 8, "group_dim": 8, "num_groups": 4, "block_size": 8, "subsequence_stride": 4}
-QUICK = {"num_train_epochs": 1, "per_device_train_batch_size": 4, "bf16": False, "disable_tqdm": True, "seed": 0}
 NAMES = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 
 
@@ -122,7 +121,7 @@ def test_a_run_is_scored_saved_and_opens(backbone: str, tmp_path: Path, tuning: 
 def test_entities_of_train_are_counted() -> None:
     tags = [[NAMES.index(name) for name in row] for row in (["B-LOC", "B-LOC", "I-LOC"], ["O", "B-PER"], [])]
     data = TaggingData(DatasetDict({"train": Dataset.from_dict({"tags": tags})}), NAMES, ["LOC", "PER"], [])
-    assert label_counts(data) == {"LOC": 2, "PER": 1}
+    assert entity_counts(data) == {"LOC": 2, "PER": 1}
 
 
 @pytest.mark.parametrize("context", ["sentence", "document"])
@@ -137,15 +136,6 @@ def test_the_checkpoint_is_picked_by_the_scores_that_are_reported(backbone: str,
     assert len(evaluations) == 4 and 0 < best["eval_f1"] < 1
     for name in ("precision", "recall", "f1", "token_accuracy"):
         assert results["splits"]["validation"]["scores"][name]["value"] == best[f"eval_{name}"]
-
-
-def test_rows_are_known_by_their_ids() -> None:
-    rows = [[3, 7, 4], [3, 8, 9, 4], [3, 7, 4]]
-    inputs = np.array([[3, 8, 9, 4, -100], [0, 3, 7, 4, -100], [3, 7, 4, 0, -100]])
-    order = rows_of(inputs, rows, {0, -100})
-    assert order[0] == 1 and sorted(order) == [0, 1, 2]
-    with pytest.raises(ValueError, match="the validation split does not hold, or holds fewer times"):
-        rows_of(inputs[[0, 0, 1]], rows, {0, -100})
 
 
 @pytest.mark.parametrize("strategy", ["simple", "first"])
@@ -236,8 +226,8 @@ def test_check_reports_and_trains_nothing(backbone: str, tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"label_column": "x"}, "label_column says nothing"),
-        ({"folds": 3}, "folds says nothing"),
+        ({"label_column": "x"}, "There is no argument 'label_column'"),
+        ({"folds": 3}, "There is no argument 'folds'"),
         ({"contxt": "document"}, "Did you mean 'context'"),
         ({"context": "page"}, "'sentence' or 'document'"),
         ({"heads": {"decoding": "beam"}}, "decoding"),

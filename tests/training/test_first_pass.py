@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from test_standardisation import rows_of
-from tiny_models import tiny_batch, tiny_labels, tiny_model
+from tiny_models import tiny_batch, tiny_labels, tiny_model, tiny_rows
 from torch.nn import functional as F
 
 from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead
@@ -47,7 +46,7 @@ def test_kmeans_with_fewer_vectors_than_groups_fills_up() -> None:
 
 @pytest.mark.parametrize("num_sortings", [1, 2])
 def test_fitted_prototypes_are_nearer_to_the_tokens_and_differ_by_head(num_sortings: int) -> None:
-    model, (rows, collate) = tiny_model(num_sortings=num_sortings, num_head_layers=2), rows_of(LENGTHS)
+    model, (rows, collate) = tiny_model(num_sortings=num_sortings, num_head_layers=2), tiny_rows(LENGTHS)
     before = [layer.grouped_attention.prototypes.clone() for layer in model.base_model.heads.layers]
     model.train()
     fit_codebooks(model, rows, collate)
@@ -68,7 +67,7 @@ def test_fitted_prototypes_are_nearer_to_the_tokens_and_differ_by_head(num_sorti
 
 
 def test_random_prototypes_stay_and_both_copies_of_peft_are_set() -> None:
-    rows, collate = rows_of(LENGTHS)
+    rows, collate = tiny_rows(LENGTHS)
     model = tiny_model(codebook="random")
     before = head_of(model).prototypes.clone()
     fit_codebooks(model, rows, collate)

@@ -5,62 +5,27 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from huggingface_hub import ModelCard
-from runs import text_arguments
-from tiny_models import tiny_text
+from runs import HEADS, rows_of, settings, text_arguments, write_rows
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from hf_selfattn import run
 from hf_selfattn.data import ClassificationData
+from hf_selfattn.metrics import metric_values
 from hf_selfattn.modeling.modeling_selfattn import SelfAttnForSequenceClassification
 from hf_selfattn.tasks.text_classification import label_counts
 from hf_selfattn.training.trainer import RecipeTrainer
 
-TINY_HEADS = {"head_dim": 8, "group_dim": 8, "num_groups": 4, "block_size": 8, "subsequence_stride": 4}
 KEEP_RATES = {"token_keep_rate": 0.5, "subsequence_keep_rate": 0.5}
-QUICK = {"num_train_epochs": 1, "per_device_train_batch_size": 4, "bf16": False, "disable_tqdm": True, "seed": 0}
 
 
 @pytest.fixture
 def backbone(tiny_backbone: str) -> str:
     return tiny_backbone
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
-def rows_of(problem: str, count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Rows whose label shows in the first word; every fifth text is longer than the backbone's window."""
-    rows = []
-    for i in range(count):
-        kind = i % 3
-        words = 70 if i % 5 == 0 else 4 + i % 7
-        label: Any = {
-            "single_label_classification": ("left", "right", "up")[kind],
-            "multi_label_classification": [["a"], ["b", "c"], []][kind],
-            "regression": kind + 0.25,
-            "ordinal": str(kind),
-        }[problem]
-        rows.append({"text": f"w{10 + kind} " + tiny_text(words, seed=1000 * seed + i), "label": label})
-    return rows
-
-
-def settings(backbone: str, folder: Path, kind: str = "single_label_classification", **changes: Any) -> dict[str, Any]:
-    return {
-        "model": backbone,
-        "output_dir": str(folder / "run"),
-        "train": write_rows(folder / "train.jsonl", rows_of(kind, 48)),
-        "test": write_rows(folder / "test.jsonl", rows_of(kind, 17, seed=1)),
-        "heads": TINY_HEADS,
-        "baseline": False,
-        **QUICK,
-        **changes,
-    }
 
 
 @pytest.mark.parametrize(
@@ -169,7 +134,7 @@ def test_the_same_arguments_train_once(
         run(text_arguments({**given, "learning_rate": 0.5}))
 
 
-@pytest.mark.parametrize("sampling", [{}, {"sample_tokens": 24}, {"heads": {**TINY_HEADS, **KEEP_RATES}}])
+@pytest.mark.parametrize("sampling", [{}, {"sample_tokens": 24}, {"heads": {**HEADS, **KEEP_RATES}}])
 def test_a_run_that_was_stopped_goes_on_and_ends_alike(
     backbone: str, tmp_path: Path, sampling: dict[str, Any]
 ) -> None:
@@ -205,14 +170,14 @@ def test_a_run_that_was_stopped_goes_on_and_ends_alike(
 def test_a_model_that_is_saved_wrong_is_noticed(
     backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = AutoModelForSequenceClassification.from_pretrained
+    opened = SelfAttnForSequenceClassification.from_pretrained
 
     def opened_wrong(*args: Any, **kwargs: Any) -> Any:
         model = opened(*args, **kwargs)
         model.classifier.vote.bias.data += 1
         return model
 
-    monkeypatch.setattr("hf_selfattn.hub.saving.AutoModelForSequenceClassification.from_pretrained", opened_wrong)
+    monkeypatch.setattr(SelfAttnForSequenceClassification, "from_pretrained", opened_wrong)
     with pytest.raises(ValueError, match="answers differently when it is opened again"):
         run(text_arguments(settings(backbone, tmp_path)))
     assert not (tmp_path / "run" / "results.json").exists()
@@ -236,6 +201,28 @@ def test_bad_input_is_an_error_that_names_it(
         run(text_arguments(settings(backbone, tmp_path, **change)))
 
 
+@pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification", "ordinal"])
+def test_the_scores_of_an_evaluation_are_those_of_the_predictions_row_by_row(
+    backbone: str, tmp_path: Path, problem: str
+) -> None:
+    """Training groups rows by length, and the validation split is read by length; predictions are in order."""
+    changes = {"tuning": "full", "num_train_epochs": 3, "learning_rate": 5e-3, "per_device_eval_batch_size": 3}
+    validation = {"validation": write_rows(tmp_path / "validation.jsonl", rows_of(problem, 20, seed=2))}
+    given = settings(backbone, tmp_path, problem, problem=problem, calibrate=False, **validation, **changes)
+    results = run(text_arguments(given))
+    metric = "mae" if problem == "ordinal" else "macro_f1"
+    evaluations = [entry for entry in results["training"]["history"] if f"eval_{metric}" in entry]
+    (best,) = (entry for entry in evaluations if entry["step"] == results["training"]["best_step"])
+    lines = (tmp_path / "run/predictions-validation.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    references, outputs = (np.array([row[side] for row in rows]) for side in ("reference", "output"))
+    scores = metric_values(problem, references, outputs, results["label_names"])
+    compared = {name for name in scores if f"eval_{name}" in best}
+    assert len(evaluations) == 3 and len(compared) >= 4 and metric in compared
+    for name in compared:
+        assert best[f"eval_{name}"] == pytest.approx(scores[name], abs=1e-6), name
+
+
 def test_a_row_of_the_evaluation_with_an_unknown_label_is_named(backbone: str, tmp_path: Path) -> None:
     given = settings(backbone, tmp_path)
     rows = rows_of("single_label_classification", 5)
@@ -252,10 +239,7 @@ def test_options_of_the_training_reach_it(backbone: str, tmp_path: Path) -> None
         backbone,
         tmp_path,
         tuning="full",
-        loss="focal",
         class_weights="balanced",
-        layer_decay=0.5,
-        label_smoothing_factor=0.1,
         early_stopping_patience=1,
         num_train_epochs=2,
         test_files={"second": "*"},

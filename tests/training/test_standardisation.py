@@ -4,24 +4,11 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_models import tiny_batch, tiny_model
+from tiny_models import tiny_model, tiny_rows
 from torch import Tensor
 
 from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads
 from hf_selfattn.training.standardisation import standardise_features
-
-
-def rows_of(lengths: list[int]) -> tuple[list[dict[str, Any]], Any]:
-    """Rows without padding, and a collator that pads them with token 0."""
-    batch = tiny_batch(lengths)
-    rows = [{"input_ids": batch["input_ids"][i, :length]} for i, length in enumerate(lengths)]
-
-    def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        ids = torch.nn.utils.rnn.pad_sequence([row["input_ids"] for row in rows], batch_first=True)
-        mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(row["input_ids"])) for row in rows], batch_first=True)
-        return {"input_ids": ids, "attention_mask": mask.long()}
-
-    return rows, collate
 
 
 def features_read(model: Any, rows: list[dict[str, Any]]) -> Tensor:
@@ -38,7 +25,7 @@ def features_read(model: Any, rows: list[dict[str, Any]]) -> Tensor:
 
 def test_features_get_mean_0_and_variance_1_whatever_the_padding() -> None:
     model = tiny_model(num_mixed_layers=2).train()
-    rows, collate = rows_of([70, 9, 31, 5, 12, 40, 8, 8, 64, 3])
+    rows, collate = tiny_rows([70, 9, 31, 5, 12, 40, 8, 8, 64, 3])
     standardise_features(model, rows, collate)
     assert model.training
     heads = model.base_model.heads
@@ -52,7 +39,7 @@ def test_features_get_mean_0_and_variance_1_whatever_the_padding() -> None:
 def test_mixed_layers_start_with_equal_shares_however_large_they_are() -> None:
     model = tiny_model(num_mixed_layers=2)
     heads = model.base_model.heads
-    rows, collate = rows_of([70, 9, 31, 5])
+    rows, collate = tiny_rows([70, 9, 31, 5])
     seen: list[Tensor] = []
 
     def grow(module: SelfAttnHeads, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -76,7 +63,7 @@ def test_mixed_layers_start_with_equal_shares_however_large_they_are() -> None:
 
 def test_both_copies_of_an_adapted_model_are_set() -> None:
     model = get_peft_model(tiny_model(), LoraConfig(target_modules=["query"], modules_to_save=["heads", "classifier"]))
-    rows, collate = rows_of([9, 31, 5])
+    rows, collate = tiny_rows([9, 31, 5])
     standardise_features(model, rows, collate)
     first, second = (module for module in model.modules() if isinstance(module, SelfAttnHeads))
     assert torch.equal(first.feature_mean, second.feature_mean) and first.feature_mean.abs().sum() > 0
