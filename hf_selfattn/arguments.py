@@ -25,6 +25,20 @@ GONE = {
     "focal_gamma": "Give class_weights=balanced.",
 }
 
+# Options of `TrainingArguments` that cannot work here: their values that do, why, and what to do instead.
+UNUSABLE: dict[str, tuple[Any, str]] = {
+    "prediction_loss_only": (False, "the checkpoint is picked by scores of the answers. Set selection_metric=loss"),
+    "batch_eval_metrics": (False, "scores are those of all rows together. Leave it out"),
+    "eval_do_concat_batches": (True, "scores are those of all rows together. Leave it out"),
+    "remove_unused_columns": (True, "the collator reads what the model reads. Leave it out"),
+    "dataloader_drop_last": (False, "every row of an evaluation is answered. Leave it out"),
+    "metric_for_best_model": (None, "the scores of a task have names. Set selection_metric=NAME"),
+    "greater_is_better": (None, "the metric says it. Set selection_metric=NAME"),
+    "label_names": (None, "it would name the labels of the task. Leave options.label_names out"),
+    "resume_from_checkpoint": (None, "the same command goes on by itself. Leave it out"),
+    "do_train": (True, "a run trains. Leave it out"),
+}
+
 
 @dataclass
 class ModelArguments:
@@ -155,6 +169,8 @@ class RunArguments(HubArguments, TuningArguments, DataArguments, ModelArguments)
     Args:
         output_dir: folder of the run; it takes the model, the results and the checkpoints.
         check: report on the data and train nothing.
+        grace_seconds: after Ctrl-C, SIGTERM or SIGUSR1, seconds that the running step may take until the run ends
+            without a checkpoint of it; 0 waits for its end.
         options: options of `transformers.TrainingArguments`, each of which may also stand beside the others.
     """
 
@@ -162,6 +178,7 @@ class RunArguments(HubArguments, TuningArguments, DataArguments, ModelArguments)
 
     output_dir: str = ""
     check: bool = False
+    grace_seconds: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -176,6 +193,9 @@ class RunArguments(HubArguments, TuningArguments, DataArguments, ModelArguments)
                 f"quantization={self.quantization!r} needs save='adapter' and tuning='lora': an adapter cannot be "
                 "merged into weights of few bits without loss, and features are kept of whole weights only."
             )
+        for name, (usable, why) in UNUSABLE.items():
+            if self.options.get(name, usable) != usable:
+                raise ValueError(f"{name}={self.options[name]} cannot be: {why}.")
         for name in ("probe_epochs", "probe_learning_rate"):
             value = getattr(self, name)
             if value is not None and self.tuning != "probe+lora":
@@ -211,7 +231,9 @@ class RunArguments(HubArguments, TuningArguments, DataArguments, ModelArguments)
 
 def is_place(name: str) -> bool:
     """Return whether an argument says where or how the outcome of a run is made, not what it is."""
-    return name in ("output_dir", "check", "push_to_hub", "auto_find_batch_size") or name.startswith("hub_")
+    return name in ("output_dir", "check", "grace_seconds", "push_to_hub", "auto_find_batch_size") or name.startswith(
+        "hub_"
+    )
 
 
 def parse_arguments(words: Sequence[str], kind: type[AnyArguments]) -> AnyArguments:

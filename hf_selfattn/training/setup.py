@@ -95,7 +95,7 @@ def build_trainer(
         callbacks=callbacks,
         **{**given, "data_collator": feature_collator(given["data_collator"])},
     )
-    trainer.feature_record = record
+    trainer.feature_record, trainer.watch.grace = record, arguments.grace_seconds
     show_progress(trainer)
     if has_fresh_heads:
         rows = some_rows(train, tokenizer, options.seed)
@@ -170,7 +170,7 @@ def training_arguments(
         "per_device_eval_batch_size": 32,
         "warmup_steps": 0.1,
         "weight_decay": 0.01,
-        "bf16": has_bf16(),
+        "bf16": has_bf16() and not arguments.options.get("fp16"),
         "use_cpu": not torch.accelerator.is_available(),
         "train_sampling_strategy": GROUPED,
         "length_column_name": "length",

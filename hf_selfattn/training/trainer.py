@@ -160,6 +160,7 @@ class Watch(TrainerCallback):
         self.asked = 0  # number of the signal
         self.agreed = False
         self.handlers: dict[int, Any] = {}
+        self.grace = 0.0  # seconds that the running step may take, 0 for all that it needs
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -173,6 +174,9 @@ class Watch(TrainerCallback):
         self.asked = number
         for other in self.handlers:
             signal.signal(other, stop_now)
+        if self.grace > 0:
+            self.handlers[signal.SIGALRM] = signal.signal(signal.SIGALRM, lambda *_: stop_now(number, None))
+            signal.setitimer(signal.ITIMER_REAL, self.grace)
         if self.trainer.is_world_process_zero():  # a handler must not print: it may stand inside of a print
             name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
             line = f"\n{name}: a checkpoint is saved at the end of this step. {name} again stops at once.\n"
@@ -180,6 +184,8 @@ class Watch(TrainerCallback):
 
     def release(self) -> None:
         """Give the signals back their former meaning."""
+        if signal.SIGALRM in self.handlers:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
         self.handlers = {}
