@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import filecmp
 import os
 import shlex
 from collections.abc import Iterator
@@ -16,37 +16,27 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 
 from ..arguments import RunArguments
 from ..files import read_json, write_text
+from ..modeling.adapter_selfattn import ADAPTER_CONFIG
 from .card import model_card
 from .results import ARGUMENTS_FILE, CARD_FILE, RESULTS_FILE, RUN_STATE_FILE
 from .sanitize import one_line
 
 # What a run leaves in its folder beside its result, by the name of a file or folder: checkpoints and what only a
-# continued training reads, pickles among it. Side files of an unfinished writing begin with a dot or underscore.
+# continued training reads, pickles among it. The names of files that are not whole begin with a dot or underscore.
 NOT_PUSHED = (
     *(".*", "_*", "checkpoint-*", "runs", "probe", "sweep", ARGUMENTS_FILE, RUN_STATE_FILE, "trainer_state.json"),
     *("*.bin", "*.pt", "*.pth", "*.pkl"),
 )
 PREDICTIONS = "predictions-*.jsonl"
 
-# Files that an earlier push, or `Trainer` with a checkpoint, left in a repository, where the result has none so named.
-ADAPTER_CONFIG = "adapter_config.json"
+# What an earlier push, or `Trainer` with a checkpoint, left in a repository and the result has no more.
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG, "training_args.bin")
 STALE_FILES = (*WEIGHT_FILES, "*_selfattn.py", ARGUMENTS_FILE, RUN_STATE_FILE)
 
 
 @dataclass(frozen=True)
-class Target:
-    """Where and how a run is pushed.
-
-    Args:
-        repo_id: name of the repository; without a namespace it is the user's own.
-        private: whether a repository that is made here is private; the hub's default where it is None.
-        revision: branch, made where there is none.
-        create_pr: propose the commit instead of making it.
-        commit_message: first line of the commit.
-        predictions: push the predictions row by row, too.
-        token: that of the user's login where it is None.
-    """
+class PushTarget:
+    """Where and how a run is pushed; the fields are the options of `push_run`."""
 
     repo_id: str
     private: bool | None = None
@@ -57,7 +47,7 @@ class Target:
     token: str | None = field(default=None, repr=False)
 
 
-def push_target(arguments: RunArguments) -> Target | None:
+def push_target(arguments: RunArguments) -> PushTarget | None:
     """Return where the result of a recipe goes, or None where it stays.
 
     Raises:
@@ -76,12 +66,12 @@ def push_target(arguments: RunArguments) -> Target | None:
             f"hub_create_pr=true proposes the result, but hub_strategy={given['hub_strategy']!r} pushes checkpoints "
             "to the branch itself. Leave one of them out."
         )
-    return Target(
+    return PushTarget(
         repo_id=given.get("hub_model_id") or Path(arguments.output_dir).absolute().name,
         private=given.get("hub_private_repo"),
         revision=given.get("hub_revision"),
         create_pr=arguments.hub_create_pr,
-        commit_message=arguments.hub_commit_message or Target.commit_message,
+        commit_message=arguments.hub_commit_message or PushTarget.commit_message,
         predictions=arguments.hub_predictions,
         token=given.get("hub_token"),
     )
@@ -94,23 +84,36 @@ def push_run(
     private: bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
-    commit_message: str = Target.commit_message,
+    commit_message: str = PushTarget.commit_message,
     predictions: bool = False,
     token: str | None = None,
 ) -> str:
-    """Push the result of a finished run and return the address of its commit or pull request.
+    """Push the result of a finished run, compare what arrived, and return the address of the commit or pull request.
+
+    One commit brings model, tokenizer, code, card, `results.json` and what else the result is made of; no checkpoints
+    and no pickles. It deletes the files of an earlier model that are not replaced.
+
+    Args:
+        folder: the output_dir of a finished run.
+        repo_id: name of the repository, made where there is none; without a namespace it is the user's own.
+        private: whether a repository that is made here is private; the hub's default where it is None.
+        revision: branch, made where there is none.
+        create_pr: propose the commit instead of making it.
+        commit_message: first line of the commit.
+        predictions: push the predictions row by row, too.
+        token: that of the user's login where it is None.
 
     Raises:
         ValueError: if the folder holds no finished run, the repository cannot be written to, or the push fails.
     """
-    target = Target(repo_id, private, revision, create_pr, commit_message, predictions, token)
+    target = PushTarget(repo_id, private, revision, create_pr, commit_message, predictions, token)
     for name in ("config.json", RESULTS_FILE):
         if not (Path(folder) / name).is_file():
             raise ValueError(f"{folder} holds no finished run: it has no {name}. Give the output_dir of a recipe.")
     return push(Path(folder), open_repository(target))
 
 
-def open_repository(target: Target) -> Target:
+def open_repository(target: PushTarget) -> PushTarget:
     """Make the repository and the branch where there are none, and return the target with the full name.
 
     Raises:
@@ -129,7 +132,7 @@ def open_repository(target: Target) -> Target:
 
 
 @contextmanager
-def explained(target: Target, remedy: str) -> Iterator[None]:
+def explained(target: PushTarget, remedy: str) -> Iterator[None]:
     """Turn an error of the hub's client, of whatever kind, into one that says how to mend it."""
     try:
         yield
@@ -139,13 +142,8 @@ def explained(target: Target, remedy: str) -> Iterator[None]:
         ) from error
 
 
-def push(folder: Path, target: Target) -> str:
-    """Push the result of a run to an open repository, pull it back and compare it.
-
-    The files of the model that an earlier push left there and that are not replaced are deleted in the same commit.
-
-    Returns:
-        The address of the commit or pull request.
+def push(folder: Path, target: PushTarget) -> str:
+    """Push the result of a run to an open repository, pull it back, compare it, and return the address of the commit.
 
     Raises:
         ValueError: if the push fails, with the command that repeats it.
@@ -173,7 +171,7 @@ def push(folder: Path, target: Target) -> str:
     return commit.pr_url or commit.commit_url
 
 
-def reason(error: Exception, target: Target) -> str:
+def reason(error: Exception, target: PushTarget) -> str:
     """Return an error in one line that holds no token."""
     text = one_line(f"{type(error).__name__}: {error}")
     for token in (target.token, os.environ.get("HF_TOKEN")):
@@ -211,7 +209,7 @@ def stale_files(remote: list[str], files: list[str]) -> list[str]:
     ]
 
 
-def check_arrived(folder: Path, files: list[str], target: Target, commit: CommitInfo) -> None:
+def check_arrived(folder: Path, files: list[str], target: PushTarget, commit: CommitInfo) -> None:
     """Pull every file back, past the cache, and compare it with what was sent.
 
     Raises:
@@ -226,30 +224,21 @@ def check_arrived(folder: Path, files: list[str], target: Target, commit: Commit
                 cache_dir=fresh,
                 token=target.token,
             )
-            if sha256(Path(pulled)) != sha256(folder / path):
+            if not filecmp.cmp(pulled, folder / path, shallow=False):
                 raise ValueError(f"{path} came back from the hub with another content")
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def push_command(folder: Path, target: Target) -> str:
+def push_command(folder: Path, target: PushTarget) -> str:
     """Return the command that pushes a finished run; the token is left to the user's login."""
-    default = asdict(Target(target.repo_id))
+    default = asdict(PushTarget(target.repo_id))
     options = {name: value for name, value in asdict(target).items() if value != default[name] and name != "token"}
     words = [repr(str(folder)), repr(target.repo_id), *(f"{name}={value!r}" for name, value in options.items())]
-    code = f"from hf_selfattn.publishing import push_run; print(push_run({', '.join(words)}))"
+    code = f"from hf_selfattn.hub.push import push_run; print(push_run({', '.join(words)}))"
     return f"python -c {shlex.quote(code)}"
 
 
 @contextmanager
-def logged_in(target: Target | None) -> Iterator[None]:
+def logged_in(target: PushTarget | None) -> Iterator[None]:
     """Let the token of a target stand in the environment, where `Trainer` finds it when it pushes checkpoints.
 
     Given as `hub_token`, `Trainer` would write it into every checkpoint (`training_args.bin`).

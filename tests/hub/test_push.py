@@ -24,8 +24,8 @@ from transformers import AutoModelForSequenceClassification, TrainingArguments
 
 from hf_selfattn import TextClassificationArguments, run
 from hf_selfattn.files import read_json
-from hf_selfattn.hub import push as publishing
-from hf_selfattn.hub.push import Target, files_to_push, push_command, push_run, push_target, stale_files
+from hf_selfattn.hub import push as push_module
+from hf_selfattn.hub.push import PushTarget, files_to_push, push_command, push_run, push_target, stale_files
 
 REPO = f"{USER}/a-model"
 TEXTS = [tiny_text(70), tiny_text(5, seed=1)]
@@ -132,7 +132,7 @@ print(push_run({str(folder)!r}, {REPO!r}, create_pr=True, predictions=True))
 def test_a_card_that_the_user_changed_is_kept(folder: Path) -> None:
     card = folder / "README.md"
     card.write_text(card.read_text(encoding="utf-8") + "\nMore of my own.\n", encoding="utf-8")
-    publishing.name_card(folder, REPO)
+    push_module.name_card(folder, REPO)
     assert "More of my own" in card.read_text(encoding="utf-8")
 
 
@@ -279,12 +279,12 @@ def test_a_file_that_comes_back_changed_is_an_error(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "other").write_text("other")
-    monkeypatch.setattr(publishing, "hf_hub_download", lambda *_, **__: str(tmp_path / "other"))
+    monkeypatch.setattr(push_module, "hf_hub_download", lambda *_, **__: str(tmp_path / "other"))
     commit = CommitInfo(
         commit_url=f"https://huggingface.co/{REPO}/commit/0", commit_message="", commit_description="", oid="0" * 40
     )
     with pytest.raises(ValueError, match="config.json came back from the hub with another content"):
-        publishing.check_arrived(folder, ["config.json"], Target(REPO), commit)
+        push_module.check_arrived(folder, ["config.json"], PushTarget(REPO), commit)
 
 
 @pytest.mark.slow
@@ -452,7 +452,7 @@ def test_what_is_left_of_an_earlier_push_and_what_is_not_ours() -> None:
 
 
 def test_the_command_that_repeats_a_push() -> None:
-    target = Target(REPO, revision="it's", create_pr=True, token=FAKE)
+    target = PushTarget(REPO, revision="it's", create_pr=True, token=FAKE)
     command = push_command(Path("my runs/a"), target)
     assert FAKE not in command and FAKE not in repr(target)
     program, flag, code = shlex.split(command)
@@ -477,5 +477,5 @@ def test_where_a_result_goes_decides_nothing_of_the_run() -> None:
     assert mine.without_places() == pushed.without_places()
     assert FAKE not in json.dumps(pushed.without_places())
     assert push_target(mine) is None
-    expected = Target("mine", True, "side", commit_message="Mine", predictions=True, token=FAKE)
+    expected = PushTarget("mine", True, "side", commit_message="Mine", predictions=True, token=FAKE)
     assert push_target(pushed) == expected and isinstance(pushed, TextClassificationArguments)

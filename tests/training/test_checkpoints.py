@@ -7,14 +7,11 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from runs import text_arguments
+from runs import settings, stopped_after, text_arguments
 from safetensors.torch import load_file
-from test_run import settings
-from transformers import Trainer, TrainerCallback
 
 from hf_selfattn import run
 from hf_selfattn.hub.summary import story
@@ -137,38 +134,15 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monk
     assert fault_of(path) is None
 
 
-class Stop(TrainerCallback):
-    """Ends the process, as it were, after a number of steps."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise SystemExit
-
-
-def stopped_at(step: int, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train to a step and end there."""
-    train = Trainer.train
-
-    def stopping(trainer: Trainer, **options: Any) -> Any:
-        trainer.add_callback(Stop(step))
-        return train(trainer, **options)
-
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(Trainer, "train", stopping)
-        run(text_arguments(given))
-
-
 def test_a_corrupt_newest_checkpoint_costs_an_epoch_and_no_more(
-    tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "whole").mkdir()
     changes = {"num_train_epochs": 3, "save_total_limit": 3, "per_device_train_batch_size": 8}
     whole = run(text_arguments(settings(tiny_backbone, tmp_path / "whole", **changes)))
     given = settings(tiny_backbone, tmp_path, **changes)
-    stopped_at(13, given, monkeypatch)
+    with stopped_after(steps=13):
+        run(text_arguments(given))
     older, newer = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))[::-1]
     assert (newer, older) == ("checkpoint-12", "checkpoint-6")
     (tmp_path / "run" / newer / "optimizer.pt").write_bytes(b"")
@@ -187,10 +161,11 @@ def test_a_corrupt_newest_checkpoint_costs_an_epoch_and_no_more(
 
 
 def test_without_a_whole_checkpoint_training_begins_anew_and_says_so(
-    tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = settings(tiny_backbone, tmp_path, num_train_epochs=2, per_device_train_batch_size=16)
-    stopped_at(4, given, monkeypatch)
+    with stopped_after(steps=4):
+        run(text_arguments(given))
     for path in checkpoints_of(tmp_path / "run"):
         (path / "rng_state.pth").unlink()
     results = run(text_arguments(given))
@@ -198,14 +173,13 @@ def test_without_a_whole_checkpoint_training_begins_anew_and_says_so(
     assert results["run_state"]["resumed_from"] == [0] and results["training"]["steps"] == 6
 
 
-def test_a_folder_that_was_moved_keeps_its_best_checkpoint(
-    tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_was_moved_keeps_its_best_checkpoint(tiny_backbone: str, tmp_path: Path) -> None:
     changes = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "learning_rate": 0.5}
     (tmp_path / "whole").mkdir()
     whole = run(text_arguments(settings(tiny_backbone, tmp_path / "whole", **changes)))
     given = settings(tiny_backbone, tmp_path, **changes)
-    stopped_at(5, given, monkeypatch)
+    with stopped_after(steps=5):
+        run(text_arguments(given))
     shutil.move(tmp_path / "run", tmp_path / "moved")
     results = run(text_arguments({**given, "output_dir": str(tmp_path / "moved")}))
     assert results["training"]["best_step"] == whole["training"]["best_step"]

@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 import torch
-from runs import text_arguments
+from runs import settings, text_arguments, with_callback
 from safetensors.torch import load_file
-from test_run import settings
 from transformers import Trainer, TrainerCallback
 
 from hf_selfattn import run
@@ -161,16 +160,6 @@ class CtrlC(TrainerCallback):
             for _ in range(self.times):
                 os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(0.01)
-
-
-def with_callback(patch: pytest.MonkeyPatch, callback: TrainerCallback) -> None:
-    train = Trainer.train
-
-    def watched(trainer: Trainer, **options: Any) -> Any:
-        trainer.add_callback(callback)
-        return train(trainer, **options)
-
-    patch.setattr(Trainer, "train", watched)
 
 
 @pytest.mark.parametrize("step", [8, 11], ids=["within an epoch", "at its end"])

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from runs import HEADS, probe_arguments, stopped_after
 from safetensors.torch import load_file
-from test_probe import arguments_of, stop_after
 from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
@@ -19,11 +19,11 @@ from transformers import (
     pipeline,
 )
 
-from hf_selfattn import NerArguments, TextClassificationArguments, run
+from hf_selfattn import NerArguments, RunArguments, TextClassificationArguments, run
+from hf_selfattn.tasks import task_of
 from hf_selfattn.training.phases import heads_of, probe_phase
 from hf_selfattn.training.trainer import RecipeTrainer
 
-HEADS = {"head_dim": 8, "group_dim": 8, "num_groups": 4, "block_size": 8, "subsequence_stride": 4}
 OPENED = {
     TextClassificationArguments: AutoModelForSequenceClassification,
     NerArguments: AutoModelForTokenClassification,
@@ -63,14 +63,14 @@ def test_adapters_begin_with_the_heads_of_the_first_phase(
     tiny_backbone: str,
     wordpiece: str,
     tmp_path: Path,
-    kind: type[TextClassificationArguments],
+    kind: type[RunArguments],
     save: str,
     starts_and_ends: list[dict[str, Tensor]],
 ) -> None:
     backbone = tiny_backbone if kind is TextClassificationArguments else wordpiece
     heads = {**HEADS, **({"decoding": "crf", "word_pooling": "attention"} if kind is NerArguments else {})}
     changes = {"tuning": "probe+lora", "save": save, "heads": heads, "probe_epochs": 1, "probe_learning_rate": 0.02}
-    arguments = arguments_of(backbone, tmp_path, kind, **changes)
+    arguments = probe_arguments(backbone, tmp_path, kind, **changes)
     results = run(arguments)
 
     _, probed, begun, ended = starts_and_ends
@@ -112,7 +112,7 @@ def test_the_attention_heads_of_the_first_phase_have_the_rate_of_all() -> None:
     given = {"model": "x", "output_dir": "x", "tuning": "probe+lora", "heads_learning_rate": 1e-5}
     for rate, expected in ((None, 1e-3), (0.02, 0.02)):
         arguments = TextClassificationArguments(**given, probe_learning_rate=rate, options={"learning_rate": 1e-4})
-        first = probe_phase(arguments)
+        first = probe_phase(task_of(arguments)).arguments
         assert first.options["learning_rate"] == first.heads_learning_rate == expected
 
 
@@ -129,13 +129,11 @@ def assert_answers(folder: Path, options: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("epochs", [1, 3], ids=["first", "second"])
 def test_a_run_stopped_in_a_phase_goes_on_and_ends_alike(tiny_backbone: str, tmp_path: Path, epochs: int) -> None:
-    whole = arguments_of(tiny_backbone, tmp_path, tuning="probe+lora")
+    whole = probe_arguments(tiny_backbone, tmp_path, tuning="probe+lora")
     expected = run(whole)
-    stopped = arguments_of(tiny_backbone, tmp_path, tuning="probe+lora", output_dir=str(tmp_path / "stopped"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_selfattn.training.trainer.RecipeTrainer._run_epoch", stop_after(epochs))
-        with pytest.raises(KeyError, match="stopped"):
-            run(stopped)
+    stopped = probe_arguments(tiny_backbone, tmp_path, tuning="probe+lora", output_dir=str(tmp_path / "stopped"))
+    with stopped_after(epochs=epochs):
+        run(stopped)
     heads = tmp_path / "stopped/probe/heads.safetensors"
     assert heads.exists() == (epochs == 3)
     written = heads.stat().st_mtime_ns if heads.exists() else None
@@ -152,11 +150,9 @@ def test_a_run_stopped_in_a_phase_goes_on_and_ends_alike(tiny_backbone: str, tmp
 
 
 def test_broken_heads_are_named(tiny_backbone: str, tmp_path: Path) -> None:
-    arguments = arguments_of(tiny_backbone, tmp_path, tuning="probe+lora", num_train_epochs=1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_selfattn.training.trainer.RecipeTrainer._run_epoch", stop_after(1))
-        with pytest.raises(KeyError, match="stopped"):
-            run(arguments)
+    arguments = probe_arguments(tiny_backbone, tmp_path, tuning="probe+lora", num_train_epochs=1)
+    with stopped_after(epochs=1):
+        run(arguments)
     heads = tmp_path / "run/probe/heads.safetensors"
     heads.write_bytes(heads.read_bytes()[:-8])
     with pytest.raises(ValueError, match=r"heads.safetensors is broken .*Delete it"):
@@ -170,7 +166,7 @@ def test_without_a_cache_the_backbone_runs_in_every_step(
     forward = BertModel.forward
     monkeypatch.setattr(BertModel, "forward", lambda *a, **k: (calls.append(True), forward(*a, **k))[1])
     changes = {"feature_cache": False, "sample_tokens": 24, "num_train_epochs": 1}
-    phases = run(arguments_of(tiny_backbone, tmp_path, tuning="probe+lora", **changes))["training"]["phases"]
+    phases = run(probe_arguments(tiny_backbone, tmp_path, tuning="probe+lora", **changes))["training"]["phases"]
     assert phases["probe"]["feature_cache"] is None and len(calls) > 2 * phases["probe"]["steps"]
 
 
@@ -188,4 +184,4 @@ def test_without_a_cache_the_backbone_runs_in_every_step(
 )
 def test_what_does_not_go_together_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        arguments_of("m", tmp_path, **{"tuning": "probe+lora", **changes})
+        probe_arguments("m", tmp_path, **{"tuning": "probe+lora", **changes})

@@ -6,12 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hf_selfattn.tasks.preparation import head_settings
-from runs import text_arguments
-from tiny_models import tiny_text
+from runs import HEADS, LABELS, probe_arguments, stopped_after
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -22,57 +19,10 @@ from transformers import (
     pipeline,
 )
 
-from hf_selfattn import NerArguments, TextClassificationArguments, build_arguments, run
-from hf_selfattn.training.setup import cached_features, task_of, task_options, training_arguments
-
-HEADS = {"head_dim": 8, "group_dim": 8, "num_groups": 4, "block_size": 8, "subsequence_stride": 4}
-QUICK = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "bf16": False, "disable_tqdm": True, "seed": 0}
-LABELS = ("left", "right", "up")
-
-
-def write_texts(path: Path, count: int, seed: int) -> str:
-    """Rows whose label shows in the first word; every fifth text is longer than the backbone's window."""
-    rows = (
-        {
-            "text": f"w{10 + i % 3} " + tiny_text(70 if i % 5 == 0 else 4 + i % 7, seed=1000 * seed + i),
-            "label": LABELS[i % 3],
-        }
-        for i in range(count)
-    )
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
-def write_sentences(path: Path, count: int, seed: int) -> str:
-    random = np.random.default_rng(seed)
-    lines = []
-    for i in range(count):
-        lines += ["-DOCSTART- O", ""] if i % 3 == 0 else []
-        for number in random.integers(10, 75, random.integers(2, 15)):
-            lines += [f"w{number}ab B-PER", f"w{number}-w9 I-PER"] if number % 3 == 0 else [f"w{number}c O"]
-        lines.append("")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return str(path)
-
-
-def arguments_of(
-    backbone: str, folder: Path, kind: type[TextClassificationArguments] = TextClassificationArguments, **changes: Any
-) -> Any:
-    write, end = (write_sentences, "txt") if kind is NerArguments else (write_texts, "jsonl")
-    sizes = {"train": 30, "validation": 12, "test": 10}
-    settings = {
-        "model": backbone,
-        "output_dir": str(folder / "run"),
-        **{name: write(folder / f"{name}.{end}", sizes[name], seed) for seed, name in enumerate(sizes)},
-        "tuning": "probe",
-        "feature_cache": str(folder / "features"),
-        "feature_dtype": "float32",
-        "heads": HEADS,
-        "baseline": False,
-        **QUICK,
-        **changes,
-    }
-    return build_arguments(settings, kind=kind)
+from hf_selfattn import NerArguments, RunArguments, TextClassificationArguments, build_arguments, run
+from hf_selfattn.tasks import task_of
+from hf_selfattn.tasks.backbone import head_settings
+from hf_selfattn.training.setup import cached_features, feature_collator, training_arguments
 
 
 @pytest.fixture
@@ -92,13 +42,13 @@ def backbone_calls(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def cached_batch(arguments: Any, model: Any) -> dict[str, torch.Tensor]:
     """All rows of validation with their features, as training reads them."""
     task, tokenizer = task_of(arguments), AutoTokenizer.from_pretrained(arguments.model)
-    data = task.with_validation(arguments, task.load(arguments))
-    tokens = task.tokenise(arguments, data, tokenizer)
+    data = task.with_validation(task.load())
+    tokens = task.tokenise(data, tokenizer)
     cache = cached_features(arguments, tokens, tokenizer)
     assert cache is not None
     assert cache.prepare(model, "cpu")["computed_rows"] == 0
-    options = training_arguments(arguments, data, Path(arguments.output_dir))
-    collate = task_options(arguments, data, tokens, options, tokenizer)["data_collator"]
+    options, _ = training_arguments(task, data, Path(arguments.output_dir))
+    collate = feature_collator(task.trainer_options(data, tokens, options, tokenizer)["data_collator"])
     columns = [*tokenizer.model_input_names, "labels", "features"]
     rows = cache.rows["validation"]
     rows = rows.remove_columns([name for name in rows.column_names if name not in columns])
@@ -106,25 +56,30 @@ def cached_batch(arguments: Any, model: Any) -> dict[str, torch.Tensor]:
     return batch
 
 
+MIXED = "num_mixed_layers"
+
+
+def heads_of(kind: type[RunArguments], backbone_config: PreTrainedConfig, **settings: Any) -> dict[str, Any]:
+    arguments = build_arguments({"model": "m", "output_dir": "o", **settings}, kind)
+    return head_settings(arguments, backbone_config, task_of(arguments).fusion_init)
+
+
 def test_a_probe_mixes_four_layers_unless_told() -> None:
     def mixed(**settings: Any) -> int:
-        arguments = text_arguments({"model": "m", "output_dir": "o", **settings})
-        return int(head_settings(arguments, DistilBertConfig(n_layers=6)).get("num_mixed_layers", 1))
+        return int(heads_of(TextClassificationArguments, DistilBertConfig(n_layers=6), **settings).get(MIXED, 1))
 
     assert mixed(tuning="probe") == mixed(tuning="probe+lora") == 4
     assert mixed(tuning="lora") == mixed(tuning="full") == 1
-    assert mixed(tuning="probe", heads={"num_mixed_layers": 2}) == 2
-    assert mixed(tuning="lora", heads={"num_mixed_layers": 2}) == 2
+    assert mixed(tuning="probe", heads={MIXED: 2}) == 2
+    assert mixed(tuning="lora", heads={MIXED: 2}) == 2
     for name in ("n_layers", "num_hidden_layers"):
         assert mixed(tuning="probe", backbone={name: 3}) == 3
-    nameless = text_arguments({"model": "m", "output_dir": "o", "tuning": "probe"})
-    assert head_settings(nameless, PreTrainedConfig()) == {"num_mixed_layers": 1}
+    assert heads_of(TextClassificationArguments, PreTrainedConfig(), tuning="probe") == {MIXED: 1}
 
 
 def test_a_taggers_probe_reads_its_attentions_from_the_first_step_on() -> None:
-    def start(kind: type[TextClassificationArguments], **settings: Any) -> float | None:
-        arguments = build_arguments({"model": "m", "output_dir": "o", **settings}, kind=kind)
-        return head_settings(arguments, DistilBertConfig(n_layers=6)).get("fusion_init")
+    def start(kind: type[RunArguments], **settings: Any) -> float | None:
+        return heads_of(kind, DistilBertConfig(n_layers=6), **settings).get("fusion_init")
 
     assert start(NerArguments, tuning="probe") == start(NerArguments, tuning="probe+lora") == 0.1
     assert start(NerArguments, tuning="probe", heads={"fusion_init": 0.5}) == 0.5
@@ -136,7 +91,7 @@ def test_a_taggers_probe_reads_its_attentions_from_the_first_step_on() -> None:
 def test_a_classifier_trained_on_the_cache_answers_for_text(
     tiny_backbone: str, tmp_path: Path, layers: int, backbone_calls: list[bool]
 ) -> None:
-    arguments = arguments_of(tiny_backbone, tmp_path, heads={**HEADS, "num_mixed_layers": layers})
+    arguments = probe_arguments(tiny_backbone, tmp_path, heads={**HEADS, "num_mixed_layers": layers})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("transformers.Trainer.predict", lambda *_, **__: pytest.fail("trained"))
         with pytest.raises(pytest.fail.Exception, match="trained"):
@@ -166,7 +121,7 @@ def test_a_classifier_trained_on_the_cache_answers_for_text(
 def test_a_tagger_trained_on_the_cache_answers_for_text(
     wordpiece: str, tmp_path: Path, context: str, decoding: str, backbone_calls: list[bool]
 ) -> None:
-    arguments = arguments_of(
+    arguments = probe_arguments(
         wordpiece, tmp_path, NerArguments, context=context, heads={**HEADS, "decoding": decoding}, learning_rate=0.01
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -198,15 +153,13 @@ def test_a_tagger_trained_on_the_cache_answers_for_text(
 def test_a_probe_that_was_stopped_goes_on_and_ends_alike(
     tiny_backbone: str, tmp_path: Path, backbone_calls: list[bool]
 ) -> None:
-    whole = arguments_of(tiny_backbone, tmp_path, num_train_epochs=3, save_total_limit=5)
+    whole = probe_arguments(tiny_backbone, tmp_path, num_train_epochs=3, save_total_limit=5)
     run(whole)
-    stopped = arguments_of(
+    stopped = probe_arguments(
         tiny_backbone, tmp_path, num_train_epochs=3, save_total_limit=5, output_dir=str(tmp_path / "stopped")
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_selfattn.training.trainer.RecipeTrainer._run_epoch", stop_after(2))
-        with pytest.raises(KeyError, match="stopped"):
-            run(stopped)
+    with stopped_after(epochs=2):
+        run(stopped)
     assert len(list((tmp_path / "stopped").glob("checkpoint-*"))) == 2
     backbone_calls.clear()
     results = run(stopped)
@@ -214,20 +167,6 @@ def test_a_probe_that_was_stopped_goes_on_and_ends_alike(
     models = [AutoModelForSequenceClassification.from_pretrained(tmp_path / name) for name in ("run", "stopped")]
     for mine, theirs in zip(*(model.parameters() for model in models), strict=True):
         assert torch.equal(mine, theirs)
-
-
-def stop_after(epochs: int) -> Any:
-    from hf_selfattn.training.trainer import RecipeTrainer
-
-    run_epoch, left = RecipeTrainer._run_epoch, [epochs]
-
-    def until(self: Any, **options: Any) -> None:
-        if not left[0]:
-            raise KeyError("stopped")
-        left[0] -= 1
-        run_epoch(self, **options)
-
-    return until
 
 
 def test_sixteen_bits_train_alike_and_the_cache_can_be_left_out(
@@ -243,7 +182,7 @@ def test_sixteen_bits_train_alike_and_the_cache_can_be_left_out(
     }.items():
         backbone_calls.clear()
         changes = {"num_train_epochs": 1, "output_dir": str(tmp_path / name), "logging_steps": 1, **changes}
-        results = run(arguments_of(tiny_backbone, tmp_path, **changes))
+        results = run(probe_arguments(tiny_backbone, tmp_path, **changes))
         assert (results["training"]["feature_cache"] is None) == (name == "raw")
         losses[name] = [entry["loss"] for entry in results["training"]["history"] if "loss" in entry]
     assert losses["float32"] == pytest.approx(losses["raw"], abs=1e-5)
@@ -257,7 +196,7 @@ def test_trials_share_the_features_and_have_their_own_layers(
 ) -> None:
     pytest.importorskip("optuna")
     space = {"learning_rate": [1e-3, 1e-2], "heads.num_mixed_layers": [1, 2]}
-    results = run(arguments_of(tiny_backbone, tmp_path, search={"trials": 5, "space": space}, num_train_epochs=1))
+    results = run(probe_arguments(tiny_backbone, tmp_path, search={"trials": 5, "space": space}, num_train_epochs=1))
     tried = {trial["settings"]["heads.num_mixed_layers"] for trial in results["search"]["trials"]}
     assert results["search"]["counts"] == {"complete": 5}
     assert len(list((tmp_path / "features").iterdir())) == len(tried | {1})
@@ -266,7 +205,7 @@ def test_trials_share_the_features_and_have_their_own_layers(
 
 def test_folds_compute_each_row_once(tiny_backbone: str, tmp_path: Path) -> None:
     changes = {"validation": None, "test": None, "folds": 3, "num_train_epochs": 1}
-    results = run(arguments_of(tiny_backbone, tmp_path, **changes))
+    results = run(probe_arguments(tiny_backbone, tmp_path, **changes))
     computed = [entry["training"]["feature_cache"]["computed_rows"] for entry in results["runs"].values()]
     assert computed[0] == 20 and sum(computed) == 30 and computed[2] == 0
 
@@ -274,12 +213,12 @@ def test_folds_compute_each_row_once(tiny_backbone: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("changes", [{"sample_tokens": 24}, {"streaming": True, "max_steps": 4}])
 def test_what_reads_no_whole_rows_does_not_go_with_the_cache(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(changes))}=.* does not read. .* feature_cache=false"):
-        arguments_of("m", tmp_path, **changes)
-    assert not arguments_of("m", tmp_path, feature_cache=False, **changes).caches_features
-    assert not arguments_of("m", tmp_path, tuning="lora", **changes).caches_features
+        probe_arguments("m", tmp_path, **changes)
+    assert not probe_arguments("m", tmp_path, feature_cache=False, **changes).caches_features
+    assert not probe_arguments("m", tmp_path, tuning="lora", **changes).caches_features
 
 
 def test_where_features_lie_is_no_part_of_a_run(tmp_path: Path) -> None:
-    here, there = (arguments_of("m", tmp_path, feature_cache=folder) for folder in (True, "elsewhere"))
+    here, there = (probe_arguments("m", tmp_path, feature_cache=folder) for folder in (True, "elsewhere"))
     assert here.without_places() == there.without_places()
-    assert here.without_places() != arguments_of("m", tmp_path, feature_cache=False).without_places()
+    assert here.without_places() != probe_arguments("m", tmp_path, feature_cache=False).without_places()

@@ -20,9 +20,9 @@ def tokens_of(*lengths: int) -> Dataset:
     return Dataset.from_dict({"input_ids": ids, "labels": ids, "length": list(lengths)})
 
 
-def begin(excerpts: Excerpts, epoch: float) -> None:
+def begin(reading: Excerpts | GroupedByLength, epoch: float) -> None:
     state: Any = SimpleNamespace(epoch=epoch)
-    excerpts.on_epoch_begin(None, state, None)  # type: ignore[arg-type]
+    reading.on_epoch_begin(None, state, None)  # type: ignore[arg-type]
 
 
 def test_a_long_row_is_one_framed_excerpt_and_a_short_one_is_whole() -> None:
@@ -70,7 +70,7 @@ def order_of(processes: int, batch: int, steps: int = 1, epoch: int = 0) -> list
     shards = []
     for rank in range(processes):
         sampler = GroupedByLength(LENGTHS, processes * batch * steps, seed=0)
-        sampler.set_epoch(epoch)
+        begin(sampler, epoch)
         shards.append(list(BatchSamplerShard(BatchSampler(sampler, batch, False), processes, rank)))
     return [row for batches in zip(*shards, strict=True) for rows in batches for row in rows]
 
