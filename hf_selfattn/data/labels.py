@@ -8,15 +8,17 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any
 
 from datasets import ClassLabel, Dataset
 
-PROBLEMS = ("single_label_classification", "multi_label_classification", "regression", "ordinal")
+from .columns import column_values
+
+LABEL_PROBLEMS = ("single_label_classification", "multi_label_classification", "regression", "ordinal")
 SEPARATORS = ("|", ";", ",")
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*|\s*[+-]?(nan|inf|infinity)\s*", re.IGNORECASE)
 
-Target = Union[int, float, "list[float]"]
+LabelTarget = int | float | list[float]
 
 
 class LabelError(ValueError):
@@ -38,7 +40,7 @@ class LabelScheme:
     """How the values of a label column become targets.
 
     Args:
-        problem: one of `PROBLEMS`.
+        problem: one of `LABEL_PROBLEMS`.
         names: the C label names in the order of the targets; for regression the name of the one value.
         whole: whether all labels are whole numbers, so that "1.0" is the label "1".
         numeric: whether all labels are numbers, so that "nan" is no label.
@@ -57,6 +59,12 @@ class LabelScheme:
     separator: str = ""
     notes: list[str] = field(default_factory=list)
 
+    def names_of(self, target: LabelTarget) -> list[str]:
+        """List the labels of the target of a classification."""
+        if isinstance(target, list):
+            return [name for name, on in zip(self.names, target, strict=True) if on]
+        return [self.names[int(target)]]
+
 
 def read_scheme(
     splits: Mapping[str, Dataset], column: str, problem: str | None = None, label_names: Sequence[str] | None = None
@@ -66,8 +74,8 @@ def read_scheme(
     Raises:
         ValueError: unknown problem, bad ``label_names``, or ordinal labels without an order.
     """
-    if problem is not None and problem not in PROBLEMS:
-        raise ValueError(f"problem='{problem}' is unknown; it is one of {', '.join(PROBLEMS)}, or leave it out.")
+    if problem is not None and problem not in LABEL_PROBLEMS:
+        raise ValueError(f"problem='{problem}' is unknown; it is one of {', '.join(LABEL_PROBLEMS)}, or leave it out.")
     sources = {"train": splits["train"]} if "train" in splits else splits
     values = [value for split in sources.values() for value in named_values(split, column)]
     present = [value for value in values if not is_missing(value)]
@@ -87,18 +95,18 @@ def read_scheme(
     scheme = LabelScheme(chosen, [], whole=whole, numeric=numeric, notes=notes)
     if chosen == "multi_label_classification":
         scheme = _multi_label_scheme(scheme, present, label_names)
-    return _with_names(scheme, present, _declared_names(sources, column), label_names)
+    declared = next((names for split in sources.values() if (names := class_names(split.features[column]))), None)
+    return _with_names(scheme, present, declared, label_names)
 
 
-def named_values(split: Dataset, column: str) -> Iterable[Any]:
-    """Yield the values of a label column; the integers of a `ClassLabel` as names, its -1 as None."""
-    names = _class_names(split, column)
-    for batch in split.with_format(None).select_columns([column]).iter(batch_size=1000):
-        for value in batch[column]:
-            yield value if names is None else _class_name(value, names)
+def named_values(split: Dataset, column: str) -> list[Any]:
+    """Read a label column; the integers of a `ClassLabel` as names, its -1 as None."""
+    names = class_names(split.features[column])
+    values = column_values(split, column)
+    return [class_name(value, names) for value in values] if names else values
 
 
-def encode_label(scheme: LabelScheme, value: Any) -> Target:
+def encode_label(scheme: LabelScheme, value: Any) -> LabelTarget:
     """Turn one value into its target: int (single-label, ordinal), C floats (multi-label) or float (regression).
 
     Raises:
@@ -143,7 +151,7 @@ def label_twins(names: Iterable[str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def degenerate(scheme: LabelScheme, targets: Iterable[Target]) -> str:
+def degenerate(scheme: LabelScheme, targets: Iterable[LabelTarget]) -> str:
     """Say why these targets teach nothing (one class only, one value only), or return ""."""
     counts = Counter(tuple(target) if isinstance(target, list) else target for target in targets)
     if len(counts) != 1:
@@ -152,8 +160,8 @@ def degenerate(scheme: LabelScheme, targets: Iterable[Target]) -> str:
     if scheme.problem == "regression":
         return f"all {rows} labels are {target}"
     if isinstance(target, tuple):
-        return f"all {rows} rows have the same labels {[n for n, on in zip(scheme.names, target, strict=True) if on]}"
-    return f"there is one class only: '{scheme.names[int(target)]}' ({rows} rows)"
+        return f"all {rows} rows have the same labels {scheme.names_of(list(target))}"
+    return f"there is one class only: '{scheme.names_of(target)[0]}' ({rows} rows)"
 
 
 def _detect_problem(present: list[Any], numeric: bool, whole: bool) -> tuple[str, str]:
@@ -235,20 +243,16 @@ def _changed(scheme: LabelScheme, note: str = "", **changes: Any) -> LabelScheme
     return LabelScheme(**{**vars(scheme), "notes": scheme.notes + [note] * bool(note), **changes})
 
 
-def _declared_names(sources: Mapping[str, Dataset], column: str) -> list[str] | None:
-    found = [names for split in sources.values() if (names := _class_names(split, column))]
-    return found[0] if found else None
+def class_names(feature: Any) -> list[str]:
+    """List the names of a `ClassLabel`, or of a list of them; of any other feature none."""
+    inner = getattr(feature, "feature", feature)
+    return list(inner.names or []) if isinstance(inner, ClassLabel) else []
 
 
-def _class_names(split: Dataset, column: str) -> list[str] | None:
-    feature: Any = split.features[column]
-    feature = getattr(feature, "feature", feature)  # the items of a List
-    return list(feature.names) if isinstance(feature, ClassLabel) and feature.names else None
-
-
-def _class_name(value: Any, names: list[str]) -> Any:
+def class_name(value: Any, names: list[str]) -> Any:
+    """Name the number of a class, or each of a list; None for what is no such number."""
     if isinstance(value, list):
-        return [_class_name(item, names) for item in value]
+        return [class_name(item, names) for item in value]
     return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
 
 

@@ -10,9 +10,9 @@ from datasets import DatasetDict, Value
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from .classification import find_columns
-from .reading import ORIGIN
-from .sources import with_origin
+from .columns import find_columns
+from .formats import ORIGIN
+from .load import with_origin
 
 POLARITIES = ("negative", "neutral", "positive")
 
@@ -60,7 +60,7 @@ def to_polarity(
     changed, dropped = {}, 0
     for name, split in splits.items():
         split = with_origin(split, name)
-        valence = np.array([_number(row, columns.label) for row in split.select_columns([columns.label, ORIGIN])])
+        valence = np.array([_valence(row, columns.label) for row in split.select_columns([columns.label, ORIGIN])])
         classes = polarity_of(valence, band)
         kept = np.flatnonzero(classes != 1) if neutral == "drop" else np.arange(len(classes))
         dropped += len(classes) - len(kept)
@@ -73,7 +73,7 @@ def to_polarity(
     ), f"Polarity from column '{columns.label}': nearer to 0 than {band:g} is neutral; {what}."
 
 
-def _number(row: dict[str, Any], column: str) -> float:
+def _valence(row: dict[str, Any], column: str) -> float:
     try:
         value = float(row[column])
     except (TypeError, ValueError):

@@ -18,14 +18,7 @@ from .labels import LabelError, natural_key
 OUTSIDE = "O"
 PREFIXED = re.compile(r"([BIESLUMW])[-_](.+)", re.DOTALL)
 ROLES = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S", "W": "S"}
-SCHEMES = {
-    "IOB1": "BI",
-    "IOB2": "BI",
-    "BIOES": "BIES",
-    "BILOU": "BILU",
-    "BMES": "BMESW",
-    "IO": "",
-}
+SCHEMES = {"IOB1": "BI", "IOB2": "BI", "BIOES": "BIES", "BILOU": "BILU", "BMES": "BMESW", "IO": ""}
 CLOSED = ("BIOES", "BILOU", "BMES")  # the last word of each entity is marked
 
 
@@ -71,6 +64,15 @@ def check_scheme(name: str) -> None:
     """Raise a ValueError unless the name is one of `SCHEMES`."""
     if name not in SCHEMES:
         raise ValueError(f"scheme='{name}' is unknown; it is one of {', '.join(SCHEMES)}, or leave it out.")
+
+
+def is_tag(tag: str, scheme: str) -> bool:
+    """Tell whether a tag is one of the scheme."""
+    try:
+        split_tag(tag, scheme)
+    except LabelError:
+        return False
+    return True
 
 
 def split_tag(tag: str, scheme: str) -> tuple[str, str]:

@@ -55,14 +55,7 @@ def split_words(text: str) -> list[tuple[int, int]]:
 
 
 def read_spans(value: Any, length: int) -> list[Span]:
-    """Check the spans of a text.
-
-    Returns:
-        The spans, sorted.
-
-    Raises:
-        LabelError: not such a list, a span outside the text, or two that overlap.
-    """
+    """Check and sort the spans of a text; raise a LabelError for one that is none, lies outside or overlaps."""
     if not isinstance(value, list):
         raise LabelError("span_form", f"the spans are no list but {type(value).__name__}")
     spans = sorted(_read_span(span, length) for span in value)
@@ -72,23 +65,21 @@ def read_spans(value: Any, length: int) -> list[Span]:
     return spans
 
 
-def tag_words(
-    text: str, words: Sequence[tuple[int, int]], spans: Sequence[Span]
-) -> tuple[list[str], list[tuple[int, str]]]:
+def tag_words(text: str, words: Sequence[tuple[int, int]], spans: Sequence[Span]) -> tuple[list[str], list[str]]:
     """Turn character spans into IOB2 tags on words; spaces at a span's border do not count.
 
     Args:
         words: n (start, end) of its words.
 
     Returns:
-        n tags, and the spans that cut a word (they are widened to it) as (index of the word, the span).
+        n tags, and the spans that cut a word; they are widened to it.
 
     Raises:
         LabelError: a span without a word, or two spans in one word.
     """
     starts, ends = [start for start, _ in words], [end for _, end in words]
     tags = [OUTSIDE] * len(words)
-    cut: list[tuple[int, str]] = []
+    cut: list[str] = []
     for start, end, kind in spans:
         first, last = bisect_right(ends, start), bisect_left(starts, end) - 1
         shown = f"[{start}, {end}, '{kind}'] ('{text[start:end]}')"
@@ -97,7 +88,7 @@ def tag_words(
         if tags[first] != OUTSIDE:
             raise LabelError("span_overlap", "a span shares a word with the one before it", shown)
         if starts[first] < start or ends[last] > end:
-            cut.append((first, f"{shown} in '{text[starts[first] : ends[last]]}'"))
+            cut.append(f"{shown} in '{text[starts[first] : ends[last]]}'")
         tags[first : last + 1] = [f"B-{kind}"] + [f"I-{kind}"] * (last - first)
     return tags, cut
 

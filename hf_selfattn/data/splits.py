@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
 from .classification import ClassificationData
-from .reading import ORIGIN
-from .rows import column_values, listed
+from .columns import column_values
+from .findings import listed
+from .formats import ORIGIN
 
 REGRESSION_STRATA = 10
 Ints = NDArray[np.int64]
@@ -236,7 +237,7 @@ def _groups(split: Dataset, column: str) -> NDArray[Any]:
     if column not in split.column_names:
         raise ValueError(
             f"group_column='{column}' is not in the prepared data, which has {split.column_names}; "
-            f"keep it with prepare(…, keep_columns=['{column}'])."
+            f"keep it with prepare_classification(…, keep_columns=['{column}'])."
         )
     values = column_values(split, column)
     missing = [split[index][ORIGIN] for index, value in enumerate(values) if value is None or value == ""]

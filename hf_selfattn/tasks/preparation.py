@@ -20,7 +20,7 @@ from ..data import (
     format_report,
     load_splits,
     make_validation,
-    prepare,
+    prepare_classification,
 )
 from ..data.polarity import to_polarity
 from ..modeling.configuration_selfattn import backbone_window
@@ -45,7 +45,7 @@ def load_data(arguments: RecipeArguments) -> ClassificationData:
                 splits, arguments.neutral_band, arguments.neutral, arguments.text_column, arguments.label_column
             )
             notes.append(note)
-        data = prepare(
+        data = prepare_classification(
             splits,
             on_bad_row=arguments.on_bad_row,
             keep_columns=[arguments.group_column] if arguments.group_column else [],

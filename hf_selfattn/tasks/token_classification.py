@@ -29,7 +29,7 @@ from transformers import (
 from ..adapters import tune
 from ..arguments import NerArguments
 from ..data import TaggingData, by_document, check_tagging, fingerprint, prepare_tagging
-from ..data.reading import ORIGIN
+from ..data.formats import ORIGIN
 from ..files import write_text
 from ..metrics import entity_strings, error_analysis, score_spans
 from ..modeling.modeling_selfattn import SelfAttnForTokenClassification

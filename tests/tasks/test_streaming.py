@@ -15,7 +15,7 @@ from tiny_models import tiny_text
 from transformers import pipeline
 
 from hf_selfattn.arguments import NerArguments, RecipeArguments, build_arguments
-from hf_selfattn.data.reading import ORIGIN
+from hf_selfattn.data.formats import ORIGIN
 from hf_selfattn.data.streams import stream_files
 from hf_selfattn.tasks.preparation import load_data
 from hf_selfattn.tasks.streaming import ShuffledStream, load_stream

@@ -1,4 +1,4 @@
-"""Read one data file, of any supported format, into an Arrow table whose rows know where they stand."""
+"""The file formats: one file, of any of them, to rows or to an Arrow table whose rows know where they stand."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import json
 import lzma
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,14 +23,23 @@ from .conll import LINES, conll_rows
 
 ORIGIN = "__origin__"
 BATCH_ROWS = 10_000
-DELIMITERS = ",;\t"
-DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, OSError)
+DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, OSError, pa.ArrowInvalid)
 ENCODING_MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+
+CSV_MEND = (
+    "Put cells that contain the delimiter (the most frequent of comma, semicolon and tab in the first line) or a line "
+    "end between double quotes."
+)
+JSON_MEND = 'Each line must be one JSON object such as {"text": "…", "label": "…"}.'
+ROW_MENDS = {".csv": CSV_MEND, ".tsv": CSV_MEND, **dict.fromkeys((".json", ".jsonl", ".ndjson"), JSON_MEND)}
+
+Row = dict[str, Any]
+ReadRow = tuple[Row, str]  # a row with its place, and what is wrong with it or ""
 
 
 def read_table(path: Path) -> pa.Table:
@@ -41,69 +51,81 @@ def read_table(path: Path) -> pa.Table:
     CoNLL column file is a sentence (see `conll.conll_rows`).
 
     Args:
-        path: a file ending in one of `FORMATS`, perhaps followed by one of `COMPRESSIONS`.
+        path: a file whose ending is in `ROWS` or `TABLES`, perhaps followed by one of `COMPRESSIONS`.
 
     Raises:
         ValueError: unknown ending, empty file, not UTF-8, or rows that do not parse (each with file and line).
     """
-    compression = path.suffix.lower() if path.suffix.lower() in COMPRESSIONS else ""
-    ending = Path(path.stem).suffix.lower() if compression else path.suffix.lower()
-    if ending not in FORMATS:
+    ending = format_of(path)
+    if ending not in ROWS and ending not in TABLES:
         raise ValueError(
-            f"{path}: unknown file ending '{ending}'; the endings read are {', '.join(FORMATS)}, "
+            f"{path}: unknown file ending '{ending}'; the endings read are {', '.join([*ROWS, *TABLES])}, "
             f"each also compressed ({', '.join(COMPRESSIONS)}). Rename or convert the file."
         )
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty (0 bytes).")
-    try:
-        with COMPRESSIONS[compression](path) if compression else path.open("rb") as stream:
-            table = FORMATS[ending](stream, path)
-    except DAMAGED as error:
-        if isinstance(error, PermissionError):
-            raise
-        raise ValueError(f"{path}: the file is damaged or not what its ending says: {error}") from error
+    with opened(path) as stream:
+        table = TABLES[ending](stream, path) if ending in TABLES else _table_of(ROWS[ending](stream, path), path)
     if table.num_rows == 0:
         raise ValueError(f"{path}: the file holds no rows.")
     return table
 
 
-def _read_csv(stream: IO[bytes], path: Path, delimiters: str = DELIMITERS) -> pa.Table:
-    names, delimiter, reader = open_csv(stream, path, delimiters)
-    ragged: list[str] = []
-    batches = []
-    for batch in _batched(reader):
-        for line, cells in batch:
-            if len(cells) != len(names):
-                ragged.append(f"{path}:{line} has {len(cells)}")
-        if not ragged:
-            columns = {name: [cells[i] for _, cells in batch] for i, name in enumerate(names)}
-            columns[ORIGIN] = [f"{path}:{line}" for line, _ in batch]
-            batches.append(pa.table({name: pa.array(cells, pa.string()) for name, cells in columns.items()}))
-    if ragged:
-        raise ValueError(
-            f"{path}: {len(ragged)} row(s) do not have the {len(names)} cells of the header {names}: "
-            f"{'; '.join(ragged[:3])}. Put cells that contain {delimiter!r} or a line end between double quotes."
-        )
-    return _concatenated(batches)
+def format_of(path: Path) -> str:
+    """Return the ending that tells the format: ".csv" of "rows.csv.gz"."""
+    return Path(path.stem if path.suffix.lower() in COMPRESSIONS else path.name).suffix.lower()
 
 
-def open_csv(
-    stream: IO[bytes], path: Path, delimiters: str = DELIMITERS
-) -> tuple[list[str], str, Iterator[tuple[int, list[str]]]]:
-    """Return the column names, the delimiter, and (first line, cells) of each row as it is read."""
-    lines = decoded_lines(stream, path)
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file, decompressed.
+
+    Raises:
+        ValueError: names a file that turns out to be damaged, here or while it is read.
+    """
+    try:
+        with COMPRESSIONS.get(path.suffix.lower(), Path.open)(path, "rb") as stream:
+            yield stream
+    except PermissionError:
+        raise
+    except DAMAGED as error:
+        raise ValueError(f"{path}: the file is damaged or not what its ending says: {error}") from error
+
+
+def _table_of(rows: Iterator[ReadRow], path: Path) -> pa.Table:
+    bad: list[str] = []
+    tables = []
+    while batch := list(itertools.islice(rows, BATCH_ROWS)):
+        bad += [problem for _, problem in batch if problem]
+        if not bad:
+            tables.append(table_from_rows([row for row, _ in batch]))
+    if bad:
+        mend = ROW_MENDS[format_of(path)]
+        raise ValueError(f"{path}: {len(bad)} row(s) cannot be read: {'; '.join(bad[:3])}. {mend}")
+    return _concatenated(tables)
+
+
+def _csv_rows(stream: IO[bytes], path: Path, delimiters: str = ",;\t") -> Iterator[ReadRow]:
+    lines = _decoded_lines(stream, path)
     first = next(lines, "")
     delimiter = max(delimiters, key=first.count)  # a tie keeps the first: the usual one
-    reader = csv_rows(itertools.chain([first], lines), delimiter, path)
-    _, header = next(reader, (1, [""]))
-    return _column_names(header, path), delimiter, reader
+    rows = _csv_cells(itertools.chain([first], lines), delimiter, path)
+    _, header = next(rows, (1, [""]))
+    if not any(name.strip() for name in header):
+        raise ValueError(f"{path}:1: the first line must hold the column names, and is blank.")
+    names = [name.strip() or f"unnamed_{i}" for i, name in enumerate(header)]
+    _check_names(names, path)
+    for line, cells in rows:
+        place = f"{path}:{line}"
+        ragged = f"{place} has {len(cells)} cells, the header {len(names)}" if len(cells) != len(names) else ""
+        yield {**dict(zip(names, cells, strict=False)), ORIGIN: place}, ragged
 
 
-def _read_tsv(stream: IO[bytes], path: Path) -> pa.Table:
-    return _read_csv(stream, path, delimiters="\t")
+def _tsv_rows(stream: IO[bytes], path: Path) -> Iterator[ReadRow]:
+    return _csv_rows(stream, path, delimiters="\t")
 
 
-def csv_rows(lines: Iterable[str], delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+def _csv_cells(lines: Iterable[str], delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield (first line, cells) of each row; blank lines are no rows."""
     limit = csv.field_size_limit(2**31 - 1)  # the default refuses documents above 131,072 characters
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -122,14 +144,6 @@ def csv_rows(lines: Iterable[str], delimiter: str, path: Path) -> Iterator[tuple
         csv.field_size_limit(limit)
 
 
-def _column_names(header: list[str], path: Path) -> list[str]:
-    names = [name.strip() or f"unnamed_{i}" for i, name in enumerate(header)]
-    if not any(name.strip() for name in header):
-        raise ValueError(f"{path}:1: the first line must hold the column names, and is blank.")
-    _check_names(names, path)
-    return names
-
-
 def _check_names(names: Iterable[str], path: Path) -> None:
     seen: set[str] = {ORIGIN}
     for name in names:
@@ -138,64 +152,35 @@ def _check_names(names: Iterable[str], path: Path) -> None:
         seen.add(name)
 
 
-def _read_json_lines(stream: IO[bytes], path: Path) -> pa.Table:
-    bad: list[str] = []
-    batches = []
-    for batch in _batched(enumerate(decoded_lines(stream, path), start=1)):
-        rows = []
-        for number, line in batch:
-            if not line.strip():
-                continue
-            row, problem = parse_json_row(line)
-            if problem:
-                bad.append(f"{path}:{number}: {problem}")
-            else:
-                rows.append({**row, ORIGIN: f"{path}:{number}"})
-        if rows and not bad:
-            batches.append(table_from_rows(rows))
-    if bad:
-        raise ValueError(
-            f"{path}: {len(bad)} line(s) are not JSON objects; {'; '.join(bad[:3])}. "
-            'Each line must be one object such as {"text": "…", "label": "…"}.'
-        )
-    return _concatenated(batches)
+def _json_line_rows(stream: IO[bytes], path: Path) -> Iterator[ReadRow]:
+    for number, line in enumerate(_decoded_lines(stream, path), start=1):
+        if not line.strip():
+            continue
+        place = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+            problem = _row_problem(row)
+        except json.JSONDecodeError as error:
+            problem = f"{error.msg} at character {error.colno}"
+        yield ({}, f"{place}: {problem}") if problem else ({**row, ORIGIN: place}, "")
 
 
-def _read_json(stream: IO[bytes], path: Path) -> pa.Table:
+def _json_rows(stream: IO[bytes], path: Path) -> Iterator[ReadRow]:
     """Read a JSON array of objects, or JSON lines under the ending .json."""
     data = stream.read()
     if not data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
-        return _read_json_lines(io.BytesIO(data), path)
-    text = "".join(decoded_lines(io.BytesIO(data), path))
+        yield from _json_line_rows(io.BytesIO(data), path)
+        return
+    text = "".join(_decoded_lines(io.BytesIO(data), path))
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: the JSON does not parse: {error.msg}.") from error
     for index, row in enumerate(rows):
-        problem = _row_problem(row)
-        if problem:
-            raise ValueError(f'{path}[{index}]: {problem}; the array must hold objects such as {{"text": "…"}}.')
-    tables = [
-        table_from_rows([{**row, ORIGIN: f"{path}[{index}]"} for index, row in batch])
-        for batch in _batched(enumerate(rows))
-    ]
-    return _concatenated(tables)
-
-
-def _read_conll(stream: IO[bytes], path: Path) -> pa.Table:
-    batches = _batched(conll_rows(decoded_lines(stream, path), path))
-    return _concatenated(
-        [table_from_rows([{**row, ORIGIN: f"{path}:{row[LINES][0]}"} for row in batch]) for batch in batches]
-    )
-
-
-def parse_json_row(line: str) -> tuple[dict[str, Any], str]:
-    """Return the row of a line of JSON, and what is wrong with it or ""."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        return {}, f"{error.msg} at character {error.colno}"
-    return row, _row_problem(row)
+        place = f"{path}[{index}]"
+        if problem := _row_problem(row):
+            raise ValueError(f'{place}: {problem}; the array must hold objects such as {{"text": "…"}}.')
+        yield {**row, ORIGIN: place}, ""
 
 
 def _row_problem(row: Any) -> str:
@@ -210,7 +195,12 @@ def _row_problem(row: Any) -> str:
     return ""
 
 
-def table_from_rows(rows: list[dict[str, Any]]) -> pa.Table:
+def _conll_rows(stream: IO[bytes], path: Path) -> Iterator[ReadRow]:
+    for row in conll_rows(_decoded_lines(stream, path), path):
+        yield {**row, ORIGIN: f"{path}:{row[LINES][0]}"}, ""
+
+
+def table_from_rows(rows: list[Row]) -> pa.Table:
     """Return a table of rows; a column of mixed types keeps its values as JSON."""
     names = dict.fromkeys(itertools.chain.from_iterable(rows))
     return pa.table({name: _array([row.get(name) for row in rows]) for name in names})
@@ -229,7 +219,7 @@ def _json_array(values: list[Any]) -> pa.Array:
 
 
 def _concatenated(tables: list[pa.Table]) -> pa.Table:
-    """Join tables row-wise; a column whose types do not go together becomes JSON."""
+    """Join tables; a column whose types do not go together becomes JSON."""
     if not tables:
         return pa.table({})
     names = dict.fromkeys(itertools.chain.from_iterable(table.column_names for table in tables))
@@ -248,21 +238,14 @@ def _with_json_column(table: pa.Table, name: str) -> pa.Table:
     return table.set_column(table.column_names.index(name), name, _json_array(table.column(name).to_pylist()))
 
 
-def _read_parquet(stream: IO[bytes], path: Path) -> pa.Table:
-    try:
-        return _with_index(pq.read_table(pa.BufferReader(stream.read())), path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: the file is not readable Parquet: {error}") from error
+def _parquet_table(stream: IO[bytes], path: Path) -> pa.Table:
+    return _with_index(pq.read_table(pa.BufferReader(stream.read())), path)
 
 
-def _read_arrow(stream: IO[bytes], path: Path) -> pa.Table:
+def _arrow_table(stream: IO[bytes], path: Path) -> pa.Table:
     buffer = pa.py_buffer(stream.read())
-    try:
-        is_file = buffer.slice(0, 6).to_pybytes() == b"ARROW1"
-        reader = pa.ipc.open_file(buffer) if is_file else pa.ipc.open_stream(buffer)
-        return _with_index(reader.read_all(), path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: the file is not readable Arrow: {error}") from error
+    is_file = buffer.slice(0, 6).to_pybytes() == b"ARROW1"
+    return _with_index((pa.ipc.open_file(buffer) if is_file else pa.ipc.open_stream(buffer)).read_all(), path)
 
 
 def _with_index(table: pa.Table, path: Path) -> pa.Table:
@@ -274,15 +257,8 @@ def _with_index(table: pa.Table, path: Path) -> pa.Table:
     return table.append_column(ORIGIN, origins)
 
 
-def decoded_lines(stream: IO[bytes], path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file.
-
-    Args:
-        stream: its bytes.
-
-    Raises:
-        ValueError: names the line that is not UTF-8, and the probable encoding.
-    """
+def _decoded_lines(stream: IO[bytes], path: Path) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file; an error names the line that is none, and the probable encoding."""
     for number, line in enumerate(stream, start=1):
         data = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         try:
@@ -306,31 +282,24 @@ def _probable_encoding(line: bytes) -> str:
     return "cp1252" if any(0x80 <= byte <= 0x9F for byte in line) else "latin1"
 
 
-def _batched(rows: Iterable[Any]) -> Iterator[list[Any]]:
-    rows = iter(rows)
-    while batch := list(itertools.islice(rows, BATCH_ROWS)):
-        yield batch
-
-
-def _open_zstd(path: Path) -> IO[bytes]:
+def _open_zstd(path: Path, _: str) -> IO[bytes]:
     return io.BufferedReader(pa.input_stream(str(path), compression="zstd"))
 
 
-COMPRESSIONS: dict[str, Callable[[Path], IO[bytes]]] = {
-    ".gz": gzip.open,  # type: ignore[dict-item]
+COMPRESSIONS: dict[str, Callable[[Path, str], Any]] = {
+    ".gz": gzip.open,
     ".bz2": bz2.open,
     ".xz": lzma.open,
     ".zst": _open_zstd,
 }
-FORMATS: dict[str, Callable[[IO[bytes], Path], pa.Table]] = {
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
-    ".json": _read_json,
-    ".jsonl": _read_json_lines,
-    ".ndjson": _read_json_lines,
-    ".parquet": _read_parquet,
-    ".arrow": _read_arrow,
+ROWS: dict[str, Callable[[IO[bytes], Path], Iterator[ReadRow]]] = {
+    ".csv": _csv_rows,
+    ".tsv": _tsv_rows,
+    ".json": _json_rows,
+    ".jsonl": _json_line_rows,
+    ".ndjson": _json_line_rows,
     **dict.fromkeys(
-        (".txt", ".conll", ".conllu", ".conllup", ".iob", ".iob2", ".bio", ".bioes", ".bmes"), _read_conll
+        (".txt", ".conll", ".conllu", ".conllup", ".iob", ".iob2", ".bio", ".bioes", ".bmes"), _conll_rows
     ),
 }
+TABLES: dict[str, Callable[[IO[bytes], Path], pa.Table]] = {".parquet": _parquet_table, ".arrow": _arrow_table}

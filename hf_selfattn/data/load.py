@@ -16,25 +16,23 @@ import datasets
 import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
-from .reading import ORIGIN, read_table
+from .formats import ORIGIN, read_table
 
-logger = logging.getLogger(__name__)
-
-PathSpec = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]
+DataFiles = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]
 STANDARD_SPLITS = ("train", "validation", "test")
 SPLIT_ALIASES = {"valid": "validation", "val": "validation", "dev": "validation", "eval": "validation"}
-CACHE_FORMAT = "1"  # raise it when reading.py reads the same bytes into another table
+CACHE_FORMAT = "1"  # raise it when formats.py reads the same bytes into another table
 
 
 def load_splits(
     *,
-    train: PathSpec | None = None,
-    validation: PathSpec | None = None,
-    test: PathSpec | None = None,
+    train: DataFiles | None = None,
+    validation: DataFiles | None = None,
+    test: DataFiles | None = None,
     dataset: str | os.PathLike[str] | Dataset | DatasetDict | None = None,
     dataset_config: str | None = None,
     revision: str | None = None,
-    extra: Mapping[str, PathSpec] | None = None,
+    extra: Mapping[str, DataFiles] | None = None,
 ) -> DatasetDict:
     """Open the splits of a data set; every row carries its place in the text column ``__origin__``.
 
@@ -51,7 +49,7 @@ def load_splits(
         ValueError: no data given, a split given twice, or a source that cannot be read (with file and line).
     """
     extra = dict(extra or {})
-    specs: dict[str, PathSpec | None] = {"train": train, "validation": validation, "test": test}
+    specs: dict[str, DataFiles | None] = {"train": train, "validation": validation, "test": test}
     files = {name: spec for name, spec in specs.items() if spec is not None}
     if dataset is None and not files and not extra:
         raise ValueError(
@@ -70,12 +68,13 @@ def load_splits(
         splits[name] = given[str(spec)] if from_dataset else _open_files(spec, name)
     unused = [name for name in given if name not in splits and name not in extra.values()]
     if unused:
-        logger.warning("Splits %s of the data set are not used; extra={name: split} makes them test sets.", unused)
+        message = "Splits %s of the data set are not used; extra={name: split} makes them test sets."
+        logging.getLogger(__name__).warning(message, unused)
     order = [name for name in STANDARD_SPLITS if name in splits] + list(extra)
     return DatasetDict({name: splits[name] for name in order})
 
 
-def find_files(spec: PathSpec, split: str = "train") -> list[Path]:
+def find_files(spec: DataFiles, split: str = "train") -> list[Path]:
     """List the files of a path, a glob or a list of them, sorted within each glob.
 
     Raises:
@@ -105,7 +104,7 @@ def _similar_names(path: Path) -> str:
     return f"The folder '{path.parent}' holds: {', '.join(similar)}." if names else f"'{path.parent}' is empty."
 
 
-def _open_files(spec: PathSpec, split: str) -> Dataset:
+def _open_files(spec: DataFiles, split: str) -> Dataset:
     files = find_files(spec, split)
     key = hashlib.sha256(CACHE_FORMAT.encode())
     for path in files:
@@ -203,6 +202,19 @@ def with_origin(split: Dataset, name: str) -> Dataset:
     if ORIGIN in split.column_names or len(split) == 0:
         return split
     return split.add_column(ORIGIN, [f"{name}[{index}]" for index in range(len(split))])
+
+
+def with_origins(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
+    """Add the column ``__origin__`` to all splits.
+
+    Raises:
+        ValueError: a split is no `Dataset`, or has no rows.
+    """
+    splits = {name: with_origin(split, name) for name, split in splits.items()}
+    for name, split in splits.items():
+        if len(split) == 0:
+            raise ValueError(f"{name}: the split has no rows. Leave it out, or give it rows.")
+    return splits
 
 
 def _cache_file(key: str) -> Path:
