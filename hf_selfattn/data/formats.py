@@ -13,6 +13,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,6 +32,7 @@ ENCODING_MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 
+CONLL_ENDINGS = (".txt", ".conll", ".conllu", ".conllup", ".iob", ".iob2", ".bio", ".bioes", ".bmes")
 CSV_MEND = (
     "Put cells that contain the delimiter (the most frequent of comma, semicolon and tab in the first line) or a line "
     "end between double quotes."
@@ -119,10 +121,6 @@ def _csv_rows(stream: IO[bytes], path: Path, delimiters: str = ",;\t") -> Iterat
         place = f"{path}:{line}"
         ragged = f"{place} has {len(cells)} cells, the header {len(names)}" if len(cells) != len(names) else ""
         yield {**dict(zip(names, cells, strict=False)), ORIGIN: place}, ragged
-
-
-def _tsv_rows(stream: IO[bytes], path: Path) -> Iterator[ReadRow]:
-    return _csv_rows(stream, path, delimiters="\t")
 
 
 def _csv_cells(lines: Iterable[str], delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -294,12 +292,10 @@ COMPRESSIONS: dict[str, Callable[[Path, str], Any]] = {
 }
 ROWS: dict[str, Callable[[IO[bytes], Path], Iterator[ReadRow]]] = {
     ".csv": _csv_rows,
-    ".tsv": _tsv_rows,
+    ".tsv": partial(_csv_rows, delimiters="\t"),
     ".json": _json_rows,
     ".jsonl": _json_line_rows,
     ".ndjson": _json_line_rows,
-    **dict.fromkeys(
-        (".txt", ".conll", ".conllu", ".conllup", ".iob", ".iob2", ".bio", ".bioes", ".bmes"), _conll_rows
-    ),
+    **dict.fromkeys(CONLL_ENDINGS, _conll_rows),
 }
 TABLES: dict[str, Callable[[IO[bytes], Path], pa.Table]] = {".parquet": _parquet_table, ".arrow": _arrow_table}

@@ -8,7 +8,8 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Union
 
@@ -18,7 +19,7 @@ from datasets import Dataset, DatasetDict
 
 from .formats import ORIGIN, read_table
 
-DataFiles = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]
+DataFiles = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]  # paths or globs
 STANDARD_SPLITS = ("train", "validation", "test")
 SPLIT_ALIASES = {"valid": "validation", "val": "validation", "dev": "validation", "eval": "validation"}
 CACHE_FORMAT = "1"  # raise it when formats.py reads the same bytes into another table
@@ -40,6 +41,7 @@ def load_splits(
         train, validation, test: a path, a glob or a list of them (CSV, TSV, JSON, JSONL, Parquet, Arrow, CoNLL
             columns, also compressed); the files of one split are joined.
         dataset: a hub name, a folder written by ``save_to_disk``, a `Dataset` (becomes train) or a `DatasetDict`.
+        extra: further test sets by name: files, or the name of a split of ``dataset``.
 
     Returns:
         The splits, in the order train, validation, test, extra. Files are read once per content into the cache of
@@ -49,8 +51,8 @@ def load_splits(
         ValueError: no data given, a split given twice, or a source that cannot be read (with file and line).
     """
     extra = dict(extra or {})
-    specs: dict[str, DataFiles | None] = {"train": train, "validation": validation, "test": test}
-    files = {name: spec for name, spec in specs.items() if spec is not None}
+    standard = zip(STANDARD_SPLITS, (train, validation, test), strict=True)
+    files = {name: spec for name, spec in standard if spec is not None}
     if dataset is None and not files and not extra:
         raise ValueError(
             "no data: set train=… (a path, a glob or a list of them) or dataset=… (a hub name or folder)."
@@ -106,33 +108,23 @@ def _similar_names(path: Path) -> str:
 
 def _open_files(spec: DataFiles, split: str) -> Dataset:
     files = find_files(spec, split)
-    key = hashlib.sha256(CACHE_FORMAT.encode())
-    for path in files:
-        key.update(f"\0{path}\0{_sha256(path)}".encode())
-    cache = _cache_file(key.hexdigest())
-    if not cache.exists():
-        _write_table(_join_files(files, split), cache)
-    return Dataset.from_file(str(cache))
+    return _cached([f"{path}\0{_sha256(path)}" for path in files], lambda: _join_files(files, split))
 
 
 def _join_files(files: list[Path], split: str) -> pa.Table:
     tables = [read_table(path) for path in files]
-    first = tables[0]
+    names = tables[0].column_names
     for path, table in zip(files, tables, strict=True):
-        if set(table.column_names) != set(first.column_names):
+        if set(table.column_names) != set(names):
+            first, other = ([name for name in found if name != ORIGIN] for found in (names, table.column_names))
             raise ValueError(
-                f"{split}: the files have different columns: {files[0]} has {_columns(first)}, "
-                f"{path} has {_columns(table)}. Rename the columns, or give the files as different splits."
+                f"{split}: the files have different columns: {files[0]} has {first}, {path} has {other}. "
+                "Rename the columns, or give the files as different splits."
             )
-    tables = [table.select(first.column_names) for table in tables]
     try:
-        return pa.concat_tables(tables, promote_options="permissive")
+        return pa.concat_tables([table.select(names) for table in tables], promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise ValueError(f"{split}: the columns of {[str(f) for f in files]} have different types: {error}") from error
-
-
-def _columns(table: pa.Table) -> list[str]:
-    return [name for name in table.column_names if name != ORIGIN]
 
 
 def _open_dataset(
@@ -172,15 +164,15 @@ def _open_folder(folder: Path) -> dict[str, Dataset]:
             f"of files write train='{folder / 'train*.csv'}' and so on."
         )
     contents = "".join(_sha256(path) for path in sorted(folder.rglob("*")) if path.is_file())
-    splits = {}
-    for name, split in _named_splits(datasets.load_from_disk(str(folder)), f"{folder}/").items():
-        key = hashlib.sha256(f"{CACHE_FORMAT}\0{folder}\0{name}\0{contents}".encode())
-        cache = _cache_file(key.hexdigest())
-        if not cache.exists():
-            batches = split.with_format("arrow").iter(batch_size=1000)
-            _write_table(pa.concat_tables(batches).cast(split.features.arrow_schema), cache)
-        splits[name] = Dataset.from_file(str(cache))
-    return splits
+    splits = _named_splits(datasets.load_from_disk(str(folder)), f"{folder}/")
+    return {
+        name: _cached([str(folder), name, contents], partial(_table_of_split, split)) for name, split in splits.items()
+    }
+
+
+def _table_of_split(split: Dataset) -> pa.Table:
+    batches = split.with_format("arrow").iter(batch_size=1000)
+    return pa.concat_tables(batches).cast(split.features.arrow_schema)
 
 
 def _named_splits(loaded: Dataset | Mapping[str, Dataset], prefix: str) -> dict[str, Dataset]:
@@ -217,8 +209,13 @@ def with_origins(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
     return splits
 
 
-def _cache_file(key: str) -> Path:
-    return Path(datasets.config.HF_DATASETS_CACHE) / "hf_selfattn" / key / "rows.arrow"
+def _cached(contents: Sequence[str], read: Callable[[], pa.Table]) -> Dataset:
+    """Open a table from the cache of `datasets`, into which it is read once per content."""
+    key = hashlib.sha256("\0".join([CACHE_FORMAT, *contents]).encode()).hexdigest()
+    target = Path(datasets.config.HF_DATASETS_CACHE) / "hf_selfattn" / key / "rows.arrow"
+    if not target.exists():
+        _write_table(read(), target)
+    return Dataset.from_file(str(target))
 
 
 def _write_table(table: pa.Table, target: Path) -> None:

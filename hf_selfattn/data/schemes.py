@@ -24,7 +24,7 @@ CLOSED = ("BIOES", "BILOU", "BMES")  # the last word of each entity is marked
 
 @dataclass(frozen=True)
 class TagScheme:
-    """The scheme of a data set: one of `SCHEMES`, and a sentence on how it is known."""
+    """The scheme of a data set: one of `SCHEMES`, and how it is known."""
 
     name: str
     reason: str

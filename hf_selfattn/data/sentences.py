@@ -19,29 +19,17 @@ from .spans import read_spans, split_words, tag_words
 
 @dataclass
 class Sentence:
-    """One row: n words with their tags, and where it stands.
+    """One row: n words with their tags, and where it stands."""
 
-    Args:
-        index: of the row in the split.
-        place: of the row in the user's file.
-        tokens: n words.
-        tags: n tags.
-        document: its id, None where the data has none.
-        lines: n line numbers of a column file, else empty.
-        text: the raw text of span data.
-        offsets: n (start, end) of the words in it.
-        cut: the spans that cut a word.
-    """
-
-    index: int
-    place: str
+    index: int  # of the row in the split
+    place: str  # of the row in the user's file
     tokens: list[str]
     tags: list[str]
-    document: str | None
-    lines: list[int] = field(default_factory=list)
-    text: str | None = None
-    offsets: list[tuple[int, int]] = field(default_factory=list)
-    cut: list[str] = field(default_factory=list)
+    document: str | None  # its id
+    lines: list[int] = field(default_factory=list)  # of the words in a column file
+    text: str | None = None  # of span data
+    offsets: list[tuple[int, int]] = field(default_factory=list)  # (start, end) of the words in it
+    cut: list[str] = field(default_factory=list)  # the spans that cut a word
 
     def place_of(self, word: int) -> str:
         """Give the place of a word: "file:line", or the row's place with the word's number from 1."""
@@ -52,23 +40,14 @@ class Sentence:
 
 @dataclass
 class ReadTags:
-    """The sentences of all splits, and what is wrong with them.
+    """The sentences of all splits, and what is wrong with them."""
 
-    Args:
-        columns: per split, the columns read.
-        scheme: of the tags in the data.
-        entity_types: in natural order.
-        sentences: per split, the right ones, with tags in IOB2.
-        bad: per split, the mistakes.
-        repaired: per split, what was mended.
-    """
-
-    columns: dict[str, TaggingColumns]
-    scheme: TagScheme
-    entity_types: list[str]
-    sentences: dict[str, list[Sentence]]
-    bad: dict[str, list[BadRow]]
-    repaired: dict[str, list[BadRow]]
+    columns: dict[str, TaggingColumns]  # of each split
+    scheme: TagScheme  # of the tags in the data
+    entity_types: list[str]  # in natural order
+    sentences: dict[str, list[Sentence]]  # the right ones of each split, with tags in IOB2
+    bad: dict[str, list[BadRow]]  # the mistakes in each split
+    repaired: dict[str, list[BadRow]]  # what was mended in each split
 
     def notes(self) -> list[str]:
         """Say which columns, scheme, types and documents were found."""
@@ -88,11 +67,7 @@ def read_tagging(
     entity_types: Sequence[str] | None = None,
     **columns: Any,
 ) -> ReadTags:
-    """Read all rows, detect the scheme (on train, where there is one), write the tags in IOB2 and collect mistakes.
-
-    Raises:
-        ValueError: no splits, a missing column or an unknown scheme.
-    """
+    """Read all rows, detect the scheme (on train, where there is one), write the tags in IOB2 and collect mistakes."""
     if not splits:
         raise ValueError("no splits: give at least one of train, validation, test.")
     if scheme is not None:

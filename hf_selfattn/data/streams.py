@@ -19,27 +19,19 @@ from .labels import LabelError, LabelScheme, LabelTarget, class_name, class_name
 
 STREAMED = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 MOST_LABELS = 10_000  # different ones that a first pass keeps
+BAD_ROW_MEND = "Mend the row, or set on_bad_row='drop' to leave bad rows out."
 
 
 @dataclass
 class Stream:
-    """The training rows of a text classification, read from their source anew in each pass.
+    """The training rows of a text classification, read from their source anew in each pass."""
 
-    Args:
-        read: begins a pass over the raw rows, each with its place in ``__origin__``.
-        columns: of text and label.
-        scheme: how labels are read.
-        on_bad_row: "error", or "drop" to leave bad rows out.
-        rows: how many there are, where a first pass has counted them.
-        label_counts: of that pass, by label; of a regression none.
-    """
-
-    read: Callable[[], Iterator[Row]]
+    read: Callable[[], Iterator[Row]]  # begins a pass over the raw rows, each with its place in `__origin__`
     columns: Columns
     scheme: LabelScheme
-    on_bad_row: str = "error"
-    rows: int | None = None
-    label_counts: dict[str, int] = field(default_factory=dict)
+    on_bad_row: str = "error"  # or "drop"
+    rows: int | None = None  # how many there are, where a first pass has counted them
+    label_counts: dict[str, int] = field(default_factory=dict)  # of that pass; of a regression none
 
     def __iter__(self) -> Iterator[Row]:
         """Yield `text`, perhaps `text_pair`, and `labels` of each row.
@@ -53,9 +45,7 @@ class Stream:
             except LabelError as error:
                 if self.on_bad_row == "drop":
                     continue
-                raise ValueError(
-                    f"{row[ORIGIN]}: {error}. Mend the row, or set on_bad_row='drop' to leave bad rows out."
-                ) from error
+                raise ValueError(f"{row[ORIGIN]}: {error}. {BAD_ROW_MEND}") from error
             texts = zip(("text", "text_pair"), self.columns.texts, strict=False)
             yield {**{name: row[column] for name, column in texts}, "labels": target}
 
@@ -112,22 +102,16 @@ class Survey:
 
 
 def survey(rows: Iterator[Row], columns: Columns, on_bad_row: str) -> Survey:
-    """Look at every row once, and keep one for each label.
-
-    Raises:
-        ValueError: names file and row of the first text that is none.
-    """
+    """Look at every row once, and keep one for each label; an error names the first bad text."""
     examples: dict[str, Row] = {}
     counts: Counter[str] = Counter()
     read = 0
     for row in rows:
         read += 1
-        for column in columns.texts:
+        for column in columns.texts if on_bad_row == "error" else []:
             kind, message = text_mistake(row.get(column))
-            if kind and on_bad_row == "error":
-                raise ValueError(
-                    f"{row[ORIGIN]}: column '{column}': {message}. Mend the row, or set on_bad_row='drop'."
-                )
+            if kind:
+                raise ValueError(f"{row[ORIGIN]}: column '{column}': {message}. {BAD_ROW_MEND}")
         key = json.dumps(row.get(columns.label), default=str)
         if key in examples or len(examples) < MOST_LABELS:
             examples.setdefault(key, {name: row.get(name) for name in (*columns.texts, columns.label, ORIGIN)})
@@ -136,11 +120,7 @@ def survey(rows: Iterator[Row], columns: Columns, on_bad_row: str) -> Survey:
 
 
 def stream_files(files: Sequence[Path]) -> Iterator[Row]:
-    """Yield the rows of files with ``__origin__``, as `read_table` gives it.
-
-    Raises:
-        ValueError: unknown ending, or a row that does not parse (with file and line).
-    """
+    """Yield the rows of files with ``__origin__``, as `read_table` gives it; an error names the row at fault."""
     for path in files:
         ending = format_of(path)
         if ending not in STREAMED:

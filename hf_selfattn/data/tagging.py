@@ -111,11 +111,7 @@ def prepare_tagging(
 
 
 def by_document(split: Dataset) -> list[list[int]]:
-    """Group the rows of a prepared split into documents.
-
-    Returns:
-        The indices of the rows of each document, in order of their sentences; documents in order of appearance.
-    """
+    """List the indices of the rows of each document of a prepared split, in order of their sentences."""
     groups: dict[str, list[int]] = {}
     for index, document in enumerate(column_values(split, "document")):
         groups.setdefault(document, []).append(index)
@@ -143,14 +139,7 @@ def _drop_bad_rows(read: ReadTags, refused: Mapping[str, bool], on_bad_row: str)
 
 
 def build_split(split: Dataset, rows: Sequence[Sentence], names: list[str], keep: Sequence[str] = ()) -> Dataset:
-    """Write sentences as a prepared split.
-
-    Args:
-        rows: its sentences, at least one, with tags in IOB2.
-
-    Raises:
-        ValueError: a column to keep does not exist, or is made anew.
-    """
+    """Write sentences (at least one, with tags in IOB2) as a prepared split that keeps some columns."""
     ids = {name: index for index, name in enumerate(names)}
     taken = [name for name in keep if name in TAGGING_COLUMNS or name not in split.column_names]
     if taken:
