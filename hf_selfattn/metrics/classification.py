@@ -53,9 +53,6 @@ def proportion_intervals(predictions: Predictions, confidence: float) -> dict[st
 
     Accuracy, subset accuracy, precision and recall are such proportions. So is the Jaccard index J of one class, the
     hits among the rows where the class is the reference or the prediction, and F1 = 2J / (1 + J) grows with it.
-
-    Args:
-        confidence: Share of such intervals that contain the truth, between 0 and 1.
     """
     truth, predicted = class_indicators(predictions)
     right = (truth == predicted).all(axis=1)

@@ -18,25 +18,15 @@ from .scores import statistic_of
 
 @dataclass(frozen=True)
 class PairedTest:
-    """The difference of two systems on the same rows.
-
-    Args:
-        metric: Name of the metric.
-        value_a: Of system A.
-        value_b: Of system B.
-        difference: value_a - value_b.
-        low: Lower bound of the difference's confidence interval.
-        high: Upper bound.
-        p_value: Two-sided: how often chance alone gives at least this difference.
-    """
+    """The difference of two systems on the same rows."""
 
     metric: str
     value_a: float
     value_b: float
-    difference: float
-    low: float
+    difference: float  # value_a - value_b
+    low: float  # of the difference's confidence interval
     high: float
-    p_value: float
+    p_value: float  # two-sided: how often chance alone gives at least this difference
 
     def as_dict(self) -> dict[str, str | float]:
         """Return the fields as a dictionary."""
@@ -66,10 +56,10 @@ def paired_bootstrap(
 
     With d the difference on the data and d* that on a resample, p = (1 + #{|d* - d| >= |d|}) / (1 + R): the resamples
     scatter around d as the data scatter around the truth, so d* - d shows what a true difference of 0 would give. The
-    interval of d is BCa.
+    interval of d is BCa. The arguments are those of `score`.
 
     Raises:
-        ValueError: If inputs do not fit the problem or each other, or the metric is unknown or undefined on the data.
+        ValueError: the inputs do not fit each other, or the metric is unknown or undefined on the data.
     """
     check_confidence(confidence)
     systems = [
@@ -96,13 +86,11 @@ def compare_results(
     line is {"row": i, "reference": ..., "output": [...] or a number}.
 
     Raises:
-        ValueError: If a file lacks something or has it twice, or if the files differ in problem, labels, rows or
-            references.
-        FileNotFoundError: If a file does not exist.
+        ValueError: a file lacks something, or the files differ in problem, labels, rows or references.
     """
     check_confidence(confidence)
     paths = [Path(path_a), Path(path_b)]
-    results = [_read_json(path) for path in paths]
+    results = [_read_results(path) for path in paths]
     for field in ("problem", "label_names"):
         first, second = (_field(result, field, path) for result, path in zip(results, paths, strict=True))
         if first != second:
@@ -148,7 +136,7 @@ def _compare(
     return compare_statistics(*statistics, metric, rows, confidence=confidence, resamples=resamples, seed=seed)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_results(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -17,21 +17,13 @@ DEFAULT_THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class Predictions:
-    """Checked inputs of the metrics of one system on one split of N rows and C classes.
+    """Checked inputs of the metrics of one system on one split of N rows and C classes."""
 
-    Args:
-        problem: One of `PROBLEMS`.
-        references: (N,) ints, (N, C) 0/1 or (N,) floats, by problem.
-        outputs: (N, C) probabilities, or (N,) values for regression.
-        predicted: What `predicted_labels` makes of the outputs.
-        label_names: C names; empty for regression.
-    """
-
-    problem: str
-    references: Array
-    outputs: Array
-    predicted: Array
-    label_names: tuple[str, ...]
+    problem: str  # one of `PROBLEMS`
+    references: Array  # (N,) ints, (N, C) 0/1 or (N,) floats, by problem
+    outputs: Array  # (N, C) probabilities, or (N,) values for regression
+    predicted: Array  # what `predicted_labels` makes of the outputs
+    label_names: tuple[str, ...]  # C; none for regression
 
 
 def check_problem(problem: str) -> None:
@@ -48,13 +40,10 @@ def predicted_labels(
     Args:
         outputs: (N, C) probabilities, or (N,) values for regression.
         thresholds: (C,) least probability per class of a multi-label problem; 0.5 each by default.
-        top_one_if_none: Whether a multi-label row where no class passes gets its most probable class.
+        top_one_if_none: whether a multi-label row where no class passes gets its most probable class.
 
     Returns:
         (N,) ints, (N, C) ints 0/1 for multi-label, or (N,) floats for regression.
-
-    Raises:
-        ValueError: If the problem is unknown or a shape does not fit it.
     """
     check_problem(problem)
     scores = checked_outputs(problem, outputs)
@@ -83,15 +72,10 @@ def check_predictions(
     thresholds: ArrayLike | None = None,
     top_one_if_none: bool = True,
 ) -> Predictions:
-    """Check the inputs of the metrics and predict the labels.
-
-    Args:
-        references: (N,) ints for single-label and ordinal, (N, C) 0/1 for multi-label, (N,) floats for regression.
-        outputs: (N, C) probabilities, or (N,) values for regression.
+    """Check the inputs of the metrics, as `score` takes them, and predict the labels.
 
     Raises:
-        ValueError: With the first row at fault, if shapes differ, a value is not finite, a reference is no class,
-            or the outputs are no probabilities.
+        ValueError: shapes differ, or a value is not finite, no class or no probability (with the first row at fault).
     """
     check_problem(problem)
     scores = checked_outputs(problem, outputs)

@@ -11,7 +11,7 @@ from .entities import Entities, TaggedWords, check_tags
 
 KINDS = ("correct", "wrong_type", "wrong_border", "wrong_both", "missed", "spurious")
 NONE = "none"
-_CONTEXT = 5  # words shown on either side of an example
+CONTEXT = 5  # words shown on either side of an example
 
 
 class Match(NamedTuple):
@@ -41,7 +41,7 @@ def error_analysis(
     Args:
         label_names: C tags in IOB2.
         places: N places of the sentences, for the examples; the sentences' numbers by default.
-        known: The entity strings of train (see `entity_strings`), to score known and unseen ones apart.
+        known: the entity strings of train (see `entity_strings`), to score known and unseen ones apart.
 
     Returns:
         A dict of plain values for JSON: "kinds" {kind: {"references", "predictions"}}, which sum to the entities of
@@ -50,7 +50,7 @@ def error_analysis(
         "unseen": {"references", "predictions", "correct", "precision", "recall", "f1"}}, None where undefined.
 
     Raises:
-        ValueError: If lengths differ, an id is no label, or the names are no tags of IOB2.
+        ValueError: lengths differ, an id is no label, or the names are no tags of IOB2.
     """
     words = check_tags(references, predictions, label_names)
     flat = _flat_tokens(tokens, words)
@@ -85,11 +85,7 @@ def error_analysis(
 def entity_strings(
     tags: Sequence[Sequence[int]], tokens: Sequence[Sequence[str]], label_names: Sequence[str]
 ) -> set[str]:
-    """Collect the strings of all entities: their words joined by spaces, case kept.
-
-    Raises:
-        ValueError: If lengths differ, an id is no label, or the names are no tags of IOB2.
-    """
+    """Collect the strings of all entities: their words joined by spaces, case kept."""
     words = check_tags(tags, tags, label_names)
     return set(_strings(words.entities(words.references).strict(), _flat_tokens(tokens, words)))
 
@@ -159,7 +155,7 @@ def _example(
         "place": str(sentence) if places is None else places[sentence],
         "reference": shown[0],
         "prediction": shown[1],
-        "context": " ".join(flat[max(first, low - _CONTEXT) : min(stop, high + _CONTEXT)]),
+        "context": " ".join(flat[max(first, low - CONTEXT) : min(stop, high + CONTEXT)]),
     }
 
 

@@ -46,7 +46,7 @@ def score_spans(
         label_names: C tags in IOB2.
 
     Raises:
-        ValueError: If lengths differ, an id is no label, or the names are no tags of IOB2.
+        ValueError: lengths differ, an id is no label, or the names are no tags of IOB2.
     """
     check_confidence(confidence)
     words = check_tags(references, predictions, label_names)
@@ -81,7 +81,7 @@ def paired_bootstrap_spans(
     """Test whether two systems differ, by drawing the same documents for both (see `paired_bootstrap`).
 
     Raises:
-        ValueError: If the inputs do not fit each other, or the metric is unknown or undefined on the data.
+        ValueError: the inputs do not fit each other, or the metric is unknown or undefined on the data.
     """
     check_confidence(confidence)
     groups = _document_numbers(documents, len(references))
