@@ -18,14 +18,13 @@ TEMPERATURE_BOUNDS = (0.02, 50.0)
 def calibration_statistic(predictions: Predictions) -> Statistic:
     """Build ece, brier and nll (see `intervals` for what a statistic is).
 
-    - ece: expected calibration error (Naeini et al. 2015) over 15 bins of equal mass (Nguyen & O'Connor 2015): the
-      mean distance of confidence and accuracy. Confidence is the top class's probability; for multi-label, each
-      probability of the row counts. The bins are cut once, on the whole data. On few rows chance alone lifts it: a
-      perfectly calibrated model gets about .09 on 200 rows and .04 on 1,000.
-    - brier: squared distance of the probabilities to the truth (Brier 1950), summed over classes, so 0 to 2 for
-      single-label and ordinal; averaged over classes for multi-label.
-    - nll: negative log-likelihood with the natural logarithm, probabilities clipped at 1e-15; averaged over classes
-      for multi-label.
+    - ece: expected calibration error (Naeini et al. 2015) over 15 bins of equal mass (Nguyen & O'Connor 2015), cut
+      once, on the whole data: the mean distance of confidence and accuracy. Confidence is the top class's probability;
+      for multi-label, each of the row. On few rows chance alone lifts it: to about .09 on 200 rows and .04 on 1,000.
+    - brier: squared distance of the probabilities to the truth (Brier 1950), summed over classes: 0 to 2.
+    - nll: negative log-likelihood with the natural logarithm, probabilities clipped at 1e-15.
+
+    For multi-label brier and nll are means over the classes.
     """
     gaps = _confidence_gaps(predictions)  # (N, bins)
     brier, nll = _row_losses(predictions)  # (N,) each
@@ -125,8 +124,8 @@ def _row_losses(predictions: Predictions) -> tuple[Array, Array]:
     outputs, truth = predictions.outputs, predictions.references
     clipped = np.clip(outputs, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
     if predictions.problem == "multi_label_classification":
-        likelihood = np.where(truth == 1, clipped, 1 - clipped)
-        return ((outputs - truth) ** 2).mean(axis=1), -np.log(likelihood).mean(axis=1)
+        log_likelihood = np.log(np.where(truth == 1, clipped, 1 - clipped))
+        return ((outputs - truth) ** 2).mean(axis=1), -log_likelihood.mean(axis=1)
     rows = np.arange(len(truth))
     brier = ((outputs - np.eye(outputs.shape[1])[truth]) ** 2).sum(axis=1)
     return brier, -np.log(clipped[rows, truth])

@@ -15,6 +15,8 @@ from .inputs import Array, Predictions, check_predictions
 from .intervals import Statistic, bca_interval, check_confidence, replicate
 from .scores import statistic_of
 
+Answers = dict[int, dict[str, Any]]  # of a predictions file, by row
+
 
 @dataclass(frozen=True)
 class PairedTest:
@@ -66,7 +68,7 @@ def paired_bootstrap(
         check_predictions(problem, references, outputs, label_names, thresholds=least, top_one_if_none=top_one_if_none)
         for outputs, least in ((outputs_a, thresholds_a), (outputs_b, thresholds_b))
     ]
-    return _compare(systems[0], systems[1], metric, confidence, resamples, seed)
+    return _compare(systems, metric, confidence, resamples, seed)
 
 
 def compare_results(
@@ -97,25 +99,18 @@ def compare_results(
             raise ValueError(f"{field} is {first} in {path_a}, but {second} in {path_b}: these cannot be compared.")
     files = [_predictions_file(result, path, split) for result, path in zip(results, paths, strict=True)]
     rows = [_read_rows(file) for file in files]
-    _check_same_rows(rows[0], rows[1], files[0], files[1])
+    _check_same_rows(rows, files)
     systems = [_predictions(result, answers) for result, answers in zip(results, rows, strict=True)]
-    return _compare(systems[0], systems[1], metric, confidence, resamples, seed)
+    return _compare(systems, metric, confidence, resamples, seed)
 
 
 def compare_statistics(
-    statistic_a: Statistic,
-    statistic_b: Statistic,
-    metric: str,
-    rows: int,
-    *,
-    confidence: float,
-    resamples: int,
-    seed: int,
+    first: Statistic, second: Statistic, metric: str, rows: int, *, confidence: float, resamples: int, seed: int
 ) -> PairedTest:
     """Test whether two systems differ in a metric, as `paired_bootstrap` describes."""
 
     def both(weights: Array) -> dict[str, Array]:
-        value_a, value_b = statistic_a(weights)[metric], statistic_b(weights)[metric]
+        value_a, value_b = first(weights)[metric], second(weights)[metric]
         return {"a": value_a, "b": value_b, "difference": value_a - value_b}
 
     replicates = replicate(both, rows, resamples, seed)
@@ -128,12 +123,10 @@ def compare_statistics(
     return PairedTest(metric, replicates.values["a"], replicates.values["b"], difference, low, high, p_value)
 
 
-def _compare(
-    first: Predictions, second: Predictions, metric: str, confidence: float, resamples: int, seed: int
-) -> PairedTest:
-    statistics = statistic_of(first, metric), statistic_of(second, metric)
-    rows = len(first.outputs)
-    return compare_statistics(*statistics, metric, rows, confidence=confidence, resamples=resamples, seed=seed)
+def _compare(systems: list[Predictions], metric: str, confidence: float, resamples: int, seed: int) -> PairedTest:
+    first, second = (statistic_of(system, metric) for system in systems)
+    rows = len(systems[0].outputs)
+    return compare_statistics(first, second, metric, rows, confidence=confidence, resamples=resamples, seed=seed)
 
 
 def _read_results(path: Path) -> dict[str, Any]:
@@ -158,8 +151,8 @@ def _predictions_file(result: dict[str, Any], path: Path, split: str) -> Path:
     return path.parent / str(_field(entry, "predictions_file", f"split {split!r} of {path}"))
 
 
-def _read_rows(path: Path) -> dict[int, dict[str, Any]]:
-    rows: dict[int, dict[str, Any]] = {}
+def _read_rows(path: Path) -> Answers:
+    rows: Answers = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
             continue
@@ -170,33 +163,31 @@ def _read_rows(path: Path) -> dict[int, dict[str, Any]]:
         for name in ("row", "reference", "output"):
             _field(answer, name, f"{path}, line {number}")
         if answer["row"] in rows:
-            raise ValueError(
-                f"{path}, line {number} answers row {answer['row']} again: there must be one answer per row."
-            )
+            raise ValueError(f"{path}, line {number} answers row {answer['row']} again: give one answer per row.")
         rows[answer["row"]] = answer
     return rows
 
 
-def _check_same_rows(
-    first: dict[int, dict[str, Any]], second: dict[int, dict[str, Any]], path_a: Path, path_b: Path
-) -> None:
+def _check_same_rows(systems: list[Answers], files: list[Path]) -> None:
+    first, second = systems
     unpaired = first.keys() ^ second.keys()
     if unpaired:
         row = min(unpaired)
-        have, lack = (path_a, path_b) if row in first else (path_b, path_a)
+        have, lack = files if row in first else reversed(files)
         raise ValueError(
             f"{have} answers row {row}, but {lack} does not ({len(unpaired)} such rows): "
             "evaluate both on the same rows."
         )
     for row, answer in first.items():
-        if answer["reference"] != second[row]["reference"]:
+        truth, other = answer["reference"], second[row]["reference"]
+        if truth != other:
             raise ValueError(
-                f"the reference of row {row} is {answer['reference']} in {path_a}, but {second[row]['reference']} "
-                f"in {path_b}: evaluate both on the same data."
+                f"the reference of row {row} is {truth} in {files[0]}, but {other} in {files[1]}: "
+                "evaluate both on the same data."
             )
 
 
-def _predictions(result: dict[str, Any], answers: dict[int, dict[str, Any]]) -> Predictions:
+def _predictions(result: dict[str, Any], answers: Answers) -> Predictions:
     ordered = [answers[row] for row in sorted(answers)]
     return check_predictions(
         result["problem"],

@@ -70,28 +70,21 @@ class TaggedWords:
 
 
 def _read_names(label_names: Sequence[str]) -> TagNames:
-    bad = [name for name in label_names if name != "O" and not (name[:2] in ("B-", "I-") and len(name) > 2)]
-    if bad or len(set(label_names)) != len(label_names):
+    valid = all(name == "O" or (name[:2] in ("B-", "I-") and len(name) > 2) for name in label_names)
+    if not valid or len(set(label_names)) != len(label_names):
         raise ValueError(
             f"label_names must be different tags of IOB2 such as 'O', 'B-LOC', 'I-LOC'; got {list(label_names)}."
         )
     types = dict.fromkeys(name[2:] for name in label_names if name != "O")
     numbers = {name: index for index, name in enumerate(types)}
-    return TagNames(
-        np.array([TAG_ROLES[name[0]] if name != "O" else 0 for name in label_names], dtype=np.int64),
-        np.array([numbers[name[2:]] if name != "O" else -1 for name in label_names], dtype=np.int64),
-        tuple(types),
-    )
+    roles = np.array([TAG_ROLES[name[0]] for name in label_names], dtype=np.int64)
+    return TagNames(roles, np.array([numbers.get(name[2:], -1) for name in label_names], dtype=np.int64), tuple(types))
 
 
 def check_tags(
     references: Sequence[Sequence[int]], predictions: Sequence[Sequence[int]], label_names: Sequence[str]
 ) -> TaggedWords:
-    """Check label ids of N sentences, one per word, and join them.
-
-    Raises:
-        ValueError: names the first sentence and word at fault.
-    """
+    """Check label ids of N sentences, one per word, and join them; an error names the first sentence at fault."""
     names = _read_names(label_names)
     if len(references) != len(predictions) or not len(references):
         raise ValueError(

@@ -72,11 +72,7 @@ def check_predictions(
     thresholds: ArrayLike | None = None,
     top_one_if_none: bool = True,
 ) -> Predictions:
-    """Check the inputs of the metrics, as `score` takes them, and predict the labels.
-
-    Raises:
-        ValueError: shapes differ, or a value is not finite, no class or no probability (with the first row at fault).
-    """
+    """Check the inputs of the metrics, as `score` takes them, and predict the labels; an error names the bad row."""
     check_problem(problem)
     scores = checked_outputs(problem, outputs)
     if problem == "regression":
@@ -101,9 +97,7 @@ def checked_outputs(problem: str, outputs: ArrayLike, name: str = "outputs") -> 
     ndim, shape = (1, "(N,)") if problem == "regression" else (2, "(N, C)")
     if scores.ndim != ndim or scores.size == 0:
         raise ValueError(f"{name} has shape {scores.shape}, but {problem} needs {shape} with at least one row.")
-    bad = np.flatnonzero(~np.isfinite(scores.reshape(len(scores), -1)).all(axis=1))
-    if len(bad):
-        raise ValueError(f"{name} is not finite in row {bad[0]} ({len(bad)} such rows).")
+    _check_finite(scores, name)
     return scores
 
 
@@ -139,7 +133,11 @@ def _checked_values(references: ArrayLike, rows: int) -> Array:
     truth = np.asarray(references, dtype=np.float64)
     if truth.shape != (rows,):
         raise ValueError(f"references has shape {truth.shape}, but outputs has {rows} rows: one of each per row.")
-    bad = np.flatnonzero(~np.isfinite(truth))
-    if len(bad):
-        raise ValueError(f"references is not finite in row {bad[0]} ({len(bad)} such rows).")
+    _check_finite(truth, "references")
     return truth
+
+
+def _check_finite(values: Array, name: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+    if len(bad):
+        raise ValueError(f"{name} is not finite in row {bad[0]} ({len(bad)} such rows).")

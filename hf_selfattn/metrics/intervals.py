@@ -109,6 +109,11 @@ def ratio(numerator: Array, denominator: Array) -> Array:
     return quotient
 
 
+def precision_recall_f1(hits: Array, actual: Array, claimed: Array) -> tuple[Array, Array, Array]:
+    """Return the three of counts of the same shape."""
+    return ratio(hits, claimed), ratio(hits, actual), ratio(2 * hits, actual + claimed)
+
+
 def cumulative(weights: Array) -> Array:
     """Return the sums of the first 0, 1, ..., N rows: (N, R) to (N + 1, R)."""
     sums = np.zeros((len(weights) + 1, weights.shape[1]))

@@ -1,7 +1,4 @@
-"""Regression metrics, and the two ordinal ones that read class numbers as values.
-
-Each builder takes predictions and returns a statistic (see `intervals`): row weights (N, R) to values (R,) per metric.
-"""
+"""Statistics (see `intervals`) of regression, and the two ordinal ones that read class numbers as values."""
 
 from __future__ import annotations
 

@@ -100,11 +100,7 @@ def metric_values(
 
 
 def statistic_of(predictions: Predictions, metric: str | None = None) -> Statistic:
-    """Build the statistic of all metrics of the problem, or of the family of metrics that holds one of them.
-
-    Raises:
-        ValueError: the metric is not one of the problem's, or is undefined on these data.
-    """
+    """Build the statistic of all metrics of the problem, or of the family of metrics that holds one of them."""
     statistics = [build(predictions) for build in STATISTICS[predictions.problem]]
 
     def every(weights: Array) -> dict[str, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence, Set
 from typing import Any, NamedTuple
 
@@ -60,14 +61,9 @@ def error_analysis(
     of_truth = [Match(kind, i, other) for i, (kind, other) in enumerate(_classify(truth, guess, "missed"))]
     of_guess = [Match(kind, other, i) for i, (kind, other) in enumerate(_classify(guess, truth, "spurious"))]
     matches = of_truth + [match for match in of_guess if match.kind == "spurious"]
+    counts = [Counter(match.kind for match in side) for side in (of_truth, of_guess)]
     result: dict[str, Any] = {
-        "kinds": {
-            kind: {
-                "references": sum(match.kind == kind for match in of_truth),
-                "predictions": sum(match.kind == kind for match in of_guess),
-            }
-            for kind in KINDS
-        },
+        "kinds": {kind: {"references": counts[0][kind], "predictions": counts[1][kind]} for kind in KINDS},
         "confusion": _confusion(truth, guess, matches, words.names.entity_types),
         "examples": {
             kind: [
@@ -124,8 +120,7 @@ def _confusion(
 
 def _spread(matches: Sequence[Match], count: int) -> list[Match]:
     """Take at most so many, spread evenly."""
-    if len(matches) <= count:
-        return list(matches)
+    count = min(count, len(matches))
     return [matches[i * len(matches) // count] for i in range(count)]
 
 
@@ -137,26 +132,19 @@ def _example(
     flat: Sequence[str],
     places: Sequence[str] | None,
 ) -> dict[str, Any]:
-    sides = [(truth, match.reference), (guess, match.prediction)]
-    bounds = [(int(side.starts[i]), int(side.ends[i])) for side, i in sides if i is not None]
-    low, high = min(start for start, _ in bounds), max(end for _, end in bounds)
+    bounds: dict[str, tuple[int, int, str]] = {}
+    for name, side, i in (("reference", truth, match.reference), ("prediction", guess, match.prediction)):
+        if i is not None:
+            bounds[name] = int(side.starts[i]), int(side.ends[i]), words.names.entity_types[side.types[i]]
+    low, high = min(start for start, _, _ in bounds.values()), max(end for _, end, _ in bounds.values())
     sentence = int(words.sentences[low])
     first, stop = int(words.offsets[sentence]), int(words.offsets[sentence + 1])
-    shown: list[dict[str, Any] | None] = []
-    for side, i in sides:
-        if i is None:
-            shown.append(None)
-            continue
-        start, end = int(side.starts[i]), int(side.ends[i])
-        kind = words.names.entity_types[side.types[i]]
-        shown.append({"text": " ".join(flat[start:end]), "type": kind, "start": start - first, "end": end - first})
-    return {
-        "sentence": sentence,
-        "place": str(sentence) if places is None else places[sentence],
-        "reference": shown[0],
-        "prediction": shown[1],
-        "context": " ".join(flat[max(first, low - CONTEXT) : min(stop, high + CONTEXT)]),
-    }
+    shown: dict[str, dict[str, Any] | None] = {"reference": None, "prediction": None}
+    for name, (start, end, kind) in bounds.items():
+        shown[name] = {"text": " ".join(flat[start:end]), "type": kind, "start": start - first, "end": end - first}
+    place = str(sentence) if places is None else places[sentence]
+    context = " ".join(flat[max(first, low - CONTEXT) : min(stop, high + CONTEXT)])
+    return {"sentence": sentence, "place": place, **shown, "context": context}
 
 
 def _known_and_unseen(
