@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -25,13 +25,11 @@ from .tagging import TaggingData, build_split, by_document
 
 QUANTILES = (5, 25, 50, 75, 95, 99, 100)
 RARE = 10  # rows, or entities
-ODD_CHARACTERS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "replacement_character": ("U+FFFD, left by a wrong decoding", re.compile("\ufffd").search),
-    "control_character": (
-        "control characters",
-        re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x84\x86-\x9f]").search,
-    ),
-    "mojibake": ("UTF-8 read as Latin-1, such as 'Ã©' for 'é'", re.compile("[ÃÂ][\u0080-\u00bf]|â€").search),
+CONTROL = "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x84\x86-\x9f]"
+ODD_CHARACTERS = {
+    "replacement_character": ("U+FFFD, left by a wrong decoding", re.compile("\ufffd")),
+    "control_character": ("control characters", re.compile(CONTROL)),
+    "mojibake": ("UTF-8 read as Latin-1, such as 'Ã©' for 'é'", re.compile("[ÃÂ][\u0080-\u00bf]|â€")),
 }
 
 
@@ -206,8 +204,10 @@ def _label_findings(
 def _odd_characters(name: str, column: str, texts: Sequence[Any], places: Sequence[str]) -> list[Finding]:
     """Find texts with characters of a wrong decoding or invisible ones."""
     findings = []
-    for kind, (message, search) in ODD_CHARACTERS.items():
-        rows = [place for place, text in zip(places, texts, strict=True) if isinstance(text, str) and search(text)]
+    for kind, (message, pattern) in ODD_CHARACTERS.items():
+        rows = [
+            place for place, text in zip(places, texts, strict=True) if isinstance(text, str) and pattern.search(text)
+        ]
         if rows:
             findings.append(finding(kind, name, f"column '{column}': {message}", rows))
     return findings

@@ -80,11 +80,7 @@ def format_of(path: Path) -> str:
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file, decompressed.
-
-    Raises:
-        ValueError: names a file that turns out to be damaged, here or while it is read.
-    """
+    """Open a file, decompressed; an error names a file that turns out to be damaged, here or while it is read."""
     try:
         with COMPRESSIONS.get(path.suffix.lower(), Path.open)(path, "rb") as stream:
             yield stream

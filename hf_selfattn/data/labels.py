@@ -52,11 +52,7 @@ class LabelScheme:
 def read_scheme(
     splits: Mapping[str, Dataset], column: str, problem: str | None = None, label_names: Sequence[str] | None = None
 ) -> LabelScheme:
-    """Find out the problem and the label names, from train (from all splits where there is no train).
-
-    Raises:
-        ValueError: unknown problem, bad ``label_names``, or ordinal labels without an order.
-    """
+    """Find out the problem and the label names, from train (from all splits where there is no train)."""
     if problem is not None and problem not in LABEL_PROBLEMS:
         raise ValueError(f"problem='{problem}' is unknown; it is one of {', '.join(LABEL_PROBLEMS)}, or leave it out.")
     sources = [splits["train"]] if "train" in splits else list(splits.values())
@@ -98,11 +94,7 @@ def named_values(split: Dataset, column: str) -> list[Any]:
 
 
 def encode_label(scheme: LabelScheme, value: Any) -> LabelTarget:
-    """Turn one value into its target: int (single-label, ordinal), C floats (multi-label) or float (regression).
-
-    Raises:
-        LabelError: the value is no label.
-    """
+    """Turn one value into its target, or raise a `LabelError`: int, C floats (multi-label) or float (regression)."""
     multi = scheme.problem == "multi_label_classification"
     if is_missing(value) and not (multi and isinstance(value, str)):  # an empty cell is an empty set of labels
         raise LabelError("label_missing", "no label (empty, null or NaN)")

@@ -77,11 +77,7 @@ def load_splits(
 
 
 def find_files(spec: DataFiles, split: str = "train") -> list[Path]:
-    """List the files of a path, a glob or a list of them, sorted within each glob.
-
-    Raises:
-        ValueError: nothing matches; the message lists similar names in the folder.
-    """
+    """List the files of a path, a glob or a list of them, sorted within each glob; each must match."""
     patterns = [spec] if isinstance(spec, (str, os.PathLike)) else list(spec)
     files: dict[Path, None] = {}
     for pattern in patterns:
@@ -184,11 +180,7 @@ def _named_splits(loaded: Dataset | Mapping[str, Dataset], prefix: str) -> dict[
 
 
 def with_origin(split: Dataset, name: str) -> Dataset:
-    """Add the column ``__origin__`` (``name[index]``, from 0) to a data set that has none.
-
-    Raises:
-        ValueError: not a `Dataset` (a streaming one has no rows to index).
-    """
+    """Add the column ``__origin__`` (``name[index]``, from 0) to a data set that has none."""
     if not isinstance(split, Dataset):
         raise ValueError(f"split '{name}' is a {type(split).__name__}; load it without streaming, as a Dataset.")
     if ORIGIN in split.column_names or len(split) == 0:
@@ -197,11 +189,7 @@ def with_origin(split: Dataset, name: str) -> Dataset:
 
 
 def with_origins(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
-    """Add the column ``__origin__`` to all splits.
-
-    Raises:
-        ValueError: a split is no `Dataset`, or has no rows.
-    """
+    """Add the column ``__origin__`` to all splits, none of which may be empty."""
     splits = {name: with_origin(split, name) for name, split in splits.items()}
     for name, split in splits.items():
         if len(split) == 0:

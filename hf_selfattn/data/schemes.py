@@ -31,10 +31,7 @@ class TagScheme:
 
 
 def detect_scheme(sentences: Iterable[Sequence[str]]) -> TagScheme:
-    """Find out the tagging scheme.
-
-    IOB1 and IOB2 share their tags: the one with fewer broken tags is taken, IOB2 if none decides.
-    """
+    """Find out the tagging scheme; of IOB1 and IOB2, which share their tags, the one with fewer broken ones."""
     prefixes: Counter[str] = Counter()
     opening_i = lone_b = 0  # what IOB2 forbids, and what IOB1 forbids
     for tags in sentences:
@@ -78,11 +75,8 @@ def is_tag(tag: str, scheme: str) -> bool:
 def split_tag(tag: str, scheme: str) -> tuple[str, str]:
     """Split a tag into its role and its entity type: "L-PER" into ("E", "PER"), "O" into ("O", "").
 
-    Args:
-        scheme: one of `SCHEMES`; of the closed ones each understands the marks of the others. In IO the role is "I".
-
-    Raises:
-        LabelError: the tag is none of the scheme.
+    Each closed scheme understands the marks of the others; in IO the role is "I". A `LabelError` is raised for a tag
+    that is none of the scheme.
     """
     if tag == OUTSIDE:
         return "O", ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
@@ -12,18 +13,9 @@ from .labels import LabelError
 from .schemes import OUTSIDE
 
 # Scripts without spaces between words (each character is a word): Thai, Lao, Myanmar, Khmer, kana, Han, half-width.
-SPACELESS = (
-    (0x0E00, 0x0EFF),
-    (0x1000, 0x109F),
-    (0x1780, 0x17FF),
-    (0x3005, 0x3007),
-    (0x3040, 0x30FF),
-    (0x31F0, 0x31FF),
-    (0x3400, 0x4DBF),
-    (0x4E00, 0x9FFF),
-    (0xF900, 0xFAFF),
-    (0xFF66, 0xFF9D),
-    (0x20000, 0x3FFFF),
+SPACELESS = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\uff66-\uff9d\U00020000-\U0003ffff]"
 )
 JOINERS = "\u200c\u200d"
 
@@ -121,6 +113,6 @@ def _kind(character: str) -> str:
         return "mark"
     if character.isspace() or category in ("Cc", "Cf", "Zs", "Zl", "Zp"):
         return "space"
-    if any(low <= ord(character) <= high for low, high in SPACELESS):
+    if SPACELESS.match(character):
         return "spaceless"
     return "letter" if character.isalnum() or character == "_" else "symbol"

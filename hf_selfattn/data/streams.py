@@ -34,11 +34,7 @@ class Stream:
     label_counts: dict[str, int] = field(default_factory=dict)  # of that pass; of a regression none
 
     def __iter__(self) -> Iterator[Row]:
-        """Yield `text`, perhaps `text_pair`, and `labels` of each row.
-
-        Raises:
-            ValueError: names file and row of the first bad one.
-        """
+        """Yield `text`, perhaps `text_pair`, and `labels` of each row; an error names the first bad one."""
         for row in self.read():
             try:
                 target = _checked_target(row, self.columns, self.scheme)
@@ -79,11 +75,7 @@ class Survey:
         return Dataset(table_from_rows(self.examples))
 
     def label_counts(self, columns: Columns, scheme: LabelScheme) -> dict[str, int]:
-        """Return how many rows have each label; of a regression nothing.
-
-        Raises:
-            ValueError: there are more labels than a first pass keeps.
-        """
+        """Return how many rows have each label; of a regression nothing."""
         if scheme.problem == "regression":
             return {}
         if sum(self.counts) < self.rows:

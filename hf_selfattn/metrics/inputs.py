@@ -35,15 +35,12 @@ def check_problem(problem: str) -> None:
 def predicted_labels(
     problem: str, outputs: ArrayLike, thresholds: ArrayLike | None = None, top_one_if_none: bool = True
 ) -> Array:
-    """Turn outputs into answers: the argmax, the classes that pass their threshold, or the value itself.
+    """Turn outputs into answers: the argmax (N,), the classes that pass their threshold (N, C), or the value itself.
 
     Args:
         outputs: (N, C) probabilities, or (N,) values for regression.
         thresholds: (C,) least probability per class of a multi-label problem; 0.5 each by default.
         top_one_if_none: whether a multi-label row where no class passes gets its most probable class.
-
-    Returns:
-        (N,) ints, (N, C) ints 0/1 for multi-label, or (N,) floats for regression.
     """
     check_problem(problem)
     scores = checked_outputs(problem, outputs)
