@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from .check import check_classification, format_report
-from .check_tags import check_tagging
-from .classification import ClassificationData, prepare
-from .sources import load_splits
+from .check import check_classification, check_tagging, format_report
+from .classification import ClassificationData, prepare_classification
+from .load import load_splits
 from .splits import deduplicate, fingerprint, k_folds, make_validation
 from .tagging import TaggingData, by_document, prepare_tagging
 
@@ -21,6 +20,6 @@ __all__ = [
     "k_folds",
     "load_splits",
     "make_validation",
-    "prepare",
+    "prepare_classification",
     "prepare_tagging",
 ]

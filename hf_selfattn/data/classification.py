@@ -8,46 +8,23 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, List, Value
 
-from .labels import LabelScheme, Target, degenerate, label_twins, read_scheme
-from .reading import ORIGIN
-from .rows import BadRow, Columns, bad_rows_message, column_values, inspect_rows, summarise
-from .sources import with_origin
+from .columns import Columns, column_values, find_columns, found_columns
+from .findings import BadRow, bad_rows_message, summarise, text_mistake
+from .formats import ORIGIN
+from .labels import (
+    LabelError,
+    LabelScheme,
+    LabelTarget,
+    degenerate,
+    encode_label,
+    label_twins,
+    named_values,
+    read_scheme,
+)
+from .load import with_origins
 from .streams import Stream
 
-TEXT_NAMES = (
-    "sentence",
-    "review",
-    "content",
-    "document",
-    "comment",
-    "tweet",
-    "body",
-    "message",
-    "utterance",
-    "abstract",
-)
-PAIR_NAMES = {
-    "text": "text_pair",
-    "text_a": "text_b",
-    "text1": "text2",
-    "sentence1": "sentence2",
-    "question1": "question2",
-    "premise": "hypothesis",
-}
-LABEL_NAMES = (
-    "class",
-    "category",
-    "target",
-    "sentiment",
-    "polarity",
-    "rating",
-    "stars",
-    "score",
-    "topic",
-    "intent",
-    "emotion",
-)
-MENDS = {
+LABEL_MENDS = {
     "label_unknown": "A label that train does not have cannot be scored: add training rows, mend it, or list it in "
     "label_names.",
     "label_not_number": "For classes set problem='single_label_classification'.",
@@ -62,7 +39,7 @@ class ClassificationData:
     Args:
         splits: columns ``text``, perhaps ``text_pair``, ``label``, ``__origin__`` and the kept ones; a label is an int
             (single-label, ordinal), C floats of 0 and 1 (multi-label) or a float (regression).
-        problem: one of `labels.PROBLEMS`.
+        problem: one of `labels.LABEL_PROBLEMS`.
         label_names: the C names in the order of the targets; for regression the name of the one value.
         notes: sentences for the user: what was detected, dropped or looks odd.
         stream: the rows of train, where they are streamed; then they are no split.
@@ -75,7 +52,7 @@ class ClassificationData:
     stream: Stream | None = None
 
 
-def prepare(
+def prepare_classification(
     splits: Mapping[str, Dataset],
     *,
     text_column: str | None = None,
@@ -91,16 +68,15 @@ def prepare(
     Args:
         problem: overrides the problem that the label column suggests; "ordinal" exists on request only.
         label_names: overrides the names and their order; integer labels may be positions in it.
+        on_bad_row: "error" names all bad rows, "drop" leaves them out and counts them in the notes.
+        keep_columns: further columns that the prepared splits hold.
 
     Raises:
         ValueError: missing or ambiguous column, empty split, one class only, or bad rows (with file and row).
     """
     if on_bad_row not in ("error", "drop"):
         raise ValueError(f"on_bad_row='{on_bad_row}' is unknown; it is 'error' or 'drop'.")
-    splits = {name: with_origin(split, name) for name, split in splits.items()}
-    for name, split in splits.items():
-        if len(split) == 0:
-            raise ValueError(f"{name}: the split has no rows. Leave it out, or give it rows.")
+    splits = with_origins(splits)
     columns, notes = find_columns(
         splits, text_column=text_column, text_pair_column=text_pair_column, label_column=label_column
     )
@@ -108,15 +84,13 @@ def prepare(
     inspected = {name: inspect_rows(split, columns, scheme) for name, split in splits.items()}
     findings = [finding for name, (_, bad) in inspected.items() for finding in summarise(name, bad)]
     if findings and on_bad_row == "error":
-        known = {"label_unknown": f"{MENDS['label_unknown']} Known labels: {scheme.names[:20]}."}
-        raise ValueError(bad_rows_message(findings, {**MENDS, **known}))
+        known = {"label_unknown": f"{LABEL_MENDS['label_unknown']} Known labels: {scheme.names[:20]}."}
+        raise ValueError(bad_rows_message(findings, {**LABEL_MENDS, **known}))
     notes += scheme.notes + [f"Dropped {finding}." for finding in findings] + _label_notes(scheme)
-    kept = list(keep_columns)
-    prepared = {
-        name: _build(splits[name], columns, scheme, targets, bad, kept) for name, (targets, bad) in inspected.items()
-    }
-    for name, split in prepared.items():
-        if len(split) == 0:
+    prepared = DatasetDict()
+    for name, (targets, bad) in inspected.items():
+        prepared[name] = _build(splits[name], columns, scheme, targets, bad, list(keep_columns))
+        if len(prepared[name]) == 0:
             raise ValueError(f"{name}: all {len(splits[name])} rows are bad. {'; '.join(map(str, findings[:5]))}")
     reason = degenerate(scheme, prepared["train"]["label"]) if "train" in prepared else ""
     if reason:
@@ -125,74 +99,28 @@ def prepare(
             f"train (from {place}): column '{columns.label}': {reason}. Training needs at least two different labels; "
             f"is label_column the right one of {found_columns(splits['train'])}?"
         )
-    return ClassificationData(DatasetDict(prepared), scheme.problem, scheme.names, notes)
+    return ClassificationData(prepared, scheme.problem, scheme.names, notes)
 
 
-def find_columns(
-    splits: Mapping[str, Dataset],
-    *,
-    text_column: str | None = None,
-    text_pair_column: str | None = None,
-    label_column: str | None = None,
-) -> tuple[Columns, list[str]]:
-    """Find the text, pair and label columns by the names given or by well-known names.
-
-    Returns:
-        The columns, and notes on which were chosen.
-
-    Raises:
-        ValueError: a column is missing or several could be meant; the message lists the columns found.
-    """
-    if not splits:
-        raise ValueError("no splits: give at least one of train, validation, test.")
-    first = next(iter(splits.values()))
-    found = found_columns(first)
-    notes: list[str] = []
-    text = text_column or _known_column(found, "text", ("text", *PAIR_NAMES), TEXT_NAMES, first, notes)
-    pair = text_pair_column
-    if pair is None and text_column is None:
-        pair = next((name for name in found if name.lower() == PAIR_NAMES.get(text.lower())), None)
-    label = label_column or _known_column(found, "label", ("label", "labels"), LABEL_NAMES, first, notes)
-    columns = Columns(text, pair, label)
-    names = [*columns.texts, label]
-    if len(set(names)) < len(names):
-        raise ValueError(f"text_column, text_pair_column and label_column must differ; they are {names}.")
-    for option, name in zip(("text_column", "label_column", "text_pair_column"), (text, label, pair), strict=True):
-        for split_name, split in splits.items():
-            if name is not None and name not in split.column_names:
-                raise ValueError(
-                    f"{split_name} (from {_first_place(split)}): there is no column '{name}' ({option}); "
-                    f"the columns found are {found_columns(split)}."
-                )
-    used = f"Columns: text '{text}'" + (f", text pair '{pair}'" if pair else "") + f", label '{label}'."
-    return columns, [used, *notes]
-
-
-def found_columns(split: Dataset) -> list[str]:
-    """List the user's columns of a split."""
-    return [name for name in split.column_names if name != ORIGIN]
-
-
-def _known_column(
-    found: list[str], role: str, sure: Sequence[str], likely: Sequence[str], split: Dataset, notes: list[str]
-) -> str:
-    """Take the column with a sure name; else the only one with a likely name."""
-    first = [name for wanted in sure for name in found if name.lower() == wanted]
-    others = [name for name in found if name.lower() in likely]
-    candidates = first[:1] or others
-    if len(candidates) != 1:
-        trouble = f"several columns could be the {role} ({candidates})" if candidates else f"no {role} column is known"
-        raise ValueError(
-            f"{_first_place(split)}: {trouble} among the columns found: {found}. Set {role}_column=… to one of them "
-            "(the first line of a CSV file must hold the column names)."
-        )
-    if first and others:
-        notes.append(f"Column '{candidates[0]}' is the {role}; {others} could be too ({role}_column=… to change).")
-    return candidates[0]
-
-
-def _first_place(split: Dataset) -> str:
-    return str(split[0][ORIGIN]) if len(split) and ORIGIN in split.column_names else "no rows"
+def inspect_rows(
+    split: Dataset, columns: Columns, scheme: LabelScheme
+) -> tuple[list[LabelTarget | None], list[BadRow]]:
+    """Encode the label of each row (None where it is bad), and list every mistake rather than stop at the first."""
+    places = column_values(split, ORIGIN)
+    bad: list[BadRow] = []
+    for column in columns.texts:
+        for index, text in enumerate(column_values(split, column)):
+            kind, message = text_mistake(text)
+            if kind:
+                bad.append(BadRow(index, places[index], kind, f"column '{column}': {message}"))
+    targets: list[LabelTarget | None] = []
+    for index, value in enumerate(named_values(split, columns.label)):
+        try:
+            targets.append(encode_label(scheme, value))
+        except LabelError as error:
+            targets.append(None)
+            bad.append(BadRow(index, places[index], error.kind, f"column '{columns.label}': {error}"))
+    return targets, bad
 
 
 def _label_notes(scheme: LabelScheme) -> list[str]:
@@ -209,7 +137,7 @@ def _build(
     split: Dataset,
     columns: Columns,
     scheme: LabelScheme,
-    targets: list[Target | None],
+    targets: list[LabelTarget | None],
     bad: list[BadRow],
     keep: list[str],
 ) -> Dataset:
@@ -221,18 +149,15 @@ def _build(
             f"keep_columns={keep}: {missing or taken} {'are not' if missing else 'already are'} columns of the data; "
             f"the columns found are {found_columns(split)}."
         )
-    dropped = {row.index for row in bad}
-    texts = dict(zip(columns.texts, ("text", "text_pair")[: len(columns.texts)], strict=True))
+    texts = dict(zip(columns.texts, ("text", "text_pair"), strict=False))
     result = split.with_format(None).select_columns([*texts, *keep, ORIGIN])
-    for name in columns.texts:
+    for name in texts:
         if getattr(result.features[name], "dtype", "") not in ("string", "large_string"):  # a mixed or empty column
             values = [value if isinstance(value, str) else None for value in column_values(result, name)]
             result = result.remove_columns(name).add_column(name, values, feature=Value("string"))
-    result = result.rename_columns(texts)
-    result = result.add_column("label", targets, feature=_label_feature(scheme))
-    if dropped:
-        result = result.select([index for index in range(len(result)) if index not in dropped])
-    return result
+    result = result.rename_columns(texts).add_column("label", targets, feature=_label_feature(scheme))
+    dropped = {row.index for row in bad}
+    return result.select([index for index in range(len(result)) if index not in dropped]) if dropped else result
 
 
 def _label_feature(scheme: LabelScheme) -> Any:

@@ -46,7 +46,8 @@ def conll_rows(lines: Iterable[str], path: Path) -> Iterator[dict[str, Any]]:
                 yield _row(names, words, numbers, document)
             words, numbers = [], []
             document = _document(line, document, path, number)
-            names = _declared_names(line) or names
+            if named := GLOBAL_COLUMNS.match(line):
+                names = named["names"].split() or names
             continue
         if separator is None:
             separator = re.compile("\t" if "\t" in line.strip() else "[ \t]+")
@@ -89,8 +90,3 @@ def _document(line: str, current: str | None, path: Path, number: int) -> str | 
 
 def _document_id(given: str, path: Path, number: int) -> str:
     return f"{path}#{given}" if given else f"{path}:{number}"
-
-
-def _declared_names(line: str) -> list[str]:
-    match = GLOBAL_COLUMNS.match(line)
-    return match["names"].split() if match else []

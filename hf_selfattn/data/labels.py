@@ -7,26 +7,22 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Union
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from datasets import ClassLabel, Dataset
 
-PROBLEMS = ("single_label_classification", "multi_label_classification", "regression", "ordinal")
+from .columns import column_values
+
+LABEL_PROBLEMS = ("single_label_classification", "multi_label_classification", "regression", "ordinal")
 SEPARATORS = ("|", ";", ",")
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*|\s*[+-]?(nan|inf|infinity)\s*", re.IGNORECASE)
 
-Target = Union[int, float, "list[float]"]
+LabelTarget = int | float | list[float]
 
 
 class LabelError(ValueError):
-    """One value that is no valid label.
-
-    Args:
-        kind: names the sort of mistake.
-        message: the same for all values with this mistake, so that they can be counted.
-        detail: what is special to this value.
-    """
+    """One value that is no valid label: kind of mistake, message that all such values share, detail of this one."""
 
     def __init__(self, kind: str, message: str, detail: str = "") -> None:
         super().__init__(f"{message}: {detail}" if detail else message)
@@ -35,75 +31,70 @@ class LabelError(ValueError):
 
 @dataclass(frozen=True)
 class LabelScheme:
-    """How the values of a label column become targets.
+    """How the values of a label column become targets."""
 
-    Args:
-        problem: one of `PROBLEMS`.
-        names: the C label names in the order of the targets; for regression the name of the one value.
-        whole: whether all labels are whole numbers, so that "1.0" is the label "1".
-        numeric: whether all labels are numbers, so that "nan" is no label.
-        indices: whether integers are positions in ``names``.
-        multi_hot: whether a list is a row of C zeros and ones rather than a list of labels.
-        separator: what stands between the labels of a text cell (multi-label only).
-        notes: sentences that tell the user what was detected.
-    """
+    problem: str  # one of `LABEL_PROBLEMS`
+    names: list[str]  # C, in the order of the targets; for regression the name of the one value
+    whole: bool = False  # all labels are whole numbers, so that "1.0" is the label "1"
+    numeric: bool = False  # all labels are numbers, so that "nan" is no label
+    indices: bool = False  # integers are positions in `names`
+    multi_hot: bool = False  # a list is a row of C zeros and ones rather than a list of labels
+    separator: str = ""  # between the labels of a text cell (multi-label only)
+    notes: list[str] = field(default_factory=list)  # what was detected, for the user
 
-    problem: str
-    names: list[str]
-    whole: bool = False
-    numeric: bool = False
-    indices: bool = False
-    multi_hot: bool = False
-    separator: str = ""
-    notes: list[str] = field(default_factory=list)
+    def names_of(self, target: LabelTarget) -> list[str]:
+        """List the labels of the target of a classification."""
+        if isinstance(target, list):
+            return [name for name, on in zip(self.names, target, strict=True) if on]
+        return [self.names[int(target)]]
 
 
 def read_scheme(
     splits: Mapping[str, Dataset], column: str, problem: str | None = None, label_names: Sequence[str] | None = None
 ) -> LabelScheme:
-    """Find out the problem and the label names, from train (from all splits where there is no train).
-
-    Raises:
-        ValueError: unknown problem, bad ``label_names``, or ordinal labels without an order.
-    """
-    if problem is not None and problem not in PROBLEMS:
-        raise ValueError(f"problem='{problem}' is unknown; it is one of {', '.join(PROBLEMS)}, or leave it out.")
-    sources = {"train": splits["train"]} if "train" in splits else splits
-    values = [value for split in sources.values() for value in named_values(split, column)]
-    present = [value for value in values if not is_missing(value)]
-    numbers = [_number(value) for value in present]
-    finite = [number for number in numbers if number is not None and math.isfinite(number)]
-    numeric = bool(finite) and None not in numbers
-    whole = numeric and all(number.is_integer() for number in finite)
-    detected, reason = _detect_problem(present, numeric, whole)
-    chosen = problem or detected
-    notes = [f"Problem: {chosen} ({'as set' if problem else 'detected: ' + reason}, column '{column}')."]
+    """Find out the problem and the label names, from train (from all splits where there is no train)."""
+    if problem is not None and problem not in LABEL_PROBLEMS:
+        raise ValueError(f"problem='{problem}' is unknown; it is one of {', '.join(LABEL_PROBLEMS)}, or leave it out.")
+    sources = [splits["train"]] if "train" in splits else list(splits.values())
+    present = [value for split in sources for value in named_values(split, column) if not is_missing(value)]
+    numeric, whole = _are_numbers(present)
+    note = f"Problem: {problem} (as set, column '{column}')."
     if problem is None:
-        notes[0] += " Set problem=… to override."
-    if chosen == "regression":
+        problem, reason = _detect_problem(present, numeric, whole)
+        note = f"Problem: {problem} (detected: {reason}, column '{column}'). Set problem=… to override."
+    scheme = LabelScheme(problem, [], whole=whole, numeric=numeric, notes=[note])
+    if problem == "regression":
         if label_names is not None and len(label_names) != 1:
             raise ValueError(f"label_names={list(label_names)}: regression predicts one value, so it takes one name.")
-        return LabelScheme(chosen, list(label_names or [column]), numeric=numeric, notes=notes)
-    scheme = LabelScheme(chosen, [], whole=whole, numeric=numeric, notes=notes)
-    if chosen == "multi_label_classification":
+        return replace(scheme, names=list(label_names or [column]))
+    if problem == "multi_label_classification":
         scheme = _multi_label_scheme(scheme, present, label_names)
-    return _with_names(scheme, present, _declared_names(sources, column), label_names)
+    declared = next((names for split in sources if (names := class_names(split.features[column]))), None)
+    return _with_names(scheme, present, declared, label_names)
 
 
-def named_values(split: Dataset, column: str) -> Iterable[Any]:
-    """Yield the values of a label column; the integers of a `ClassLabel` as names, its -1 as None."""
-    names = _class_names(split, column)
-    for batch in split.with_format(None).select_columns([column]).iter(batch_size=1000):
-        for value in batch[column]:
-            yield value if names is None else _class_name(value, names)
+def class_names(feature: Any) -> list[str]:
+    """List the names of a `ClassLabel`, or of a list of them; of any other feature none."""
+    inner = getattr(feature, "feature", feature)
+    return list(inner.names or []) if isinstance(inner, ClassLabel) else []
 
 
-def encode_label(scheme: LabelScheme, value: Any) -> Target:
-    """Turn one value into its target: int (single-label, ordinal), C floats (multi-label) or float (regression).
+def class_name(value: Any, names: list[str]) -> Any:
+    """Name the number of a class, or each of a list; None for what is no such number."""
+    if isinstance(value, list):
+        return [class_name(item, names) for item in value]
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
 
-    Raises:
-        LabelError: the value is missing, not a number, infinite, or an unknown label.
-    """
+
+def named_values(split: Dataset, column: str) -> list[Any]:
+    """Read a label column; the integers of a `ClassLabel` as names, its -1 as None."""
+    names = class_names(split.features[column])
+    values = column_values(split, column)
+    return [class_name(value, names) for value in values] if names else values
+
+
+def encode_label(scheme: LabelScheme, value: Any) -> LabelTarget:
+    """Turn one value into its target, or raise a `LabelError`: int, C floats (multi-label) or float (regression)."""
     multi = scheme.problem == "multi_label_classification"
     if is_missing(value) and not (multi and isinstance(value, str)):  # an empty cell is an empty set of labels
         raise LabelError("label_missing", "no label (empty, null or NaN)")
@@ -130,9 +121,8 @@ def is_missing(value: Any) -> bool:
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
     """Give a sorting key in which "2" stands before "10" and case decides last."""
-    parts: list[str | int] = [part for part in re.split(r"(\d+)", name.casefold())]
-    parts[1::2] = [int(part) for part in parts[1::2]]
-    return parts, name
+    parts = re.split(r"(\d+)", name.casefold())
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
 def label_twins(names: Iterable[str]) -> list[list[str]]:
@@ -143,7 +133,7 @@ def label_twins(names: Iterable[str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def degenerate(scheme: LabelScheme, targets: Iterable[Target]) -> str:
+def degenerate(scheme: LabelScheme, targets: Iterable[LabelTarget]) -> str:
     """Say why these targets teach nothing (one class only, one value only), or return ""."""
     counts = Counter(tuple(target) if isinstance(target, list) else target for target in targets)
     if len(counts) != 1:
@@ -152,8 +142,16 @@ def degenerate(scheme: LabelScheme, targets: Iterable[Target]) -> str:
     if scheme.problem == "regression":
         return f"all {rows} labels are {target}"
     if isinstance(target, tuple):
-        return f"all {rows} rows have the same labels {[n for n, on in zip(scheme.names, target, strict=True) if on]}"
-    return f"there is one class only: '{scheme.names[int(target)]}' ({rows} rows)"
+        return f"all {rows} rows have the same labels {scheme.names_of(list(target))}"
+    return f"there is one class only: '{scheme.names_of(target)[0]}' ({rows} rows)"
+
+
+def _are_numbers(values: list[Any]) -> tuple[bool, bool]:
+    """Tell whether all values are numbers, and whether they are whole; what is not finite does not count."""
+    numbers = [_number(value) for value in values]
+    finite = [number for number in numbers if number is not None and math.isfinite(number)]
+    numeric = bool(finite) and None not in numbers
+    return numeric, numeric and all(number.is_integer() for number in finite)
 
 
 def _detect_problem(present: list[Any], numeric: bool, whole: bool) -> tuple[str, str]:
@@ -170,15 +168,15 @@ def _detect_problem(present: list[Any], numeric: bool, whole: bool) -> tuple[str
 def _multi_label_scheme(scheme: LabelScheme, present: list[Any], names: Sequence[str] | None) -> LabelScheme:
     lists = [value for value in present if isinstance(value, list)]
     if lists:
-        multi_hot = _is_multi_hot(lists, names)
-        note = "The lists are read as rows of zeros and ones, one per label." if multi_hot else ""
-        return _changed(scheme, note, multi_hot=multi_hot)
+        if not _is_multi_hot(lists, names):
+            return scheme
+        return _noted(scheme, "The lists are read as rows of zeros and ones, one per label.", multi_hot=True)
     texts = [value for value in present if isinstance(value, str)]
     counts = {mark: sum(mark in text for text in texts) for mark in SEPARATORS}
-    separator = max(SEPARATORS, key=lambda mark: counts[mark])
+    separator = max(SEPARATORS, key=counts.__getitem__)
     if not counts[separator]:
-        return _changed(scheme, f"No cell holds a separator ({' '.join(SEPARATORS)}): each has one label.")
-    return _changed(scheme, f"Labels in a cell are separated by '{separator}'.", separator=separator)
+        return _noted(scheme, f"No cell holds a separator ({' '.join(SEPARATORS)}): each has one label.")
+    return _noted(scheme, f"Labels in a cell are separated by '{separator}'.", separator=separator)
 
 
 def _is_multi_hot(lists: list[list[Any]], names: Sequence[str] | None) -> bool:
@@ -196,28 +194,25 @@ def _with_names(
 ) -> LabelScheme:
     if scheme.multi_hot:
         width = len(next(value for value in present if isinstance(value, list)))
-        return _changed(scheme, names=list(given or declared or map(str, range(width))))
-    items = present
+        return replace(scheme, names=list(given or declared or map(str, range(width))))
     if scheme.problem == "multi_label_classification":
-        items = [item for value in present for item in _split_labels(value, scheme.separator) if not is_missing(item)]
-        numbers = [_number(item) for item in items]
-        numeric = bool(items) and all(number is not None and math.isfinite(number) for number in numbers)
-        whole = numeric and all(number.is_integer() for number in numbers if number is not None)
-        scheme = _changed(scheme, numeric=numeric, whole=whole)
-    observed = {
-        _name(item, scheme) for item in items if not isinstance(item, (list, dict)) and _is_label(item, scheme)
-    }
+        labels = [item for value in present for item in _split_labels(value, scheme.separator)]
+        present = [item for item in labels if not is_missing(item)]
+        numeric, whole = _are_numbers(present)
+        scheme = replace(scheme, numeric=numeric, whole=whole)
+    labels = [item for item in present if not isinstance(item, (list, dict)) and _is_label(item, scheme)]
+    observed = {_name(item, scheme) for item in labels}
     if given is not None:
         return _with_given_names(scheme, observed, list(given))
     if declared is not None:
-        return _changed(scheme, names=declared)
+        return replace(scheme, names=declared)
     if scheme.problem == "ordinal" and not scheme.numeric:
         raise ValueError(
             f"problem='ordinal': the labels {sorted(observed)[:10]} are not numbers, so their order is unknown. "
             "Give label_names from the lowest to the highest."
         )
     names = sorted(observed, key=natural_key)
-    return _changed(scheme, names=sorted(names, key=float) if scheme.numeric else names)
+    return replace(scheme, names=sorted(names, key=float) if scheme.numeric else names)
 
 
 def _with_given_names(scheme: LabelScheme, observed: set[str], given: list[str]) -> LabelScheme:
@@ -227,40 +222,20 @@ def _with_given_names(scheme: LabelScheme, observed: set[str], given: list[str])
         raise ValueError(f"label_names={given}: the names must be non-empty, different texts.")
     positions = {str(index) for index in range(len(given))}
     if observed and not observed & set(given) and observed <= positions:
-        return _changed(scheme, "The labels are positions (from 0) in label_names.", names=given, indices=True)
-    return _changed(scheme, names=given)
+        return _noted(scheme, "The labels are positions (from 0) in label_names.", names=given, indices=True)
+    return replace(scheme, names=given)
 
 
-def _changed(scheme: LabelScheme, note: str = "", **changes: Any) -> LabelScheme:
-    return LabelScheme(**{**vars(scheme), "notes": scheme.notes + [note] * bool(note), **changes})
-
-
-def _declared_names(sources: Mapping[str, Dataset], column: str) -> list[str] | None:
-    found = [names for split in sources.values() if (names := _class_names(split, column))]
-    return found[0] if found else None
-
-
-def _class_names(split: Dataset, column: str) -> list[str] | None:
-    feature: Any = split.features[column]
-    feature = getattr(feature, "feature", feature)  # the items of a List
-    return list(feature.names) if isinstance(feature, ClassLabel) and feature.names else None
-
-
-def _class_name(value: Any, names: list[str]) -> Any:
-    if isinstance(value, list):
-        return [_class_name(item, names) for item in value]
-    return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
+def _noted(scheme: LabelScheme, note: str, **changes: Any) -> LabelScheme:
+    return replace(scheme, notes=[*scheme.notes, note], **changes)
 
 
 def _split_labels(value: Any, separator: str) -> list[Any]:
     if isinstance(value, list):
         return value
     if isinstance(value, str):
-        return (
-            [part.strip() for part in value.split(separator) if part.strip()]
-            if separator
-            else [value] * bool(value.strip())
-        )
+        parts = [part.strip() for part in value.split(separator)] if separator else [value]
+        return [part for part in parts if part.strip()]
     return [value]
 
 

@@ -10,31 +10,20 @@ from datasets import DatasetDict, Value
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from .classification import find_columns
-from .reading import ORIGIN
-from .sources import with_origin
+from .columns import find_columns
+from .formats import ORIGIN
+from .load import with_origin
 
 POLARITIES = ("negative", "neutral", "positive")
 
 
 def polarity_of(valence: NDArray[Any], band: float) -> NDArray[Any]:
-    """Return 0 for negative, 1 for neutral and 2 for positive.
-
-    Args:
-        valence: (N,) numbers, 0 being neutral.
-        band: a text whose valence is nearer to 0 than this is neutral.
-    """
+    """Return 0 for negative, 1 for neutral (nearer to 0 than the band) and 2 for positive: (N,)."""
     return np.where(np.abs(valence) < band, 1, np.where(valence < 0, 0, 2))
 
 
 def polarity_probabilities(valence: NDArray[Any], band: float, error: float) -> NDArray[Any]:
-    """Return the probability of each polarity, (N, 3), where the true valence is normal around the predicted one.
-
-    Args:
-        valence: (N,) predicted numbers.
-        band: a text whose valence is nearer to 0 than this is neutral.
-        error: standard deviation of the prediction, above 0.
-    """
+    """Return the probability of each polarity (N, 3), the true valence being normal around the predicted one (N,)."""
     below, above = norm.cdf((-band - valence) / error), norm.sf((band - valence) / error)
     return np.stack([below, 1 - below - above, above], axis=1)
 
@@ -42,14 +31,12 @@ def polarity_probabilities(valence: NDArray[Any], band: float, error: float) -> 
 def to_polarity(
     splits: DatasetDict, band: float, neutral: str, text_column: str | None = None, label_column: str | None = None
 ) -> tuple[DatasetDict, str]:
-    """Replace rated valence by polarity classes.
+    """Replace rated valence by polarity classes; return the splits and a sentence that says what was done.
 
     Args:
         splits: raw splits whose label column holds numbers around 0.
         band: a text whose valence is nearer to 0 than this is neutral.
-
-    Returns:
-        The splits, and a sentence that says what was done.
+        neutral: "drop" leaves neutral texts out; else they are a class of their own.
 
     Raises:
         ValueError: a label is no number (with file and row), or the band is negative.
@@ -60,7 +47,7 @@ def to_polarity(
     changed, dropped = {}, 0
     for name, split in splits.items():
         split = with_origin(split, name)
-        valence = np.array([_number(row, columns.label) for row in split.select_columns([columns.label, ORIGIN])])
+        valence = np.array([_valence(row, columns.label) for row in split.select_columns([columns.label, ORIGIN])])
         classes = polarity_of(valence, band)
         kept = np.flatnonzero(classes != 1) if neutral == "drop" else np.arange(len(classes))
         dropped += len(classes) - len(kept)
@@ -68,12 +55,11 @@ def to_polarity(
         rest = split.select(kept).remove_columns([columns.label])
         changed[name] = rest.add_column(columns.label, names, feature=Value("string"))
     what = f"{dropped} rows are left out" if neutral == "drop" else "they are a class of their own"
-    return DatasetDict(
-        changed
-    ), f"Polarity from column '{columns.label}': nearer to 0 than {band:g} is neutral; {what}."
+    note = f"Polarity from column '{columns.label}': nearer to 0 than {band:g} is neutral; {what}."
+    return DatasetDict(changed), note
 
 
-def _number(row: dict[str, Any], column: str) -> float:
+def _valence(row: dict[str, Any], column: str) -> float:
     try:
         value = float(row[column])
     except (TypeError, ValueError):

@@ -18,30 +18,20 @@ from .labels import LabelError, natural_key
 OUTSIDE = "O"
 PREFIXED = re.compile(r"([BIESLUMW])[-_](.+)", re.DOTALL)
 ROLES = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S", "W": "S"}
-SCHEMES = {
-    "IOB1": "BI",
-    "IOB2": "BI",
-    "BIOES": "BIES",
-    "BILOU": "BILU",
-    "BMES": "BMESW",
-    "IO": "",
-}
+SCHEMES = {"IOB1": "BI", "IOB2": "BI", "BIOES": "BIES", "BILOU": "BILU", "BMES": "BMESW", "IO": ""}
 CLOSED = ("BIOES", "BILOU", "BMES")  # the last word of each entity is marked
 
 
 @dataclass(frozen=True)
 class TagScheme:
-    """The scheme of a data set: one of `SCHEMES`, and a sentence on how it is known."""
+    """The scheme of a data set: one of `SCHEMES`, and how it is known."""
 
     name: str
     reason: str
 
 
 def detect_scheme(sentences: Iterable[Sequence[str]]) -> TagScheme:
-    """Find out the tagging scheme.
-
-    IOB1 and IOB2 share their tags: the one with fewer broken tags is taken, IOB2 if none decides.
-    """
+    """Find out the tagging scheme; of IOB1 and IOB2, which share their tags, the one with fewer broken ones."""
     prefixes: Counter[str] = Counter()
     opening_i = lone_b = 0  # what IOB2 forbids, and what IOB1 forbids
     for tags in sentences:
@@ -73,14 +63,20 @@ def check_scheme(name: str) -> None:
         raise ValueError(f"scheme='{name}' is unknown; it is one of {', '.join(SCHEMES)}, or leave it out.")
 
 
+def is_tag(tag: str, scheme: str) -> bool:
+    """Tell whether a tag is one of the scheme."""
+    try:
+        split_tag(tag, scheme)
+    except LabelError:
+        return False
+    return True
+
+
 def split_tag(tag: str, scheme: str) -> tuple[str, str]:
     """Split a tag into its role and its entity type: "L-PER" into ("E", "PER"), "O" into ("O", "").
 
-    Args:
-        scheme: one of `SCHEMES`; of the closed ones each understands the marks of the others. In IO the role is "I".
-
-    Raises:
-        LabelError: the tag is none of the scheme.
+    Each closed scheme understands the marks of the others; in IO the role is "I". A `LabelError` is raised for a tag
+    that is none of the scheme.
     """
     if tag == OUTSIDE:
         return "O", ""

@@ -1,62 +1,35 @@
-"""Raw rows of any source to sentences of words and tags; every bad row named."""
+"""Raw rows of any source to sentences of words with tags in IOB2, as preparing and checking need them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 
+from .columns import TaggingColumns, column_values, find_tagging_columns
 from .conll import DOCSTART, LINES
-from .labels import LabelError, is_missing
-from .reading import ORIGIN
-from .rows import BadRow, column_values, text_mistake
+from .findings import BadRow, text_mistake
+from .formats import ORIGIN
+from .labels import LabelError, class_names, is_missing, natural_key
+from .schemes import OUTSIDE, TagScheme, check_scheme, detect_scheme, iob2_names, is_tag, split_tag, to_iob2
 from .spans import read_spans, split_words, tag_words
-
-TOKEN_NAMES = ("tokens", "words", "token")
-TAG_NAMES = ("ner_tags", "tags", "ner", "labels", "tag")
-SPAN_NAMES = ("spans", "entities", "ner", "labels", "label")
-DOCUMENT_NAMES = ("document", "document_id", "doc_id", "doc")
-CONLL_EXTRA = (LINES, "document")
-
-
-@dataclass(frozen=True)
-class TaggingColumns:
-    """The columns of a split: tokens and tags, or text and spans; perhaps the document's id. None where not used."""
-
-    tokens: str | None = None
-    tags: str | None = None
-    text: str | None = None
-    spans: str | None = None
-    document: str | None = None
 
 
 @dataclass
 class Sentence:
-    """One raw row: n words with their tags as they stand in the data, and where it stands.
+    """One row: n words with their tags, and where it stands."""
 
-    Args:
-        index: of the row in the split.
-        place: of the row in the user's file.
-        tokens: n words.
-        tags: n tags.
-        document: its id, None where the data has none.
-        lines: n line numbers of a column file, else empty.
-        text: the raw text of span data.
-        offsets: n (start, end) of the words in it.
-        cut: spans that cut a word, as (index of the word, the span).
-    """
-
-    index: int
-    place: str
+    index: int  # of the row in the split
+    place: str  # of the row in the user's file
     tokens: list[str]
     tags: list[str]
-    document: str | None
-    lines: list[int] = field(default_factory=list)
-    text: str | None = None
-    offsets: list[tuple[int, int]] = field(default_factory=list)
-    cut: list[tuple[int, str]] = field(default_factory=list)
+    document: str | None  # its id
+    lines: list[int] = field(default_factory=list)  # of the words in a column file
+    text: str | None = None  # of span data
+    offsets: list[tuple[int, int]] = field(default_factory=list)  # (start, end) of the words in it
+    cut: list[str] = field(default_factory=list)  # the spans that cut a word
 
     def place_of(self, word: int) -> str:
         """Give the place of a word: "file:line", or the row's place with the word's number from 1."""
@@ -65,62 +38,76 @@ class Sentence:
         return f"{self.place} (word {word + 1}, '{self.tokens[word]}')"
 
 
-def find_tagging_columns(
-    split: Dataset,
+@dataclass
+class ReadTags:
+    """The sentences of all splits, and what is wrong with them."""
+
+    columns: dict[str, TaggingColumns]  # of each split
+    scheme: TagScheme  # of the tags in the data
+    entity_types: list[str]  # in natural order
+    sentences: dict[str, list[Sentence]]  # the right ones of each split, with tags in IOB2
+    bad: dict[str, list[BadRow]]  # the mistakes in each split
+    repaired: dict[str, list[BadRow]]  # what was mended in each split
+
+    def notes(self) -> list[str]:
+        """Say which columns, scheme, types and documents were found."""
+        shown = dict.fromkeys(map(str, self.columns.values()))
+        types = f"Entity types ({len(self.entity_types)}): {', '.join(self.entity_types)}."
+        scheme = f"Tagging scheme: {self.scheme.name} ({self.scheme.reason}), read as IOB2."
+        single = [name for name, rows in self.sentences.items() if all(row.document is None for row in rows)]
+        documents = [f"No document borders in {', '.join(single)}: each row is its own document."] if single else []
+        return [*shown, scheme, types, *documents]
+
+
+def read_tagging(
+    splits: Mapping[str, Dataset],
     *,
-    token_column: str | int | None = None,
-    tag_column: str | int | None = None,
-    text_column: str | None = None,
-    span_column: str | None = None,
-    document_column: str | None = None,
-) -> TaggingColumns:
-    """Find the columns by the names or numbers given, or by well-known names.
-
-    Args:
-        split: raw rows. Of a column file the first column is the token and the last the tag.
-        token_column, tag_column: a name, or the number of a column from 0 (from the last: -1).
-
-    Raises:
-        ValueError: a column is missing or two are the same; the message lists the columns found.
-    """
-    conll = LINES in split.column_names
-    found = [name for name in split.column_names if name != ORIGIN and not (conll and name in CONLL_EXTRA)]
-    place = split[0][ORIGIN]
-    document = document_column or _known(split.column_names, DOCUMENT_NAMES)
-    if document is not None and document not in split.column_names:
-        raise ValueError(f"{place}: there is no column '{document}' (document_column); the columns are {found}.")
-    asked = token_column is not None or tag_column is not None
-    text, spans = text_column or _known(found, ("text",)), span_column or _known(found, SPAN_NAMES)
-    if (text_column or span_column) and asked:
-        raise ValueError(f"{place}: give token_column and tag_column, or text_column and span_column, not both.")
-    if text_column or span_column or not (asked or conll or _known(found, TOKEN_NAMES)):
-        if text is not None and spans is not None:
-            return _checked(TaggingColumns(text=text, spans=spans, document=document), found, place)
-    tokens = _resolve(token_column, "token_column", found, place)
-    tags = _resolve(tag_column, "tag_column", found, place)
-    tokens = tokens or (found[0] if conll else _known(found, TOKEN_NAMES))
-    tags = tags or (found[-1] if conll else _known([name for name in found if name != tokens], TAG_NAMES))
-    if tokens is None or tags is None:
-        raise ValueError(
-            f"{place}: no {'tokens' if tokens is None else 'tags'} column is known among the columns found: {found}. "
-            "Set token_column=… and tag_column=…, or text_column=… and span_column=… for text with character spans. "
-            "A file with one word per line must end in .conll or .txt."
-        )
-    return _checked(TaggingColumns(tokens, tags, document=document), found, place)
+    scheme: str | None = None,
+    tag_names: Sequence[str] | None = None,
+    entity_types: Sequence[str] | None = None,
+    **columns: Any,
+) -> ReadTags:
+    """Read all rows, detect the scheme (on train, where there is one), write the tags in IOB2 and collect mistakes."""
+    if not splits:
+        raise ValueError("no splits: give at least one of train, validation, test.")
+    if scheme is not None:
+        check_scheme(scheme)
+    found = {name: find_tagging_columns(split, **columns) for name, split in splits.items()}
+    read = {name: _read_sentences(split, found[name], tag_names) for name, split in splits.items()}
+    sources = ["train"] if "train" in splits else list(splits)
+    declared = _declared_tags(splits[sources[0]], found[sources[0]])
+    if scheme is not None:
+        chosen = TagScheme(scheme, "as set")
+    else:
+        chosen = _detected([row.tags for name in sources for row in read[name][0] if found[name].tags], declared)
+    result = ReadTags(found, chosen, [], {}, {name: bad for name, (_, bad) in read.items()}, {})
+    for name, (rows, _) in read.items():
+        own = chosen.name if found[name].tags else "IOB2"  # spans became IOB2 when they were read
+        result.sentences[name], result.repaired[name] = _normalise(rows, own, result.bad[name])
+    types = _types(tag_names or declared, chosen.name)
+    present = {tag[2:] for name in sources for row in result.sentences[name] for tag in row.tags if tag != OUTSIDE}
+    result.entity_types = sorted(set(entity_types or types or present), key=natural_key)
+    for name, rows in result.sentences.items():
+        result.sentences[name] = _known_types(rows, result.entity_types, result.bad[name])
+    return result
 
 
-def read_sentences(
-    split: Dataset, columns: TaggingColumns, tag_names: Sequence[str] | None = None
+def _detected(tagged: list[list[str]], declared: list[str]) -> TagScheme:
+    if not tagged:
+        return TagScheme("IOB2", "made from character spans")
+    scheme = detect_scheme(tagged)
+    untagged = scheme.name == "IO" and all(tag == OUTSIDE for tags in tagged for tag in tags)
+    return detect_scheme([declared]) if untagged else scheme
+
+
+def _read_sentences(
+    split: Dataset, columns: TaggingColumns, tag_names: Sequence[str] | None
 ) -> tuple[list[Sentence], list[BadRow]]:
-    """Read the rows of a split, and list every mistake rather than stop at the first.
+    """Read the sentences without mistakes, and list every mistake rather than stop at the first.
 
     Rows of one token ``-DOCSTART-`` begin a document and are no sentences.
-
-    Returns:
-        The sentences without mistakes, and the mistakes.
     """
-    places = column_values(split, ORIGIN)
-    names = list(tag_names) if tag_names is not None else declared_tags(split, columns)
+    names = list(tag_names) if tag_names is not None else _declared_tags(split, columns)
     first = column_values(split, columns.tokens or columns.text or "")
     second = column_values(split, columns.tags or columns.spans or "")
     lines = column_values(split, LINES) if LINES in split.column_names else [[]] * len(split)
@@ -128,15 +115,15 @@ def read_sentences(
     started: str | None = None  # by a row -DOCSTART-
     sentences: list[Sentence] = []
     bad: list[BadRow] = []
-    for index, (place, left, right) in enumerate(zip(places, first, second, strict=True)):
+    for index, place in enumerate(column_values(split, ORIGIN)):
+        left, right = first[index], second[index]
         if columns.tokens and left == [DOCSTART]:
             started = place
             continue
         document = started if is_missing(documents[index]) else str(documents[index])
         try:
             if columns.tokens:
-                tokens, tags = _read_tokens(left, columns.tokens), _read_tags(right, columns.tags, names)
-                _check_lengths(tokens, tags, columns)
+                tokens, tags = _read_words(left, right, columns, names)
                 sentences.append(Sentence(index, place, tokens, tags, document, lines[index]))
             else:
                 sentences.append(_read_text(index, place, left, right, document, columns))
@@ -146,47 +133,34 @@ def read_sentences(
     return sentences, bad
 
 
-def declared_tags(split: Dataset, columns: TaggingColumns) -> list[str]:
-    """List the names of a tag column's `ClassLabel`; empty where it has none."""
-    feature = split.features[columns.tags] if columns.tags else None
-    inner = getattr(feature, "feature", None)
-    return list(inner.names) if isinstance(inner, ClassLabel) else []
+def _declared_tags(split: Dataset, columns: TaggingColumns) -> list[str]:
+    return class_names(split.features[columns.tags]) if columns.tags else []
 
 
-def _read_tokens(value: Any, column: str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(token, str) for token in value):
-        raise LabelError("tokens_type", f"column '{column}': the tokens are no list of strings")
-    if not value:
-        raise LabelError("sentence_empty", f"column '{column}': the sentence has no words")
-    return value
-
-
-def _read_tags(value: Any, column: str | None, names: list[str]) -> list[str]:
+def _read_words(tokens: Any, value: Any, columns: TaggingColumns, names: list[str]) -> tuple[list[str], list[str]]:
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise LabelError("tokens_type", f"column '{columns.tokens}': the tokens are no list of strings")
+    if not tokens:
+        raise LabelError("sentence_empty", f"column '{columns.tokens}': the sentence has no words")
     if not isinstance(value, list):
-        raise LabelError("tags_type", f"column '{column}': the tags are no list")
-    tags = []
-    for tag in value:
-        if isinstance(tag, int) and not isinstance(tag, bool) and names:
-            if not 0 <= tag < len(names):
-                raise LabelError(
-                    "tag_unknown", f"column '{column}': the tag {tag} is no number from 0 to {len(names) - 1}"
-                )
-            tag = names[tag]
-        if is_missing(tag):
-            raise LabelError("tag_missing", f"column '{column}': a word has no tag (empty or null)")
-        if not isinstance(tag, str):
-            raise LabelError("tags_type", f"column '{column}': the tags are numbers without names; give tag_names=[…]")
-        tags.append(tag.strip())
-    return tags
-
-
-def _check_lengths(tokens: list[str], tags: list[str], columns: TaggingColumns) -> None:
+        raise LabelError("tags_type", f"column '{columns.tags}': the tags are no list")
+    tags = [_read_tag(tag, f"column '{columns.tags}'", names) for tag in value]
     if len(tokens) != len(tags):
-        raise LabelError(
-            "unequal_lengths",
-            f"'{columns.tokens}' and '{columns.tags}' have unequal lengths",
-            f"{len(tokens)} words, {len(tags)} tags",
-        )
+        message = f"'{columns.tokens}' and '{columns.tags}' have unequal lengths"
+        raise LabelError("unequal_lengths", message, f"{len(tokens)} words, {len(tags)} tags")
+    return tokens, tags
+
+
+def _read_tag(tag: Any, column: str, names: list[str]) -> str:
+    if isinstance(tag, int) and not isinstance(tag, bool) and names:
+        if not 0 <= tag < len(names):
+            raise LabelError("tag_unknown", f"{column}: the tag {tag} is no number from 0 to {len(names) - 1}")
+        tag = names[tag]
+    if is_missing(tag):
+        raise LabelError("tag_missing", f"{column}: a word has no tag (empty or null)")
+    if not isinstance(tag, str):
+        raise LabelError("tags_type", f"{column}: the tags are numbers without names; give tag_names=[…]")
+    return tag.strip()
 
 
 def _read_text(
@@ -198,36 +172,44 @@ def _read_text(
         kind = "sentence_empty" if kind in ("", "text_empty") else kind
         raise LabelError(kind, f"column '{columns.text}': {message or 'the text has no words'}")
     try:
-        spans = read_spans(value, len(text))
-        tags, cut = tag_words(text, words, spans)
+        tags, cut = tag_words(text, words, read_spans(value, len(text)))
     except LabelError as error:
         raise LabelError(error.kind, f"column '{columns.spans}': {error.message}", error.detail) from error
     return Sentence(index, place, [text[s:e] for s, e in words], tags, document, [], text, words, cut)
 
 
-def _known(found: Sequence[str], names: Sequence[str]) -> str | None:
-    return next((name for wanted in names for name in found if name.lower() == wanted), None)
+def _normalise(rows: list[Sentence], scheme: str, bad: list[BadRow]) -> tuple[list[Sentence], list[BadRow]]:
+    """Write the tags in IOB2; return the good rows and what was repaired in them."""
+    good, repaired = [], []
+    for row in rows:
+        try:
+            row.tags, broken = to_iob2(row.tags, scheme)
+        except LabelError as error:
+            word = next(i for i, tag in enumerate(row.tags) if not is_tag(tag, scheme))
+            bad.append(BadRow(row.index, row.place_of(word), error.kind, str(error)))
+            continue
+        good.append(row)
+        repaired += [BadRow(row.index, row.place_of(word), "broken_tag", message) for word, message in broken]
+        repaired += [
+            BadRow(row.index, f"{row.place} ({cut})", "span_cuts_word", "a span cuts a word") for cut in row.cut
+        ]
+    return good, repaired
 
 
-def _resolve(column: str | int | None, option: str, found: list[str], place: str) -> str | None:
-    """Turn a number into a column's name; a name that no column has may be a number written as text."""
-    if column is None or column in found:
-        return column if column is None else str(column)
-    try:
-        return found[int(column)]
-    except (ValueError, IndexError) as error:
-        raise ValueError(
-            f"{place}: there is no column {column!r} ({option}); the columns are {found}, numbered 0 to "
-            f"{len(found) - 1} (-1 is the last)."
-        ) from error
+def _known_types(rows: list[Sentence], types: list[str], bad: list[BadRow]) -> list[Sentence]:
+    good, known = [], set(iob2_names(types))
+    for row in rows:
+        unknown = next((word for word, tag in enumerate(row.tags) if tag not in known), None)
+        if unknown is None:
+            good.append(row)
+            continue
+        message = f"the entity type '{row.tags[unknown][2:]}' is none of {types}"
+        bad.append(BadRow(row.index, row.place_of(unknown), "tag_unknown", message))
+    return good
 
 
-def _checked(columns: TaggingColumns, found: list[str], place: str) -> TaggingColumns:
-    pair = (columns.tokens, columns.tags) if columns.tokens else (columns.text, columns.spans)
-    options = "token_column and tag_column" if columns.tokens else "text_column and span_column"
-    missing = [name for name in pair if name not in found]
-    if missing:
-        raise ValueError(f"{place}: there is no column {missing} ({options}); the columns are {found}.")
-    if pair[0] == pair[1]:
-        raise ValueError(f"{place}: {options} must differ, but both are '{pair[0]}' of the columns {found}.")
-    return columns
+def _types(names: Sequence[str], scheme: str) -> list[str]:
+    """List the types of declared tag names; none where a name does not fit the scheme."""
+    if not all(is_tag(name, scheme) for name in names):
+        return []
+    return [kind for _, kind in (split_tag(name, scheme) for name in names) if kind]

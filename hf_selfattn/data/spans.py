@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
@@ -12,18 +13,9 @@ from .labels import LabelError
 from .schemes import OUTSIDE
 
 # Scripts without spaces between words (each character is a word): Thai, Lao, Myanmar, Khmer, kana, Han, half-width.
-SPACELESS = (
-    (0x0E00, 0x0EFF),
-    (0x1000, 0x109F),
-    (0x1780, 0x17FF),
-    (0x3005, 0x3007),
-    (0x3040, 0x30FF),
-    (0x31F0, 0x31FF),
-    (0x3400, 0x4DBF),
-    (0x4E00, 0x9FFF),
-    (0xF900, 0xFAFF),
-    (0xFF66, 0xFF9D),
-    (0x20000, 0x3FFFF),
+SPACELESS = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\uff66-\uff9d\U00020000-\U0003ffff]"
 )
 JOINERS = "\u200c\u200d"
 
@@ -55,14 +47,7 @@ def split_words(text: str) -> list[tuple[int, int]]:
 
 
 def read_spans(value: Any, length: int) -> list[Span]:
-    """Check the spans of a text.
-
-    Returns:
-        The spans, sorted.
-
-    Raises:
-        LabelError: not such a list, a span outside the text, or two that overlap.
-    """
+    """Check and sort the spans of a text; raise a LabelError for one that is none, lies outside or overlaps."""
     if not isinstance(value, list):
         raise LabelError("span_form", f"the spans are no list but {type(value).__name__}")
     spans = sorted(_read_span(span, length) for span in value)
@@ -72,23 +57,21 @@ def read_spans(value: Any, length: int) -> list[Span]:
     return spans
 
 
-def tag_words(
-    text: str, words: Sequence[tuple[int, int]], spans: Sequence[Span]
-) -> tuple[list[str], list[tuple[int, str]]]:
+def tag_words(text: str, words: Sequence[tuple[int, int]], spans: Sequence[Span]) -> tuple[list[str], list[str]]:
     """Turn character spans into IOB2 tags on words; spaces at a span's border do not count.
 
     Args:
         words: n (start, end) of its words.
 
     Returns:
-        n tags, and the spans that cut a word (they are widened to it) as (index of the word, the span).
+        n tags, and the spans that cut a word; they are widened to it.
 
     Raises:
         LabelError: a span without a word, or two spans in one word.
     """
     starts, ends = [start for start, _ in words], [end for _, end in words]
     tags = [OUTSIDE] * len(words)
-    cut: list[tuple[int, str]] = []
+    cut: list[str] = []
     for start, end, kind in spans:
         first, last = bisect_right(ends, start), bisect_left(starts, end) - 1
         shown = f"[{start}, {end}, '{kind}'] ('{text[start:end]}')"
@@ -97,7 +80,7 @@ def tag_words(
         if tags[first] != OUTSIDE:
             raise LabelError("span_overlap", "a span shares a word with the one before it", shown)
         if starts[first] < start or ends[last] > end:
-            cut.append((first, f"{shown} in '{text[starts[first] : ends[last]]}'"))
+            cut.append(f"{shown} in '{text[starts[first] : ends[last]]}'")
         tags[first : last + 1] = [f"B-{kind}"] + [f"I-{kind}"] * (last - first)
     return tags, cut
 
@@ -130,6 +113,6 @@ def _kind(character: str) -> str:
         return "mark"
     if character.isspace() or category in ("Cc", "Cf", "Zs", "Zl", "Zp"):
         return "space"
-    if any(low <= ord(character) <= high for low, high in SPACELESS):
+    if SPACELESS.match(character):
         return "spaceless"
     return "letter" if character.isalnum() or character == "_" else "symbol"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import unicodedata
 import warnings
-from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
 from .classification import ClassificationData
-from .reading import ORIGIN
-from .rows import column_values, listed
+from .columns import column_values
+from .findings import listed
+from .formats import ORIGIN
 
 REGRESSION_STRATA = 10
 Ints = NDArray[np.int64]
@@ -29,12 +30,11 @@ def make_validation(
 ) -> ClassificationData:
     """Take a stratified validation split out of train where there is none.
 
+    A class with one row keeps it in train.
+
     Args:
         fraction: share of the rows of train that goes to validation, between 0 and 1.
         group_column: a kept column; all rows of one group then stay on one side (about ``fraction`` of the rows).
-
-    Returns:
-        Data with the splits train and validation, and a note. A class with one row keeps it in train.
 
     Raises:
         ValueError: ``fraction`` out of range, no train split, too few rows or groups, or an unknown group column.
@@ -69,9 +69,7 @@ def k_folds(
 ) -> Iterator[ClassificationData]:
     """Yield k data sets, each with another stratified k-th of train as its test split.
 
-    Args:
-        data: checked data without a test split of its own; other splits pass through unchanged.
-        k: the number of folds, from 2 to the number of rows (or groups).
+    Other splits pass through unchanged; see `make_validation` for ``group_column``.
 
     Raises:
         ValueError: ``k`` out of range, no train split, a test split, or an unknown group column.
@@ -101,35 +99,33 @@ def k_folds(
 
 @dataclass
 class Duplicates:
-    """Rows that repeat another row: (row, its first twin) as (split, index) pairs, by where the twins stand."""
+    """Rows that repeat another row.
+
+    Args:
+        inside: per split, (index, index of its first twin in the split).
+        across: per pair of splits that have any, (index in the first, index of the first twin in the second).
+    """
 
     inside: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     across: dict[tuple[str, str], list[tuple[int, int]]] = field(default_factory=dict)
 
 
 def find_duplicates(keys: Mapping[str, Sequence[Hashable]]) -> Duplicates:
-    """Find equal keys inside each split and between two splits.
-
-    Returns:
-        ``inside[split]``: (index, index of its first twin in the split); ``across[a, b]``: (index in a, index of the
-        first twin in b) for each pair of splits in the given order.
-    """
+    """Find equal keys inside each split and between two splits."""
     first: dict[str, dict[Hashable, int]] = {name: {} for name in keys}
     found = Duplicates()
     for name, rows in keys.items():
         twins = [(index, first[name].setdefault(key, index)) for index, key in enumerate(rows)]
         found.inside[name] = [(index, twin) for index, twin in twins if index != twin]
-    names = list(keys)
-    for i, one in enumerate(names):
-        for other in names[i + 1 :]:
-            pairs = [(index, first[other][key]) for index, key in enumerate(keys[one]) if key in first[other]]
-            if pairs:
-                found.across[one, other] = pairs
+    for one, other in itertools.combinations(keys, 2):
+        pairs = [(index, first[other][key]) for index, key in enumerate(keys[one]) if key in first[other]]
+        if pairs:
+            found.across[one, other] = pairs
     return found
 
 
 def text_keys(split: Dataset, columns: Sequence[str]) -> list[Hashable]:
-    """Give the key under which a row is an exact duplicate: its texts after Unicode NFC and whitespace folding."""
+    """Give each row the key that duplicates share: its texts after Unicode NFC and whitespace folding."""
     cells = zip(*(column_values(split, column) for column in columns), strict=True)
     return [
         tuple(" ".join(unicodedata.normalize("NFC", cell).split()) for cell in row)
@@ -142,13 +138,15 @@ def text_keys(split: Dataset, columns: Sequence[str]) -> list[Hashable]:
 def deduplicate(data: ClassificationData, *, inside_evaluation: bool = False) -> ClassificationData:
     """Drop repeated rows of train, and rows of train that also stand in an evaluation split.
 
-    Returns:
-        The data with the counts in its notes; twins with different labels are reported and the first one is kept.
+    The first of the twins is kept; the notes count them and name those with different labels.
+
+    Args:
+        inside_evaluation: whether repeated rows of the other splits go, too.
 
     Raises:
         ValueError: nothing of train is left.
     """
-    keys = {name: text_keys(split, text_columns(split)) for name, split in data.splits.items()}
+    keys = {name: text_keys(split, _text_columns(split)) for name, split in data.splits.items()}
     duplicates = find_duplicates(keys)
     drop: dict[str, set[int]] = {name: set() for name in keys}
     notes = []
@@ -180,15 +178,14 @@ def find_conflicts(split: Dataset, pairs: Sequence[tuple[int, int]], label: str 
     return [f"{places[index]} = {places[twin]}" for index, twin in pairs if labels[index] != labels[twin]]
 
 
-def text_columns(split: Dataset) -> list[str]:
-    """List the text columns of a prepared split."""
+def _text_columns(split: Dataset) -> list[str]:
     return [name for name in ("text", "text_pair") if name in split.column_names]
 
 
 def fingerprint(split: Dataset) -> str:
     """Give the sha256 of the texts and labels (or tokens and tags) of a prepared split, in their order."""
     digest = hashlib.sha256()
-    columns = ["tokens", "tags"] if "tokens" in split.column_names else [*text_columns(split), "label"]
+    columns = ["tokens", "tags"] if "tokens" in split.column_names else [*_text_columns(split), "label"]
     for batch in split.with_format(None).select_columns(columns).iter(batch_size=1000):
         for row in zip(*(batch[name] for name in columns), strict=True):
             digest.update(json.dumps(row).encode() + b"\n")
@@ -236,7 +233,7 @@ def _groups(split: Dataset, column: str) -> NDArray[Any]:
     if column not in split.column_names:
         raise ValueError(
             f"group_column='{column}' is not in the prepared data, which has {split.column_names}; "
-            f"keep it with prepare(…, keep_columns=['{column}'])."
+            f"keep it with prepare_classification(…, keep_columns=['{column}'])."
         )
     values = column_values(split, column)
     missing = [split[index][ORIGIN] for index, value in enumerate(values) if value is None or value == ""]
@@ -266,14 +263,13 @@ def _group_folds(strata: Ints, groups: NDArray[Any], k: int, seed: int) -> Ints:
 def _shared_groups(parts: dict[str, Dataset], others: dict[str, Dataset], column: str | None) -> list[str]:
     if column is None:
         return []
-    ours = Counter(value for part in parts.values() for value in column_values(part, column))
-    shared = defaultdict(set)
+    ours = {value for part in parts.values() for value in column_values(part, column)}
+    notes = []
     for name, split in others.items():
-        if column in split.column_names:
-            shared[name] = ours.keys() & set(column_values(split, column))
-    return [
-        f"Warning: {len(groups)} group(s) of '{column}' stand in train or validation and in {name}: "
-        f"{listed(sorted(map(str, groups)), len(groups))}."
-        for name, groups in shared.items()
-        if groups
-    ]
+        shared = ours & set(column_values(split, column) if column in split.column_names else [])
+        if shared:
+            shown = listed(sorted(map(str, shared)), len(shared))
+            notes.append(
+                f"Warning: {len(shared)} group(s) of '{column}' stand in train or validation and in {name}: {shown}."
+            )
+    return notes

@@ -8,19 +8,19 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets
 
-from .reading import ORIGIN
-from .rows import BadRow, bad_rows_message, column_values, summarise
+from .columns import column_values
+from .findings import BadRow, bad_rows_message, summarise
+from .formats import ORIGIN
+from .load import with_origins
 from .schemes import OUTSIDE, iob2_names
-from .sentences import Sentence
-from .sources import with_origin
-from .tag_rows import ReadTags, columns_note, read_tagging
+from .sentences import ReadTags, Sentence, read_tagging
 
-COLUMNS = ("tokens", "tags", "document", "sentence", "text", "offsets", ORIGIN)
+TAGGING_COLUMNS = ("tokens", "tags", "document", "sentence", "text", "offsets", ORIGIN)
 REPAIRS = {
     "broken_tag": "Broken tags are mended as conlleval reads them.",
     "span_cuts_word": "A span that cuts a word is widened to the whole word.",
 }
-MENDS = {
+TAG_MENDS = {
     "tag_unknown": "A type that train does not have cannot be scored: add training rows, mend it, or list all types "
     "in entity_types. A scheme that was taken wrongly is set by scheme='…'.",
     "span_cuts_word": "Set on_cut_word='widen' to take the whole word.",
@@ -68,7 +68,13 @@ def prepare_tagging(
 
     Args:
         token_column, tag_column: names, or numbers of the columns of a column file (default: the first, the last).
+        text_column, span_column: instead of these, texts and lists of {"start", "end", "label"}, in characters.
+        scheme: one of `schemes.SCHEMES`; found out by default, as are the entity types.
+        tag_names: what tags that are numbers mean.
         on_broken_tag: "repair" as `schemes.to_iob2` states, or "error".
+        on_cut_word: "error", or "widen" a span that cuts a word to the whole word.
+        on_bad_row: "error", or "drop" bad rows (they are counted in the notes).
+        keep_columns: further columns for the prepared splits.
 
     Raises:
         ValueError: missing column, empty split, no entity in train, or bad rows (with file and line).
@@ -77,10 +83,7 @@ def prepare_tagging(
     for (option, value), other in zip(options.items(), ("repair", "widen", "drop"), strict=True):
         if value not in ("error", other):
             raise ValueError(f"{option}='{value}' is unknown; it is 'error' or '{other}'.")
-    splits = {name: with_origin(split, name) for name, split in splits.items()}
-    for name, split in splits.items():
-        if len(split) == 0:
-            raise ValueError(f"{name}: the split has no rows. Leave it out, or give it rows.")
+    splits = with_origins(splits)
     read = read_tagging(
         splits,
         token_column=token_column,
@@ -93,15 +96,14 @@ def prepare_tagging(
         entity_types=entity_types,
     )
     refused = {"broken_tag": on_broken_tag == "error", "span_cuts_word": on_cut_word == "error"}
-    notes, dropped = _judge(read, refused, on_bad_row)
+    notes = _drop_bad_rows(read, refused, on_bad_row)
     for name, rows in read.sentences.items():
-        rows[:] = [row for row in rows if row.index not in dropped[name]]
         if not rows:
             raise ValueError(f"{name}: no good row is left of {len(splits[name])} (from {splits[name][0][ORIGIN]}).")
     if "train" in splits and all(tag == OUTSIDE for row in read.sentences["train"] for tag in row.tags):
         raise ValueError(
             f"train (from {splits['train'][0][ORIGIN]}): no word is in an entity; all tags are '{OUTSIDE}'. "
-            f"Is this the right column? {columns_note(read.columns['train'])}"
+            f"Is this the right column? {read.columns['train']}"
         )
     names = iob2_names(read.entity_types)
     built = {name: build_split(splits[name], rows, names, keep_columns) for name, rows in read.sentences.items()}
@@ -109,11 +111,7 @@ def prepare_tagging(
 
 
 def by_document(split: Dataset) -> list[list[int]]:
-    """Group the rows of a prepared split into documents.
-
-    Returns:
-        The indices of the rows of each document, in order of their sentences; documents in order of appearance.
-    """
+    """List the indices of the rows of each document of a prepared split, in order of their sentences."""
     groups: dict[str, list[int]] = {}
     for index, document in enumerate(column_values(split, "document")):
         groups.setdefault(document, []).append(index)
@@ -121,8 +119,8 @@ def by_document(split: Dataset) -> list[list[int]]:
     return [sorted(rows, key=numbers.__getitem__) for rows in groups.values()]
 
 
-def _judge(read: ReadTags, refused: Mapping[str, bool], on_bad_row: str) -> tuple[list[str], dict[str, set[int]]]:
-    """Raise the mistakes, or return the notes and the rows to drop per split."""
+def _drop_bad_rows(read: ReadTags, refused: Mapping[str, bool], on_bad_row: str) -> list[str]:
+    """Raise the mistakes, or leave their rows out and return notes on them."""
     bad: dict[str, list[BadRow]] = {}
     notes = read.notes()
     for name, rows in read.repaired.items():
@@ -132,22 +130,18 @@ def _judge(read: ReadTags, refused: Mapping[str, bool], on_bad_row: str) -> tupl
         notes += [REPAIRS[kind] for kind in REPAIRS if any(row.kind == kind for row in mended)]
     findings = [finding for name, rows in bad.items() for finding in summarise(name, rows)]
     if findings and on_bad_row == "error":
-        raise ValueError(bad_rows_message(findings, MENDS))
+        raise ValueError(bad_rows_message(findings, TAG_MENDS))
     notes += [f"Dropped {finding}." for finding in findings]
-    return list(dict.fromkeys(notes)), {name: {row.index for row in rows} for name, rows in bad.items()}
+    for name, rows in bad.items():
+        dropped = {row.index for row in rows}
+        read.sentences[name] = [row for row in read.sentences[name] if row.index not in dropped]
+    return list(dict.fromkeys(notes))
 
 
 def build_split(split: Dataset, rows: Sequence[Sentence], names: list[str], keep: Sequence[str] = ()) -> Dataset:
-    """Write sentences as a prepared split.
-
-    Args:
-        rows: its sentences, at least one, with tags in IOB2.
-
-    Raises:
-        ValueError: a column to keep does not exist, or is made anew.
-    """
+    """Write sentences (at least one, with tags in IOB2) as a prepared split that keeps some columns."""
     ids = {name: index for index, name in enumerate(names)}
-    taken = [name for name in keep if name in COLUMNS or name not in split.column_names]
+    taken = [name for name in keep if name in TAGGING_COLUMNS or name not in split.column_names]
     if taken:
         raise ValueError(
             f"keep_columns={list(keep)}: {taken} are not columns of the data, or are made anew; "

@@ -10,22 +10,21 @@ from scipy.special import log_softmax
 from .inputs import DEFAULT_THRESHOLD, Array, Predictions, checked_classes, checked_outputs
 from .intervals import Statistic
 
-_BINS = 15
-_LEAST_PROBABILITY = 1e-15
-_TEMPERATURE_BOUNDS = (0.02, 50.0)
+BINS = 15
+LEAST_PROBABILITY = 1e-15
+TEMPERATURE_BOUNDS = (0.02, 50.0)
 
 
 def calibration_statistic(predictions: Predictions) -> Statistic:
     """Build ece, brier and nll (see `intervals` for what a statistic is).
 
-    - ece: expected calibration error (Naeini et al. 2015) over 15 bins of equal mass (Nguyen & O'Connor 2015): the
-      mean distance of confidence and accuracy. Confidence is the top class's probability; for multi-label, each
-      probability of the row counts. The bins are cut once, on the whole data. On few rows chance alone lifts it: a
-      perfectly calibrated model gets about .09 on 200 rows and .04 on 1,000.
-    - brier: squared distance of the probabilities to the truth (Brier 1950), summed over classes, so 0 to 2 for
-      single-label and ordinal; averaged over classes for multi-label.
-    - nll: negative log-likelihood with the natural logarithm, probabilities clipped at 1e-15; averaged over classes
-      for multi-label.
+    - ece: expected calibration error (Naeini et al. 2015) over 15 bins of equal mass (Nguyen & O'Connor 2015), cut
+      once, on the whole data: the mean distance of confidence and accuracy. Confidence is the top class's probability;
+      for multi-label, each of the row. On few rows chance alone lifts it: to about .09 on 200 rows and .04 on 1,000.
+    - brier: squared distance of the probabilities to the truth (Brier 1950), summed over classes: 0 to 2.
+    - nll: negative log-likelihood with the natural logarithm, probabilities clipped at 1e-15.
+
+    For multi-label brier and nll are means over the classes.
     """
     gaps = _confidence_gaps(predictions)  # (N, bins)
     brier, nll = _row_losses(predictions)  # (N,) each
@@ -48,11 +47,8 @@ def fit_temperature(problem: str, references: ArrayLike, logits: ArrayLike) -> f
         references: (N,) ints, or (N, C) 0/1 for multi-label, of the validation split.
         logits: (N, C), before softmax (sigmoid for multi-label).
 
-    Returns:
-        T, between 0.02 and 50.
-
     Raises:
-        ValueError: If the problem has no probabilities, shapes differ, a logit is not finite or a reference no class.
+        ValueError: the problem has no probabilities, shapes differ, a logit is not finite or a reference no class.
     """
     if problem == "regression":
         raise ValueError("problem is 'regression', whose outputs are no probabilities: it has no temperature.")
@@ -71,25 +67,16 @@ def fit_temperature(problem: str, references: ArrayLike, logits: ArrayLike) -> f
             return float(np.mean(np.logaddexp(0, scaled) - truth * scaled))
         return float(-np.mean(log_softmax(scaled, axis=1)[rows, truth]))
 
-    best = minimize_scalar(loss, bounds=np.log(_TEMPERATURE_BOUNDS), method="bounded", options={"xatol": 1e-6})
+    best = minimize_scalar(loss, bounds=np.log(TEMPERATURE_BOUNDS), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(best.x))
 
 
 def fit_thresholds(references: ArrayLike, probabilities: ArrayLike) -> Array:
-    """Find the least probability per class that maximises that class's F1 on a validation split.
+    """Find the threshold (C,) of each class that maximises its F1 on a validation split: references 0/1 (N, C).
 
-    A threshold lies midway between two neighbouring probabilities, or is 0.5. Of several that are equally good, the
-    nearest to 0.5 is taken; a class without positives keeps 0.5.
-
-    Args:
-        references: (N, C) 0/1.
-        probabilities: (N, C).
-
-    Returns:
-        (C,) thresholds; a class is predicted where its probability is at least its threshold.
-
-    Raises:
-        ValueError: If the shapes differ, a probability is not finite, or a reference is not 0 or 1.
+    A class is predicted where its probability (N, C) is at least its threshold, which lies midway between two
+    neighbouring probabilities, or is 0.5. Of several that are equally good, the nearest to 0.5 is taken; a class
+    without positives keeps 0.5.
     """
     scores = checked_outputs("multi_label_classification", probabilities, "probabilities")
     truth = checked_classes("multi_label_classification", references, *scores.shape)
@@ -125,20 +112,20 @@ def _confidence_gaps(predictions: Predictions) -> Array:
     else:
         confidence = outputs.max(axis=1, keepdims=True)
         truth = (predictions.predicted == predictions.references)[:, None]
-    edges = np.quantile(confidence, np.arange(1, _BINS) / _BINS)
+    edges = np.quantile(confidence, np.arange(1, BINS) / BINS)
     bins = np.searchsorted(edges, confidence.ravel(), side="left")
-    cells = np.repeat(np.arange(rows), confidence.shape[1]) * _BINS + bins
+    cells = np.repeat(np.arange(rows), confidence.shape[1]) * BINS + bins
     share = (confidence - truth).ravel() / confidence.shape[1]
-    gaps: Array = np.bincount(cells, weights=share, minlength=rows * _BINS).reshape(rows, _BINS)
+    gaps: Array = np.bincount(cells, weights=share, minlength=rows * BINS).reshape(rows, BINS)
     return gaps
 
 
 def _row_losses(predictions: Predictions) -> tuple[Array, Array]:
     outputs, truth = predictions.outputs, predictions.references
-    clipped = np.clip(outputs, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+    clipped = np.clip(outputs, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
     if predictions.problem == "multi_label_classification":
-        likelihood = np.where(truth == 1, clipped, 1 - clipped)
-        return ((outputs - truth) ** 2).mean(axis=1), -np.log(likelihood).mean(axis=1)
+        log_likelihood = np.log(np.where(truth == 1, clipped, 1 - clipped))
+        return ((outputs - truth) ** 2).mean(axis=1), -log_likelihood.mean(axis=1)
     rows = np.arange(len(truth))
     brier = ((outputs - np.eye(outputs.shape[1])[truth]) ** 2).sum(axis=1)
     return brier, -np.log(clipped[rows, truth])

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .inputs import Array, Predictions
-from .intervals import Statistic, cumulative, mean_of_defined, ratio, wilson_interval
+from .intervals import Statistic, cumulative, mean_of_defined, precision_recall_f1, ratio, wilson_interval
 
 
 def label_statistic(predictions: Predictions) -> Statistic:
@@ -28,8 +28,7 @@ def label_statistic(predictions: Predictions) -> Statistic:
 
     def statistic(weights: Array) -> dict[str, Array]:
         true_positive, actual, claimed = hits.T @ weights, truth.T @ weights, predicted.T @ weights  # (C, R)
-        f1 = ratio(2 * true_positive, actual + claimed)
-        recall = ratio(true_positive, actual)
+        precision, recall, f1 = precision_recall_f1(true_positive, actual, claimed)
         micro = ratio(2 * true_positive.sum(axis=0), (actual + claimed).sum(axis=0))
         share_right = right @ weights / weights.sum(axis=0)
         values = {"macro_f1": mean_of_defined(f1), "micro_f1": micro}
@@ -40,7 +39,6 @@ def label_statistic(predictions: Predictions) -> Statistic:
             values["mcc"] = _matthews_correlation(true_positive, actual, claimed)
         else:
             values["subset_accuracy"] = share_right
-        precision = ratio(true_positive, claimed)
         for index, name in enumerate(predictions.label_names):
             values |= {f"f1/{name}": f1[index], f"precision/{name}": precision[index], f"recall/{name}": recall[index]}
         return values
@@ -53,9 +51,6 @@ def proportion_intervals(predictions: Predictions, confidence: float) -> dict[st
 
     Accuracy, subset accuracy, precision and recall are such proportions. So is the Jaccard index J of one class, the
     hits among the rows where the class is the reference or the prediction, and F1 = 2J / (1 + J) grows with it.
-
-    Args:
-        confidence: Share of such intervals that contain the truth, between 0 and 1.
     """
     truth, predicted = class_indicators(predictions)
     right = (truth == predicted).all(axis=1)

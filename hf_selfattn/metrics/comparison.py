@@ -15,28 +15,20 @@ from .inputs import Array, Predictions, check_predictions
 from .intervals import Statistic, bca_interval, check_confidence, replicate
 from .scores import statistic_of
 
+Answers = dict[int, dict[str, Any]]  # of a predictions file, by row
+
 
 @dataclass(frozen=True)
 class PairedTest:
-    """The difference of two systems on the same rows.
-
-    Args:
-        metric: Name of the metric.
-        value_a: Of system A.
-        value_b: Of system B.
-        difference: value_a - value_b.
-        low: Lower bound of the difference's confidence interval.
-        high: Upper bound.
-        p_value: Two-sided: how often chance alone gives at least this difference.
-    """
+    """The difference of two systems on the same rows."""
 
     metric: str
     value_a: float
     value_b: float
-    difference: float
-    low: float
+    difference: float  # value_a - value_b
+    low: float  # of the difference's confidence interval
     high: float
-    p_value: float
+    p_value: float  # two-sided: how often chance alone gives at least this difference
 
     def as_dict(self) -> dict[str, str | float]:
         """Return the fields as a dictionary."""
@@ -66,17 +58,17 @@ def paired_bootstrap(
 
     With d the difference on the data and d* that on a resample, p = (1 + #{|d* - d| >= |d|}) / (1 + R): the resamples
     scatter around d as the data scatter around the truth, so d* - d shows what a true difference of 0 would give. The
-    interval of d is BCa.
+    interval of d is BCa. The arguments are those of `score`.
 
     Raises:
-        ValueError: If inputs do not fit the problem or each other, or the metric is unknown or undefined on the data.
+        ValueError: the inputs do not fit each other, or the metric is unknown or undefined on the data.
     """
     check_confidence(confidence)
     systems = [
         check_predictions(problem, references, outputs, label_names, thresholds=least, top_one_if_none=top_one_if_none)
         for outputs, least in ((outputs_a, thresholds_a), (outputs_b, thresholds_b))
     ]
-    return _compare(systems[0], systems[1], metric, confidence, resamples, seed)
+    return _compare(systems, metric, confidence, resamples, seed)
 
 
 def compare_results(
@@ -96,38 +88,29 @@ def compare_results(
     line is {"row": i, "reference": ..., "output": [...] or a number}.
 
     Raises:
-        ValueError: If a file lacks something or has it twice, or if the files differ in problem, labels, rows or
-            references.
-        FileNotFoundError: If a file does not exist.
+        ValueError: a file lacks something, or the files differ in problem, labels, rows or references.
     """
     check_confidence(confidence)
     paths = [Path(path_a), Path(path_b)]
-    results = [_read_json(path) for path in paths]
+    results = [_read_results(path) for path in paths]
     for field in ("problem", "label_names"):
         first, second = (_field(result, field, path) for result, path in zip(results, paths, strict=True))
         if first != second:
             raise ValueError(f"{field} is {first} in {path_a}, but {second} in {path_b}: these cannot be compared.")
     files = [_predictions_file(result, path, split) for result, path in zip(results, paths, strict=True)]
     rows = [_read_rows(file) for file in files]
-    _check_same_rows(rows[0], rows[1], files[0], files[1])
+    _check_same_rows(rows, files)
     systems = [_predictions(result, answers) for result, answers in zip(results, rows, strict=True)]
-    return _compare(systems[0], systems[1], metric, confidence, resamples, seed)
+    return _compare(systems, metric, confidence, resamples, seed)
 
 
 def compare_statistics(
-    statistic_a: Statistic,
-    statistic_b: Statistic,
-    metric: str,
-    rows: int,
-    *,
-    confidence: float,
-    resamples: int,
-    seed: int,
+    first: Statistic, second: Statistic, metric: str, rows: int, *, confidence: float, resamples: int, seed: int
 ) -> PairedTest:
     """Test whether two systems differ in a metric, as `paired_bootstrap` describes."""
 
     def both(weights: Array) -> dict[str, Array]:
-        value_a, value_b = statistic_a(weights)[metric], statistic_b(weights)[metric]
+        value_a, value_b = first(weights)[metric], second(weights)[metric]
         return {"a": value_a, "b": value_b, "difference": value_a - value_b}
 
     replicates = replicate(both, rows, resamples, seed)
@@ -140,15 +123,13 @@ def compare_statistics(
     return PairedTest(metric, replicates.values["a"], replicates.values["b"], difference, low, high, p_value)
 
 
-def _compare(
-    first: Predictions, second: Predictions, metric: str, confidence: float, resamples: int, seed: int
-) -> PairedTest:
-    statistics = statistic_of(first, metric), statistic_of(second, metric)
-    rows = len(first.outputs)
-    return compare_statistics(*statistics, metric, rows, confidence=confidence, resamples=resamples, seed=seed)
+def _compare(systems: list[Predictions], metric: str, confidence: float, resamples: int, seed: int) -> PairedTest:
+    first, second = (statistic_of(system, metric) for system in systems)
+    rows = len(systems[0].outputs)
+    return compare_statistics(first, second, metric, rows, confidence=confidence, resamples=resamples, seed=seed)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_results(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -170,8 +151,8 @@ def _predictions_file(result: dict[str, Any], path: Path, split: str) -> Path:
     return path.parent / str(_field(entry, "predictions_file", f"split {split!r} of {path}"))
 
 
-def _read_rows(path: Path) -> dict[int, dict[str, Any]]:
-    rows: dict[int, dict[str, Any]] = {}
+def _read_rows(path: Path) -> Answers:
+    rows: Answers = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
             continue
@@ -182,33 +163,31 @@ def _read_rows(path: Path) -> dict[int, dict[str, Any]]:
         for name in ("row", "reference", "output"):
             _field(answer, name, f"{path}, line {number}")
         if answer["row"] in rows:
-            raise ValueError(
-                f"{path}, line {number} answers row {answer['row']} again: there must be one answer per row."
-            )
+            raise ValueError(f"{path}, line {number} answers row {answer['row']} again: give one answer per row.")
         rows[answer["row"]] = answer
     return rows
 
 
-def _check_same_rows(
-    first: dict[int, dict[str, Any]], second: dict[int, dict[str, Any]], path_a: Path, path_b: Path
-) -> None:
+def _check_same_rows(systems: list[Answers], files: list[Path]) -> None:
+    first, second = systems
     unpaired = first.keys() ^ second.keys()
     if unpaired:
         row = min(unpaired)
-        have, lack = (path_a, path_b) if row in first else (path_b, path_a)
+        have, lack = files if row in first else reversed(files)
         raise ValueError(
             f"{have} answers row {row}, but {lack} does not ({len(unpaired)} such rows): "
             "evaluate both on the same rows."
         )
     for row, answer in first.items():
-        if answer["reference"] != second[row]["reference"]:
+        truth, other = answer["reference"], second[row]["reference"]
+        if truth != other:
             raise ValueError(
-                f"the reference of row {row} is {answer['reference']} in {path_a}, but {second[row]['reference']} "
-                f"in {path_b}: evaluate both on the same data."
+                f"the reference of row {row} is {truth} in {files[0]}, but {other} in {files[1]}: "
+                "evaluate both on the same data."
             )
 
 
-def _predictions(result: dict[str, Any], answers: dict[int, dict[str, Any]]) -> Predictions:
+def _predictions(result: dict[str, Any], answers: Answers) -> Predictions:
     ordered = [answers[row] for row in sorted(answers)]
     return check_predictions(
         result["problem"],

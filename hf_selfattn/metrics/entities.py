@@ -9,39 +9,26 @@ import numpy as np
 
 from .inputs import Array
 
-_ROLES = {"O": 0, "B": 1, "I": 2}
+TAG_ROLES = {"O": 0, "B": 1, "I": 2}
 
 
 @dataclass(frozen=True)
 class TagNames:
-    """What the C label names of IOB2 mean.
+    """What the C label names of IOB2 mean."""
 
-    Args:
-        roles: (C,) 0 for O, 1 for B-, 2 for I-.
-        types: (C,) index into entity_types, -1 for O.
-        entity_types: T names, in the order of the labels.
-    """
-
-    roles: Array
-    types: Array
-    entity_types: tuple[str, ...]
+    roles: Array  # (C,) 0 for O, 1 for B-, 2 for I-
+    types: Array  # (C,) index into entity_types, -1 for O
+    entity_types: tuple[str, ...]  # T, in the order of the labels
 
 
 @dataclass(frozen=True)
 class Entities:
-    """E entities in the order of their words.
+    """E entities in the order of their words."""
 
-    Args:
-        starts: (E,) first word, counted over all sentences.
-        ends: (E,) the word after the last.
-        types: (E,) index of the entity type.
-        opened: (E,) whether it begins with B-, as IOB2 demands.
-    """
-
-    starts: Array
-    ends: Array
-    types: Array
-    opened: Array
+    starts: Array  # (E,) first word, counted over all sentences
+    ends: Array  # (E,) the word after the last
+    types: Array  # (E,) index of the entity type
+    opened: Array  # (E,) whether it begins with B-, as IOB2 demands
 
     def strict(self) -> Entities:
         """Leave out the entities that begin with I-."""
@@ -58,56 +45,47 @@ class Entities:
 
 @dataclass(frozen=True)
 class TaggedWords:
-    """Checked references and predictions of N sentences with W words.
-
-    Args:
-        names: of the labels.
-        references: (W,) label ids.
-        predictions: (W,) label ids.
-        sentences: (W,) index of each word's sentence.
-        offsets: (N + 1,) first word of each sentence, and W.
-    """
+    """Checked references and predictions of N sentences with W words."""
 
     names: TagNames
-    references: Array
-    predictions: Array
-    sentences: Array
-    offsets: Array
+    references: Array  # (W,) label ids
+    predictions: Array  # (W,) label ids
+    sentences: Array  # (W,) index of each word's sentence
+    offsets: Array  # (N + 1,) first word of each sentence, and W
 
     def entities(self, tags: Array) -> Entities:
-        """Decode the entities of (W,) label ids, as `decode_entities` does."""
-        return decode_entities(tags, self.offsets, self.names)
+        """Decode the entities of label ids (W,), as the conlleval script does (Tjong Kim Sang & Buchholz 2000).
+
+        An entity begins at B-X, or at an I-X that follows no X in its sentence, and goes on through I-X. Those that
+        begin with B-X are the entities of strict IOB2, where an I-X that continues none is no entity.
+        """
+        roles, types = self.names.roles[tags], self.names.types[tags]
+        previous = np.concatenate([[-1], types[:-1]])
+        previous[self.offsets[:-1][self.offsets[:-1] < len(tags)]] = -1  # a sentence's first word continues nothing
+        continues = (roles == 2) & (previous == types)
+        starts = np.flatnonzero((roles > 0) & ~continues)
+        stops = np.append(np.flatnonzero(~continues), len(tags))
+        ends = stops[np.searchsorted(stops, starts, side="right")]
+        return Entities(starts, ends, types[starts], roles[starts] == 1)
 
 
-def read_names(label_names: Sequence[str]) -> TagNames:
-    """Split the label names into roles and types.
-
-    Raises:
-        ValueError: If a name is none of IOB2, or stands twice.
-    """
-    bad = [name for name in label_names if name != "O" and not (name[:2] in ("B-", "I-") and len(name) > 2)]
-    if bad or len(set(label_names)) != len(label_names):
+def _read_names(label_names: Sequence[str]) -> TagNames:
+    valid = all(name == "O" or (name[:2] in ("B-", "I-") and len(name) > 2) for name in label_names)
+    if not valid or len(set(label_names)) != len(label_names):
         raise ValueError(
             f"label_names must be different tags of IOB2 such as 'O', 'B-LOC', 'I-LOC'; got {list(label_names)}."
         )
     types = dict.fromkeys(name[2:] for name in label_names if name != "O")
     numbers = {name: index for index, name in enumerate(types)}
-    return TagNames(
-        np.array([_ROLES[name[0]] if name != "O" else 0 for name in label_names], dtype=np.int64),
-        np.array([numbers[name[2:]] if name != "O" else -1 for name in label_names], dtype=np.int64),
-        tuple(types),
-    )
+    roles = np.array([TAG_ROLES[name[0]] for name in label_names], dtype=np.int64)
+    return TagNames(roles, np.array([numbers.get(name[2:], -1) for name in label_names], dtype=np.int64), tuple(types))
 
 
 def check_tags(
     references: Sequence[Sequence[int]], predictions: Sequence[Sequence[int]], label_names: Sequence[str]
 ) -> TaggedWords:
-    """Check label ids of N sentences, one per word, and join them.
-
-    Raises:
-        ValueError: With the first sentence and word at fault, if lengths differ or an id is no label.
-    """
-    names = read_names(label_names)
+    """Check label ids of N sentences, one per word, and join them; an error names the first sentence at fault."""
+    names = _read_names(label_names)
     if len(references) != len(predictions) or not len(references):
         raise ValueError(
             f"there are {len(references)} sentences of references and {len(predictions)} of predictions; "
@@ -125,26 +103,6 @@ def check_tags(
     truth = _joined(references, sentences, offsets, label_names, "reference")
     guess = _joined(predictions, sentences, offsets, label_names, "prediction")
     return TaggedWords(names, truth, guess, sentences, offsets)
-
-
-def decode_entities(tags: Array, offsets: Array, names: TagNames) -> Entities:
-    """Decode the entities as the conlleval script does (Tjong Kim Sang & Buchholz 2000).
-
-    An entity begins at B-X, or at an I-X that follows no X in its sentence, and goes on through I-X. Those that begin
-    with B-X are the entities of strict IOB2, where an I-X that continues none is no entity.
-
-    Args:
-        tags: (W,) label ids.
-        offsets: (N + 1,) first word of each sentence, and W.
-    """
-    roles, types = names.roles[tags], names.types[tags]
-    previous = np.concatenate([[-1], types[:-1]])
-    previous[offsets[:-1][offsets[:-1] < len(tags)]] = -1  # a sentence's first word continues nothing
-    continues = (roles == 2) & (previous == types)
-    starts = np.flatnonzero((roles > 0) & ~continues)
-    stops = np.append(np.flatnonzero(~continues), len(tags))
-    ends = stops[np.searchsorted(stops, starts, side="right")]
-    return Entities(starts, ends, types[starts], roles[starts] == 1)
 
 
 def _joined(

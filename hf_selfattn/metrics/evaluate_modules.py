@@ -12,28 +12,22 @@ from .inputs import PROBLEMS, Array, check_predictions, check_problem
 from .intervals import values_of
 from .scores import statistic_of
 
-_OF_LABELS = ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "weighted_f1", "mcc")
-_OF_PROBABILITIES = ("ece", "brier", "nll")
+OF_LABELS = ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "weighted_f1", "mcc")
+OF_PROBABILITIES = ("ece", "brier", "nll")
 # Metrics of predicted labels (or values), and metrics of probabilities.
-_METRICS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "single_label_classification": (_OF_LABELS, ("roc_auc", *_OF_PROBABILITIES)),
-    "ordinal": ((*_OF_LABELS, "mae", "quadratic_kappa"), ("roc_auc", *_OF_PROBABILITIES)),
+EVALUATE_METRICS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "single_label_classification": (OF_LABELS, ("roc_auc", *OF_PROBABILITIES)),
+    "ordinal": ((*OF_LABELS, "mae", "quadratic_kappa"), ("roc_auc", *OF_PROBABILITIES)),
     "multi_label_classification": (
         ("micro_f1", "macro_f1", "subset_accuracy"),
-        ("mean_average_precision", *_OF_PROBABILITIES),
+        ("mean_average_precision", *OF_PROBABILITIES),
     ),
     "regression": (("pearson", "spearman", "mae", "rmse"), ()),
 }
 
 
 class SelfAttnMetric(evaluate.Metric):  # type: ignore[misc]
-    """One metric of `score` as an `evaluate.Metric`; build it with `as_evaluate_module`.
-
-    Args:
-        metric: Name of the metric.
-        problem: One of the four problems.
-        options: Of `evaluate.Metric`.
-    """
+    """One metric of `score` as an `evaluate.Metric`; build it with `as_evaluate_module`."""
 
     def __init__(self, metric: str, problem: str, **options: Any) -> None:
         self.metric = metric
@@ -45,7 +39,7 @@ class SelfAttnMetric(evaluate.Metric):  # type: ignore[misc]
         multi = self.problem == "multi_label_classification"
         number = Value("float64" if self.problem == "regression" else "int64")
         references = Sequence(number) if multi else number
-        of_labels, _ = _METRICS[self.problem]
+        of_labels, _ = EVALUATE_METRICS[self.problem]
         predictions = references if self.metric in of_labels else Sequence(Value("float64"))
         return evaluate.EvaluationModuleInfo(
             description=f"{self.metric} of {self.problem}, computed without a network.",
@@ -56,7 +50,7 @@ class SelfAttnMetric(evaluate.Metric):  # type: ignore[misc]
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         outputs, truth = np.asarray(predictions), np.asarray(references)
-        of_labels, _ = _METRICS[self.problem]
+        of_labels, _ = EVALUATE_METRICS[self.problem]
         if self.metric in of_labels and self.problem in ("single_label_classification", "ordinal"):
             outputs = _one_hot(outputs, truth)
         checked = check_predictions(self.problem, truth, outputs, top_one_if_none=False)
@@ -73,12 +67,12 @@ def as_evaluate_module(
     for roc_auc, mean_average_precision, ece, brier and nll. The result has no entry where the metric is undefined.
 
     Raises:
-        ValueError: If the problem or the metric is unknown.
+        ValueError: the problem or the metric is unknown.
     """
     check_problem(problem)
-    known = sum(_METRICS[problem], ())
+    known = sum(EVALUATE_METRICS[problem], ())
     if metric not in known:
-        elsewhere = [other for other in PROBLEMS if metric in sum(_METRICS[other], ())]
+        elsewhere = [other for other in PROBLEMS if metric in sum(EVALUATE_METRICS[other], ())]
         hint = f" It is a metric of {', '.join(elsewhere)}: pass problem=." if elsewhere else ""
         raise ValueError(f"metric is {metric!r}, but {problem} has {', '.join(known)}.{hint}")
     return SelfAttnMetric(metric, problem, **({"keep_in_memory": True} | options))

@@ -17,21 +17,13 @@ DEFAULT_THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class Predictions:
-    """Checked inputs of the metrics of one system on one split of N rows and C classes.
+    """Checked inputs of the metrics of one system on one split of N rows and C classes."""
 
-    Args:
-        problem: One of `PROBLEMS`.
-        references: (N,) ints, (N, C) 0/1 or (N,) floats, by problem.
-        outputs: (N, C) probabilities, or (N,) values for regression.
-        predicted: What `predicted_labels` makes of the outputs.
-        label_names: C names; empty for regression.
-    """
-
-    problem: str
-    references: Array
-    outputs: Array
-    predicted: Array
-    label_names: tuple[str, ...]
+    problem: str  # one of `PROBLEMS`
+    references: Array  # (N,) ints, (N, C) 0/1 or (N,) floats, by problem
+    outputs: Array  # (N, C) probabilities, or (N,) values for regression
+    predicted: Array  # what `predicted_labels` makes of the outputs
+    label_names: tuple[str, ...]  # C; none for regression
 
 
 def check_problem(problem: str) -> None:
@@ -43,18 +35,12 @@ def check_problem(problem: str) -> None:
 def predicted_labels(
     problem: str, outputs: ArrayLike, thresholds: ArrayLike | None = None, top_one_if_none: bool = True
 ) -> Array:
-    """Turn outputs into answers: the argmax, the classes that pass their threshold, or the value itself.
+    """Turn outputs into answers: the argmax (N,), the classes that pass their threshold (N, C), or the value itself.
 
     Args:
         outputs: (N, C) probabilities, or (N,) values for regression.
         thresholds: (C,) least probability per class of a multi-label problem; 0.5 each by default.
-        top_one_if_none: Whether a multi-label row where no class passes gets its most probable class.
-
-    Returns:
-        (N,) ints, (N, C) ints 0/1 for multi-label, or (N,) floats for regression.
-
-    Raises:
-        ValueError: If the problem is unknown or a shape does not fit it.
+        top_one_if_none: whether a multi-label row where no class passes gets its most probable class.
     """
     check_problem(problem)
     scores = checked_outputs(problem, outputs)
@@ -83,16 +69,7 @@ def check_predictions(
     thresholds: ArrayLike | None = None,
     top_one_if_none: bool = True,
 ) -> Predictions:
-    """Check the inputs of the metrics and predict the labels.
-
-    Args:
-        references: (N,) ints for single-label and ordinal, (N, C) 0/1 for multi-label, (N,) floats for regression.
-        outputs: (N, C) probabilities, or (N,) values for regression.
-
-    Raises:
-        ValueError: With the first row at fault, if shapes differ, a value is not finite, a reference is no class,
-            or the outputs are no probabilities.
-    """
+    """Check the inputs of the metrics, as `score` takes them, and predict the labels; an error names the bad row."""
     check_problem(problem)
     scores = checked_outputs(problem, outputs)
     if problem == "regression":
@@ -117,9 +94,7 @@ def checked_outputs(problem: str, outputs: ArrayLike, name: str = "outputs") -> 
     ndim, shape = (1, "(N,)") if problem == "regression" else (2, "(N, C)")
     if scores.ndim != ndim or scores.size == 0:
         raise ValueError(f"{name} has shape {scores.shape}, but {problem} needs {shape} with at least one row.")
-    bad = np.flatnonzero(~np.isfinite(scores.reshape(len(scores), -1)).all(axis=1))
-    if len(bad):
-        raise ValueError(f"{name} is not finite in row {bad[0]} ({len(bad)} such rows).")
+    _check_finite(scores, name)
     return scores
 
 
@@ -155,7 +130,11 @@ def _checked_values(references: ArrayLike, rows: int) -> Array:
     truth = np.asarray(references, dtype=np.float64)
     if truth.shape != (rows,):
         raise ValueError(f"references has shape {truth.shape}, but outputs has {rows} rows: one of each per row.")
-    bad = np.flatnonzero(~np.isfinite(truth))
-    if len(bad):
-        raise ValueError(f"references is not finite in row {bad[0]} ({len(bad)} such rows).")
+    _check_finite(truth, "references")
     return truth
+
+
+def _check_finite(values: Array, name: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+    if len(bad):
+        raise ValueError(f"{name} is not finite in row {bad[0]} ({len(bad)} such rows).")

@@ -17,26 +17,20 @@ from .inputs import Array
 Statistic = Callable[[Array], dict[str, Array]]
 
 # An array of weights holds about this many numbers: it then stays in the processor's cache.
-_CHUNK_SIZE = 2**18
-_MAX_JACKKNIFE_GROUPS = 200
+CHUNK_SIZE = 2**18
+MAX_JACKKNIFE_GROUPS = 200
 
 
 @dataclass(frozen=True)
 class Score:
-    """The value of a metric with the bounds of its confidence interval.
-
-    Args:
-        value: The metric on the data.
-        low: Lower bound.
-        high: Upper bound.
-    """
+    """The value of a metric on the data, with the lower and the upper bound of its confidence interval."""
 
     value: float
     low: float
     high: float
 
     def as_dict(self) -> dict[str, float]:
-        """Return `{"value": ..., "low": ..., "high": ...}`."""
+        """Return value, low and high as a dictionary."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -45,17 +39,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Replicates:
-    """A statistic on the data, on R bootstrap resamples and with each of G groups of rows left out.
+    """The metrics of a statistic on the data, on R bootstrap resamples and with each of G groups of rows left out."""
 
-    Args:
-        values: Metric name to its value on the data; undefined metrics are absent.
-        resampled: Metric name to (R,) values, NaN where undefined.
-        jackknife: Metric name to (G,) values, NaN where undefined.
-    """
-
-    values: dict[str, float]
-    resampled: dict[str, Array]
-    jackknife: dict[str, Array]
+    values: dict[str, float]  # undefined metrics are absent
+    resampled: dict[str, Array]  # (R,) of each metric, NaN where undefined
+    jackknife: dict[str, Array]  # (G,) of each metric, NaN where undefined
 
 
 def values_of(statistic: Statistic, rows: int) -> dict[str, float]:
@@ -65,15 +53,7 @@ def values_of(statistic: Statistic, rows: int) -> dict[str, float]:
 
 
 def replicate(statistic: Statistic, rows: int, resamples: int, seed: int) -> Replicates:
-    """Evaluate a statistic on the data, on bootstrap resamples of the rows and on the grouped jackknife.
-
-    Args:
-        statistic: Maps weights (N, R) to values (R,) per metric.
-        resamples: R, at least 1.
-
-    Raises:
-        ValueError: If `resamples` is less than 1.
-    """
+    """Evaluate a statistic on the data, on bootstrap resamples of the rows and on the grouped jackknife."""
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}, but must be at least 1.")
     rng = np.random.default_rng(seed)
@@ -85,12 +65,8 @@ def replicate(statistic: Statistic, rows: int, resamples: int, seed: int) -> Rep
 def bca_interval(value: float, resampled: Array, jackknife: Array, confidence: float) -> tuple[float, float]:
     """Bias-corrected and accelerated bootstrap interval (Efron 1987, "Better bootstrap confidence intervals").
 
-    The acceleration comes from a jackknife over groups of rows, which costs the same for any number of rows.
-
-    Args:
-        resampled: (R,) values on the resamples; NaN is ignored.
-        jackknife: (G,) values with a group of rows left out; NaN is ignored.
-        confidence: Share of such intervals that contain the truth, between 0 and 1.
+    The acceleration comes from a jackknife over groups of rows, which costs the same for any number of rows. NaN among
+    the values on the resamples (R,) and without a group (G,) is ignored.
     """
     resampled = np.sort(resampled[np.isfinite(resampled)])
     if len(resampled) == 0 or resampled[0] == resampled[-1]:
@@ -105,19 +81,14 @@ def bca_interval(value: float, resampled: Array, jackknife: Array, confidence: f
 
 
 def basic_interval(value: float, resampled: Array, confidence: float) -> tuple[float, float]:
-    """Basic bootstrap interval of a metric that is never negative (Davison & Hinkley 1997, section 5.2).
-
-    It mirrors the resamples at the value, which undoes the upward bias of the resampled calibration error.
-    """
+    """Basic bootstrap interval of a metric that is never negative (Davison & Hinkley 1997, section 5.2)."""
+    # Resamples mirrored at the value: that undoes the upward bias of the resampled calibration error.
     low, high = 2 * value - np.quantile(resampled, _tails(confidence)[::-1])
     return float(np.clip(low, 0, value)), float(max(high, value))
 
 
 def wilson_interval(successes: float, trials: float, confidence: float) -> tuple[float, float]:
-    """Score interval of a proportion (Wilson 1927; recommended by Brown, Cai & DasGupta 2001).
-
-    Unlike the bootstrap it has a width also when all or none of the trials succeed.
-    """
+    """Score interval of a proportion (Wilson 1927), which has a width also when all or none of the trials succeed."""
     z2 = float(ndtri(0.5 + confidence / 2)) ** 2
     share = successes / trials
     centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
@@ -136,6 +107,11 @@ def ratio(numerator: Array, denominator: Array) -> Array:
     shape = np.broadcast(numerator, denominator).shape
     quotient: Array = np.divide(numerator, denominator, out=np.full(shape, np.nan), where=denominator != 0)
     return quotient
+
+
+def precision_recall_f1(hits: Array, actual: Array, claimed: Array) -> tuple[Array, Array, Array]:
+    """Return the three of counts of the same shape."""
+    return ratio(hits, claimed), ratio(hits, actual), ratio(2 * hits, actual + claimed)
 
 
 def cumulative(weights: Array) -> Array:
@@ -177,7 +153,7 @@ def _jackknife_weights(rows: int, rng: np.random.Generator) -> Iterator[Array]:
     if rows == 1:
         yield np.ones((1, 1))
         return
-    groups = min(rows, _MAX_JACKKNIFE_GROUPS)
+    groups = min(rows, MAX_JACKKNIFE_GROUPS)
     group = rng.permutation(rows) % groups  # random groups: the rows may be sorted
     start = 0
     for width in _chunk_widths(rows, groups):
@@ -186,6 +162,6 @@ def _jackknife_weights(rows: int, rng: np.random.Generator) -> Iterator[Array]:
 
 
 def _chunk_widths(rows: int, columns: int) -> Iterator[int]:
-    width = max(1, _CHUNK_SIZE // rows)
+    width = max(1, CHUNK_SIZE // rows)
     for start in range(0, columns, width):
         yield min(width, columns - start)

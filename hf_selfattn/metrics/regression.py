@@ -1,7 +1,4 @@
-"""Regression metrics, and the two ordinal ones that read class numbers as values.
-
-Each builder takes predictions and returns a statistic (see `intervals`): row weights (N, R) to values (R,) per metric.
-"""
+"""Statistics (see `intervals`) of regression, and the two ordinal ones that read class numbers as values."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from .inputs import Array, Predictions
 from .intervals import Statistic, cumulative, ratio
 
 # A variance below this share of the whole data's is a rounding error: the resample holds one distinct value only.
-_NO_VARIANCE = 1e-12
+NO_VARIANCE = 1e-12
 
 
 def regression_statistic(predictions: Predictions) -> Statistic:
@@ -37,11 +34,7 @@ def regression_statistic(predictions: Predictions) -> Statistic:
 
 
 def ordinal_statistic(predictions: Predictions) -> Statistic:
-    """Build mae in classes, and quadratic_kappa (Cohen 1968: 1 - squared distance / that expected by chance).
-
-    Args:
-        predictions: Of an ordinal problem with N rows, whose classes are 0, 1, ... in order.
-    """
+    """Build mae in classes, and quadratic_kappa (Cohen 1968: 1 - squared distance / that expected by chance)."""
     truth, predicted = predictions.references.astype(np.float64), predictions.predicted.astype(np.float64)
     distance = np.abs(truth - predicted)
 
@@ -60,8 +53,8 @@ def _correlation(first: Array, second: Array, weights: Array) -> Array:
     first, second = (values - (values * weights).sum(axis=0) / rows for values in (first, second))
     covariance = (first * second * weights).sum(axis=0)
     variance, other_variance = ((values**2 * weights).sum(axis=0) for values in (first, second))
-    constant = (variance <= _NO_VARIANCE * (first**2).sum(axis=0)) | (
-        other_variance <= _NO_VARIANCE * (second**2).sum(axis=0)
+    constant = (variance <= NO_VARIANCE * (first**2).sum(axis=0)) | (
+        other_variance <= NO_VARIANCE * (second**2).sum(axis=0)
     )
     return np.where(constant, np.nan, np.clip(ratio(covariance, np.sqrt(variance * other_variance)), -1, 1))
 

@@ -22,11 +22,11 @@ from .intervals import (
 )
 from .regression import ordinal_statistic, regression_statistic
 
-_CLASSIFICATION = (label_statistic, ranking_statistic, calibration_statistic)
-_STATISTICS = {
-    "single_label_classification": _CLASSIFICATION,
-    "multi_label_classification": _CLASSIFICATION,
-    "ordinal": (*_CLASSIFICATION, ordinal_statistic),
+CLASSIFICATION_STATISTICS = (label_statistic, ranking_statistic, calibration_statistic)
+STATISTICS = {
+    "single_label_classification": CLASSIFICATION_STATISTICS,
+    "multi_label_classification": CLASSIFICATION_STATISTICS,
+    "ordinal": (*CLASSIFICATION_STATISTICS, ordinal_statistic),
     "regression": (regression_statistic,),
 }
 # Losses: their best value is 0, or has no bound; for every other metric it is 1.
@@ -51,15 +51,15 @@ def score(
     the basic bootstrap's, and all others that of the BCa bootstrap over rows (see `intervals` for the papers).
 
     Args:
-        problem: "single_label_classification", "multi_label_classification", "regression" or "ordinal".
+        problem: one of `PROBLEMS`.
         references: (N,) ints for single-label and ordinal, (N, C) 0/1 for multi-label, (N,) floats for regression.
         outputs: (N, C) probabilities, or (N,) values for regression.
         label_names: C names, for the metrics per class such as "f1/NAME"; not read for regression.
         thresholds: (C,) least probability per class of a multi-label problem; 0.5 each by default.
-        top_one_if_none: Whether a multi-label row where no class passes gets its most probable class.
+        top_one_if_none: whether a multi-label row where no class passes gets its most probable class.
 
     Raises:
-        ValueError: If the inputs do not fit the problem or each other.
+        ValueError: the inputs do not fit the problem or each other.
     """
     check_confidence(confidence)
     predictions = check_predictions(
@@ -92,11 +92,7 @@ def metric_values(
     thresholds: ArrayLike | None = None,
     top_one_if_none: bool = True,
 ) -> dict[str, float]:
-    """Compute every metric of the problem without its interval, for the evaluations during training.
-
-    Raises:
-        ValueError: If the inputs do not fit the problem or each other.
-    """
+    """Compute every metric of the problem without its interval, as the evaluations during training need it."""
     predictions = check_predictions(
         problem, references, outputs, label_names, thresholds=thresholds, top_one_if_none=top_one_if_none
     )
@@ -104,12 +100,8 @@ def metric_values(
 
 
 def statistic_of(predictions: Predictions, metric: str | None = None) -> Statistic:
-    """Build the statistic of all metrics of the problem, or of the family of metrics that holds one of them.
-
-    Raises:
-        ValueError: If the metric is not one of the problem's, or is undefined on these data.
-    """
-    statistics = [build(predictions) for build in _STATISTICS[predictions.problem]]
+    """Build the statistic of all metrics of the problem, or of the family of metrics that holds one of them."""
+    statistics = [build(predictions) for build in STATISTICS[predictions.problem]]
 
     def every(weights: Array) -> dict[str, Array]:
         return {name: value for statistic in statistics for name, value in statistic(weights).items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence, Set
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from .entities import Entities, TaggedWords, check_tags
 
 KINDS = ("correct", "wrong_type", "wrong_border", "wrong_both", "missed", "spurious")
 NONE = "none"
-_CONTEXT = 5  # words shown on either side of an example
+CONTEXT = 5  # words shown on either side of an example
 
 
 class Match(NamedTuple):
@@ -41,7 +42,7 @@ def error_analysis(
     Args:
         label_names: C tags in IOB2.
         places: N places of the sentences, for the examples; the sentences' numbers by default.
-        known: The entity strings of train (see `entity_strings`), to score known and unseen ones apart.
+        known: the entity strings of train (see `entity_strings`), to score known and unseen ones apart.
 
     Returns:
         A dict of plain values for JSON: "kinds" {kind: {"references", "predictions"}}, which sum to the entities of
@@ -50,7 +51,7 @@ def error_analysis(
         "unseen": {"references", "predictions", "correct", "precision", "recall", "f1"}}, None where undefined.
 
     Raises:
-        ValueError: If lengths differ, an id is no label, or the names are no tags of IOB2.
+        ValueError: lengths differ, an id is no label, or the names are no tags of IOB2.
     """
     words = check_tags(references, predictions, label_names)
     flat = _flat_tokens(tokens, words)
@@ -60,14 +61,9 @@ def error_analysis(
     of_truth = [Match(kind, i, other) for i, (kind, other) in enumerate(_classify(truth, guess, "missed"))]
     of_guess = [Match(kind, other, i) for i, (kind, other) in enumerate(_classify(guess, truth, "spurious"))]
     matches = of_truth + [match for match in of_guess if match.kind == "spurious"]
+    counts = [Counter(match.kind for match in side) for side in (of_truth, of_guess)]
     result: dict[str, Any] = {
-        "kinds": {
-            kind: {
-                "references": sum(match.kind == kind for match in of_truth),
-                "predictions": sum(match.kind == kind for match in of_guess),
-            }
-            for kind in KINDS
-        },
+        "kinds": {kind: {"references": counts[0][kind], "predictions": counts[1][kind]} for kind in KINDS},
         "confusion": _confusion(truth, guess, matches, words.names.entity_types),
         "examples": {
             kind: [
@@ -85,11 +81,7 @@ def error_analysis(
 def entity_strings(
     tags: Sequence[Sequence[int]], tokens: Sequence[Sequence[str]], label_names: Sequence[str]
 ) -> set[str]:
-    """Collect the strings of all entities: their words joined by spaces, case kept.
-
-    Raises:
-        ValueError: If lengths differ, an id is no label, or the names are no tags of IOB2.
-    """
+    """Collect the strings of all entities: their words joined by spaces, case kept."""
     words = check_tags(tags, tags, label_names)
     return set(_strings(words.entities(words.references).strict(), _flat_tokens(tokens, words)))
 
@@ -128,8 +120,7 @@ def _confusion(
 
 def _spread(matches: Sequence[Match], count: int) -> list[Match]:
     """Take at most so many, spread evenly."""
-    if len(matches) <= count:
-        return list(matches)
+    count = min(count, len(matches))
     return [matches[i * len(matches) // count] for i in range(count)]
 
 
@@ -141,26 +132,19 @@ def _example(
     flat: Sequence[str],
     places: Sequence[str] | None,
 ) -> dict[str, Any]:
-    sides = [(truth, match.reference), (guess, match.prediction)]
-    bounds = [(int(side.starts[i]), int(side.ends[i])) for side, i in sides if i is not None]
-    low, high = min(start for start, _ in bounds), max(end for _, end in bounds)
+    bounds: dict[str, tuple[int, int, str]] = {}
+    for name, side, i in (("reference", truth, match.reference), ("prediction", guess, match.prediction)):
+        if i is not None:
+            bounds[name] = int(side.starts[i]), int(side.ends[i]), words.names.entity_types[side.types[i]]
+    low, high = min(start for start, _, _ in bounds.values()), max(end for _, end, _ in bounds.values())
     sentence = int(words.sentences[low])
     first, stop = int(words.offsets[sentence]), int(words.offsets[sentence + 1])
-    shown: list[dict[str, Any] | None] = []
-    for side, i in sides:
-        if i is None:
-            shown.append(None)
-            continue
-        start, end = int(side.starts[i]), int(side.ends[i])
-        kind = words.names.entity_types[side.types[i]]
-        shown.append({"text": " ".join(flat[start:end]), "type": kind, "start": start - first, "end": end - first})
-    return {
-        "sentence": sentence,
-        "place": str(sentence) if places is None else places[sentence],
-        "reference": shown[0],
-        "prediction": shown[1],
-        "context": " ".join(flat[max(first, low - _CONTEXT) : min(stop, high + _CONTEXT)]),
-    }
+    shown: dict[str, dict[str, Any] | None] = {"reference": None, "prediction": None}
+    for name, (start, end, kind) in bounds.items():
+        shown[name] = {"text": " ".join(flat[start:end]), "type": kind, "start": start - first, "end": end - first}
+    place = str(sentence) if places is None else places[sentence]
+    context = " ".join(flat[max(first, low - CONTEXT) : min(stop, high + CONTEXT)])
+    return {"sentence": sentence, "place": place, **shown, "context": context}
 
 
 def _known_and_unseen(

@@ -15,10 +15,13 @@ from .intervals import (
     bca_interval,
     check_confidence,
     mean_of_defined,
+    precision_recall_f1,
     ratio,
     replicate,
     wilson_interval,
 )
+
+COUNTS = ("hits", "actual", "claimed")
 
 
 def score_spans(
@@ -46,7 +49,7 @@ def score_spans(
         label_names: C tags in IOB2.
 
     Raises:
-        ValueError: If lengths differ, an id is no label, or the names are no tags of IOB2.
+        ValueError: lengths differ, an id is no label, or the names are no tags of IOB2.
     """
     check_confidence(confidence)
     words = check_tags(references, predictions, label_names)
@@ -81,7 +84,7 @@ def paired_bootstrap_spans(
     """Test whether two systems differ, by drawing the same documents for both (see `paired_bootstrap`).
 
     Raises:
-        ValueError: If the inputs do not fit each other, or the metric is unknown or undefined on the data.
+        ValueError: the inputs do not fit each other, or the metric is unknown or undefined on the data.
     """
     check_confidence(confidence)
     groups = _document_numbers(documents, len(references))
@@ -109,7 +112,7 @@ def _counts(words: TaggedWords, groups: Array) -> dict[str, Array]:
     for prefix, actual, claimed in (("", truth.strict(), guess.strict()), ("lenient_", truth, guess)):
         known = set(actual.keys())
         hits = claimed.select(np.array([key in known for key in claimed.keys()], dtype=np.bool_))
-        for kind, entities in (("hits", hits), ("actual", actual), ("claimed", claimed)):
+        for kind, entities in zip(COUNTS, (hits, actual, claimed), strict=True):
             cells = documents[entities.starts] * size[1] + entities.types
             counts[prefix + kind] = np.bincount(cells, minlength=size[0] * size[1]).reshape(size).astype(np.float64)
     right = (words.references == words.predictions).astype(np.float64)
@@ -123,14 +126,11 @@ def _statistic(counts: dict[str, Array], entity_types: Sequence[str]) -> Statist
 
     def statistic(weights: Array) -> dict[str, Array]:
         sums = {name: count.T @ weights for name, count in counts.items()}  # (T, R), or (R,) of words
-        values = {}
+        values: dict[str, Array] = {}
         for prefix in ("", "lenient_"):
-            hits, actual, claimed = (sums[prefix + kind].sum(axis=0) for kind in ("hits", "actual", "claimed"))
-            values[f"{prefix}precision"] = ratio(hits, claimed)
-            values[f"{prefix}recall"] = ratio(hits, actual)
-            values[f"{prefix}f1"] = ratio(2 * hits, actual + claimed)
-        hits, actual, claimed = sums["hits"], sums["actual"], sums["claimed"]
-        f1, precision, recall = ratio(2 * hits, actual + claimed), ratio(hits, claimed), ratio(hits, actual)
+            precision, recall, f1 = precision_recall_f1(*(sums[prefix + kind].sum(axis=0) for kind in COUNTS))
+            values |= {f"{prefix}precision": precision, f"{prefix}recall": recall, f"{prefix}f1": f1}
+        precision, recall, f1 = precision_recall_f1(*(sums[kind] for kind in COUNTS))
         values["macro_f1"] = mean_of_defined(f1)
         values["token_accuracy"] = ratio(sums["right"], sums["words"])
         for index, name in enumerate(entity_types):

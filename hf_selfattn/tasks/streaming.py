@@ -17,12 +17,12 @@ from datasets import Dataset, DatasetDict
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from ..data import ClassificationData, load_splits, prepare
-from ..data.classification import find_columns
+from ..data import ClassificationData, load_splits, prepare_classification
+from ..data.columns import find_columns
+from ..data.formats import ORIGIN, Row
 from ..data.labels import read_scheme
-from ..data.reading import ORIGIN
-from ..data.sources import SPLIT_ALIASES, STANDARD_SPLITS, find_files
-from ..data.streams import Row, Stream, stream_files, stream_split, survey
+from ..data.load import SPLIT_ALIASES, STANDARD_SPLITS, find_files
+from ..data.streams import Stream, stream_files, stream_split, survey
 
 if TYPE_CHECKING:
     from .text_classification import TextClassificationArguments
@@ -106,7 +106,7 @@ def load_stream(arguments: TextClassificationArguments) -> ClassificationData:
     Where `label_names` are given, train is not read before training; else a first pass reads and checks it.
 
     Raises:
-        ValueError: for arguments that a stream cannot serve, and as `prepare`.
+        ValueError: for arguments that a stream cannot serve, and as `prepare_classification`.
     """
     refuse_what_needs_all_rows(arguments)
     with PartialState().local_main_process_first():
@@ -125,7 +125,7 @@ def load_stream(arguments: TextClassificationArguments) -> ClassificationData:
     if arguments.label_names is None:
         found = survey(read(), columns, arguments.on_bad_row)
         known = {"train": found.split(), **known}
-    data = prepare(DatasetDict(known), on_bad_row=arguments.on_bad_row, **options)
+    data = prepare_classification(DatasetDict(known), on_bad_row=arguments.on_bad_row, **options)
     scheme = read_scheme(known, columns.label, data.problem, data.label_names)
     data.stream = Stream(read, columns, scheme, arguments.on_bad_row)
     if found is not None:

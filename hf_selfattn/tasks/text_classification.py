@@ -20,7 +20,7 @@ from ..data import (
     format_report,
     k_folds,
     make_validation,
-    prepare,
+    prepare_classification,
 )
 from ..modeling.modeling_selfattn import SelfAttnForSequenceClassification
 from .backbone import open_backbone, window_of
@@ -122,7 +122,9 @@ class TextClassification(Task[TextClassificationArguments]):
         with PartialState().local_main_process_first():
             splits, notes = self.splits()
             kept = [arguments.group_column] if arguments.group_column else []
-            data = prepare(splits, on_bad_row=arguments.on_bad_row, keep_columns=kept, **arguments.columns())
+            data = prepare_classification(
+                splits, on_bad_row=arguments.on_bad_row, keep_columns=kept, **arguments.columns()
+            )
             data.notes[:0] = notes
         return deduplicate(data) if arguments.deduplicate else data
 

@@ -28,7 +28,7 @@ from transformers import (
 
 from ..arguments import RunArguments
 from ..data import TaggingData, by_document, check_tagging, fingerprint, format_report, prepare_tagging
-from ..data.reading import ORIGIN
+from ..data.formats import ORIGIN
 from ..files import write_text
 from ..metrics import entity_strings, error_analysis, score_spans
 from ..modeling.modeling_selfattn import SelfAttnForTokenClassification

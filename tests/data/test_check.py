@@ -18,7 +18,7 @@ from hf_selfattn.data import (
     format_report,
     load_splits,
     make_validation,
-    prepare,
+    prepare_classification,
 )
 
 
@@ -146,7 +146,7 @@ def test_prepared_data_gives_the_same_report(tokenizer: Any, labels: list[Any], 
     raw = {"train": Dataset.from_dict({"sentence": ["a", "b c", "d"], "y": labels})}
     columns = {"text_column": "sentence", "label_column": "y"}
     before = check_classification(raw, tokenizer, 8, **columns, **options)
-    after = check_classification(prepare(raw, **columns, **options), tokenizer, 8)
+    after = check_classification(prepare_classification(raw, **columns, **options), tokenizer, 8)
     assert after["splits"] == before["splits"]
     assert after["label_names"] == (["y"] if before["problem"] == "regression" else before["label_names"])
     assert [item["kind"] for item in after["findings"]] == [item["kind"] for item in before["findings"]]
@@ -160,11 +160,11 @@ def test_the_flow_from_files_to_splits(tokenizer: Any, tmp_path: Path) -> None:
     splits = load_splits(train=tmp_path / "train_*.csv", test=tmp_path / "test.jsonl")
     report = check_classification(splits, tokenizer, 8)
     assert {item["kind"] for item in report["findings"]} == {"duplicate", "in_two_splits"}
-    data = make_validation(deduplicate(prepare(splits)), fraction=0.2)
+    data = make_validation(deduplicate(prepare_classification(splits)), fraction=0.2)
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 24, "validation": 6, "test": 1}
     assert data.label_names == ["neg", "pos"]
     assert sum(data.splits["validation"]["label"]) == 4
-    again = make_validation(deduplicate(prepare(splits)), fraction=0.2)
+    again = make_validation(deduplicate(prepare_classification(splits)), fraction=0.2)
     assert [fingerprint(split) for split in again.splits.values()] == [
         fingerprint(split) for split in data.splits.values()
     ]

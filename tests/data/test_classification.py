@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset, List
 
-from hf_selfattn.data.classification import ClassificationData, prepare
+from hf_selfattn.data.classification import ClassificationData, prepare_classification
+from hf_selfattn.data.formats import ORIGIN
 from hf_selfattn.data.labels import LabelScheme, encode_label, label_twins, natural_key
-from hf_selfattn.data.reading import ORIGIN
-from hf_selfattn.data.sources import load_splits
+from hf_selfattn.data.load import load_splits
 
 
 def data_of(labels: list[Any], **options: Any) -> ClassificationData:
     rows = Dataset.from_dict(
         {"text": [f"text {i}" for i in range(len(labels))], "label": labels}, on_mixed_types="use_json"
     )
-    return prepare({"train": rows}, **options)
+    return prepare_classification({"train": rows}, **options)
 
 
 def labels_of(data: ClassificationData, split: str = "train") -> list[Any]:
@@ -89,16 +89,18 @@ def test_options_override_the_detection(case: str) -> None:
 def test_class_labels_keep_names_and_order_across_splits() -> None:
     train = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}).cast_column("label", ClassLabel(names=["z", "a"]))
     test = Dataset.from_dict({"text": ["c", "d"], "label": [0, 1]}).cast_column("label", ClassLabel(names=["a", "z"]))
-    data = prepare({"train": train, "test": test, "plain": Dataset.from_dict({"text": ["e"], "label": ["a"]})})
+    data = prepare_classification(
+        {"train": train, "test": test, "plain": Dataset.from_dict({"text": ["e"], "label": ["a"]})}
+    )
     assert data.label_names == ["z", "a"]
     assert [labels_of(data, name) for name in data.splits] == [[0, 1], [1, 0], [1]]
-    again = prepare(data.splits)
+    again = prepare_classification(data.splits)
     assert (again.label_names, labels_of(again, "test")) == (data.label_names, [1, 0])
 
 
 def test_lists_of_class_labels() -> None:
     rows = Dataset.from_dict({"text": ["a", "b"], "labels": [[1], [0, 1]]})
-    data = prepare({"train": rows.cast_column("labels", List(ClassLabel(names=["z", "a"])))})
+    data = prepare_classification({"train": rows.cast_column("labels", List(ClassLabel(names=["z", "a"])))})
     assert (data.label_names, labels_of(data)) == (["z", "a"], [[0, 1], [1, 1]])
 
 
@@ -114,7 +116,7 @@ def test_whole_floats_and_integers_of_two_splits_are_one_label(tmp_path: Path) -
     (tmp_path / "t.jsonl").write_text('{"text": "c", "label": 1}\n')
     splits = from_files(tmp_path, train="text,label\na,1.0\nb,0.0\n")
     splits["test"] = load_splits(test=tmp_path / "t.jsonl")["test"]
-    assert labels_of(prepare(splits), "test") == [1]
+    assert labels_of(prepare_classification(splits), "test") == [1]
 
 
 COLUMNS = {
@@ -135,7 +137,9 @@ COLUMNS = {
 @pytest.mark.parametrize("case", COLUMNS)
 def test_columns_are_found(case: str) -> None:
     names, options, text, pair, label = COLUMNS[case]
-    data = prepare({"train": Dataset.from_dict({name: [f"{name} 0", f"{name} 1"] for name in names})}, **options)
+    data = prepare_classification(
+        {"train": Dataset.from_dict({name: [f"{name} 0", f"{name} 1"] for name in names})}, **options
+    )
     wanted = {"text": [f"{text} 0", f"{text} 1"], "label": [0, 1], ORIGIN: ["train[0]", "train[1]"]}
     if pair:
         wanted["text_pair"] = [f"{pair} 0", f"{pair} 1"]
@@ -145,19 +149,19 @@ def test_columns_are_found(case: str) -> None:
 
 def test_column_errors_list_what_was_found(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"train\.csv:2: no text column .*found: \['a', 'label'\]\. Set text_column="):
-        prepare(from_files(tmp_path, train="a,label\nx,y\n"))
+        prepare_classification(from_files(tmp_path, train="a,label\nx,y\n"))
     with pytest.raises(
         ValueError, match=r"several columns could be the label \(\['class', 'topic'\]\).*label_column="
     ):
-        prepare(from_files(tmp_path, train="text,class,topic\nx,y,z\n"))
+        prepare_classification(from_files(tmp_path, train="text,class,topic\nx,y,z\n"))
     with pytest.raises(
         ValueError, match=r"no column 'lable' \(label_column\); the columns found are \['text', 'label'\]"
     ):
-        prepare(from_files(tmp_path, train="text,label\nx,y\n"), label_column="lable")
+        prepare_classification(from_files(tmp_path, train="text,label\nx,y\n"), label_column="lable")
     with pytest.raises(ValueError, match=r"test \(from .*test\.csv:2\): there is no column 'label'"):
-        prepare(from_files(tmp_path, train="text,label\nx,y\n", test="text,class\nx,y\n"))
+        prepare_classification(from_files(tmp_path, train="text,label\nx,y\n", test="text,class\nx,y\n"))
     with pytest.raises(ValueError, match="must differ"):
-        prepare(from_files(tmp_path, train="text,label\nx,y\n"), text_column="label")
+        prepare_classification(from_files(tmp_path, train="text,label\nx,y\n"), text_column="label")
 
 
 # kind: (train.csv, test.csv or None, options, what the error says)
@@ -203,12 +207,12 @@ def test_a_bad_row_is_named_with_file_and_line_or_dropped(tmp_path: Path, case: 
     files = {"train": train} if test is None else {"train": train, "test": test}
     splits = from_files(tmp_path, **{name: "text,label\n" + rows for name, rows in files.items()})
     with pytest.raises(ValueError, match=message):
-        prepare(splits, **options)
+        prepare_classification(splits, **options)
     if case in ("no number", "unknown of many"):  # nothing of test would be left
         with pytest.raises(ValueError, match=r"test: all 1 rows are bad\. test: .*test\.csv:2"):
-            prepare(splits, on_bad_row="drop", **options)
+            prepare_classification(splits, on_bad_row="drop", **options)
         return
-    data = prepare(splits, on_bad_row="drop", **options)
+    data = prepare_classification(splits, on_bad_row="drop", **options)
     kept = sum(len(split) for split in data.splits.values())
     assert kept == sum(len(split) for split in splits.values()) - (2 if case == "unknown at evaluation" else 1)
     assert any(note.startswith("Dropped ") for note in data.notes)
@@ -228,8 +232,8 @@ def test_a_bad_json_row_is_named_with_file_and_line(tmp_path: Path, case: str) -
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n\n' + bad)
     with pytest.raises(ValueError, match=rf"{message}.*a\.jsonl:4"):
-        prepare(load_splits(train=path), **options)
-    dropped = prepare(load_splits(train=path), on_bad_row="drop", **options)
+        prepare_classification(load_splits(train=path), **options)
+    dropped = prepare_classification(load_splits(train=path), on_bad_row="drop", **options)
     assert dropped.splits["train"]["text"][:] == ["a", "b"]
 
 
@@ -247,7 +251,7 @@ def test_a_bad_list_of_labels_is_named_with_file_and_line(tmp_path: Path, case: 
     (tmp_path / "test.jsonl").write_text(f'{{"text": "c", "label": []}}\n{{"text": "d", "label": {bad}}}\n')
     splits = load_splits(train=tmp_path / "train.jsonl", test=tmp_path / "test.jsonl")
     with pytest.raises(ValueError, match=rf"test: column 'label': {message}.*test\.jsonl:2"):
-        prepare(splits)
+        prepare_classification(splits)
 
 
 def test_nan_in_json_is_named_with_file_and_line(tmp_path: Path) -> None:
@@ -255,26 +259,26 @@ def test_nan_in_json_is_named_with_file_and_line(tmp_path: Path) -> None:
         '{"text": "a", "label": 1.5}\n{"text": "b", "label": NaN}\n{"text": "c", "label": 2.0}\n'
     )
     with pytest.raises(ValueError, match=r"column 'label': .*a\.jsonl:2"):
-        prepare(load_splits(train=tmp_path / "a.jsonl"))
+        prepare_classification(load_splits(train=tmp_path / "a.jsonl"))
 
 
 def test_parquet_rows_are_named_by_index_and_nan_is_no_label(tmp_path: Path) -> None:
     Dataset.from_dict({"text": ["a", "b", "c"], "label": [1.5, math.nan, 2.0]}).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"no label .*a\.parquet\[1\]"):
-        prepare(load_splits(train=tmp_path / "a.parquet"))
+        prepare_classification(load_splits(train=tmp_path / "a.parquet"))
 
 
 def test_hidden_labels_of_a_hub_test_split() -> None:
     rows = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}).cast_column("label", ClassLabel(names=["n", "p"]))
     hidden = Dataset.from_dict({"text": ["a"], "label": [-1]}).cast_column("label", ClassLabel(names=["n", "p"]))
     with pytest.raises(ValueError, match=r"test: column 'label': no label .*test\[0\]"):
-        prepare({"train": rows, "test": hidden})
+        prepare_classification({"train": rows, "test": hidden})
 
 
 def test_all_mistakes_are_listed_at_once(tmp_path: Path) -> None:
     splits = from_files(tmp_path, train='text,label\na,x\n"",y\nb,\n', test="text,label\nc,z\n")
     with pytest.raises(ValueError, match="3 mistake") as caught:
-        prepare(splits)
+        prepare_classification(splits)
     for part in ("train.csv:3", "train.csv:4", "test.csv:2", "label_names", "on_bad_row='drop'", "['x', 'y']"):
         assert part in str(caught.value)
 
@@ -289,7 +293,7 @@ def test_all_mistakes_are_listed_at_once(tmp_path: Path) -> None:
 )
 def test_one_class_only(tmp_path: Path, rows: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=rf"train\.csv:2.*column 'label': .*{message}"):
-        prepare(from_files(tmp_path, train="text,label\n" + rows), **options)
+        prepare_classification(from_files(tmp_path, train="text,label\n" + rows), **options)
 
 
 def test_wrong_options_and_empty_splits() -> None:
@@ -306,7 +310,7 @@ def test_wrong_options_and_empty_splits() -> None:
             data_of(["x", "y"], **options)
     rows = Dataset.from_dict({"text": ["a", "b"], "label": ["x", "y"]})
     with pytest.raises(ValueError, match="test: the split has no rows"):
-        prepare({"train": rows, "test": rows.select([])})
+        prepare_classification({"train": rows, "test": rows.select([])})
 
 
 def test_a_label_is_read_the_same_way_alone() -> None:
@@ -319,7 +323,7 @@ def test_kept_columns_and_json_of_every_problem(tmp_path: Path) -> None:
     path.write_text(
         "".join(json.dumps({"text": t, "labels": v, "id": t}) + "\n" for t, v in [("a", ["x"]), ("b", [])])
     )
-    split = prepare(load_splits(train=path), keep_columns=["id"]).splits["train"]
+    split = prepare_classification(load_splits(train=path), keep_columns=["id"]).splits["train"]
     assert split.to_list() == [
         {"text": "a", "id": "a", ORIGIN: f"{path}:1", "label": [1.0]},
         {"text": "b", "id": "b", ORIGIN: f"{path}:2", "label": [0.0]},

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hf_selfattn.data.conll import LINES, conll_rows
-from hf_selfattn.data.reading import ORIGIN, read_table
+from hf_selfattn.data.formats import ORIGIN, read_table
 
 
 def rows(text: str) -> list[dict]:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from hf_selfattn.data.classification import ClassificationData, prepare
-from hf_selfattn.data.reading import ORIGIN
+from hf_selfattn.data.classification import ClassificationData, prepare_classification
+from hf_selfattn.data.formats import ORIGIN
 from hf_selfattn.data.splits import deduplicate, find_duplicates, fingerprint, k_folds, make_validation
 
 
@@ -21,7 +21,7 @@ def data_of(labels: list[Any], groups: list[Any] | None = None, **options: Any) 
     if groups is not None:
         columns["author"] = groups
         options["keep_columns"] = ["author"]
-    return prepare({"train": Dataset.from_dict(columns)}, **options)
+    return prepare_classification({"train": Dataset.from_dict(columns)}, **options)
 
 
 def texts(split: Dataset) -> list[str]:
@@ -150,7 +150,7 @@ def duplicated() -> ClassificationData:
         return Dataset.from_dict({"text": [text for text, _ in pairs], "label": [label for _, label in pairs]})
 
     train = rows([("caf\u00e9  one", "x"), ("cafe\u0301 one ", "y"), ("two", "x"), ("Two", "y"), ("three", "x")])
-    return prepare({"train": train, "test": rows([("three", "x"), ("three", "x"), ("four", "y")])})
+    return prepare_classification({"train": train, "test": rows([("three", "x"), ("three", "x"), ("four", "y")])})
 
 
 def test_deduplicate_drops_train_rows_only() -> None:
@@ -167,7 +167,7 @@ def test_deduplicate_drops_train_rows_only() -> None:
 
 def test_deduplicate_looks_at_both_texts_of_a_pair() -> None:
     rows = Dataset.from_dict({"sentence1": ["a", "a", "a"], "sentence2": ["b", "c", "b"], "label": ["x", "y", "x"]})
-    assert deduplicate(prepare({"train": rows})).splits["train"]["text_pair"][:] == ["b", "c"]
+    assert deduplicate(prepare_classification({"train": rows})).splits["train"]["text_pair"][:] == ["b", "c"]
 
 
 def test_deduplicate_refuses_to_empty_train() -> None:
@@ -184,6 +184,8 @@ def test_fingerprint_is_stable_and_sees_text_label_and_order() -> None:
     assert fingerprint(split) == known
     others = [data_of(["b", "a"]).splits["train"], split.select([1, 0]), split.select([0])]
     others.append(
-        prepare({"train": Dataset.from_dict({"text": ["text 0", "x"], "label": ["a", "b"]})}).splits["train"]
+        prepare_classification({"train": Dataset.from_dict({"text": ["text 0", "x"], "label": ["a", "b"]})}).splits[
+            "train"
+        ]
     )
     assert len({fingerprint(other) for other in [split, *others]}) == 5

@@ -12,7 +12,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_selfattn.data import by_document, fingerprint, load_splits, prepare_tagging
-from hf_selfattn.data.reading import ORIGIN
+from hf_selfattn.data.formats import ORIGIN
 
 ROOT = Path(__file__).parents[2]
 CONLL2003 = ROOT / ".data" / "conll2003"

@@ -48,7 +48,7 @@ def test_chunks_change_nothing_and_each_row_is_left_out_once(monkeypatch):
     kept = replicate(lambda weights: {"rows": weights.sum(axis=0)}, 450, 10, seed=3)
     assert set(kept.resampled["rows"]) == {450}
     assert len(kept.jackknife["rows"]) == 200 and np.sum(450 - kept.jackknife["rows"]) == 450
-    monkeypatch.setattr("hf_selfattn.metrics.intervals._CHUNK_SIZE", 7 * 40)
+    monkeypatch.setattr("hf_selfattn.metrics.intervals.CHUNK_SIZE", 7 * 40)
     in_parts = replicate(lambda weights: {"rows": weights.sum(axis=0)}, 40, 100, seed=3)
     assert set(in_parts.resampled["rows"]) == {40} and set(in_parts.jackknife["rows"]) == {39}
 

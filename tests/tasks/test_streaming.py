@@ -16,7 +16,7 @@ from tiny_models import tiny_text
 from transformers import pipeline
 
 from hf_selfattn import NerArguments, TextClassificationArguments, build_arguments, run
-from hf_selfattn.data.reading import ORIGIN
+from hf_selfattn.data.formats import ORIGIN
 from hf_selfattn.data.streams import stream_files
 from hf_selfattn.tasks import task_of
 from hf_selfattn.tasks.streaming import ShuffledStream, load_stream
@@ -77,6 +77,16 @@ def test_streamed_rows_are_those_that_are_read_whole(name: str, tmp_path: Path) 
     assert [row[ORIGIN] for row in streamed] == list(whole[ORIGIN])
     assert [row["text"] for row in streamed] == list(whole["text"])
     assert [row["label"] for row in streamed] == [whole.features["label"].names[label] for label in whole["label"]]
+
+
+def test_numbers_of_label_names_in_a_parquet_file_become_the_names(tmp_path: Path) -> None:
+    names = datasets.ClassLabel(names=list(LABELS))
+    rows = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [2, 0, None], "more": [[1], [0, 2], []]})
+    rows = rows.cast_column("label", names).cast_column("more", datasets.List(names))
+    rows.to_parquet(tmp_path / "rows.parquet")
+    streamed = list(stream_files([tmp_path / "rows.parquet"]))
+    assert [row["label"] for row in streamed] == ["up", "left", None]
+    assert [row["more"] for row in streamed] == [["right"], ["left", "up"], []]
 
 
 def test_a_pass_gives_each_row_once_in_another_order_every_epoch(tiny_backbone: str, tmp_path: Path) -> None:
@@ -184,6 +194,14 @@ def test_a_bad_row_is_named_or_left_out(bad: dict[str, Any], message: str, tiny_
         read(given)
     given.on_bad_row = "drop"
     assert len(list(read(given))) == 6
+
+
+def test_labels_that_a_first_pass_cannot_keep_are_refused(
+    tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_selfattn.data.streams.MOST_LABELS", 2)
+    with pytest.raises(ValueError, match=r"column 'label' of train holds more than 2 different labels"):
+        load_stream(arguments(tiny_backbone, tmp_path, validation=write(tmp_path / "v.jsonl", rows_of(2))))
 
 
 def test_a_row_that_does_not_parse_is_named(tmp_path: Path) -> None:

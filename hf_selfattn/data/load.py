@@ -8,7 +8,8 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Union
 
@@ -16,25 +17,23 @@ import datasets
 import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
-from .reading import ORIGIN, read_table
+from .formats import ORIGIN, read_table
 
-logger = logging.getLogger(__name__)
-
-PathSpec = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]
+DataFiles = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]  # paths or globs
 STANDARD_SPLITS = ("train", "validation", "test")
 SPLIT_ALIASES = {"valid": "validation", "val": "validation", "dev": "validation", "eval": "validation"}
-CACHE_FORMAT = "1"  # raise it when reading.py reads the same bytes into another table
+CACHE_FORMAT = "1"  # raise it when formats.py reads the same bytes into another table
 
 
 def load_splits(
     *,
-    train: PathSpec | None = None,
-    validation: PathSpec | None = None,
-    test: PathSpec | None = None,
+    train: DataFiles | None = None,
+    validation: DataFiles | None = None,
+    test: DataFiles | None = None,
     dataset: str | os.PathLike[str] | Dataset | DatasetDict | None = None,
     dataset_config: str | None = None,
     revision: str | None = None,
-    extra: Mapping[str, PathSpec] | None = None,
+    extra: Mapping[str, DataFiles] | None = None,
 ) -> DatasetDict:
     """Open the splits of a data set; every row carries its place in the text column ``__origin__``.
 
@@ -42,6 +41,7 @@ def load_splits(
         train, validation, test: a path, a glob or a list of them (CSV, TSV, JSON, JSONL, Parquet, Arrow, CoNLL
             columns, also compressed); the files of one split are joined.
         dataset: a hub name, a folder written by ``save_to_disk``, a `Dataset` (becomes train) or a `DatasetDict`.
+        extra: further test sets by name: files, or the name of a split of ``dataset``.
 
     Returns:
         The splits, in the order train, validation, test, extra. Files are read once per content into the cache of
@@ -51,8 +51,8 @@ def load_splits(
         ValueError: no data given, a split given twice, or a source that cannot be read (with file and line).
     """
     extra = dict(extra or {})
-    specs: dict[str, PathSpec | None] = {"train": train, "validation": validation, "test": test}
-    files = {name: spec for name, spec in specs.items() if spec is not None}
+    standard = zip(STANDARD_SPLITS, (train, validation, test), strict=True)
+    files = {name: spec for name, spec in standard if spec is not None}
     if dataset is None and not files and not extra:
         raise ValueError(
             "no data: set train=… (a path, a glob or a list of them) or dataset=… (a hub name or folder)."
@@ -70,17 +70,14 @@ def load_splits(
         splits[name] = given[str(spec)] if from_dataset else _open_files(spec, name)
     unused = [name for name in given if name not in splits and name not in extra.values()]
     if unused:
-        logger.warning("Splits %s of the data set are not used; extra={name: split} makes them test sets.", unused)
+        message = "Splits %s of the data set are not used; extra={name: split} makes them test sets."
+        logging.getLogger(__name__).warning(message, unused)
     order = [name for name in STANDARD_SPLITS if name in splits] + list(extra)
     return DatasetDict({name: splits[name] for name in order})
 
 
-def find_files(spec: PathSpec, split: str = "train") -> list[Path]:
-    """List the files of a path, a glob or a list of them, sorted within each glob.
-
-    Raises:
-        ValueError: nothing matches; the message lists similar names in the folder.
-    """
+def find_files(spec: DataFiles, split: str = "train") -> list[Path]:
+    """List the files of a path, a glob or a list of them, sorted within each glob; each must match."""
     patterns = [spec] if isinstance(spec, (str, os.PathLike)) else list(spec)
     files: dict[Path, None] = {}
     for pattern in patterns:
@@ -105,35 +102,25 @@ def _similar_names(path: Path) -> str:
     return f"The folder '{path.parent}' holds: {', '.join(similar)}." if names else f"'{path.parent}' is empty."
 
 
-def _open_files(spec: PathSpec, split: str) -> Dataset:
+def _open_files(spec: DataFiles, split: str) -> Dataset:
     files = find_files(spec, split)
-    key = hashlib.sha256(CACHE_FORMAT.encode())
-    for path in files:
-        key.update(f"\0{path}\0{_sha256(path)}".encode())
-    cache = _cache_file(key.hexdigest())
-    if not cache.exists():
-        _write_table(_join_files(files, split), cache)
-    return Dataset.from_file(str(cache))
+    return _cached([f"{path}\0{_sha256(path)}" for path in files], lambda: _join_files(files, split))
 
 
 def _join_files(files: list[Path], split: str) -> pa.Table:
     tables = [read_table(path) for path in files]
-    first = tables[0]
+    names = tables[0].column_names
     for path, table in zip(files, tables, strict=True):
-        if set(table.column_names) != set(first.column_names):
+        if set(table.column_names) != set(names):
+            first, other = ([name for name in found if name != ORIGIN] for found in (names, table.column_names))
             raise ValueError(
-                f"{split}: the files have different columns: {files[0]} has {_columns(first)}, "
-                f"{path} has {_columns(table)}. Rename the columns, or give the files as different splits."
+                f"{split}: the files have different columns: {files[0]} has {first}, {path} has {other}. "
+                "Rename the columns, or give the files as different splits."
             )
-    tables = [table.select(first.column_names) for table in tables]
     try:
-        return pa.concat_tables(tables, promote_options="permissive")
+        return pa.concat_tables([table.select(names) for table in tables], promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise ValueError(f"{split}: the columns of {[str(f) for f in files]} have different types: {error}") from error
-
-
-def _columns(table: pa.Table) -> list[str]:
-    return [name for name in table.column_names if name != ORIGIN]
 
 
 def _open_dataset(
@@ -173,15 +160,15 @@ def _open_folder(folder: Path) -> dict[str, Dataset]:
             f"of files write train='{folder / 'train*.csv'}' and so on."
         )
     contents = "".join(_sha256(path) for path in sorted(folder.rglob("*")) if path.is_file())
-    splits = {}
-    for name, split in _named_splits(datasets.load_from_disk(str(folder)), f"{folder}/").items():
-        key = hashlib.sha256(f"{CACHE_FORMAT}\0{folder}\0{name}\0{contents}".encode())
-        cache = _cache_file(key.hexdigest())
-        if not cache.exists():
-            batches = split.with_format("arrow").iter(batch_size=1000)
-            _write_table(pa.concat_tables(batches).cast(split.features.arrow_schema), cache)
-        splits[name] = Dataset.from_file(str(cache))
-    return splits
+    splits = _named_splits(datasets.load_from_disk(str(folder)), f"{folder}/")
+    return {
+        name: _cached([str(folder), name, contents], partial(_table_of_split, split)) for name, split in splits.items()
+    }
+
+
+def _table_of_split(split: Dataset) -> pa.Table:
+    batches = split.with_format("arrow").iter(batch_size=1000)
+    return pa.concat_tables(batches).cast(split.features.arrow_schema)
 
 
 def _named_splits(loaded: Dataset | Mapping[str, Dataset], prefix: str) -> dict[str, Dataset]:
@@ -193,11 +180,7 @@ def _named_splits(loaded: Dataset | Mapping[str, Dataset], prefix: str) -> dict[
 
 
 def with_origin(split: Dataset, name: str) -> Dataset:
-    """Add the column ``__origin__`` (``name[index]``, from 0) to a data set that has none.
-
-    Raises:
-        ValueError: not a `Dataset` (a streaming one has no rows to index).
-    """
+    """Add the column ``__origin__`` (``name[index]``, from 0) to a data set that has none."""
     if not isinstance(split, Dataset):
         raise ValueError(f"split '{name}' is a {type(split).__name__}; load it without streaming, as a Dataset.")
     if ORIGIN in split.column_names or len(split) == 0:
@@ -205,8 +188,22 @@ def with_origin(split: Dataset, name: str) -> Dataset:
     return split.add_column(ORIGIN, [f"{name}[{index}]" for index in range(len(split))])
 
 
-def _cache_file(key: str) -> Path:
-    return Path(datasets.config.HF_DATASETS_CACHE) / "hf_selfattn" / key / "rows.arrow"
+def with_origins(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
+    """Add the column ``__origin__`` to all splits, none of which may be empty."""
+    splits = {name: with_origin(split, name) for name, split in splits.items()}
+    for name, split in splits.items():
+        if len(split) == 0:
+            raise ValueError(f"{name}: the split has no rows. Leave it out, or give it rows.")
+    return splits
+
+
+def _cached(contents: Sequence[str], read: Callable[[], pa.Table]) -> Dataset:
+    """Open a table from the cache of `datasets`, into which it is read once per content."""
+    key = hashlib.sha256("\0".join([CACHE_FORMAT, *contents]).encode()).hexdigest()
+    target = Path(datasets.config.HF_DATASETS_CACHE) / "hf_selfattn" / key / "rows.arrow"
+    if not target.exists():
+        _write_table(read(), target)
+    return Dataset.from_file(str(target))
 
 
 def _write_table(table: pa.Table, target: Path) -> None:

@@ -1,0 +1,197 @@
+"""The columns of raw rows: which one holds the text, the label, the words or the tags, by name or by a known name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+
+from .conll import LINES
+from .formats import ORIGIN
+
+TEXT_NAMES = "sentence review content document comment tweet body message utterance abstract".split()
+PAIR_NAMES = {
+    "text": "text_pair",
+    "text_a": "text_b",
+    "text1": "text2",
+    "sentence1": "sentence2",
+    "question1": "question2",
+    "premise": "hypothesis",
+}
+LABEL_NAMES = "class category target sentiment polarity rating stars score topic intent emotion".split()
+TOKEN_NAMES = ("tokens", "words", "token")
+TAG_NAMES = ("ner_tags", "tags", "ner", "labels", "tag")
+SPAN_NAMES = ("spans", "entities", "ner", "labels", "label")
+DOCUMENT_NAMES = ("document", "document_id", "doc_id", "doc")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a text, of the second text of a pair (or None) and of the label."""
+
+    text: str
+    text_pair: str | None
+    label: str
+
+    @property
+    def texts(self) -> list[str]:
+        """The one or two text columns."""
+        return [self.text] if self.text_pair is None else [self.text, self.text_pair]
+
+
+@dataclass(frozen=True)
+class TaggingColumns:
+    """The columns of tokens and tags, or of text and spans; perhaps of the document's id. None where not used."""
+
+    tokens: str | None = None
+    tags: str | None = None
+    text: str | None = None
+    spans: str | None = None
+    document: str | None = None
+
+    def __str__(self) -> str:
+        pair = f"tokens '{self.tokens}', tags '{self.tags}'"
+        if not self.tokens:
+            pair = f"text '{self.text}', spans '{self.spans}'"
+        return f"Columns: {pair}" + (f", document '{self.document}'." if self.document else ".")
+
+
+def column_values(split: Dataset, column: str) -> list[Any]:
+    """Read one column as Python values."""
+    batches = split.with_format(None).select_columns([column]).iter(batch_size=1000)
+    return [value for batch in batches for value in batch[column]]
+
+
+def found_columns(split: Dataset) -> list[str]:
+    """List the user's columns of a split."""
+    ours = {ORIGIN, LINES, "document"} if LINES in split.column_names else {ORIGIN}
+    return [name for name in split.column_names if name not in ours]
+
+
+def find_columns(
+    splits: Mapping[str, Dataset],
+    *,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    label_column: str | None = None,
+) -> tuple[Columns, list[str]]:
+    """Find the columns of texts and labels by the names given or by known names; return them, and notes on them.
+
+    Raises:
+        ValueError: a column is missing or several could be meant; the message lists the columns found.
+    """
+    if not splits:
+        raise ValueError("no splits: give at least one of train, validation, test.")
+    first = next(iter(splits.values()))
+    notes: list[str] = []
+    text = text_column or _known_column(first, "text", ("text", *PAIR_NAMES), TEXT_NAMES, notes)
+    pair = text_pair_column
+    if pair is None and text_column is None:
+        pair = next((name for name in found_columns(first) if name.lower() == PAIR_NAMES.get(text.lower())), None)
+    label = label_column or _known_column(first, "label", ("label", "labels"), LABEL_NAMES, notes)
+    columns = Columns(text, pair, label)
+    names = [*columns.texts, label]
+    if len(set(names)) < len(names):
+        raise ValueError(f"text_column, text_pair_column and label_column must differ; they are {names}.")
+    for option, name in (("text_column", text), ("label_column", label), ("text_pair_column", pair)):
+        for split_name, split in splits.items():
+            if name is not None and name not in split.column_names:
+                raise ValueError(
+                    f"{split_name} (from {_first_place(split)}): there is no column '{name}' ({option}); "
+                    f"the columns found are {found_columns(split)}."
+                )
+    used = f"Columns: text '{text}'" + (f", text pair '{pair}'" if pair else "") + f", label '{label}'."
+    return columns, [used, *notes]
+
+
+def _known_column(split: Dataset, role: str, sure: Sequence[str], likely: Sequence[str], notes: list[str]) -> str:
+    """Take the column with a sure name; else the only one with a likely name."""
+    found = found_columns(split)
+    first = _known(found, sure)
+    others = [name for name in found if name.lower() in likely]
+    candidates = [first] if first else others
+    if len(candidates) != 1:
+        trouble = f"several columns could be the {role} ({candidates})" if candidates else f"no {role} column is known"
+        raise ValueError(
+            f"{_first_place(split)}: {trouble} among the columns found: {found}. Set {role}_column=… to one of them "
+            "(the first line of a CSV file must hold the column names)."
+        )
+    if first and others:
+        notes.append(f"Column '{first}' is the {role}; {others} could be too ({role}_column=… to change).")
+    return candidates[0]
+
+
+def _first_place(split: Dataset) -> str:
+    return str(split[0][ORIGIN]) if len(split) and ORIGIN in split.column_names else "no rows"
+
+
+def find_tagging_columns(
+    split: Dataset,
+    *,
+    token_column: str | int | None = None,
+    tag_column: str | int | None = None,
+    text_column: str | None = None,
+    span_column: str | None = None,
+    document_column: str | None = None,
+) -> TaggingColumns:
+    """Find the columns of words and tags by the names or numbers given, or by known names.
+
+    Args:
+        split: raw rows. Of a CoNLL column file the first column is the token and the last the tag.
+        token_column, tag_column: a name, or the number of a column from 0 (from the last: -1).
+
+    Raises:
+        ValueError: a column is missing or two are the same; the message lists the columns found.
+    """
+    conll = LINES in split.column_names
+    found, place = found_columns(split), split[0][ORIGIN]
+    document = document_column or _known(split.column_names, DOCUMENT_NAMES)
+    if document is not None and document not in split.column_names:
+        raise ValueError(f"{place}: there is no column '{document}' (document_column); the columns are {found}.")
+    asked = token_column is not None or tag_column is not None
+    text, spans = text_column or _known(found, ("text",)), span_column or _known(found, SPAN_NAMES)
+    if (text_column or span_column) and asked:
+        raise ValueError(f"{place}: give token_column and tag_column, or text_column and span_column, not both.")
+    if text_column or span_column or not (asked or conll or _known(found, TOKEN_NAMES)):
+        if text is not None and spans is not None:
+            _check_pair((text, spans), "text_column and span_column", found, place)
+            return TaggingColumns(text=text, spans=spans, document=document)
+    tokens = _named(token_column, "token_column", found, place)
+    tags = _named(tag_column, "tag_column", found, place)
+    tokens = tokens or (found[0] if conll else _known(found, TOKEN_NAMES))
+    tags = tags or (found[-1] if conll else _known([name for name in found if name != tokens], TAG_NAMES))
+    if tokens is None or tags is None:
+        raise ValueError(
+            f"{place}: no {'tokens' if tokens is None else 'tags'} column is known among the columns found: {found}. "
+            "Set token_column=… and tag_column=…, or text_column=… and span_column=… for text with character spans. "
+            "A file with one word per line must end in .conll or .txt."
+        )
+    _check_pair((tokens, tags), "token_column and tag_column", found, place)
+    return TaggingColumns(tokens, tags, document=document)
+
+
+def _known(found: Sequence[str], names: Sequence[str]) -> str | None:
+    return next((name for wanted in names for name in found if name.lower() == wanted), None)
+
+
+def _named(column: str | int | None, option: str, found: list[str], place: str) -> str | None:
+    """Turn a number into a column's name; a name that no column has may be a number written as text."""
+    if column is None or column in found:
+        return column if column is None else str(column)
+    try:
+        return found[int(column)]
+    except (ValueError, IndexError) as error:
+        raise ValueError(
+            f"{place}: there is no column {column!r} ({option}); the columns are {found}, numbered 0 to "
+            f"{len(found) - 1} (-1 is the last)."
+        ) from error
+
+
+def _check_pair(pair: tuple[str, str], options: str, found: list[str], place: str) -> None:
+    missing = [name for name in pair if name not in found]
+    if missing:
+        raise ValueError(f"{place}: there is no column {missing} ({options}); the columns are {found}.")
+    if pair[0] == pair[1]:
+        raise ValueError(f"{place}: {options} must differ, but both are '{pair[0]}' of the columns {found}.")
