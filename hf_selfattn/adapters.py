@@ -17,7 +17,7 @@ from .modeling.configuration_selfattn import SelfAttnConfig
 from .modeling.peft_selfattn import register_adapter_targets
 
 # Modules that are trained and saved in full, where the model has them.
-HEAD_MODULES = ("heads", "word_pooling", "classifier", "crf")
+HEAD_MODULES = ("heads", "classifier", "crf")
 
 register_adapter_targets()
 

@@ -133,11 +133,6 @@ def refuse_unexportable(model: Any, word_starts: bool) -> None:
         )
     if model.dtype != torch.float32:
         raise ValueError(f"The weights are {model.dtype}. Export float32: model.float().")
-    if model.config.num_sortings > 1:
-        raise ValueError(
-            f"A model with num_sortings={model.config.num_sortings} has no ONNX graph for every length yet. "
-            "torch.export takes it; for ONNX, train with num_sortings=1."
-        )
     if word_starts and not isinstance(model, SelfAttnForTokenClassification):
         raise ValueError(f"word_starts=True is for a token classifier; {type(model).__name__} reads no words.")
 

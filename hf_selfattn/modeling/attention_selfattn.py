@@ -25,18 +25,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .blocks_selfattn import attend_in_two_sortings, permute_tokens
 from .choice_selfattn import FLEX, is_flash
-from .codebook_selfattn import follow_tokens, hard_codes
 from .configuration_selfattn import SelfAttnConfig
-from .far_field_selfattn import Blocks, Means, block_means, far_field_slope
 from .flex_selfattn import attend_in_blocks
 from .grouping_selfattn import (
+    Blocks,
+    Means,
+    block_means,
+    far_field_slope,
+    group_probabilities,
     group_similarity,
     is_one_block,
+    permute_tokens,
     sort_by_group,
 )
-from .selection_selfattn import with_selected_blocks
 from .subsequences_selfattn import ceil_div
 
 
@@ -147,14 +149,12 @@ class GroupedAttentionHead(nn.Module):
     blocks. In one softmax each token attends to the tokens of its own block (near field) and to the mean key and value
     of every other block (far field), as in the fast multipole method (Greengard and Rokhlin, 1987); grouping by
     similarity follows the Reformer (Kitaev et al., 2020) and the Routing Transformer (Roy et al., 2021). The logits
-    have the term `metric_scale * u_i . u_j`, through which the similarity space u learns from the task. With two
-    sortings each head has two independent sets of prototypes, as the hash rounds of the Reformer, and a token attends
-    to its own block in either sorting. With selected blocks a block reads the tokens of its best others in full, not
-    their means. All of an input that fits into one block is read in full, unsorted.
+    have the term `metric_scale * u_i . u_j`, through which the similarity space u learns from the task. An input that
+    fits into one block is read in full, unsorted.
 
-    With `far_field="linear"` the mean values have a correction that is linear in the query (`far_field_slope`): the
-    dipole beside the monopole. What it needs is how much attention falls on the means, which a column of ones beside
-    their values, and of zeros beside the tokens', brings out of the same softmax.
+    The mean values have a correction that is linear in the query (`far_field_slope`): the dipole beside the monopole.
+    What it needs is how much attention falls on the means, which a column of ones beside their values, and of zeros
+    beside the tokens', brings out of the same softmax.
 
     Shape: (B, N, D) -> (B, N, D).
     """
@@ -164,24 +164,17 @@ class GroupedAttentionHead(nn.Module):
         self.config = config
         self.num_heads = config.num_grouped_attention_heads
         self.head_dim = config.head_dim
-        self.is_linear = config.far_field == "linear"
         # Values are as wide as the keys with their metric part: attention kernels want one width. The last column
-        # belongs to a linear far field; it is projected all the same, since a product of 444 columns takes half as
+        # belongs to the linear far field; it is projected all the same, since a product of 444 columns takes half as
         # long again as one of 448.
         projected_dim = config.head_dim + config.group_dim
-        self.value_dim = projected_dim - self.is_linear
+        self.value_dim = projected_dim - 1
         self.block_size = config.block_size
-        self.num_sortings = config.num_sortings
-        self.selected_blocks = config.selected_blocks
-        self.temperature = config.group_temperature
         self.is_causal = False
         self.qkv = nn.Linear(config.hidden_size, self.num_heads * (2 * self.head_dim + projected_dim))
         self.metric = nn.Linear(config.hidden_size, config.group_dim, bias=False)
         self.metric_scale = nn.Parameter(torch.ones(self.num_heads))
-        num_codebooks = config.num_sortings * self.num_heads  # first all heads of the first sorting
-        self.prototypes = nn.Buffer(torch.empty(num_codebooks, config.num_groups, config.group_dim))
-        follows = config.codebook == "ema"
-        self.prototype_counts = nn.Buffer(torch.zeros(num_codebooks, config.num_groups)) if follows else None
+        self.prototypes = nn.Buffer(torch.empty(self.num_heads, config.num_groups, config.group_dim))
         self.output = nn.Linear(self.num_heads * self.value_dim, config.hidden_size)
 
     def forward(
@@ -191,11 +184,6 @@ class GroupedAttentionHead(nn.Module):
         metric_BNE = self.unit_metric(features_BND)
         attend = self._in_one_block if is_one_block(ceil_div(N, self.block_size)) else self._in_sorted_blocks
         attended, record = attend(features_BND, metric_BNE, masks, output_attentions)
-        if self.training and self.prototype_counts is not None:
-            is_real_BN = torch.arange(N, device=features_BND.device) < masks.lengths_B[:, None]
-            # Of both sortings, even where one was needed: processes add up, and others may have longer rows.
-            all_groups = group_similarity(metric_BNE, self.prototypes).argmax(dim=-1)
-            follow_tokens(self.prototypes, self.prototype_counts, metric_BNE, all_groups, is_real_BN)
         return self.output(attended.flatten(2)), record
 
     def _in_one_block(
@@ -204,15 +192,11 @@ class GroupedAttentionHead(nn.Module):
         """Attend to every token; one block holds them all in any order, so they are not sorted."""
         B, N, _ = features_BND.shape
         H = self.num_heads
-        is_hard = self.config.metric_code == "hard"
         metric_BNHE = metric_BNE[:, :, None].expand(-1, -1, H, -1)
         record: tuple[Tensor, ...] = ()
-        if is_hard or output_attentions:
-            similarity = group_similarity(metric_BNE, self.prototypes[:H])
-            groups = similarity.argmax(dim=-1)
-            metric_BNHE = hard_codes(metric_BNE, self.prototypes[:H], groups) if is_hard else metric_BNHE
-            if output_attentions:  # there is no other block
-                record = (groups, F.softmax(similarity / self.temperature, dim=-1), metric_BNE.new_zeros(B, H, N, 1))
+        if output_attentions:  # there is no other block
+            similarity = group_similarity(metric_BNE, self.prototypes)
+            record = (similarity.argmax(dim=-1), group_probabilities(similarity), metric_BNE.new_zeros(B, H, N, 1))
         projected = self.qkv(features_BND).unflatten(-1, (H, -1))
         attended, _ = self._attend(self._blocks(projected[:, None], metric_BNHE[:, None]), None, masks)
         return attended[..., : self.value_dim], record
@@ -220,40 +204,22 @@ class GroupedAttentionHead(nn.Module):
     def _in_sorted_blocks(
         self, features_BND: Tensor, metric_BNE: Tensor, masks: HeadMasks, output_attentions: bool
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Attend to the own block, in one sorting or two, and to the summaries of the others."""
+        """Attend to the own block and to the summaries of the others."""
         N, H, W = features_BND.shape[1], self.num_heads, self.block_size
         similarity = group_similarity(metric_BNE, self.prototypes)
-        groups, order, inverse = sort_by_group(similarity, masks.lengths_B, self.config.group_order)
-        metric_BNHE = metric_BNE[:, :, None]
-        if self.config.metric_code == "hard":
-            metric_BNHE = hard_codes(metric_BNE, self.prototypes[:H], groups[:, :H])
+        groups, order, inverse = sort_by_group(similarity, masks.lengths_B)
         places = F.pad(order.transpose(1, 2), (0, 0, 0, ceil_div(N, W) * W - N))
         inverse = inverse.transpose(1, 2)
 
         projected = self.qkv(features_BND).unflatten(-1, (H, -1))
-        first, *second = (self._sorted_blocks(projected, metric_BNHE, part) for part in places.split(H, dim=-1))
-        means = self._means(first, masks.lengths_B)
-        summary: Tensor | None = None
-        if second:
-            near_bias, scaling = cast(Tensor, masks.block_bias)[..., :W], self.head_dim**-0.5
-            attended, summary = attend_in_two_sortings(
-                first, second[0], means, places, inverse, masks.lengths_B, near_bias, scaling
-            )
-            if self.is_linear:
-                in_order = permute_tokens(attended, places[..., :H])
-                in_order = self._corrected(in_order, first, means, masks.lengths_B)
-                attended = permute_tokens(in_order, inverse[..., :H])
-        else:
-            attended, weights = self._attend(first, means, masks)
-            if self.is_linear:
-                attended = self._corrected(attended, first, means, masks.lengths_B)
-            attended = permute_tokens(attended, inverse)
-            if output_attentions:
-                summary = self._summaries(cast(Tensor, weights), inverse)
-        if summary is None or not output_attentions:
+        blocks = self._sorted_blocks(projected, metric_BNE[:, :, None], places)
+        means = self._means(blocks, masks.lengths_B)
+        attended, weights = self._attend(blocks, means, masks)
+        attended = permute_tokens(self._corrected(attended, blocks, means, masks.lengths_B), inverse)
+        if not output_attentions:
             return attended, ()
-        group_probs = F.softmax(similarity[:, :H] / self.temperature, dim=-1)
-        return attended, (groups[:, :H], group_probs, summary.transpose(1, 2))
+        summary = self._summaries(cast(Tensor, weights), inverse)
+        return attended, (groups, group_probabilities(similarity), summary.transpose(1, 2))
 
     def unit_metric(self, features_BND: Tensor) -> Tensor:
         """Return the vectors (B, N, E), of length 1, in which tokens are compared.
@@ -280,7 +246,7 @@ class GroupedAttentionHead(nn.Module):
         E = self.head_dim
         query, key, value = projected.split([E, E, projected.shape[-1] - 2 * E], dim=-1)
         scale = (self.metric_scale * self.head_dim**0.5)[:, None].to(metric.dtype)
-        value = F.pad(value[..., :-1], (0, 1)) if self.is_linear else value
+        value = F.pad(value[..., :-1], (0, 1))
         return torch.cat([query, metric * scale], dim=-1), torch.cat([key, metric], dim=-1), value
 
     def _corrected(self, attended_BMHE: Tensor, blocks: Blocks, means: Means, lengths_B: Tensor) -> Tensor:
@@ -293,7 +259,7 @@ class GroupedAttentionHead(nn.Module):
     def _means(self, blocks: Blocks, lengths_B: Tensor) -> Means:
         """Return the mean key and the mean value of each block, the column of the far field 1."""
         key, value = (block_means(x, lengths_B) for x in blocks[1:])
-        return key, F.pad(value[..., :-1], (0, 1), value=1.0) if self.is_linear else value
+        return key, F.pad(value[..., :-1], (0, 1), value=1.0)
 
     def _attend(self, blocks: Blocks, means: Means | None, masks: HeadMasks) -> tuple[Tensor, Tensor | None]:
         """Attend to the own block and the summaries of the others; return (B, K * W, H, E) and the weights."""
@@ -304,11 +270,7 @@ class GroupedAttentionHead(nn.Module):
             query, key, value = (x.flatten(1, 2) for x in blocks)
             return attend_in_blocks(query, key, value, means, masks.lengths_B, W, scaling), None
         bias = masks.block_bias[:, :, None, None]
-        if means is not None and self.selected_blocks:
-            key, value, bias = with_selected_blocks(
-                blocks, means, masks.block_bias, masks.lengths_B, self.selected_blocks
-            )
-        elif means is not None:
+        if means is not None:
             key, value = (
                 torch.cat([x, mean[:, None].expand(-1, K, -1, -1, -1)], dim=2)
                 for x, mean in zip((key, value), means, strict=True)

@@ -30,8 +30,7 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from .choice_selfattn import attention_dtype
-from .far_field_selfattn import Means
-from .grouping_selfattn import block_counts, window_bias
+from .grouping_selfattn import Means, block_counts, window_bias
 from .subsequences_selfattn import ceil_div
 
 TILE = 128  # the width that FlexAttention's kernels are tuned for; narrower tiles suit some of them only

@@ -26,9 +26,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .attention_selfattn import GroupedAttentionHead, HeadMasks, SelfAttentionHead, window_width
 from .choice_selfattn import FLEX, attention_dtype, choose_grouped_attention, choose_window_attention
 from .configuration_selfattn import SelfAttnConfig
-from .grouping_selfattn import block_counts, is_one_block, near_and_far_bias, window_bias
-from .sampling_selfattn import draw_tokens
-from .subsequences_selfattn import ceil_div, gather_tokens
+from .grouping_selfattn import block_counts, near_and_far_bias, window_bias
+from .subsequences_selfattn import ceil_div
 
 
 @dataclass
@@ -40,8 +39,7 @@ class HeadsOutput:
         group_ids: (B, H, N) the group of each token in each head.
         group_probs: (B, H, N, G) softmax of the similarity to each group.
         summary_attentions: (B, H, N, K) attention of each token to the summary of each block.
-        fusion_weights: (2,) or (2, D) weights of the self-attention and of the grouped attention.
-        tokens_read: (B, N) the tokens that were drawn in training, or None where all were read.
+        fusion_weights: (2,) weights of the self-attention and of the grouped attention.
     """
 
     features: Tensor
@@ -49,7 +47,6 @@ class HeadsOutput:
     group_probs: tuple[Tensor, ...]
     summary_attentions: tuple[Tensor, ...]
     fusion_weights: tuple[Tensor, ...]
-    tokens_read: Tensor | None = None
 
     def as_fields(self, inverse_BN: Tensor | None) -> dict[str, tuple[Tensor, ...]]:
         """Return the fields that a model's output takes over, their tokens in the order of the input.
@@ -89,41 +86,25 @@ class SelfAttnLayer(GradientCheckpointingLayer):
         self.config = config
         self.self_attention = SelfAttentionHead(config) if config.num_self_attention_heads else None
         self.grouped_attention = GroupedAttentionHead(config) if config.num_grouped_attention_heads else None
-        self.self_norm = build_norm(config) if self._normalise_before and self.self_attention else None
-        self.grouped_norm = build_norm(config) if self._normalise_before and self.grouped_attention else None
-        self.output_norm = None if self._normalise_before else build_norm(config)
+        self.self_norm = build_norm(config) if self.self_attention else None
+        self.grouped_norm = build_norm(config) if self.grouped_attention else None
         self.dropout = nn.Dropout(config.head_dropout)
-        shape = (2, config.hidden_size) if config.fusion == "channel" else (2,)
-        weight = torch.empty(shape)
+        weight = torch.empty(2)
         self.fusion_weight = nn.Buffer(weight) if config.fusion == "fixed" else nn.Parameter(weight)
-
-    @property
-    def _normalise_before(self) -> bool:
-        return self.config.norm_position == "pre"
 
     def forward(
         self, features_BND: Tensor, masks: HeadMasks, output_attentions: bool = False
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         x, y = features_BND, features_BND
         record: tuple[Tensor, ...] = ()
-        if self.self_attention is not None:
-            a = self.self_attention(x if self.self_norm is None else self.self_norm(x), masks)
+        if self.self_attention is not None and self.self_norm is not None:
+            a = self.self_attention(self.self_norm(x), masks)
             y = y + self.fusion_weight[0] * self.dropout(a)
             x = x + a
-        if self.grouped_attention is not None:
-            g, record = self.grouped_attention(
-                x if self.grouped_norm is None else self.grouped_norm(x), masks, output_attentions
-            )
+        if self.grouped_attention is not None and self.grouped_norm is not None:
+            g, record = self.grouped_attention(self.grouped_norm(x), masks, output_attentions)
             y = y + self.fusion_weight[1] * self.dropout(g)
-        return self.without_attention(y), record
-
-    def without_attention(self, features_BND: Tensor) -> Tensor:
-        """Return what the layer makes of features where all attention is 0.
-
-        Args:
-            features_BND: the input of the layer.
-        """
-        return features_BND if self.output_norm is None else self.output_norm(features_BND)
+        return y, record
 
 
 class SelfAttnHeads(nn.Module):
@@ -166,8 +147,6 @@ class SelfAttnHeads(nn.Module):
             output_attentions: also return groups, group probabilities, summary attentions and fusion weights.
         """
         features = (self.mixed(hidden_states) - self.feature_mean) * self.feature_scale
-        if self.training and self.config.token_keep_rate < 1 and not output_attentions:
-            return self._read_some(features, lengths_B)
         masks = self._masks(features, lengths_B)
         records = []
         for layer in self.layers:
@@ -179,20 +158,6 @@ class SelfAttnHeads(nn.Module):
         group_ids, group_probs, summary_attentions = zip(*records, strict=True) if has_groups else ((), (), ())
         fusion_weights = tuple(cast(Tensor, layer.fusion_weight) for layer in self.layers)
         return HeadsOutput(features, group_ids, group_probs, summary_attentions, fusion_weights)
-
-    def _read_some(self, features_BND: Tensor, lengths_B: Tensor | None) -> HeadsOutput:
-        """Apply the attention layers to a random share of the tokens; others pass as if all attention were 0."""
-        B, N, _ = features_BND.shape
-        lengths_B = torch.full((B,), N, device=features_BND.device) if lengths_B is None else lengths_B
-        frame = len(self.config.prefix_token_ids), len(self.config.suffix_token_ids)
-        drawn = draw_tokens(lengths_B, N, self.config.token_keep_rate, *frame)
-        read, others = gather_tokens(features_BND, drawn.places_BR), features_BND
-        masks = self._masks(read, drawn.lengths_B)
-        for layer in self.layers:
-            read, _ = layer(read, masks)
-            others = cast(SelfAttnLayer, layer).without_attention(others)
-        features, is_drawn = drawn.put_back(read, others)
-        return HeadsOutput(features, (), (), (), (), is_drawn)
 
     def mixed(self, hidden_states: tuple[Tensor, ...]) -> Tensor:
         """Return (B, N, D) the weighted sum of the hidden layers.
@@ -219,8 +184,6 @@ class SelfAttnHeads(nn.Module):
         told = self.config._attn_implementation or "eager"  # None where no model told it
         where = (features_BND.device, attention_dtype(features_BND))
         by = choose_grouped_attention(told, *where, num_blocks, block_size)
-        needs_bias = not is_one_block(num_blocks) and (self.config.num_sortings > 1 or self.config.selected_blocks > 0)
-        by = "sdpa" if by == FLEX and needs_bias else by
         return HeadMasks(
             lengths_B=lengths_B,
             window_bias=None if nothing_masked else window_bias(window_counts, W, dtype),

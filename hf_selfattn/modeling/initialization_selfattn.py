@@ -22,7 +22,6 @@ from .attention_selfattn import GroupedAttentionHead
 from .crf_selfattn import LinearChainCRF
 from .heads_selfattn import SelfAttnHeads, SelfAttnLayer
 from .pooling_selfattn import ClassQueryClassifier
-from .words_selfattn import WordPooling
 
 
 def fill_weights(module: nn.Module, config: PreTrainedConfig) -> None:
@@ -35,8 +34,6 @@ def fill_weights(module: nn.Module, config: PreTrainedConfig) -> None:
     if isinstance(module, GroupedAttentionHead):
         init.ones_(module.metric_scale)
         init.copy_(module.prototypes, F.normalize(randn_like(module.prototypes), dim=-1))
-        if module.prototype_counts is not None:
-            init.zeros_(module.prototype_counts)
     elif isinstance(module, SelfAttnLayer):
         init.constant_(module.fusion_weight, config.fusion_init)
     elif isinstance(module, SelfAttnHeads):
@@ -46,8 +43,6 @@ def fill_weights(module: nn.Module, config: PreTrainedConfig) -> None:
             init.constant_(module.layer_weight, 1 / len(module.layer_weight))
             init.ones_(module.layer_scale)
     elif isinstance(module, ClassQueryClassifier):
-        init.zeros_(module.query)
-    elif isinstance(module, WordPooling) and module.query is not None:
         init.zeros_(module.query)
     elif isinstance(module, LinearChainCRF):
         module.reset(init.zeros_, init.copy_)

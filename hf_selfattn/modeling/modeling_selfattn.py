@@ -47,7 +47,6 @@ from .outputs_selfattn import (
 from .past_selfattn import mask_of_tokens, past_length, past_of_rows, past_options
 from .peft_selfattn import register_adapter_targets, share_configuration
 from .pooling_selfattn import build_sequence_classifier
-from .sampling_selfattn import DrawnWindows, draw_windows, refuse_drawn_windows
 from .subsequences_selfattn import (
     Subsequences,
     cut_to_longest,
@@ -60,7 +59,7 @@ from .subsequences_selfattn import (
     real_tokens,
     right_pad_order,
 )
-from .words_selfattn import WordPooling, continuing_tokens, decode_words, find_words
+from .words_selfattn import continuing_tokens, decode_words, find_words, pool_words
 
 
 # Its `__init__` builds no module: the subclasses that do call `post_init`. trf-ignore: TRF013
@@ -228,33 +227,24 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
                 values, mask_BT = gather_tokens(values, order_BT), first_tokens(lengths_B, order_BT.shape[1])
                 types = None if types is None else types.gather(1, order_BT)
 
-        drawn = None if want["output_attentions"] else self._draw_windows(values, lengths_B, past_key_values)
         if features is not None:
             hidden_states, attentions = hidden_states_of(features, values, order_BT, self.heads), None
-            if drawn is not None:
-                hidden_states = tuple(gather_tokens(layer, drawn.order_BN) for layer in hidden_states)
         elif not torch.compiler.is_exporting() and values.shape[1] <= self.window - past_length(past_key_values):
             hidden_states, attentions = self._read(values, mask_BT, types, past_key_values, **want)
         else:
-            windows = self._plan_windows(values, lengths_B, past_key_values) if drawn is None else drawn.windows
+            windows = self._plan_windows(values, lengths_B, past_key_values)
             hidden_states, attentions = self._read_in_windows(values, windows, types, past_key_values, **want)
-        lengths_B = lengths_B if drawn is None else drawn.lengths_B
         heads = self.heads(hidden_states[-self.config.num_mixed_layers :], lengths_B, want["output_attentions"])
 
-        features, is_read = heads.features, heads.tokens_read
-        if drawn is not None:
-            features, is_read = gather_tokens(features, drawn.inverse_BT), drawn.tokens_read(is_read)
-            hidden_states = tuple(gather_tokens(layer, drawn.inverse_BT) for layer in hidden_states)
+        features = heads.features
         if inverse_BT is not None:
             features = gather_tokens(features, inverse_BT)
-            is_read = None if is_read is None else is_read.gather(1, inverse_BT)
             hidden_states = tuple(gather_tokens(layer, inverse_BT) for layer in hidden_states)
         return SelfAttnModelOutput(
             last_hidden_state=features,
             hidden_states=hidden_states if want["output_hidden_states"] else None,
             attentions=attentions,
             **heads.as_fields(inverse_BT) if want["output_attentions"] else {},
-            tokens_read=is_read,
         )
 
     def _read(
@@ -313,13 +303,6 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
         frame = config.prefix_token_ids, config.suffix_token_ids
         return plan_windows(values, lengths_B, window, cast(int, config.subsequence_stride), *frame)
 
-    def _draw_windows(self, values: Tensor, lengths_B: Tensor | None, past: Cache | None) -> DrawnWindows | None:
-        """Return the windows that a training step reads, or None where it reads all, as for attentions of all."""
-        rate = self.config.subsequence_keep_rate if self.training else 1
-        if rate == 1 or values.shape[1] <= self.window - past_length(past):
-            return None
-        return draw_windows(self._plan_windows(values, lengths_B, past), lengths_B, rate, self.config.pooling == "cls")
-
 
 @auto_docstring
 class SelfAttnForSequenceClassification(SelfAttnPreTrainedModel):
@@ -356,7 +339,6 @@ class SelfAttnForSequenceClassification(SelfAttnPreTrainedModel):
         inputs = (input_ids, attention_mask, token_type_ids, inputs_embeds, past_key_values)
         outputs = self.model(*inputs, features=features, return_dict=True, **kwargs)
         attention_mask = mask_of_tokens(attention_mask, outputs.last_hidden_state, past_key_values)
-        attention_mask = attention_mask if outputs.tokens_read is None else outputs.tokens_read
         logits = self.classifier(outputs.last_hidden_state, attention_mask) / self.config.temperature
         loss = None if labels is None else sequence_loss(self.config, logits.float(), labels, num_items_in_batch)
         return SelfAttnClassifierOutput(loss=loss, logits=logits, **without_features(outputs))
@@ -388,10 +370,8 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
 
     def __init__(self, config: SelfAttnConfig, **options: Any):
         super().__init__(config, **options)
-        refuse_drawn_windows(config.subsequence_keep_rate)
         self.num_labels = config.num_labels
         self.model = SelfAttnModel(config)
-        self.word_pooling = WordPooling(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         # CODEPATH: checkpoints trained with decoding="crf" have the transitions; all others decode without weights.
@@ -456,7 +436,7 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
         attention_mask = mask_of_tokens(attention_mask, values, past_key_values)
         special = [*self.config.prefix_token_ids, *self.config.suffix_token_ids]
         words = find_words(values, attention_mask, special, self.continues_word, word_starts)
-        features = self.word_pooling(outputs.last_hidden_state, words)
+        features = pool_words(outputs.last_hidden_state, words, self.config.word_pooling)
         logits = self.classifier(self.dropout(features))
         loss = None if labels is None else self._loss(logits.float(), labels, num_items_in_batch)
         if not (self.training or torch.compiler.is_compiling()):

@@ -20,7 +20,6 @@ from hf_selfattn.training.run import run
 from hf_selfattn.training.trainer import RecipeTrainer
 
 TINY_HEADS = {"head_dim": 8, "group_dim": 8, "num_groups": 4, "block_size": 8, "subsequence_stride": 4}
-KEEP_RATES = {"token_keep_rate": 0.5, "subsequence_keep_rate": 0.5}
 QUICK = {"num_train_epochs": 1, "per_device_train_batch_size": 4, "bf16": False, "disable_tqdm": True, "seed": 0}
 
 
@@ -169,7 +168,7 @@ def test_the_same_arguments_train_once(
         run(build_arguments({**given, "learning_rate": 0.5}))
 
 
-@pytest.mark.parametrize("sampling", [{}, {"sample_tokens": 24}, {"heads": {**TINY_HEADS, **KEEP_RATES}}])
+@pytest.mark.parametrize("sampling", [{}, {"sample_tokens": 24}])
 def test_a_run_that_was_stopped_goes_on_and_ends_alike(
     backbone: str, tmp_path: Path, sampling: dict[str, Any]
 ) -> None:
