@@ -11,35 +11,42 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The two attention heads: inside consecutive windows, and across the whole input by groups.
+"""The two attentions of the heads, and which kernel computes them.
 
 Shape suffixes: B rows, N tokens, D features, H heads, K blocks, W tokens of a block, G groups, E width of a head.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import initialization as init
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .choice_selfattn import FLEX, is_flash
 from .configuration_selfattn import SelfAttnConfig
-from .flex_selfattn import attend_in_blocks
+from .flex_selfattn import attend_in_blocks, attention_dtype
 from .grouping_selfattn import (
     Blocks,
     Means,
+    block_counts,
     block_means,
     far_field_slope,
     group_probabilities,
     group_similarity,
     is_one_block,
+    near_and_far_bias,
     permute_tokens,
     sort_by_group,
+    window_bias,
 )
 from .subsequences_selfattn import ceil_div
+
+FLEX = "flex_attention"
+HALF_TYPES = (torch.float16, torch.bfloat16)
 
 
 @dataclass
@@ -51,8 +58,8 @@ class HeadMasks:
         window_bias: additive mask of the self-attention, (B, K, W) over its windows, or None where nothing is masked.
         block_bias: additive mask of the grouped attention, (B, K, W + K) over near and far field, or None for
             FlexAttention, which reads the lengths.
-        window_attention: what the self-attention computes with, as `choose_window_attention` returns it.
-        grouped_attention: what the grouped attention computes with, as `choose_grouped_attention` returns it.
+        window_attention: what the self-attention computes with, of `choose_window_attention`.
+        grouped_attention: what the grouped attention computes with, of `choose_grouped_attention`.
     """
 
     lengths_B: Tensor
@@ -60,6 +67,34 @@ class HeadMasks:
     block_bias: Tensor | None
     window_attention: str
     grouped_attention: str
+
+
+def head_masks(config: SelfAttnConfig, features_BND: Tensor, lengths_B: Tensor | None) -> HeadMasks:
+    """Return what both heads need to know of the padding.
+
+    Args:
+        config: of the model.
+        features_BND: what the heads read.
+        lengths_B: number of real tokens of each row, or None where no token is padding.
+    """
+    B, N, _ = features_BND.shape
+    device, dtype = features_BND.device, features_BND.dtype
+    window, block_size = window_width(config.attention_window, N), window_width(config.block_size, N)
+    nothing_masked = lengths_B is None and N % window == 0
+    if lengths_B is None:
+        lengths_B = torch.full((B,), N, device=device)
+    num_blocks = ceil_div(N, block_size)
+    told = config._attn_implementation or "eager"  # None where no model told it
+    grouped = choose_grouped_attention(told, device, attention_dtype(features_BND), num_blocks, block_size)
+    window_counts = block_counts(lengths_B, ceil_div(N, window), window)
+    counts = block_counts(lengths_B, num_blocks, block_size)
+    return HeadMasks(
+        lengths_B=lengths_B,
+        window_bias=None if nothing_masked else window_bias(window_counts, window, dtype),
+        block_bias=None if grouped == FLEX else near_and_far_bias(counts, block_size, dtype),
+        window_attention=choose_window_attention(told, device, attention_dtype(features_BND)),
+        grouped_attention=grouped,
+    )
 
 
 def eager_attention_forward(
@@ -177,6 +212,11 @@ class GroupedAttentionHead(nn.Module):
         self.prototypes = nn.Buffer(torch.empty(self.num_heads, config.num_groups, config.group_dim))
         self.output = nn.Linear(self.num_heads * self.value_dim, config.hidden_size)
 
+    def reset_weights(self) -> None:
+        """Fill what the head holds itself, unless it was loaded."""
+        init.ones_(self.metric_scale)
+        init.copy_(self.prototypes, F.normalize(torch.randn_like(self.prototypes), dim=-1))
+
     def forward(
         self, features_BND: Tensor, masks: HeadMasks, output_attentions: bool = False
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -282,3 +322,105 @@ class GroupedAttentionHead(nn.Module):
         query, key, value = (x.flatten(0, 1).transpose(1, 2) for x in (query, key, value))
         attended, weights = attend(self, query, key, value, bias, scaling=scaling, dropout=0.0)
         return attended.view(B, K * W, H, E), weights
+
+
+def is_flash(implementation: str) -> bool:
+    """Return whether Transformers takes a name for FlashAttention's, from its package or from a kernel of the hub.
+
+    Args:
+        implementation: name of an attention.
+    """
+    return "flash" in implementation
+
+
+def has_flex_kernels(device: torch.device) -> bool:
+    """Return whether FlexAttention is one kernel on a device, forward and backward, and not a plain product.
+
+    Its kernels are in Triton and made for NVIDIA's Ampere (compute capability 8.0) and later. A model that is compiled
+    has compiled kernels anyway, and its compiler cannot look for them.
+
+    Args:
+        device: of the features.
+    """
+    if device.type not in ("cuda", "xpu"):
+        return False
+    if torch.compiler.is_compiling():
+        return True
+    has_triton = find_spec("triton") is not None
+    return has_triton and (device.type == "xpu" or torch.cuda.get_device_capability(device) >= (8, 0))
+
+
+def choose_window_attention(implementation: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Return the attention inside the windows of the self-attention.
+
+    It is the one that the model was told, with two exceptions. FlashAttention has kernels for half precision only,
+    and an exported program has neither it nor FlexAttention: then it is PyTorch's own, which gives the same.
+
+    Args:
+        implementation: what the model was told.
+        device: of the features.
+        dtype: in which attention is computed.
+    """
+    if torch.compiler.is_exporting() and (implementation == FLEX or is_flash(implementation)):
+        return "sdpa"
+    if is_flash(implementation) and dtype not in HALF_TYPES:
+        return "sdpa"
+    return choose_flex(device, dtype) if implementation == FLEX else implementation
+
+
+def choose_grouped_attention(
+    implementation: str, device: torch.device, dtype: torch.dtype, num_blocks: int, block_size: int
+) -> str:
+    """Return the attention of the grouped head, whose means need a bias of the logits.
+
+    - "eager", or any other attention that takes a bias, is taken as it is.
+    - FlashAttention takes no bias: it is FlexAttention where that has kernels, else PyTorch's own.
+    - "sdpa", which is also what a model is told by default, is FlexAttention where that has kernels and a row has more
+      blocks than a block has tokens. PyTorch's kernel wants the K means copied to every block, K * K in all. Up to
+      there these are fewer than the tokens themselves, `K * K <= K * W`; beyond they are most of the memory and grow
+      with the square of the length. Both compute the same logits. While the whole model is compiled it stays "sdpa".
+
+    Args:
+        implementation: what the model was told.
+        device: of the features.
+        dtype: in which attention is computed.
+        num_blocks: K.
+        block_size: W.
+    """
+    if torch.compiler.is_exporting():
+        return "sdpa" if implementation == FLEX or is_flash(implementation) else implementation
+    if implementation == FLEX:
+        return choose_flex(device, dtype)
+    is_long = implementation == "sdpa" and not torch.compiler.is_compiling() and num_blocks > block_size
+    if is_long or is_flash(implementation):
+        return choose_flex(device, dtype) if has_flex_kernels(device) else "sdpa"
+    return implementation
+
+
+def choose_flex(device: torch.device, dtype: torch.dtype) -> str:
+    """Return FlexAttention, or PyTorch's own for double precision on a device, which the kernels do not compute.
+
+    Args:
+        device: of the features.
+        dtype: in which attention is computed.
+    """
+    return "sdpa" if dtype == torch.float64 and device.type != "cpu" else FLEX
+
+
+def refuse_gradients_of_flex(implementation: str, module: nn.Module) -> None:
+    """Raise an error where FlexAttention would have to compute gradients on a CPU.
+
+    Args:
+        implementation: what the model was told.
+        module: that attends.
+
+    Raises:
+        ValueError: if a weight of the module gets a gradient, and it is on a CPU.
+    """
+    if implementation != FLEX or not torch.is_grad_enabled() or torch.compiler.is_exporting():
+        return
+    if any(parameter.requires_grad and parameter.device.type == "cpu" for parameter in module.parameters()):
+        raise ValueError(
+            "attn_implementation='flex_attention' computes no gradients on a CPU. Predict inside torch.no_grad(), or "
+            "train with model.set_attn_implementation('sdpa')."
+        )

@@ -233,12 +233,16 @@ class SelfAttnConfig(PreTrainedConfig):
         self._check_places()
 
     def _mirror_backbone(self) -> None:
-        if not isinstance(getattr(self.backbone_config, "hidden_size", None), int):
+        width = getattr(self.backbone_config, "hidden_size", None)
+        if not isinstance(width, int):
+            width = (getattr(self.backbone_config, "hidden_sizes", None) or [None])[-1]  # of a convolutional network
+        if width is None:
             raise ValueError(
                 f"The backbone {self.backbone_config.model_type!r} has no `hidden_size`, so no head can stand on its "
                 "features. Take an encoder such as BERT, RoBERTa, MPNet, DeBERTa or ModernBERT."
             )
-        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "pad_token_id"):
+        self.hidden_size = width
+        for name in ("num_hidden_layers", "num_attention_heads", "vocab_size", "pad_token_id"):
             setattr(self, name, getattr(self.backbone_config, name, None))
         for name in ("bos_token_id", "eos_token_id"):
             if getattr(self, name) is None:
@@ -296,6 +300,12 @@ class SelfAttnConfig(PreTrainedConfig):
             raise ValueError(
                 f"num_mixed_layers={self.num_mixed_layers} is more than the backbone has: {self.num_hidden_layers} "
                 "hidden layers and the embeddings."
+            )
+        widths = getattr(self.backbone_config, "hidden_sizes", None) or []
+        if len(set(widths[-self.num_mixed_layers :])) > 1:
+            raise ValueError(
+                f"num_mixed_layers={self.num_mixed_layers} would mix layers of different widths: the backbone's are "
+                f"{widths}. Take 1."
             )
         if self.fusion == "fixed" and self.fusion_init == 0:
             raise ValueError(

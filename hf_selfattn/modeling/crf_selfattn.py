@@ -21,13 +21,13 @@ Shape suffixes: B rows, N positions, C tags.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import initialization as init
 
 from .decoding_selfattn import IGNORED, ILLEGAL, RightPaddedRows, illegal_in_order, right_padded
 from .subsequences_selfattn import right_pad_order
@@ -123,8 +123,8 @@ def tag_tables(label_names: tuple[str, ...]) -> tuple[list[bool], list[list[bool
 class LinearChainCRF(nn.Module):
     """Learned scores of each transition on top of the legal ones (Lafferty et al., 2001).
 
-    The parameters are allocated only: `reset` fills them with 0, which gives the legal-transition model. The buffers
-    are not saved: they are the `transition_mask` of the label names.
+    The parameters are allocated only: `reset_weights` fills them with 0, which gives the legal-transition model. The
+    buffers are not saved: they are the `transition_mask` of the label names.
 
     Args:
         label_names: the C names in the order of the labels.
@@ -149,17 +149,12 @@ class LinearChainCRF(nn.Module):
         for name, table in zip(("start", "transitions", "end"), transition_mask(label_names), strict=True):
             self.register_buffer(f"legal_{name}", table, persistent=False)
 
-    def reset(self, zero: Callable[[Tensor], Any], copy: Callable[[Tensor, Tensor], Any]) -> None:
-        """Fill parameters and buffers, where they were allocated only.
-
-        Args:
-            zero: fills a parameter with 0.
-            copy: fills the first tensor with the second.
-        """
+    def reset_weights(self) -> None:
+        """Fill parameters and buffers, unless they were loaded."""
         for parameter in self.parameters():
-            zero(parameter)
+            init.zeros_(parameter)
         for name, table in zip(("start", "transitions", "end"), transition_mask(self.label_names), strict=True):
-            copy(getattr(self, f"legal_{name}"), table)
+            init.copy_(getattr(self, f"legal_{name}"), table)
 
     def forward(self, scores_BNC: Tensor, labels_BN: Tensor, mask_BN: Tensor) -> Tensor:
         """Return (B,) the negative log-likelihood of the labels, summed over the words of each row.

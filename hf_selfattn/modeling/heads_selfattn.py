@@ -21,13 +21,11 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .attention_selfattn import GroupedAttentionHead, HeadMasks, SelfAttentionHead, window_width
-from .choice_selfattn import FLEX, attention_dtype, choose_grouped_attention, choose_window_attention
+from .attention_selfattn import GroupedAttentionHead, HeadMasks, SelfAttentionHead, head_masks
 from .configuration_selfattn import SelfAttnConfig
-from .grouping_selfattn import block_counts, near_and_far_bias, window_bias
-from .subsequences_selfattn import ceil_div
 
 
 @dataclass
@@ -92,6 +90,10 @@ class SelfAttnLayer(GradientCheckpointingLayer):
         weight = torch.empty(2)
         self.fusion_weight = nn.Buffer(weight) if config.fusion == "fixed" else nn.Parameter(weight)
 
+    def reset_weights(self) -> None:
+        """Fill what the layer holds itself, unless it was loaded."""
+        init.constant_(self.fusion_weight, self.config.fusion_init)
+
     def forward(
         self, features_BND: Tensor, masks: HeadMasks, output_attentions: bool = False
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -105,6 +107,13 @@ class SelfAttnLayer(GradientCheckpointingLayer):
             g, record = self.grouped_attention(self.grouped_norm(x), masks, output_attentions)
             y = y + self.fusion_weight[1] * self.dropout(g)
         return y, record
+
+    def unit_metric(self, features_BND: Tensor, masks: HeadMasks) -> Tensor:
+        """Return the vectors (B, N, E), of length 1, in which the grouped attention compares tokens."""
+        x, grouped = features_BND, cast(GroupedAttentionHead, self.grouped_attention)
+        if self.self_attention is not None and self.self_norm is not None:
+            x = x + self.self_attention(self.self_norm(x), masks)
+        return grouped.unit_metric(cast(nn.Module, self.grouped_norm)(x))
 
 
 class SelfAttnHeads(nn.Module):
@@ -133,6 +142,14 @@ class SelfAttnHeads(nn.Module):
         num_layers = config.num_head_layers if has_attention else 0  # fusion weights of nothing would get no gradient
         self.layers = nn.ModuleList(SelfAttnLayer(config) for _ in range(num_layers))
 
+    def reset_weights(self) -> None:
+        """Fill what the heads hold themselves, unless it was loaded."""
+        init.zeros_(self.feature_mean)
+        init.ones_(self.feature_scale)
+        if self.layer_weight is not None and self.layer_scale is not None:
+            init.constant_(self.layer_weight, 1 / len(self.layer_weight))
+            init.ones_(self.layer_scale)
+
     def forward(
         self,
         hidden_states: tuple[Tensor, ...],
@@ -146,8 +163,8 @@ class SelfAttnHeads(nn.Module):
             lengths_B: number of real tokens of each row, or None where no token is padding.
             output_attentions: also return groups, group probabilities, summary attentions and fusion weights.
         """
-        features = (self.mixed(hidden_states) - self.feature_mean) * self.feature_scale
-        masks = self._masks(features, lengths_B)
+        features = self.standardised(hidden_states)
+        masks = head_masks(self.config, features, lengths_B)
         records = []
         for layer in self.layers:
             features, record = layer(features, masks, output_attentions)
@@ -159,6 +176,24 @@ class SelfAttnHeads(nn.Module):
         fusion_weights = tuple(cast(Tensor, layer.fusion_weight) for layer in self.layers)
         return HeadsOutput(features, group_ids, group_probs, summary_attentions, fusion_weights)
 
+    def unit_metric(self, hidden_states: tuple[Tensor, ...], lengths_B: Tensor | None, layer: int) -> Tensor:
+        """Return the vectors (B, N, E) in which the grouped attention of an attention layer compares tokens.
+
+        Args:
+            hidden_states: as in `forward`.
+            lengths_B: as in `forward`.
+            layer: number of the attention layer.
+        """
+        features = self.standardised(hidden_states)
+        masks = head_masks(self.config, features, lengths_B)
+        for before in self.layers[:layer]:
+            features, _ = before(features, masks)
+        return cast(SelfAttnLayer, self.layers[layer]).unit_metric(features, masks)
+
+    def standardised(self, hidden_states: tuple[Tensor, ...]) -> Tensor:
+        """Return (B, N, D) what the first attention layer reads."""
+        return (self.mixed(hidden_states) - self.feature_mean) * self.feature_scale
+
     def mixed(self, hidden_states: tuple[Tensor, ...]) -> Tensor:
         """Return (B, N, D) the weighted sum of the hidden layers.
 
@@ -169,25 +204,3 @@ class SelfAttnHeads(nn.Module):
             return hidden_states[-1]
         weights_L = self.layer_weight * self.layer_scale
         return cast(Tensor, sum(weight * x for weight, x in zip(weights_L, hidden_states, strict=True)))
-
-    def _masks(self, features_BND: Tensor, lengths_B: Tensor | None) -> HeadMasks:
-        B, N, _ = features_BND.shape
-        W = window_width(self.config.attention_window, N)
-        nothing_masked = lengths_B is None and N % W == 0
-        if lengths_B is None:
-            lengths_B = torch.full((B,), N, device=features_BND.device)
-        dtype = features_BND.dtype
-        window_counts = block_counts(lengths_B, ceil_div(N, W), W)
-        block_size = window_width(self.config.block_size, N)
-        num_blocks = ceil_div(N, block_size)
-        counts = block_counts(lengths_B, num_blocks, block_size)
-        told = self.config._attn_implementation or "eager"  # None where no model told it
-        where = (features_BND.device, attention_dtype(features_BND))
-        by = choose_grouped_attention(told, *where, num_blocks, block_size)
-        return HeadMasks(
-            lengths_B=lengths_B,
-            window_bias=None if nothing_masked else window_bias(window_counts, W, dtype),
-            block_bias=None if by == FLEX else near_and_far_bias(counts, block_size, dtype),
-            window_attention=choose_window_attention(told, *where),
-            grouped_attention=by,
-        )

@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput, auto_docstring
 
-from .choice_selfattn import refuse_gradients_of_flex
+from .attention_selfattn import refuse_gradients_of_flex
 
 
 @auto_docstring

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..modeling.attention_selfattn import GroupedAttentionHead, HeadMasks
+from ..adapters import base_model
+from ..modeling.attention_selfattn import GroupedAttentionHead
 from ..modeling.heads_selfattn import SelfAttnHeads
-from .standardisation import read_rows
+from .standardisation import read_features, real_features
 
 MOST_TOKENS = 16_384
 ITERATIONS = 10
@@ -33,7 +34,7 @@ def fit_codebooks(
     layers = zip(*(grouped_heads(copy) for copy in copies), strict=True)
     for number, heads in enumerate(layers):
         config = heads[0].config
-        metric_NE = metric_of(model, heads, rows, collate)
+        metric_NE = metric_of(model, number, rows, collate)
         generator = torch.Generator().manual_seed(seed + number)
         if len(metric_NE) > MOST_TOKENS:
             metric_NE = metric_NE[torch.randperm(len(metric_NE), generator=generator)[:MOST_TOKENS]]
@@ -48,20 +49,14 @@ def grouped_heads(heads: SelfAttnHeads) -> list[GroupedAttentionHead]:
     return [module for module in heads.modules() if isinstance(module, GroupedAttentionHead)]
 
 
-def metric_of(model: nn.Module, heads: Sequence[GroupedAttentionHead], rows: Any, collate: Any) -> Tensor:
-    """Return the unit vectors in which the real tokens of the rows are compared: (N, E)."""
-    seen: list[Tensor] = []
-
-    def look(head: GroupedAttentionHead, inputs: tuple[Tensor, HeadMasks]) -> None:
-        features_BND, masks = inputs[:2]
-        place_N = torch.arange(features_BND.shape[1], device=features_BND.device)
-        seen.append(head.unit_metric(features_BND)[place_N < masks.lengths_B[:, None]].float())
-
-    hooks = [head.register_forward_pre_hook(look) for head in heads]
-    read_rows(model, rows, collate)
-    for hook in hooks:
-        hook.remove()
-    return torch.cat(seen)
+def metric_of(model: nn.Module, layer: int, rows: Any, collate: Any) -> Tensor:
+    """Return the unit vectors in which an attention layer compares the real tokens of the rows: (N, E)."""
+    heads: SelfAttnHeads = base_model(model).base_model.heads
+    metrics = []
+    for found in read_features(model, rows, collate):
+        metric_BNE = heads.unit_metric(found.layers, found.lengths_B, layer)
+        metrics.append(real_features(metric_BNE, found.lengths_B).float())
+    return torch.cat(metrics)
 
 
 def spherical_kmeans(vectors_NE: Tensor, num_groups: int, generator: torch.Generator) -> Tensor:

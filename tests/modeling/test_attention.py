@@ -8,7 +8,7 @@ from tiny_models import HIDDEN_SIZE, tiny_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead, HeadMasks, SelfAttentionHead
+from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead, HeadMasks, SelfAttentionHead, head_masks
 from hf_selfattn.modeling.grouping_selfattn import block_means, far_field_slope, permute_tokens
 from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads, SelfAttnLayer
 from hf_selfattn.modeling.modeling_selfattn import SelfAttnModel
@@ -31,7 +31,7 @@ def head_of(model_class: type[nn.Module], implementation: str = "sdpa", **option
 
 def masks_of(head: nn.Module, features: Tensor, lengths: list[int] | None) -> HeadMasks:
     given = None if lengths is None else torch.tensor(lengths)
-    return SelfAttnHeads(head.config)._masks(features, given)
+    return head_masks(head.config, features, given)
 
 
 def naive_blocks(head: GroupedAttentionHead, u: Tensor, prototypes: Tensor) -> list[list[int]]:

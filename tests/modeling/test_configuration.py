@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from tiny_models import BACKBONES, CLS, HIDDEN_SIZE, SEP, VOCAB_SIZE, WINDOW, tiny_config
-from transformers import AutoConfig, BertConfig, ResNetConfig, Wav2Vec2Config
+from transformers import AutoConfig, BertConfig, CLIPConfig, Wav2Vec2Config
 
 from hf_selfattn import SelfAttnConfig
 from hf_selfattn.modeling.configuration_selfattn import AUTO_MAP, GONE, backbone_window
@@ -107,9 +107,9 @@ def test_types_are_checked_on_assignment() -> None:
         config.num_groups = "many"
 
 
-def test_backbone_without_hidden_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="The backbone 'resnet' has no `hidden_size`"):
-        SelfAttnConfig(backbone_config=ResNetConfig())
+def test_backbone_without_a_width_is_refused() -> None:
+    with pytest.raises(ValueError, match="The backbone 'clip' has no `hidden_size`"):
+        SelfAttnConfig(backbone_config=CLIPConfig())
 
 
 def test_backbone_dictionary_without_model_type_is_refused() -> None:

@@ -11,10 +11,13 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from hf_selfattn.modeling import flex_selfattn
-from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead, SelfAttentionHead
-from hf_selfattn.modeling.choice_selfattn import has_flex_kernels
+from hf_selfattn.modeling.attention_selfattn import (
+    GroupedAttentionHead,
+    SelfAttentionHead,
+    has_flex_kernels,
+    head_masks,
+)
 from hf_selfattn.modeling.flex_selfattn import TILE, attend_in_blocks, build_block_mask
-from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads
 
 needs_gpu = pytest.mark.skipif(
     not (torch.cuda.is_available() and has_flex_kernels(torch.device("cuda"))),
@@ -106,7 +109,7 @@ def head_of(model_class: type[nn.Module], **options: Any) -> nn.Module:
 def output_by(implementation: str, head: nn.Module, features: Tensor, lengths: list[int] | None) -> Tensor:
     head.config._attn_implementation = implementation
     given = None if lengths is None else torch.tensor(lengths, device=features.device)
-    output = head(features, SelfAttnHeads(head.config)._masks(features, given))
+    output = head(features, head_masks(head.config, features, given))
     output = output[0] if isinstance(output, tuple) else output
     return output.flatten(0, 1) if lengths is None else real_tokens(output, given)
 
