@@ -18,7 +18,9 @@ from .modeling.configuration_selfattn import SelfAttnConfig
 from .modeling.peft_selfattn import register_adapter_targets
 
 # Modules that are trained and saved in full, where the model has them.
-HEAD_MODULES = ("heads", "word_pooling", "classifier", "crf")
+HEAD_MODULES = ("heads", "classifier", "crf")
+
+# What a configuration alone is built as.
 CLASS_OF_TASK = {
     "SEQ_CLS": modeling_selfattn.SelfAttnForSequenceClassification,
     "TOKEN_CLS": modeling_selfattn.SelfAttnForTokenClassification,

@@ -109,7 +109,7 @@ def test_parameters_are_counted() -> None:
     assert 0 < count_parameters(tuned)["trainable"] < every < count_parameters(tuned)["all"]
 
 
-@pytest.mark.parametrize("options", [{}, {"num_mixed_layers": 2}, {"word_pooling": "attention", "decoding": "crf"}])
+@pytest.mark.parametrize("options", [{}, {"num_mixed_layers": 2}, {"decoding": "crf"}])
 @pytest.mark.parametrize("task", KINDS)
 def test_the_configuration_alone_is_enough(task: str, options: dict[str, Any]) -> None:
     model = tiny_model(task, **options)

@@ -12,7 +12,7 @@ import torch
 from tiny_models import tiny_text
 from transformers import AutoModelForSequenceClassification, TrainingArguments
 
-from hf_selfattn import NerArguments, TextClassificationArguments, build_arguments, parse_arguments, run
+from hf_selfattn import NerArguments, TextClassificationArguments, build_arguments, run
 
 HEADS = {
     "head_dim": 8,
@@ -22,18 +22,6 @@ HEADS = {
     "subsequence_stride": 4,
     "classifier_dropout": 0.0,
     "fusion_init": 0.7,
-}
-# Fields of the heads that read less of a text, or more of it exactly: recipe, tuning and fields.
-SPARSE: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "half of the tokens": ("text_classification", "full", {"token_keep_rate": 0.5}),
-    "half of the tokens of a tagger": ("ner", "full", {"token_keep_rate": 0.5}),
-    "half of the windows": ("text_classification", "full", {"subsequence_keep_rate": 0.5}),
-    "half of both, under LoRA": (
-        "text_classification",
-        "lora",
-        {"token_keep_rate": 0.5, "subsequence_keep_rate": 0.5},
-    ),
-    "selected blocks": ("text_classification", "full", {"selected_blocks": 1, "block_size": 2}),
 }
 # Transformers renamed it.
 CHECKPOINTING = next(item.name for item in fields(TrainingArguments) if item.name.endswith("ion_checkpointing"))
@@ -128,40 +116,3 @@ def test_a_compiled_model_trains_alike_and_opens(
     results = train(recipe, tiny_backbone, tmp_path / "compiled", **compiled)
     assert losses_of(results) == pytest.approx(plain[recipe, "full"], abs=1e-5)
     assert (tmp_path / "compiled/run/model.safetensors").is_file()
-
-
-@pytest.mark.parametrize("name", SPARSE)
-def test_sparse_heads_train_and_open(
-    name: str, tiny_backbone: str, tmp_path: Path, plain: dict[tuple[str, str], list[float]]
-) -> None:
-    recipe, tuning, fields_of_heads = SPARSE[name]
-    results = train(recipe, tiny_backbone, tmp_path / "sparse", tuning=tuning, heads={**HEADS, **fields_of_heads})
-    found, expected = losses_of(results), plain[recipe, tuning]
-    assert len(found) == 3 and found == pytest.approx(expected, abs=0.2) and found != expected
-    written = json.loads((tmp_path / "sparse/run/config.json").read_text(encoding="utf-8"))
-    assert {key: written[key] for key in fields_of_heads} == fields_of_heads
-
-
-def test_kept_features_train_with_half_of_the_tokens(tiny_backbone: str, tmp_path: Path) -> None:
-    losses = []
-    for number, rate in enumerate((1.0, 0.5, 0.5)):
-        heads, cache = {**HEADS, "token_keep_rate": rate}, str(tmp_path / "features")
-        options = {"tuning": "probe", "feature_cache": cache, "heads": heads}
-        losses.append(losses_of(train("text_classification", tiny_backbone, tmp_path / str(number), **options)))
-    assert losses[1] == losses[2] and losses[1] != losses[0], "the seed decides what is drawn"
-
-
-@pytest.mark.parametrize(
-    ("recipe", "word", "message"),
-    [
-        ("text_classification", "heads.token_keep_rate=0", "token_keep_rate=0 must be above 0 and at most 1"),
-        ("text_classification", "heads.selected_blocks=-1", "selected_blocks=-1 is too small: it must be at least 0"),
-        ("ner", "heads.subsequence_keep_rate=0.5", "is for sequence classification.*token_keep_rate or the recipe"),
-    ],
-)
-def test_what_the_heads_cannot_read_is_said(
-    recipe: str, word: str, message: str, tiny_backbone: str, tmp_path: Path
-) -> None:
-    heads = parse_arguments(["model=m", "output_dir=o", word], TextClassificationArguments).heads
-    with pytest.raises(ValueError, match=message):
-        train(recipe, tiny_backbone, tmp_path / "refused", heads={**HEADS, **heads})

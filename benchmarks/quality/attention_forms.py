@@ -9,8 +9,8 @@ from transformers import BertConfig
 
 from hf_selfattn import SelfAttnConfig
 from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead
-from hf_selfattn.modeling.codebook_selfattn import spherical_kmeans
 from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads
+from hf_selfattn.training.first_pass import spherical_kmeans
 
 GROUP_DIM = 16
 

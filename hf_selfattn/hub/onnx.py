@@ -15,7 +15,6 @@ from torch.export import Dim
 from transformers import PreTrainedModel
 
 from ..modeling.modeling_selfattn import SelfAttnForTokenClassification, SelfAttnPreTrainedModel
-from ..modeling.words_selfattn import decode_words, find_words
 
 TOLERANCE = 1e-5  # greatest difference to the model, in units of its largest score
 LARGEST_FILE = 2**31 - 2**20  # bytes; protobuf takes no more, and larger weights stand in a file beside the graph
@@ -133,11 +132,6 @@ def refuse_unexportable(model: Any, word_starts: bool) -> None:
         )
     if model.dtype != torch.float32:
         raise ValueError(f"The weights are {model.dtype}. Export float32: model.float().")
-    if model.config.num_sortings > 1:
-        raise ValueError(
-            f"A model with num_sortings={model.config.num_sortings} has no ONNX graph for every length yet. "
-            "torch.export takes it; for ONNX, train with num_sortings=1."
-        )
     if word_starts and not isinstance(model, SelfAttnForTokenClassification):
         raise ValueError(f"word_starts=True is for a token classifier; {type(model).__name__} reads no words.")
 
@@ -191,15 +185,11 @@ def compare_with_onnxruntime(model: PreTrainedModel, path: Path, word_starts: bo
 @torch.no_grad()
 def model_scores(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
     """Return what the graph is to answer: the model's output, a token classifier's before decoding."""
-    before_decoding: list[Tensor] = []
     if not isinstance(model, SelfAttnForTokenClassification):
         return cast(Tensor, model(**batch)[output_name(model)])
-    hook = model.classifier.register_forward_hook(lambda *call: before_decoding.append(call[-1]))
-    try:
-        model(**batch)
-    finally:
-        hook.remove()
-    return before_decoding[0]
+    words = model.words_of(batch["input_ids"], batch["attention_mask"], batch.get("word_starts"))
+    inputs = {name: values for name, values in batch.items() if name != "word_starts"}
+    return model.label_scores(model.model(**inputs).last_hidden_state, words)
 
 
 @torch.no_grad()
@@ -218,6 +208,4 @@ def decode_logits(
     device = model.device
     scores, ids = torch.as_tensor(logits, device=device), torch.as_tensor(input_ids, device=device)
     mask, starts = (None if x is None else torch.as_tensor(x, device=device) for x in (attention_mask, word_starts))
-    special = [*model.config.prefix_token_ids, *model.config.suffix_token_ids]
-    words = find_words(ids, mask, special, model.continues_word, starts)
-    return decode_words(scores, words, model.label_names, model.config.decoding, model.crf)
+    return model.decode(scores, model.words_of(ids, mask, starts))

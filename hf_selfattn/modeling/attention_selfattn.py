@@ -11,33 +11,42 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The two attention heads: inside consecutive windows, and across the whole input by groups.
+"""The two attentions of the heads, and which kernel computes them.
 
 Shape suffixes: B rows, N tokens, D features, H heads, K blocks, W tokens of a block, G groups, E width of a head.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import initialization as init
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .blocks_selfattn import attend_in_two_sortings, permute_tokens
-from .choice_selfattn import FLEX, is_flash
-from .codebook_selfattn import follow_tokens, hard_codes
 from .configuration_selfattn import SelfAttnConfig
-from .far_field_selfattn import Blocks, Means, block_means, far_field_slope
-from .flex_selfattn import attend_in_blocks
+from .flex_selfattn import attend_in_blocks, attention_dtype
 from .grouping_selfattn import (
+    Blocks,
+    Means,
+    block_counts,
+    block_means,
+    far_field_slope,
+    group_probabilities,
     group_similarity,
     is_one_block,
+    near_and_far_bias,
+    permute_tokens,
     sort_by_group,
+    window_bias,
 )
-from .selection_selfattn import with_selected_blocks
 from .subsequences_selfattn import ceil_div
+
+FLEX = "flex_attention"
+HALF_TYPES = (torch.float16, torch.bfloat16)
 
 
 @dataclass
@@ -49,8 +58,8 @@ class HeadMasks:
         window_bias: additive mask of the self-attention, (B, K, W) over its windows, or None where nothing is masked.
         block_bias: additive mask of the grouped attention, (B, K, W + K) over near and far field, or None for
             FlexAttention, which reads the lengths.
-        window_attention: what the self-attention computes with, as `choose_window_attention` returns it.
-        grouped_attention: what the grouped attention computes with, as `choose_grouped_attention` returns it.
+        window_attention: what the self-attention computes with, of `choose_window_attention`.
+        grouped_attention: what the grouped attention computes with, of `choose_grouped_attention`.
     """
 
     lengths_B: Tensor
@@ -58,6 +67,34 @@ class HeadMasks:
     block_bias: Tensor | None
     window_attention: str
     grouped_attention: str
+
+
+def head_masks(config: SelfAttnConfig, features_BND: Tensor, lengths_B: Tensor | None) -> HeadMasks:
+    """Return what both heads need to know of the padding.
+
+    Args:
+        config: of the model.
+        features_BND: what the heads read.
+        lengths_B: number of real tokens of each row, or None where no token is padding.
+    """
+    B, N, _ = features_BND.shape
+    device, dtype = features_BND.device, features_BND.dtype
+    window, block_size = window_width(config.attention_window, N), window_width(config.block_size, N)
+    nothing_masked = lengths_B is None and N % window == 0
+    if lengths_B is None:
+        lengths_B = torch.full((B,), N, device=device)
+    num_blocks = ceil_div(N, block_size)
+    told = config._attn_implementation or "eager"  # None where no model told it
+    grouped = choose_grouped_attention(told, device, attention_dtype(features_BND), num_blocks, block_size)
+    window_counts = block_counts(lengths_B, ceil_div(N, window), window)
+    counts = block_counts(lengths_B, num_blocks, block_size)
+    return HeadMasks(
+        lengths_B=lengths_B,
+        window_bias=None if nothing_masked else window_bias(window_counts, window, dtype),
+        block_bias=None if grouped == FLEX else near_and_far_bias(counts, block_size, dtype),
+        window_attention=choose_window_attention(told, device, attention_dtype(features_BND)),
+        grouped_attention=grouped,
+    )
 
 
 def eager_attention_forward(
@@ -147,14 +184,12 @@ class GroupedAttentionHead(nn.Module):
     blocks. In one softmax each token attends to the tokens of its own block (near field) and to the mean key and value
     of every other block (far field), as in the fast multipole method (Greengard and Rokhlin, 1987); grouping by
     similarity follows the Reformer (Kitaev et al., 2020) and the Routing Transformer (Roy et al., 2021). The logits
-    have the term `metric_scale * u_i . u_j`, through which the similarity space u learns from the task. With two
-    sortings each head has two independent sets of prototypes, as the hash rounds of the Reformer, and a token attends
-    to its own block in either sorting. With selected blocks a block reads the tokens of its best others in full, not
-    their means. All of an input that fits into one block is read in full, unsorted.
+    have the term `metric_scale * u_i . u_j`, through which the similarity space u learns from the task. An input that
+    fits into one block is read in full, unsorted.
 
-    With `far_field="linear"` the mean values have a correction that is linear in the query (`far_field_slope`): the
-    dipole beside the monopole. What it needs is how much attention falls on the means, which a column of ones beside
-    their values, and of zeros beside the tokens', brings out of the same softmax.
+    The mean values have a correction that is linear in the query (`far_field_slope`): the dipole beside the monopole.
+    What it needs is how much attention falls on the means, which a column of ones beside their values, and of zeros
+    beside the tokens', brings out of the same softmax.
 
     Shape: (B, N, D) -> (B, N, D).
     """
@@ -164,25 +199,23 @@ class GroupedAttentionHead(nn.Module):
         self.config = config
         self.num_heads = config.num_grouped_attention_heads
         self.head_dim = config.head_dim
-        self.is_linear = config.far_field == "linear"
         # Values are as wide as the keys with their metric part: attention kernels want one width. The last column
-        # belongs to a linear far field; it is projected all the same, since a product of 444 columns takes half as
+        # belongs to the linear far field; it is projected all the same, since a product of 444 columns takes half as
         # long again as one of 448.
         projected_dim = config.head_dim + config.group_dim
-        self.value_dim = projected_dim - self.is_linear
+        self.value_dim = projected_dim - 1
         self.block_size = config.block_size
-        self.num_sortings = config.num_sortings
-        self.selected_blocks = config.selected_blocks
-        self.temperature = config.group_temperature
         self.is_causal = False
         self.qkv = nn.Linear(config.hidden_size, self.num_heads * (2 * self.head_dim + projected_dim))
         self.metric = nn.Linear(config.hidden_size, config.group_dim, bias=False)
         self.metric_scale = nn.Parameter(torch.ones(self.num_heads))
-        num_codebooks = config.num_sortings * self.num_heads  # first all heads of the first sorting
-        self.prototypes = nn.Buffer(torch.empty(num_codebooks, config.num_groups, config.group_dim))
-        follows = config.codebook == "ema"
-        self.prototype_counts = nn.Buffer(torch.zeros(num_codebooks, config.num_groups)) if follows else None
+        self.prototypes = nn.Buffer(torch.empty(self.num_heads, config.num_groups, config.group_dim))
         self.output = nn.Linear(self.num_heads * self.value_dim, config.hidden_size)
+
+    def reset_weights(self) -> None:
+        """Fill what the head holds itself, unless it was loaded."""
+        init.ones_(self.metric_scale)
+        init.copy_(self.prototypes, F.normalize(torch.randn_like(self.prototypes), dim=-1))
 
     def forward(
         self, features_BND: Tensor, masks: HeadMasks, output_attentions: bool = False
@@ -191,11 +224,6 @@ class GroupedAttentionHead(nn.Module):
         metric_BNE = self.unit_metric(features_BND)
         attend = self._in_one_block if is_one_block(ceil_div(N, self.block_size)) else self._in_sorted_blocks
         attended, record = attend(features_BND, metric_BNE, masks, output_attentions)
-        if self.training and self.prototype_counts is not None:
-            is_real_BN = torch.arange(N, device=features_BND.device) < masks.lengths_B[:, None]
-            # Of both sortings, even where one was needed: processes add up, and others may have longer rows.
-            all_groups = group_similarity(metric_BNE, self.prototypes).argmax(dim=-1)
-            follow_tokens(self.prototypes, self.prototype_counts, metric_BNE, all_groups, is_real_BN)
         return self.output(attended.flatten(2)), record
 
     def _in_one_block(
@@ -204,15 +232,11 @@ class GroupedAttentionHead(nn.Module):
         """Attend to every token; one block holds them all in any order, so they are not sorted."""
         B, N, _ = features_BND.shape
         H = self.num_heads
-        is_hard = self.config.metric_code == "hard"
         metric_BNHE = metric_BNE[:, :, None].expand(-1, -1, H, -1)
         record: tuple[Tensor, ...] = ()
-        if is_hard or output_attentions:
-            similarity = group_similarity(metric_BNE, self.prototypes[:H])
-            groups = similarity.argmax(dim=-1)
-            metric_BNHE = hard_codes(metric_BNE, self.prototypes[:H], groups) if is_hard else metric_BNHE
-            if output_attentions:  # there is no other block
-                record = (groups, F.softmax(similarity / self.temperature, dim=-1), metric_BNE.new_zeros(B, H, N, 1))
+        if output_attentions:  # there is no other block
+            similarity = group_similarity(metric_BNE, self.prototypes)
+            record = (similarity.argmax(dim=-1), group_probabilities(similarity), metric_BNE.new_zeros(B, H, N, 1))
         projected = self.qkv(features_BND).unflatten(-1, (H, -1))
         attended, _ = self._attend(self._blocks(projected[:, None], metric_BNHE[:, None]), None, masks)
         return attended[..., : self.value_dim], record
@@ -220,40 +244,22 @@ class GroupedAttentionHead(nn.Module):
     def _in_sorted_blocks(
         self, features_BND: Tensor, metric_BNE: Tensor, masks: HeadMasks, output_attentions: bool
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Attend to the own block, in one sorting or two, and to the summaries of the others."""
+        """Attend to the own block and to the summaries of the others."""
         N, H, W = features_BND.shape[1], self.num_heads, self.block_size
         similarity = group_similarity(metric_BNE, self.prototypes)
-        groups, order, inverse = sort_by_group(similarity, masks.lengths_B, self.config.group_order)
-        metric_BNHE = metric_BNE[:, :, None]
-        if self.config.metric_code == "hard":
-            metric_BNHE = hard_codes(metric_BNE, self.prototypes[:H], groups[:, :H])
+        groups, order, inverse = sort_by_group(similarity, masks.lengths_B)
         places = F.pad(order.transpose(1, 2), (0, 0, 0, ceil_div(N, W) * W - N))
         inverse = inverse.transpose(1, 2)
 
         projected = self.qkv(features_BND).unflatten(-1, (H, -1))
-        first, *second = (self._sorted_blocks(projected, metric_BNHE, part) for part in places.split(H, dim=-1))
-        means = self._means(first, masks.lengths_B)
-        summary: Tensor | None = None
-        if second:
-            near_bias, scaling = cast(Tensor, masks.block_bias)[..., :W], self.head_dim**-0.5
-            attended, summary = attend_in_two_sortings(
-                first, second[0], means, places, inverse, masks.lengths_B, near_bias, scaling
-            )
-            if self.is_linear:
-                in_order = permute_tokens(attended, places[..., :H])
-                in_order = self._corrected(in_order, first, means, masks.lengths_B)
-                attended = permute_tokens(in_order, inverse[..., :H])
-        else:
-            attended, weights = self._attend(first, means, masks)
-            if self.is_linear:
-                attended = self._corrected(attended, first, means, masks.lengths_B)
-            attended = permute_tokens(attended, inverse)
-            if output_attentions:
-                summary = self._summaries(cast(Tensor, weights), inverse)
-        if summary is None or not output_attentions:
+        blocks = self._sorted_blocks(projected, metric_BNE[:, :, None], places)
+        means = self._means(blocks, masks.lengths_B)
+        attended, weights = self._attend(blocks, means, masks)
+        attended = permute_tokens(self._corrected(attended, blocks, means, masks.lengths_B), inverse)
+        if not output_attentions:
             return attended, ()
-        group_probs = F.softmax(similarity[:, :H] / self.temperature, dim=-1)
-        return attended, (groups[:, :H], group_probs, summary.transpose(1, 2))
+        summary = self._summaries(cast(Tensor, weights), inverse)
+        return attended, (groups, group_probabilities(similarity), summary.transpose(1, 2))
 
     def unit_metric(self, features_BND: Tensor) -> Tensor:
         """Return the vectors (B, N, E), of length 1, in which tokens are compared.
@@ -280,7 +286,7 @@ class GroupedAttentionHead(nn.Module):
         E = self.head_dim
         query, key, value = projected.split([E, E, projected.shape[-1] - 2 * E], dim=-1)
         scale = (self.metric_scale * self.head_dim**0.5)[:, None].to(metric.dtype)
-        value = F.pad(value[..., :-1], (0, 1)) if self.is_linear else value
+        value = F.pad(value[..., :-1], (0, 1))
         return torch.cat([query, metric * scale], dim=-1), torch.cat([key, metric], dim=-1), value
 
     def _corrected(self, attended_BMHE: Tensor, blocks: Blocks, means: Means, lengths_B: Tensor) -> Tensor:
@@ -293,7 +299,7 @@ class GroupedAttentionHead(nn.Module):
     def _means(self, blocks: Blocks, lengths_B: Tensor) -> Means:
         """Return the mean key and the mean value of each block, the column of the far field 1."""
         key, value = (block_means(x, lengths_B) for x in blocks[1:])
-        return key, F.pad(value[..., :-1], (0, 1), value=1.0) if self.is_linear else value
+        return key, F.pad(value[..., :-1], (0, 1), value=1.0)
 
     def _attend(self, blocks: Blocks, means: Means | None, masks: HeadMasks) -> tuple[Tensor, Tensor | None]:
         """Attend to the own block and the summaries of the others; return (B, K * W, H, E) and the weights."""
@@ -304,11 +310,7 @@ class GroupedAttentionHead(nn.Module):
             query, key, value = (x.flatten(1, 2) for x in blocks)
             return attend_in_blocks(query, key, value, means, masks.lengths_B, W, scaling), None
         bias = masks.block_bias[:, :, None, None]
-        if means is not None and self.selected_blocks:
-            key, value, bias = with_selected_blocks(
-                blocks, means, masks.block_bias, masks.lengths_B, self.selected_blocks
-            )
-        elif means is not None:
+        if means is not None:
             key, value = (
                 torch.cat([x, mean[:, None].expand(-1, K, -1, -1, -1)], dim=2)
                 for x, mean in zip((key, value), means, strict=True)
@@ -320,3 +322,105 @@ class GroupedAttentionHead(nn.Module):
         query, key, value = (x.flatten(0, 1).transpose(1, 2) for x in (query, key, value))
         attended, weights = attend(self, query, key, value, bias, scaling=scaling, dropout=0.0)
         return attended.view(B, K * W, H, E), weights
+
+
+def is_flash(implementation: str) -> bool:
+    """Return whether Transformers takes a name for FlashAttention's, from its package or from a kernel of the hub.
+
+    Args:
+        implementation: name of an attention.
+    """
+    return "flash" in implementation
+
+
+def has_flex_kernels(device: torch.device) -> bool:
+    """Return whether FlexAttention is one kernel on a device, forward and backward, and not a plain product.
+
+    Its kernels are in Triton and made for NVIDIA's Ampere (compute capability 8.0) and later. A model that is compiled
+    has compiled kernels anyway, and its compiler cannot look for them.
+
+    Args:
+        device: of the features.
+    """
+    if device.type not in ("cuda", "xpu"):
+        return False
+    if torch.compiler.is_compiling():
+        return True
+    has_triton = find_spec("triton") is not None
+    return has_triton and (device.type == "xpu" or torch.cuda.get_device_capability(device) >= (8, 0))
+
+
+def choose_window_attention(implementation: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Return the attention inside the windows of the self-attention.
+
+    It is the one that the model was told, with two exceptions. FlashAttention has kernels for half precision only,
+    and an exported program has neither it nor FlexAttention: then it is PyTorch's own, which gives the same.
+
+    Args:
+        implementation: what the model was told.
+        device: of the features.
+        dtype: in which attention is computed.
+    """
+    if torch.compiler.is_exporting() and (implementation == FLEX or is_flash(implementation)):
+        return "sdpa"
+    if is_flash(implementation) and dtype not in HALF_TYPES:
+        return "sdpa"
+    return choose_flex(device, dtype) if implementation == FLEX else implementation
+
+
+def choose_grouped_attention(
+    implementation: str, device: torch.device, dtype: torch.dtype, num_blocks: int, block_size: int
+) -> str:
+    """Return the attention of the grouped head, whose means need a bias of the logits.
+
+    - "eager", or any other attention that takes a bias, is taken as it is.
+    - FlashAttention takes no bias: it is FlexAttention where that has kernels, else PyTorch's own.
+    - "sdpa", which is also what a model is told by default, is FlexAttention where that has kernels and a row has more
+      blocks than a block has tokens. PyTorch's kernel wants the K means copied to every block, K * K in all. Up to
+      there these are fewer than the tokens themselves, `K * K <= K * W`; beyond they are most of the memory and grow
+      with the square of the length. Both compute the same logits. While the whole model is compiled it stays "sdpa".
+
+    Args:
+        implementation: what the model was told.
+        device: of the features.
+        dtype: in which attention is computed.
+        num_blocks: K.
+        block_size: W.
+    """
+    if torch.compiler.is_exporting():
+        return "sdpa" if implementation == FLEX or is_flash(implementation) else implementation
+    if implementation == FLEX:
+        return choose_flex(device, dtype)
+    is_long = implementation == "sdpa" and not torch.compiler.is_compiling() and num_blocks > block_size
+    if is_long or is_flash(implementation):
+        return choose_flex(device, dtype) if has_flex_kernels(device) else "sdpa"
+    return implementation
+
+
+def choose_flex(device: torch.device, dtype: torch.dtype) -> str:
+    """Return FlexAttention, or PyTorch's own for double precision on a device, which the kernels do not compute.
+
+    Args:
+        device: of the features.
+        dtype: in which attention is computed.
+    """
+    return "sdpa" if dtype == torch.float64 and device.type != "cpu" else FLEX
+
+
+def refuse_gradients_of_flex(implementation: str, module: nn.Module) -> None:
+    """Raise an error where FlexAttention would have to compute gradients on a CPU.
+
+    Args:
+        implementation: what the model was told.
+        module: that attends.
+
+    Raises:
+        ValueError: if a weight of the module gets a gradient, and it is on a CPU.
+    """
+    if implementation != FLEX or not torch.is_grad_enabled() or torch.compiler.is_exporting():
+        return
+    if any(parameter.requires_grad and parameter.device.type == "cpu" for parameter in module.parameters()):
+        raise ValueError(
+            "attn_implementation='flex_attention' computes no gradients on a CPU. Predict inside torch.no_grad(), or "
+            "train with model.set_attn_implementation('sdpa')."
+        )

@@ -15,10 +15,12 @@
 
 import hashlib
 import os
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -32,7 +34,6 @@ from transformers import (
 from transformers.utils import cached_file, logging
 from transformers.utils.hub import extract_commit_hash
 
-from .heads_selfattn import SelfAttnHeads
 from .subsequences_selfattn import gather_tokens
 
 logger = logging.get_logger(__name__)
@@ -189,29 +190,55 @@ def attach_backbone(model: PreTrainedModel, name_or_path: str, hub_options: dict
     return found
 
 
-def hidden_states_of(
-    features: torch.Tensor, values: torch.Tensor, order_BT: torch.Tensor | None, heads: SelfAttnHeads
-) -> tuple[torch.Tensor, ...]:
-    """Return the hidden states (B, T, D) that features hold, in the type and the order that the heads read.
+@dataclass
+class BackboneFeatures:
+    """What the heads know of an input, be it a text, an image or a sound.
+
+    Attributes:
+        layers: the hidden states (B, N, D) that the heads mix; of each row, what is real stands first.
+        lengths_B: how many of a row's N positions are real, or None where all are.
+        inverse_BT: the place of each position of the input, or None where the order is the same.
+        hidden_states: all hidden states that were computed, in the order of `layers`.
+        attentions: the backbone's attentions, where they were asked for.
+    """
+
+    layers: tuple[Tensor, ...]
+    lengths_B: Tensor | None = None
+    inverse_BT: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] = ()
+    attentions: tuple[Tensor, ...] | None = None
+
+    def in_input_order(self, features_BND: Tensor) -> Tensor:
+        """Return features, such as one of the layers, in the order of the input: (B, T, D)."""
+        return features_BND if self.inverse_BT is None else gather_tokens(features_BND, self.inverse_BT)
+
+
+def as_sequence(features: Tensor) -> Tensor:
+    """Return (B, N, D) of what a backbone answers: a sequence (B, N, D) as it is, maps (B, D, H, W) row by row."""
+    return features.flatten(2).transpose(1, 2) if features.dim() == 4 else features
+
+
+def kept_layers(
+    features: Tensor, shape: tuple[int, ...], order_BN: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    """Return the hidden states (B, N, D) that features of an earlier run hold.
 
     Args:
         features: (B, T, L, D) the backbone's last L hidden states of each token.
-        values: (B, T) ids or (B, T, D) embeddings of the same tokens.
-        order_BT: the places of the tokens that come first in each row, or None where they stand in order.
-        heads: that read them.
+        shape: what these tokens and the heads need.
+        order_BN: the places of the tokens that come first in each row, or None where they stand in order.
+        dtype: that the heads read.
 
     Raises:
         ValueError: if the features are those of other tokens or layers.
     """
-    config = heads.config
-    expected = (*values.shape[:2], config.num_mixed_layers, config.hidden_size)
-    if features.shape != expected:
+    if features.shape != shape:
         raise ValueError(
-            f"features have shape {tuple(features.shape)}, but these tokens and the {config.num_mixed_layers} layers "
-            f"that the heads mix need {expected}: rows, tokens, layers, hidden size."
+            f"features have shape {tuple(features.shape)}, but these tokens and the {shape[2]} layers that the heads "
+            f"mix need {shape}: rows, tokens, layers, hidden size."
         )
-    layers = features.to(heads.feature_mean.dtype).unbind(dim=2)
-    return layers if order_BT is None else tuple(gather_tokens(layer, order_BT) for layer in layers)
+    layers = features.to(dtype).unbind(dim=2)
+    return layers if order_BN is None else tuple(gather_tokens(layer, order_BN) for layer in layers)
 
 
 def weights_hash(backbone: PreTrainedModel) -> str:

@@ -47,8 +47,19 @@ PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_class
 # The form of a name on the hub.
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
-# What the first checkpoints are, which were written before these fields.
-BEFORE_THE_FIELD = {"far_field": "mean", "codebook": "random", "group_order": "position"}
+# Fields that earned their place in no experiment (benchmarks/LOG.md), each with what there is instead.
+GONE = {
+    "codebook": "prototypes are random until a first pass over data puts them where k-means says; leave it out",
+    "far_field": "the far field is linear; leave it out",
+    "group_order": "the tokens of a group are sorted by similarity; leave it out",
+    "group_temperature": "group probabilities are reported at temperature 0.1; leave it out",
+    "metric_code": "tokens are compared by their own vectors; leave it out",
+    "norm_position": "the input of the heads is normalised; leave it out",
+    "num_sortings": "tokens are sorted once; for a wider near field take a larger block_size",
+    "selected_blocks": "other blocks are read by their means; for a wider near field take a larger block_size",
+    "subsequence_keep_rate": "every window is read; to train on excerpts of texts take the recipes' sample_tokens",
+    "token_keep_rate": "every token is read; to train on excerpts of texts take the recipes' sample_tokens",
+}
 
 # Keys that `PreTrainedConfig` takes without declaring them as fields.
 INHERITED_KEYS = frozenset(
@@ -105,43 +116,14 @@ class SelfAttnConfig(PreTrainedConfig):
         Number of prototypes, and so of similarity groups, in each grouped-attention head.
     group_dim (`int`, *optional*, defaults to 16):
         Width of the learned similarity space.
-    group_temperature (`float`, *optional*, defaults to 0.1):
-        Divides the cosine similarities where group probabilities are reported.
     block_size (`int`, *optional*, defaults to 64):
         Tokens of one sorted block: the near field of the grouped attention.
-    num_sortings (`int`, *optional*, defaults to 1):
-        In how many orders (1 or 2) each grouped-attention head sorts the tokens, each by prototypes of its own: the
-        hash rounds of the Reformer. With 2 a token attends to its own block in both; more exact, slower, and always
-        by plain products, whatever attention implementation is set.
-    selected_blocks (`int`, *optional*, defaults to 0):
-        How many other blocks each block reads in full, beside its own, instead of their summaries: those whose mean
-        key its mean query likes best, as in native sparse attention (Yuan et al., 2025). More exact where attention
-        is sharp, and slower; with as many as there are others it is full attention.
-    group_order (`"similarity"` or `"position"`, *optional*, defaults to `"similarity"`):
-        How the tokens of one group are sorted before blocks are cut: by how similar they are to its prototype, so
-        that like tokens fall into one block however far apart they stand, or by their place in the text.
-    codebook (`"random"`, `"kmeans"` or `"ema"`, *optional*, defaults to `"kmeans"`):
-        Where the prototypes are: random unit vectors, or the means that k-means finds in a first pass over data (the
-        recipes make it, as `fit_codebooks` does; they are random before it), or such means that follow the tokens
-        in training, by a moving average.
-    metric_code (`"soft"` or `"hard"`, *optional*, defaults to `"soft"`):
-        Whether the logits compare the tokens' own vectors in the similarity space, or the prototypes of their groups.
-    far_field (`"mean"` or `"linear"`, *optional*, defaults to `"linear"`):
-        What a token reads of the blocks that are not its own: their mean key and value, or these and a correction
-        of the value that is linear in the query.
     subsequence_length (`int`, *optional*):
         Window in which the backbone reads a longer input, special tokens included. The backbone's own where it
         is not given.
     subsequence_stride (`int`, *optional*):
         Tokens that neighbouring windows share, as the `stride` of a tokenizer. An eighth of the window where it is
         not given.
-    subsequence_keep_rate (`float`, *optional*, defaults to 1.0):
-        In training of a sequence classifier, share of a row's windows that the backbone reads, drawn anew in each
-        step, at least one. What it does not read is masked for heads and classifier. Evaluation reads every window.
-    token_keep_rate (`float`, *optional*, defaults to 1.0):
-        In training, share of a row's tokens that the heads read, drawn anew in each step; special tokens come first.
-        The others pass the heads by (random layerwise token dropping; Yao et al., 2022), and a sequence classifier
-        leaves them out. Evaluation reads every token.
     attention_window (`int`, *optional*, defaults to 512):
         Tokens over which the self-attention head looks: the features are cut into pieces of this length.
     prefix_token_ids (`list[int]`, *optional*):
@@ -151,16 +133,13 @@ class SelfAttnConfig(PreTrainedConfig):
     num_mixed_layers (`int`, *optional*, defaults to 1):
         Number of the backbone's last hidden layers that are mixed, with learned weights that start equal. 1 takes the
         last layer.
-    fusion (`"scalar"`, `"channel"` or `"fixed"`, *optional*, defaults to `"scalar"`):
-        The weights of the two attentions in the output: one learned number each, one learned number per
-        channel, or `fusion_init` for ever.
+    fusion (`"scalar"` or `"fixed"`, *optional*, defaults to `"scalar"`):
+        The weights of the two attentions in the output: one learned number each, or `fusion_init` for ever.
     fusion_init (`float`, *optional*, defaults to 0.0):
         First value of the fusion weights. With 0 training starts from a plain head on the backbone, and the attentions
         come in as they help (ReZero; Bachlechner et al., 2020).
     norm_type (`"layernorm"` or `"rmsnorm"`, *optional*, defaults to `"layernorm"`):
-        Normalisation around the heads.
-    norm_position (`"pre"` or `"post"`, *optional*, defaults to `"pre"`):
-        Normalise the input of the heads, or the weighted sum.
+        Normalisation of what each head reads.
     pooling (`"class_query"`, `"mean"` or `"cls"`, *optional*, defaults to `"class_query"`):
         How a sequence classifier reads the sequence: one learned query per class and one for all of them, the
         mean of the tokens, or the first token.
@@ -177,9 +156,8 @@ class SelfAttnConfig(PreTrainedConfig):
     decoding (`"argmax"`, `"viterbi"` or `"crf"`, *optional*, defaults to `"viterbi"`):
         How a token classifier answers: each token for itself, the best legal sequence of tags (for labels that are
         IOB2 or BIOES tags; for others all is legal), or a linear-chain CRF, which is trained.
-    word_pooling (`"first"`, `"mean"` or `"attention"`, *optional*, defaults to `"mean"`):
-        How a token classifier makes one feature of a word's tokens: the first one's, the mean of all, or their mean
-        with learned weights, which start equal.
+    word_pooling (`"first"` or `"mean"`, *optional*, defaults to `"mean"`):
+        How a token classifier makes one feature of a word's tokens: the first one's, or the mean of all.
     backbone_name_or_path (`str`, *optional*):
         Name on the hub of the backbone that the model was made of. A folder is never written down; `from_pretrained`
         takes one under this name for a checkpoint that holds no backbone.
@@ -217,26 +195,16 @@ class SelfAttnConfig(PreTrainedConfig):
     head_dim: int = 32
     num_groups: int = 64
     group_dim: int = 16
-    group_temperature: float | int = 0.1
     block_size: int = 64
-    num_sortings: int = 1
-    selected_blocks: int = 0
-    group_order: Literal["similarity", "position"] = "similarity"
-    codebook: Literal["random", "kmeans", "ema"] = "kmeans"
-    metric_code: Literal["soft", "hard"] = "soft"
-    far_field: Literal["mean", "linear"] = "linear"
     subsequence_length: int | None = None
     subsequence_stride: int | None = None
-    subsequence_keep_rate: float | int = 1.0
-    token_keep_rate: float | int = 1.0
     attention_window: int = 512
     prefix_token_ids: list[int] = field(default_factory=list)
     suffix_token_ids: list[int] = field(default_factory=list)
     num_mixed_layers: int = 1
-    fusion: Literal["scalar", "channel", "fixed"] = "scalar"
+    fusion: Literal["scalar", "fixed"] = "scalar"
     fusion_init: float | int = 0.0
     norm_type: Literal["layernorm", "rmsnorm"] = "layernorm"
-    norm_position: Literal["pre", "post"] = "pre"
     norm_eps: float = 1e-6
     pooling: Literal["class_query", "mean", "cls"] = "class_query"
     head_dropout: float | int = 0.0
@@ -245,7 +213,7 @@ class SelfAttnConfig(PreTrainedConfig):
     thresholds: list[float] | None = None
     top_one_if_none: bool = True
     decoding: Literal["argmax", "viterbi", "crf"] = "viterbi"
-    word_pooling: Literal["first", "mean", "attention"] = "mean"
+    word_pooling: Literal["first", "mean"] = "mean"
     backbone_name_or_path: str | None = None
     backbone_revision: str | None = None
     backbone_hash: str | None = None
@@ -264,23 +232,17 @@ class SelfAttnConfig(PreTrainedConfig):
         self._check_answers()
         self._check_places()
 
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Return the configuration of a checkpoint; one from before a field keeps what was the only way then.
-
-        Args:
-            config_dict: content of its `config.json`.
-            kwargs: fields to change, as of `PreTrainedConfig`.
-        """
-        return super().from_dict({**BEFORE_THE_FIELD, **config_dict}, **kwargs)
-
     def _mirror_backbone(self) -> None:
-        if not isinstance(getattr(self.backbone_config, "hidden_size", None), int):
+        width = getattr(self.backbone_config, "hidden_size", None)
+        if not isinstance(width, int):
+            width = (getattr(self.backbone_config, "hidden_sizes", None) or [None])[-1]  # of a convolutional network
+        if width is None:
             raise ValueError(
                 f"The backbone {self.backbone_config.model_type!r} has no `hidden_size`, so no head can stand on its "
                 "features. Take an encoder such as BERT, RoBERTa, MPNet, DeBERTa or ModernBERT."
             )
-        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "pad_token_id"):
+        self.hidden_size = width
+        for name in ("num_hidden_layers", "num_attention_heads", "vocab_size", "pad_token_id"):
             setattr(self, name, getattr(self.backbone_config, name, None))
         for name in ("bos_token_id", "eos_token_id"):
             if getattr(self, name) is None:
@@ -323,20 +285,12 @@ class SelfAttnConfig(PreTrainedConfig):
             "num_groups": 1,
             "group_dim": 1,
             "block_size": 1,
-            "selected_blocks": 0,
             "attention_window": 1,
             "num_mixed_layers": 1,
         }
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"{name}={getattr(self, name)} is too small: it must be at least {minimum}.")
-        if self.num_sortings not in (1, 2):
-            raise ValueError(f"num_sortings={self.num_sortings} must be 1 or 2.")
-        if self.num_sortings > 1 and self.selected_blocks:
-            raise ValueError(
-                f"selected_blocks={self.selected_blocks} is for one sorting, but num_sortings={self.num_sortings}. "
-                "Take num_sortings=1, or selected_blocks=0."
-            )
         if self.head_dim % 8:
             raise ValueError(
                 f"head_dim={self.head_dim} is not divisible by 8, which attention kernels need. Take "
@@ -347,16 +301,17 @@ class SelfAttnConfig(PreTrainedConfig):
                 f"num_mixed_layers={self.num_mixed_layers} is more than the backbone has: {self.num_hidden_layers} "
                 "hidden layers and the embeddings."
             )
+        widths = getattr(self.backbone_config, "hidden_sizes", None) or []
+        if len(set(widths[-self.num_mixed_layers :])) > 1:
+            raise ValueError(
+                f"num_mixed_layers={self.num_mixed_layers} would mix layers of different widths: the backbone's are "
+                f"{widths}. Take 1."
+            )
         if self.fusion == "fixed" and self.fusion_init == 0:
             raise ValueError(
                 "fusion='fixed' with fusion_init=0 would never read the attention heads. Take another fusion_init, "
                 "such as 0.1, or no heads: num_self_attention_heads=0, num_grouped_attention_heads=0."
             )
-        if self.group_temperature <= 0:
-            raise ValueError(f"group_temperature={self.group_temperature} must be above 0.")
-        for name in ("subsequence_keep_rate", "token_keep_rate"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0 and at most 1 (all are read).")
         for name in ("head_dropout", "classifier_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1.")
@@ -430,6 +385,8 @@ def refuse_unknown_keys(config_class: type[PreTrainedConfig], options: dict[str,
     for key in options:
         if key in known or key.startswith("_"):
             continue
+        if key in GONE:
+            raise ValueError(f"{key} is gone from {config_class.__name__}: {GONE[key]}.")
         near = difflib.get_close_matches(key, sorted(known), n=1)
         hint = f" Did you mean {near[0]!r}?" if near else f" Valid keys: {', '.join(sorted(known))}."
         raise ValueError(f"{config_class.__name__} has no field {key!r}.{hint}")

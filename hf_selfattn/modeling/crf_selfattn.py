@@ -11,37 +11,120 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The linear-chain CRF as a module: learned scores of each transition on top of the legal ones.
+"""Tags of entities: which sequences of them are legal, and a linear-chain CRF that learns which are likely.
+
+The likelihood, for training, is one loop over the positions with (B, C, C) steps in log space.
 
 Shape suffixes: B rows, N positions, C tags.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import re
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import initialization as init
 
-from .decoding_selfattn import (
-    IGNORED,
-    ILLEGAL,
-    crf_nll,
-    entity_continuation,
-    illegal_words,
-    marginals,
-    span_log_probability,
-    transition_mask,
-    viterbi_decode,
-)
+from .decoding_selfattn import IGNORED, ILLEGAL, RightPaddedRows, illegal_in_order, right_padded
+from .subsequences_selfattn import right_pad_order
+
+TAG = re.compile(r"O|([BIMELSU])(?:-(.+))?")
+
+
+class EntityTags(NamedTuple):
+    """What each tag says of the entity that its word belongs to.
+
+    Attributes:
+        continues_C: True where the word is not the first one of its entity (I, E).
+        may_go_on_C: True where the next word may belong to the same entity (B, I).
+        type_C: number of the entity's type, -1 for O.
+        has_ends: True in BIOES, where B and I announce that the entity goes on.
+    """
+
+    continues_C: Tensor
+    may_go_on_C: Tensor
+    type_C: Tensor
+    has_ends: bool
+
+
+def read_tags(label_names: list[str]) -> EntityTags | None:
+    """Return what the tags of IOB2 or BIOES (also BILOU, BMES) mean, or None for labels that are no such scheme.
+
+    A set in which a tag could stand in no legal sequence (I-X without B-X: IO or IOB1) is no such scheme either.
+
+    Args:
+        label_names: C names such as "O", "B-PER", "I-PER"; bare "B", "I" for entities of one kind.
+
+    Raises:
+        ValueError: if there are no labels.
+    """
+    if not label_names:
+        raise ValueError("label_names is empty. Give the name of each label, for example ['O', 'B-PER', 'I-PER'].")
+    matches = [TAG.fullmatch(name) for name in label_names]
+    if any(match is None for match in matches):
+        return None
+    tags = [((match[1] or "O"), match[2]) for match in matches if match is not None]
+    tags = [({"M": "I", "L": "E", "U": "S"}.get(role, role), kind) for role, kind in tags]
+    present = set(tags)
+    has_ends = any(role in "ES" for role, _ in present)
+    for role, kind in present:
+        unusable = role in "IE" and ("B", kind) not in present
+        unusable |= has_ends and role in "BI" and ("E", kind) not in present
+        if unusable:
+            return None
+    if not any(role in ("OS" if has_ends else "OB") for role, _ in present):
+        return None  # no tag for a row of one word
+    kinds = sorted({kind or "" for _, kind in tags})
+    return EntityTags(
+        continues_C=torch.tensor([role in "IE" for role, _ in tags]),
+        may_go_on_C=torch.tensor([role in "BI" for role, _ in tags]),
+        type_C=torch.tensor([-1 if role == "O" else kinds.index(kind or "") for role, kind in tags]),
+        has_ends=has_ends,
+    )
+
+
+def transition_mask(label_names: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return which tag may start a row, (C,), follow another, (C, C) from row to column, and end a row, (C,).
+
+    Labels that are neither IOB2 nor BIOES (see `read_tags`) are all legal everywhere.
+
+    Args:
+        label_names: the C names in the order of the labels.
+
+    Raises:
+        ValueError: if there are no labels.
+    """
+    start, transitions, end, _ = tag_tables(tuple(label_names))
+    return torch.tensor(start), torch.tensor(transitions), torch.tensor(end)
+
+
+@lru_cache
+def tag_tables(label_names: tuple[str, ...]) -> tuple[list[bool], list[list[bool]], list[bool], list[list[bool]]]:
+    """Return which tag may start a row, follow another and end a row, and which continues the entity of another.
+
+    They are lists and not tensors, since they are kept: a tensor made in inference mode is of no use in training.
+
+    Args:
+        label_names: the C names in the order of the labels.
+    """
+    tags, C = read_tags(list(label_names)), len(label_names)
+    if tags is None:
+        return [True] * C, [[True] * C] * C, [True] * C, [[False] * C] * C
+    goes_on_CC = tags.may_go_on_C[:, None] & tags.continues_C & (tags.type_C[:, None] == tags.type_C)
+    unfinished_C = tags.may_go_on_C & torch.tensor(tags.has_ends)
+    legal_CC = goes_on_CC | ~(tags.continues_C | unfinished_C[:, None])
+    return (~tags.continues_C).tolist(), legal_CC.tolist(), (~unfinished_C).tolist(), goes_on_CC.tolist()
 
 
 class LinearChainCRF(nn.Module):
     """Learned scores of each transition on top of the legal ones (Lafferty et al., 2001).
 
-    The parameters are allocated only: `reset` fills them with 0, which gives the legal-transition model. The buffers
-    are not saved: they are `transition_mask` and `entity_continuation` of the label names, in this order.
+    The parameters are allocated only: `reset_weights` fills them with 0, which gives the legal-transition model. The
+    buffers are not saved: they are the `transition_mask` of the label names.
 
     Args:
         label_names: the C names in the order of the labels.
@@ -53,7 +136,6 @@ class LinearChainCRF(nn.Module):
     legal_start: Tensor
     legal_transitions: Tensor
     legal_end: Tensor
-    continuation: Tensor
 
     weight = None  # when PEFT merges, it reads the `weight` of each module that it saved, even of one that has none
 
@@ -66,20 +148,13 @@ class LinearChainCRF(nn.Module):
         self.end_scores = nn.Parameter(torch.empty(C))
         for name, table in zip(("start", "transitions", "end"), transition_mask(label_names), strict=True):
             self.register_buffer(f"legal_{name}", table, persistent=False)
-        self.register_buffer("continuation", entity_continuation(label_names), persistent=False)
 
-    def reset(self, zero: Callable[[Tensor], Any], copy: Callable[[Tensor, Tensor], Any]) -> None:
-        """Fill parameters and buffers, where they were allocated only.
-
-        Args:
-            zero: fills a parameter with 0.
-            copy: fills the first tensor with the second.
-        """
+    def reset_weights(self) -> None:
+        """Fill parameters and buffers, unless they were loaded."""
         for parameter in self.parameters():
-            zero(parameter)
+            init.zeros_(parameter)
         for name, table in zip(("start", "transitions", "end"), transition_mask(self.label_names), strict=True):
-            copy(getattr(self, f"legal_{name}"), table)
-        copy(self.continuation, entity_continuation(self.label_names))
+            init.copy_(getattr(self, f"legal_{name}"), table)
 
     def forward(self, scores_BNC: Tensor, labels_BN: Tensor, mask_BN: Tensor) -> Tensor:
         """Return (B,) the negative log-likelihood of the labels, summed over the words of each row.
@@ -100,18 +175,6 @@ class LinearChainCRF(nn.Module):
         if not torch.compiler.is_compiling():
             self._check_labels(labels_BN, mask_BN.bool() & (labels_BN != IGNORED))
         return crf_nll(scores_BNC, labels_BN, mask_BN, *self.tables())
-
-    def decode(self, scores_BNC: Tensor, mask_BN: Tensor) -> Tensor:
-        """Return (B, N) the best labels; see `viterbi_decode`."""
-        return viterbi_decode(scores_BNC, mask_BN, *self.tables())
-
-    def marginals(self, scores_BNC: Tensor, mask_BN: Tensor) -> Tensor:
-        """Return (B, N, C) the probability of each label; see `marginals`."""
-        return marginals(scores_BNC, mask_BN, *self.tables())
-
-    def span_log_probability(self, scores_BNC: Tensor, labels_BN: Tensor, mask_BN: Tensor) -> Tensor:
-        """Return (B, N) the log probability of each word's entity; see `span_log_probability`."""
-        return span_log_probability(scores_BNC, labels_BN, mask_BN, *self.tables(), self.continuation)
 
     def tables(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the scores of the first label, (C,), of transitions, (C, C), and of the last label, (C,)."""
@@ -141,3 +204,71 @@ class LinearChainCRF(nn.Module):
                 f"no legal sequence holds there ({context}). Repair the tags, for example an entity that begins with "
                 "I to one that begins with B."
             )
+
+
+def illegal_words(labels_BN: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor) -> Tensor:
+    """Return (B, N), True at words whose label may not stand after the word before, or first or last in its row.
+
+    Args:
+        labels_BN: labels 0 … C - 1; any number where the mask is False.
+        mask_BN: True at words.
+        start: (C,) True where a label may start a row.
+        transitions: (C, C) True where the column may follow the row.
+        end: (C,) True where a label may end a row.
+    """
+    order_BN, inverse_BN = right_pad_order(mask_BN)
+    words_BN, labels_BN = mask_BN.gather(1, order_BN), labels_BN.masked_fill(~mask_BN, 0).gather(1, order_BN)
+    return illegal_in_order(labels_BN, words_BN, start, transitions, end).gather(1, inverse_BN)
+
+
+def crf_nll(
+    scores_BNC: Tensor, labels_BN: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor
+) -> Tensor:
+    """Return (B,) the negative log-likelihood of the labels in a linear-chain CRF (Lafferty et al., 2001).
+
+    Args:
+        labels_BN: labels 0 … C - 1; a position with -100 is no word.
+        scores_BNC, mask_BN, start, transitions, end: as in `decode`, with its errors.
+    """
+    rows = right_padded(scores_BNC, mask_BN & (labels_BN != IGNORED), start, transitions, end)
+    alphas_BNC, shifts_BN = forward_scores(rows)
+    terms_BN = shifts_BN - path_terms(rows, labels_BN)  # word by word: the difference of two long sums loses digits
+    return terms_BN.sum(dim=1) + last_step(rows, alphas_BNC)
+
+
+def forward_scores(rows: RightPaddedRows) -> tuple[Tensor, Tensor]:
+    """Return the log sum of exp(score) of the beginnings of sequences that end in each label, with its own score.
+
+    Returns:
+        (B, N, C) with 0 as the largest number of each position, and (B, N) what was subtracted there for it. The
+        positions after the last word repeat it and subtract nothing.
+    """
+    step_BC = rows.start + rows.scores_BNC[:, 0]
+    shifts = [step_BC.detach().amax(dim=1, keepdim=True)]
+    alphas = [step_BC - shifts[0]]
+    words_BN1 = rows.mask_BN[..., None]
+    for scores_BC, word_B1 in zip(rows.scores_BNC.unbind(1)[1:], words_BN1.unbind(1)[1:], strict=True):
+        step_BC = torch.logsumexp(alphas[-1][:, :, None] + rows.transitions, dim=1) + scores_BC
+        shifts.append(step_BC.detach().amax(dim=1, keepdim=True))
+        alphas.append(torch.where(word_B1, step_BC - shifts[-1], alphas[-1]))
+    return torch.stack(alphas, dim=1), torch.cat(shifts, dim=1).masked_fill(~rows.mask_BN, 0)
+
+
+def last_step(rows: RightPaddedRows, alphas_BNC: Tensor) -> Tensor:
+    """Return (B,) the log sum over the last labels with the scores of the end, 0 for a row without words."""
+    return torch.logsumexp(alphas_BNC[:, -1] + rows.end, dim=1).masked_fill(~rows.mask_BN[:, 0], 0)
+
+
+def path_terms(rows: RightPaddedRows, labels_BN: Tensor) -> Tensor:
+    """Return (B, N) what each word adds to the score of its row's labels, which come in their order before padding."""
+    words = rows.mask_BN
+    labels = labels_BN.gather(1, rows.order_BN).masked_fill(~words, 0)
+    is_last = words & ~F.pad(words[:, 1:], (0, 1))
+    steps = torch.cat([rows.start[labels[:, :1]], rows.transitions[labels[:, :-1], labels[:, 1:]]], dim=1)
+    terms = steps + pick(rows.scores_BNC, labels) + rows.end[labels].masked_fill(~is_last, 0)
+    return terms.masked_fill(~words, 0)
+
+
+def pick(values_BNC: Tensor, labels_BN: Tensor) -> Tensor:
+    """Return (B, N) the value of the label at each position."""
+    return values_BNC.gather(2, labels_BN[..., None])[..., 0]

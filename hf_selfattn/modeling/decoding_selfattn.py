@@ -11,163 +11,44 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Legal tag sequences: Viterbi decoding, the likelihood of a linear-chain CRF and the confidence of entities.
+"""Decoding of chains of tags: the best sequence of each row (Viterbi) and the probability of each tag at each word.
 
 Every function takes the scores of the tags at each word and three tables: which tag may start a row, follow another,
 and end a row. A table is boolean (legal or not, all legal ones alike) or holds scores (a CRF's). Positions where the
 mask is False are no words: they take no part, and the words on both sides of them are neighbours.
 
-In inference, long rows go in blocks (`scan_selfattn.py`), a row whose best labels are legal as they are needs no
-Viterbi, and marginals are matrix products of probabilities, forwards and backwards at once. The likelihood, for
-training, is one loop over the positions with (B, C, C) steps in log space.
+A row of N positions takes N steps one by one. Long rows are cut into K blocks of L positions: the (C, C) products of
+all blocks grow side by side in L steps, K steps carry the state from block to block, and one more operation gives the
+state at every position. That is C times the work in L + K steps, so it is for few rows and tags (`in_blocks`); many
+rows share the cost of a step already. Both ways agree to the last digits of float64, whatever stands in the batch. A
+row whose best labels are legal as they are needs no Viterbi.
 
-Shape suffixes: B rows, N positions, C tags.
+Shape suffixes: B or X rows, N positions, C tags, K blocks, L positions of a block.
 """
 
 from __future__ import annotations
 
-import re
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .scan_selfattn import best_path, messages, widest
 from .subsequences_selfattn import gather_tokens, right_pad_order
 
 ILLEGAL = -1e9  # finite, so that differences and gradients stay finite; exp(ILLEGAL) is 0 in every precision
 # Logarithm of the least share of a word's best label that marginals tell from others.
 LOWEST = {torch.float64: -300.0, torch.float32: -40.0}
 IGNORED = -100  # the label of a position that is no word, as in `torch.nn.functional.cross_entropy`
-TAG = re.compile(r"O|([BIMELSU])(?:-(.+))?")
+BLOCK = 16  # L: positions of a block
+MOST_WORK = 2**15  # numbers in the products of one step
 
 
-class EntityTags(NamedTuple):
-    """What each tag says of the entity that its word belongs to.
-
-    Attributes:
-        continues_C: True where the word is not the first one of its entity (I, E).
-        may_go_on_C: True where the next word may belong to the same entity (B, I).
-        type_C: number of the entity's type, -1 for O.
-        has_ends: True in BIOES, where B and I announce that the entity goes on.
-    """
-
-    continues_C: Tensor
-    may_go_on_C: Tensor
-    type_C: Tensor
-    has_ends: bool
-
-
-def read_tags(label_names: list[str]) -> EntityTags | None:
-    """Return what the tags of IOB2 or BIOES (also BILOU, BMES) mean, or None for labels that are no such scheme.
-
-    A set in which a tag could stand in no legal sequence (I-X without B-X: IO or IOB1) is no such scheme either.
-
-    Args:
-        label_names: C names such as "O", "B-PER", "I-PER"; bare "B", "I" for entities of one kind.
-
-    Raises:
-        ValueError: if there are no labels.
-    """
-    if not label_names:
-        raise ValueError("label_names is empty. Give the name of each label, for example ['O', 'B-PER', 'I-PER'].")
-    matches = [TAG.fullmatch(name) for name in label_names]
-    if any(match is None for match in matches):
-        return None
-    tags = [((match[1] or "O"), match[2]) for match in matches if match is not None]
-    tags = [({"M": "I", "L": "E", "U": "S"}.get(role, role), kind) for role, kind in tags]
-    present = set(tags)
-    has_ends = any(role in "ES" for role, _ in present)
-    for role, kind in present:
-        unusable = role in "IE" and ("B", kind) not in present
-        unusable |= has_ends and role in "BI" and ("E", kind) not in present
-        if unusable:
-            return None
-    if not any(role in ("OS" if has_ends else "OB") for role, _ in present):
-        return None  # no tag for a row of one word
-    kinds = sorted({kind or "" for _, kind in tags})
-    return EntityTags(
-        continues_C=torch.tensor([role in "IE" for role, _ in tags]),
-        may_go_on_C=torch.tensor([role in "BI" for role, _ in tags]),
-        type_C=torch.tensor([-1 if role == "O" else kinds.index(kind or "") for role, kind in tags]),
-        has_ends=has_ends,
-    )
-
-
-def transition_mask(label_names: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return which tag may start a row, (C,), follow another, (C, C) from row to column, and end a row, (C,).
-
-    Labels that are neither IOB2 nor BIOES (see `read_tags`) are all legal everywhere.
-
-    Args:
-        label_names: the C names in the order of the labels.
-
-    Raises:
-        ValueError: if there are no labels.
-    """
-    start, transitions, end, _ = tag_tables(tuple(label_names))
-    return torch.tensor(start), torch.tensor(transitions), torch.tensor(end)
-
-
-def entity_continuation(label_names: list[str]) -> Tensor:
-    """Return (C, C), True where a tag (column) continues the entity of the tag before it (row).
-
-    All False for labels that are neither IOB2 nor BIOES: each word is then an entity of its own.
-
-    Args:
-        label_names: the C names in the order of the labels.
-
-    Raises:
-        ValueError: if there are no labels.
-    """
-    return torch.tensor(tag_tables(tuple(label_names))[3])
-
-
-@lru_cache
-def tag_tables(label_names: tuple[str, ...]) -> tuple[list[bool], list[list[bool]], list[bool], list[list[bool]]]:
-    """Return which tag may start a row, follow another and end a row, and which continues the entity of another.
-
-    They are lists and not tensors, since they are kept: a tensor made in inference mode is of no use in training.
-
-    Args:
-        label_names: the C names in the order of the labels.
-    """
-    tags, C = read_tags(list(label_names)), len(label_names)
-    if tags is None:
-        return [True] * C, [[True] * C] * C, [True] * C, [[False] * C] * C
-    goes_on_CC = tags.may_go_on_C[:, None] & tags.continues_C & (tags.type_C[:, None] == tags.type_C)
-    unfinished_C = tags.may_go_on_C & torch.tensor(tags.has_ends)
-    legal_CC = goes_on_CC | ~(tags.continues_C | unfinished_C[:, None])
-    return (~tags.continues_C).tolist(), legal_CC.tolist(), (~unfinished_C).tolist(), goes_on_CC.tolist()
-
-
-def illegal_words(labels_BN: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor) -> Tensor:
-    """Return (B, N), True at words whose label may not stand after the word before, or first or last in its row.
-
-    Args:
-        labels_BN: labels 0 … C - 1; any number where the mask is False.
-        mask_BN: True at words.
-        start: (C,) True where a label may start a row.
-        transitions: (C, C) True where the column may follow the row.
-        end: (C,) True where a label may end a row.
-    """
-    order_BN, inverse_BN = right_pad_order(mask_BN)
-    words_BN, labels_BN = mask_BN.gather(1, order_BN), labels_BN.masked_fill(~mask_BN, 0).gather(1, order_BN)
-    return illegal_in_order(labels_BN, words_BN, start, transitions, end).gather(1, inverse_BN)
-
-
-def illegal_in_order(labels_BN: Tensor, words_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor) -> Tensor:
-    """Return the same as `illegal_words` for rows whose words stand at the front; all labels are 0 … C - 1."""
-    start, transitions, end = (table.to(labels_BN.device) for table in (start, transitions, end))
-    legal_BN = torch.cat([start[labels_BN[:, :1]], transitions[labels_BN[:, :-1], labels_BN[:, 1:]]], dim=1)
-    legal_BN = legal_BN & (end[labels_BN] | F.pad(words_BN[:, 1:], (0, 1)))
-    return words_BN & ~legal_BN
-
-
-def viterbi_decode(scores_BNC: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor) -> Tensor:
-    """Return (B, N) the labels of the best sequence of each row, -100 where there is no word (Viterbi, 1967).
+def decode(
+    scores_BNC: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the labels (B, N) of the best sequence of each row (Viterbi, 1967), -100 where there is no word, and the
+    probability (B, N, C) of each label over all sequences, by forward-backward, 0 where there is no word.
 
     Args:
         scores_BNC: logits or log probabilities of each label at each position.
@@ -179,71 +60,12 @@ def viterbi_decode(scores_BNC: Tensor, mask_BN: Tensor, start: Tensor, transitio
     Raises:
         ValueError: if the shapes do not fit.
     """
-    return best_labels(right_padded(scores_BNC, mask_BN, start, transitions, end))
-
-
-def marginals(scores_BNC: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor) -> Tensor:
-    """Return (B, N, C) the probability of each label over all sequences, by forward-backward; 0 where no word is.
-
-    Args and errors: as in `viterbi_decode`.
-    """
-    return label_probabilities(right_padded(scores_BNC, mask_BN, start, transitions, end))
-
-
-def decode(
-    scores_BNC: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return what `viterbi_decode` and `marginals` do.
-
-    Args and errors: as in `viterbi_decode`.
-    """
     rows = right_padded(scores_BNC, mask_BN, start, transitions, end)
     return best_labels(rows), label_probabilities(rows)
 
 
-def log_partition(scores_BNC: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor) -> Tensor:
-    """Return (B,) the logarithm of the sum of exp(score) over all sequences of each row; 0 for a row without words.
-
-    Args and errors: as in `viterbi_decode`.
-    """
-    rows = right_padded(scores_BNC, mask_BN, start, transitions, end)
-    alphas_BNC, shifts_BN = forward_scores(rows)
-    return shifts_BN.sum(dim=1) + last_step(rows, alphas_BNC)
-
-
-def sequence_score(
-    scores_BNC: Tensor, labels_BN: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor
-) -> Tensor:
-    """Return (B,) the score of one sequence of each row: its labels' scores and those of the tables.
-
-    Args:
-        labels_BN: labels 0 … C - 1; any number where the mask is False.
-        scores_BNC, mask_BN, start, transitions, end: as in `viterbi_decode`, with its errors.
-    """
-    return path_terms(right_padded(scores_BNC, mask_BN, start, transitions, end), labels_BN).sum(dim=1)
-
-
-def crf_nll(
-    scores_BNC: Tensor, labels_BN: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor
-) -> Tensor:
-    """Return (B,) the negative log-likelihood of the labels in a linear-chain CRF (Lafferty et al., 2001).
-
-    Args:
-        labels_BN: labels 0 … C - 1; a position with -100 is no word.
-        scores_BNC, mask_BN, start, transitions, end: as in `viterbi_decode`, with its errors.
-    """
-    rows = right_padded(scores_BNC, mask_BN & (labels_BN != IGNORED), start, transitions, end)
-    alphas_BNC, shifts_BN = forward_scores(rows)
-    terms_BN = shifts_BN - path_terms(rows, labels_BN)  # word by word: the difference of two long sums loses digits
-    return terms_BN.sum(dim=1) + last_step(rows, alphas_BNC)
-
-
 def best_labels(rows: RightPaddedRows) -> Tensor:
-    """Return (B, N) the labels of `viterbi_decode`.
-
-    Args:
-        rows: scores, words at the front, and tables.
-    """
+    """Return (B, N) the labels of the best sequence of each row, -100 where there is no word."""
     if rows.only_legality and not torch.compiler.is_compiling():
         path_BN = rows.scores_BNC.argmax(dim=2)  # the best sequence of all, wherever it is legal
         tables = (table == 0 for table in (rows.start, rows.transitions, rows.end))
@@ -256,11 +78,7 @@ def best_labels(rows: RightPaddedRows) -> Tensor:
 
 
 def label_probabilities(rows: RightPaddedRows) -> Tensor:
-    """Return (B, N, C) the probabilities of `marginals`.
-
-    Args:
-        rows: scores, words at the front, and tables.
-    """
+    """Return (B, N, C) the probability of each label over all sequences, 0 where there is no word."""
     scores_BNC = widest(rows.scores_BNC)
     scores_BNC = (scores_BNC - scores_BNC.amax(dim=2, keepdim=True)).clamp(min=LOWEST[scores_BNC.dtype]).exp()
     B, N, C = scores_BNC.shape
@@ -277,57 +95,14 @@ def label_probabilities(rows: RightPaddedRows) -> Tensor:
     return rows.put_back(probs_BNC.to(rows.scores_BNC.dtype), 0)
 
 
-def as_factors(table: Tensor) -> Tensor:
-    """Return exp(score) of a table, the largest 1.
-
-    Args:
-        table: scores.
+def illegal_in_order(labels_BN: Tensor, words_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor) -> Tensor:
+    """Return (B, N), True at words whose label may not stand after the word before, or first or last in its row; words
+    stand at the front, the tables are boolean, and all labels are 0 … C - 1.
     """
-    return widest(table - table.max()).exp()
-
-
-def span_log_probability(
-    scores_BNC: Tensor,
-    labels_BN: Tensor,
-    mask_BN: Tensor,
-    start: Tensor,
-    transitions: Tensor,
-    end: Tensor,
-    continuation: Tensor,
-) -> Tensor:
-    """Return (B, N) for each word the log probability of the entity that holds it; -inf where there is no word.
-
-    It is exact: the share of exp(score) of all sequences in which the entity's words have these labels and neither
-    neighbour belongs to it. A linear-chain CRF is a Markov chain, so this is P(first label) · P(entity begins | first
-    label) · Π P(label | label before) · P(entity ends | last label). A word outside all entities counts as one alone.
-
-    Args:
-        labels_BN: a path of labels, such as `viterbi_decode` gives; any number where the mask is False.
-        continuation: (C, C) from `entity_continuation`.
-        scores_BNC, mask_BN, start, transitions, end: as in `viterbi_decode`, with its errors.
-    """
-    rows = right_padded(scores_BNC, mask_BN, start, transitions, end)
-    labels = labels_BN.masked_fill(~mask_BN, 0).gather(1, rows.order_BN)
-    here_BM, next_BM = labels[:, :-1], labels[:, 1:]
-    continuation = continuation.to(labels.device)
-    alphas_BNC, betas_BNC = forward_scores(rows)[0], backward_scores(rows)
-    log_probs_BN = pick(F.log_softmax(alphas_BNC + betas_BNC, dim=2), labels)
-    # log P(label at n + 1 | the path's label at n), and log P(label at n | the path's label at n + 1)
-    after_BMC = F.log_softmax(rows.transitions[here_BM] + (rows.scores_BNC + betas_BNC)[:, 1:], dim=2)
-    before_BMC = F.log_softmax(rows.transitions.t()[next_BM] + alphas_BNC[:, :-1], dim=2)
-
-    joined_BM = continuation[here_BM, next_BM] & rows.mask_BN[:, 1:]
-    apart_BM = ~joined_BM & rows.mask_BN[:, 1:]
-    log_end_BM = after_BMC.masked_fill(continuation[here_BM], ILLEGAL).logsumexp(dim=2)
-    log_begin_BM = before_BMC.masked_fill(continuation.t()[next_BM], ILLEGAL).logsumexp(dim=2)
-    first_BN = log_probs_BN + F.pad(log_begin_BM.masked_fill(~apart_BM, 0), (1, 0))
-    later_BN = F.pad(pick(after_BMC, next_BM), (1, 0))
-    joined_BN = F.pad(joined_BM, (1, 0))
-    terms_BN = torch.where(joined_BN, later_BN, first_BN) + F.pad(log_end_BM.masked_fill(~apart_BM, 0), (0, 1))
-
-    entity_BN = (~joined_BN).long().cumsum(dim=1) - 1
-    totals_BN = torch.zeros_like(terms_BN).scatter_add(1, entity_BN, terms_BN)
-    return rows.put_back(totals_BN.gather(1, entity_BN).clamp(max=0), -torch.inf)
+    start, transitions, end = (table.to(labels_BN.device) for table in (start, transitions, end))
+    legal_BN = torch.cat([start[labels_BN[:, :1]], transitions[labels_BN[:, :-1], labels_BN[:, 1:]]], dim=1)
+    legal_BN = legal_BN & (end[labels_BN] | F.pad(words_BN[:, 1:], (0, 1)))
+    return words_BN & ~legal_BN
 
 
 class RightPaddedRows(NamedTuple):
@@ -379,15 +154,11 @@ class RightPaddedRows(NamedTuple):
         """Return (B, N) the labels of the best sequence of each row, any label after its last word."""
         return best_path(self.start, self.transitions, self.end, self.scores_BNC, self.mask_BN)
 
-    def later_words(self) -> list[tuple[Tensor, Tensor]]:
-        """Return, for each position but the first, its (B, C) scores and (B, 1) whether it is a word."""
-        return list(zip(self.scores_BNC.unbind(1)[1:], self.mask_BN[..., None].unbind(1)[1:], strict=True))
-
 
 def right_padded(
     scores_BNC: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor
 ) -> RightPaddedRows:
-    """Return the rows in float32 (or float64), words at the front; args and errors as in `viterbi_decode`."""
+    """Return the rows in float32 (or float64), words at the front; args and errors as in `decode`."""
     if scores_BNC.dim() != 3 or 0 in scores_BNC.shape[1:] or mask_BN.shape != scores_BNC.shape[:2]:
         raise ValueError(
             f"scores have shape {tuple(scores_BNC.shape)} and the mask {tuple(mask_BN.shape)}. Give scores of shape "
@@ -425,47 +196,168 @@ def as_scores(table: Tensor, like: Tensor) -> Tensor:
     return table.to(like.dtype).clamp(min=ILLEGAL)
 
 
-def pick(values_BNC: Tensor, labels_BN: Tensor) -> Tensor:
-    """Return (B, N) the value of the label at each position."""
-    return values_BNC.gather(2, labels_BN[..., None])[..., 0]
+def as_factors(table: Tensor) -> Tensor:
+    """Return exp(score) of a table, the largest 1.
 
-
-def forward_scores(rows: RightPaddedRows) -> tuple[Tensor, Tensor]:
-    """Return the log sum of exp(score) of the beginnings of sequences that end in each label, with its own score.
-
-    Returns:
-        (B, N, C) with 0 as the largest number of each position, and (B, N) what was subtracted there for it. The
-        positions after the last word repeat it and subtract nothing.
+    Args:
+        table: scores.
     """
-    step_BC = rows.start + rows.scores_BNC[:, 0]
-    shifts = [step_BC.detach().amax(dim=1, keepdim=True)]
-    alphas = [step_BC - shifts[0]]
-    for scores_BC, word_B1 in rows.later_words():
-        step_BC = torch.logsumexp(alphas[-1][:, :, None] + rows.transitions, dim=1) + scores_BC
-        shifts.append(step_BC.detach().amax(dim=1, keepdim=True))
-        alphas.append(torch.where(word_B1, step_BC - shifts[-1], alphas[-1]))
-    return torch.stack(alphas, dim=1), torch.cat(shifts, dim=1).masked_fill(~rows.mask_BN, 0)
+    return widest(table - table.max()).exp()
 
 
-def backward_scores(rows: RightPaddedRows) -> Tensor:
-    """Return (B, N, C) the log sum of exp(score) of what follows each label, up to one number per position."""
-    betas = [rows.end.expand_as(rows.scores_BNC[:, 0])]
-    for scores_BC, word_B1 in reversed(rows.later_words()):
-        step_BC = torch.logsumexp(rows.transitions + (scores_BC + betas[-1])[:, None], dim=2)
-        betas.append(torch.where(word_B1, step_BC - step_BC.detach().amax(dim=1, keepdim=True), betas[-1]))
-    return torch.stack(betas[::-1], dim=1)
+def widest(values: Tensor) -> Tensor:
+    """Return numbers in float64, or in float32 on devices without it.
+
+    Args:
+        values: numbers of any floating type.
+    """
+    return values.float() if values.device.type == "mps" else values.double()
 
 
-def last_step(rows: RightPaddedRows, alphas_BNC: Tensor) -> Tensor:
-    """Return (B,) the log sum over the last labels with the scores of the end, 0 for a row without words."""
-    return torch.logsumexp(alphas_BNC[:, -1] + rows.end, dim=1).masked_fill(~rows.mask_BN[:, 0], 0)
+def in_blocks(rows: int, positions: int, tags: int) -> bool:
+    """Return whether rows are faster in blocks than position by position.
+
+    Args:
+        rows: X.
+        positions: N.
+        tags: C.
+    """
+    blocks = -(-positions // BLOCK)
+    return positions > 2 * BLOCK and rows * blocks * tags**2 <= MOST_WORK
 
 
-def path_terms(rows: RightPaddedRows, labels_BN: Tensor) -> Tensor:
-    """Return (B, N) what each word adds to the score of its row's labels, which come in their order before padding."""
-    words = rows.mask_BN
-    labels = labels_BN.gather(1, rows.order_BN).masked_fill(~words, 0)
-    is_last = words & ~F.pad(words[:, 1:], (0, 1))
-    steps = torch.cat([rows.start[labels[:, :1]], rows.transitions[labels[:, :-1], labels[:, 1:]]], dim=1)
-    terms = steps + pick(rows.scores_BNC, labels) + rows.end[labels].masked_fill(~is_last, 0)
-    return terms.masked_fill(~words, 0)
+def cut(values_XN: Tensor, fill: float) -> Tensor:
+    """Return (X, K, L, …) from (X, N, …): blocks of positions, the last one filled up.
+
+    Args:
+        values_XN: values of the positions, perhaps with further dimensions.
+        fill: value of the positions that are added.
+    """
+    missing = -values_XN.shape[1] % BLOCK
+    padding = (0, 0) * (values_XN.dim() - 2) + (0, missing)
+    return F.pad(values_XN, padding, value=fill).unflatten(1, (-1, BLOCK))
+
+
+def messages(start_XC: Tensor, steps_XCC: Tensor, factors_XNC: Tensor) -> Tensor:
+    """Return (X, N, C) the sums over all beginnings of a chain that end in each tag, as shares of 1.
+
+    The first is `start * factors[0]`, each later one `(the one before @ steps) * factors`.
+
+    Args:
+        start_XC: factors of the first tag.
+        steps_XCC: factors of each transition, from row to column.
+        factors_XNC: factors of each tag at each position, above 0.
+    """
+    X, N, C = factors_XNC.shape
+    if in_blocks(X, N, C):
+        return messages_in_blocks(start_XC, steps_XCC, factors_XNC)
+    first_X1C, *later = factors_XNC[:, :, None].unbind(1)
+    probs_X1C = start_XC[:, None] * first_X1C
+    so_far = [probs_X1C / probs_X1C.sum(dim=2, keepdim=True)]
+    for factors_X1C in later:
+        probs_X1C = torch.bmm(so_far[-1], steps_XCC) * factors_X1C
+        so_far.append(probs_X1C / probs_X1C.sum(dim=2, keepdim=True))
+    return torch.cat(so_far, dim=1)
+
+
+def messages_in_blocks(start_XC: Tensor, steps_XCC: Tensor, factors_XNC: Tensor) -> Tensor:
+    """Return the same as `messages`, block by block."""
+    tiny = torch.finfo(factors_XNC.dtype).tiny
+    factors_LXKC = cut(factors_XNC, 1.0).unbind(2)
+    C = factors_XNC.shape[2]
+    steps_X1CC = steps_XCC[:, None]
+    product_XKCC = steps_X1CC * factors_LXKC[0][:, :, None]
+    first_XCC = (start_XC * factors_XNC[:, 0])[:, None].expand(-1, C, -1)  # before the first block comes any tag
+    product_XKCC = torch.cat([first_XCC[:, None], product_XKCC[:, 1:]], dim=1)
+    products, logs, log_XKC = [], [], torch.zeros_like(product_XKCC[..., 0])
+    for place, factors_XKC in enumerate(factors_LXKC):
+        if place:
+            product_XKCC = (product_XKCC @ steps_X1CC) * factors_XKC[:, :, None]
+        total_XKC1 = product_XKCC.sum(dim=3, keepdim=True).clamp(min=tiny)
+        product_XKCC, log_XKC = product_XKCC / total_XKC1, log_XKC + total_XKC1[..., 0].log()
+        products.append(product_XKCC)
+        logs.append(log_XKC)
+    carried = [torch.full_like(start_XC, 1 / C)]
+    for product_XCC, log_XC in zip(products[-1].unbind(1)[:-1], logs[-1].unbind(1)[:-1], strict=True):
+        weights_XC = (carried[-1].log() + log_XC).softmax(dim=1)
+        carried.append(torch.bmm(weights_XC[:, None], product_XCC)[:, 0])
+    before_XK1C = torch.stack(carried, dim=1)[:, :, None]
+    weights_XKLC = (before_XK1C.log() + torch.stack(logs, dim=2)).softmax(dim=3)
+    messages_XKLC = (weights_XKLC[:, :, :, None] @ torch.stack(products, dim=2))[:, :, :, 0]
+    return messages_XKLC.flatten(1, 2)[:, : factors_XNC.shape[1]]
+
+
+def best_path(start_C: Tensor, steps_CC: Tensor, end_C: Tensor, scores_XNC: Tensor, mask_XN: Tensor) -> Tensor:
+    """Return (X, N) the tags of the sequence of the largest sum of scores (Viterbi, 1967), any after the last word.
+
+    Args:
+        start_C: scores of the first tag.
+        steps_CC: scores of each transition, from row to column.
+        end_C: scores of the last tag.
+        scores_XNC: scores of each tag at each position.
+        mask_XN: True at words, which stand at the front.
+    """
+    scores_XNC, start_C, steps_CC, end_C = map(widest, (scores_XNC, start_C, steps_CC, end_C))
+    X, N, C = scores_XNC.shape
+    best = best_in_blocks if in_blocks(X, N, C) else best_in_turn
+    best_XNC = best(start_C, steps_CC, scores_XNC, mask_XN)
+    previous_XMC = (best_XNC[:, :-1, :, None] + steps_CC).argmax(dim=2)  # M: from position 0 to N - 2
+    same_C = torch.arange(C, device=scores_XNC.device)
+    previous_XMC = torch.where(mask_XN[:, 1:, None], previous_XMC, same_C)
+    last_X1 = (best_XNC[:, -1] + end_C).argmax(dim=1, keepdim=True)
+    if in_blocks(X, N, C):
+        return walk_back_in_blocks(previous_XMC, last_X1)
+    path = [last_X1]
+    for previous_XC in reversed(previous_XMC.unbind(1)):
+        path.append(previous_XC.gather(1, path[-1]))
+    return torch.cat(path[::-1], dim=1)
+
+
+def best_in_turn(start_C: Tensor, steps_CC: Tensor, scores_XNC: Tensor, mask_XN: Tensor) -> Tensor:
+    """Return (X, N, C) the best score of a beginning that ends in each tag; after the last word that of the last."""
+    best = [start_C + scores_XNC[:, 0]]
+    for scores_XC, word_X1 in zip(scores_XNC.unbind(1)[1:], mask_XN[..., None].unbind(1)[1:], strict=True):
+        best_XC = (best[-1][:, :, None] + steps_CC).amax(dim=1) + scores_XC
+        best.append(torch.where(word_X1, best_XC, best[-1]))
+    return torch.stack(best, dim=1)
+
+
+def best_in_blocks(start_C: Tensor, steps_CC: Tensor, scores_XNC: Tensor, mask_XN: Tensor) -> Tensor:
+    """Return the same as `best_in_turn`, block by block."""
+    C = scores_XNC.shape[2]
+    scores_LXKC, words_LXK = cut(scores_XNC, 0.0).unbind(2), cut(mask_XN, False).unbind(2)
+    stay_CC = torch.full_like(steps_CC, -torch.inf).fill_diagonal_(0)
+    sums_XKCC = torch.where(words_LXK[0][..., None, None], steps_CC + scores_LXKC[0][:, :, None], stay_CC)
+    first_XCC = (start_C + scores_XNC[:, 0])[:, None].expand(-1, C, -1)  # before the first block comes any tag
+    sums = [torch.cat([first_XCC[:, None], sums_XKCC[:, 1:]], dim=1)]
+    for scores_XKC, word_XK in zip(scores_LXKC[1:], words_LXK[1:], strict=True):
+        sums_XKCC = (sums[-1][..., None] + steps_CC).amax(dim=3) + scores_XKC[:, :, None]
+        sums.append(torch.where(word_XK[..., None, None], sums_XKCC, sums[-1]))
+    carried = [torch.zeros_like(scores_XNC[:, 0])]
+    for sums_XCC in sums[-1].unbind(1)[:-1]:
+        carried.append((carried[-1][:, :, None] + sums_XCC).amax(dim=1))
+    before_XK1C1 = torch.stack(carried, dim=1)[:, :, None, :, None]
+    return (before_XK1C1 + torch.stack(sums, dim=2)).amax(dim=3).flatten(1, 2)[:, : scores_XNC.shape[1]]
+
+
+def walk_back_in_blocks(previous_XMC: Tensor, last_X1: Tensor) -> Tensor:
+    """Return (X, M + 1) the tags from the last one backwards, block by block.
+
+    Args:
+        previous_XMC: the tag at each position but the last, for each tag of the next one.
+        last_X1: the last tag.
+    """
+    X, M, C = previous_XMC.shape
+    same_C = torch.arange(C, device=previous_XMC.device)
+    missing = -M % BLOCK
+    filled_XNC = torch.cat([previous_XMC, same_C.expand(X, missing, C)], dim=1)
+    previous_LXKC = filled_XNC.unflatten(1, (-1, BLOCK)).unbind(2)
+    maps = [previous_LXKC[-1]]  # the tag at each place of a block, for each tag after the block
+    for previous_XKC in reversed(previous_LXKC[:-1]):
+        maps.append(previous_XKC.gather(2, maps[-1]))
+    maps_XKLC = torch.stack(maps[::-1], dim=2)
+    after = [last_X1]
+    for first_XC in reversed(maps_XKLC[:, :, 0].unbind(1)[1:]):
+        after.append(first_XC.gather(1, after[-1]))
+    after_XKL1 = torch.stack(after[::-1], dim=1)[:, :, None].expand(-1, -1, BLOCK, -1)
+    return torch.cat([maps_XKLC.gather(3, after_XKL1)[..., 0].flatten(1)[:, :M], last_X1], dim=1)

@@ -29,9 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from .choice_selfattn import attention_dtype
-from .far_field_selfattn import Means
-from .grouping_selfattn import block_counts, window_bias
+from .grouping_selfattn import Means, block_counts, window_bias
 from .subsequences_selfattn import ceil_div
 
 TILE = 128  # the width that FlexAttention's kernels are tuned for; narrower tiles suit some of them only
@@ -240,3 +238,13 @@ def numbers_and_places(is_kept_RC: Tensor) -> tuple[Tensor, Tensor]:
     """
     places_RC = is_kept_RC.int().argsort(dim=1, descending=True, stable=True)
     return is_kept_RC.sum(dim=1, dtype=torch.int32)[None, None], places_RC.int()[None, None].contiguous()
+
+
+def attention_dtype(features: Tensor) -> torch.dtype:
+    """Return the type in which attention is computed: that of mixed precision, where it is on.
+
+    Args:
+        features: that the heads read.
+    """
+    kind = features.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else features.dtype

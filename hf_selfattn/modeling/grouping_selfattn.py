@@ -21,6 +21,10 @@ from torch import Tensor
 
 from .subsequences_selfattn import invert_permutation
 
+Blocks = tuple[Tensor, Tensor, Tensor]  # queries, keys and values, each (B, K, W, H, E)
+Means = tuple[Tensor, Tensor]  # mean keys and mean values of the blocks, each (B, K, H, E)
+
+TEMPERATURE = 0.1  # of the group probabilities that are reported
 LEVELS = 1024  # of the similarity to a prototype, from 1 to -1, in the order of a group
 
 
@@ -39,21 +43,23 @@ def group_similarity(metric_BNE: Tensor, prototypes_HGE: Tensor) -> Tensor:
     return similarity.unflatten(-1, (H, G)).transpose(1, 2)
 
 
+def group_probabilities(similarity_BHNG: Tensor) -> Tensor:
+    """Return the softmax of the similarity to each group, as it is reported."""
+    return (similarity_BHNG / TEMPERATURE).softmax(dim=-1)
+
+
 @torch.no_grad()
-def sort_by_group(
-    similarity_BHNG: Tensor, lengths_B: Tensor, group_order: str = "position"
-) -> tuple[Tensor, Tensor, Tensor]:
+def sort_by_group(similarity_BHNG: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Sort the tokens of right-padded rows by their most similar group and inside it; padding comes last.
 
-    The key `group * N + position` is an integer of its own for each token, so the order is deterministic and no
-    shape depends on the data. By similarity, `level` comes before the position in it: how unlike the group's prototype
-    the token is, in `LEVELS` steps. Tokens that are alike then lie side by side however far apart they stand in the
-    text, and where a border of two blocks goes through a group, it seldom parts them.
+    The key `(group * LEVELS + level) * N + position` is an integer of its own for each token, so the order is
+    deterministic and no shape depends on the data. `level` is how unlike the group's prototype the token is, in
+    `LEVELS` steps: tokens that are alike lie side by side however far apart they stand in the text, and where a border
+    of two blocks goes through a group, it seldom parts them.
 
     Args:
         similarity_BHNG: similarity of each token to each group.
         lengths_B: number of real tokens of each row.
-        group_order: what tokens of a group are sorted by, `"position"` or `"similarity"`.
 
     Returns:
         The group of each token (B, H, N), the order, and its inverse: `order[b, h, i]` is the token at place i.
@@ -61,13 +67,11 @@ def sort_by_group(
     N, G = similarity_BHNG.shape[-2:]
     # As it lies in memory: twice as fast.
     highest_BHN, groups_BHN = (x.transpose(1, 2) for x in similarity_BHNG.transpose(1, 2).max(dim=-1))
-    keys_BHN, num_keys = groups_BHN, G
-    if group_order == "similarity":
-        levels_BHN = ((1 - highest_BHN.float()) * (LEVELS / 2)).long().clamp(0, LEVELS - 1)
-        keys_BHN, num_keys = groups_BHN * LEVELS + levels_BHN, G * LEVELS
+    levels_BHN = ((1 - highest_BHN.float()) * (LEVELS / 2)).long().clamp(0, LEVELS - 1)
+    keys_BHN = groups_BHN * LEVELS + levels_BHN
     position_N = torch.arange(N, device=groups_BHN.device)
     is_real_B1N = (position_N < lengths_B[:, None])[:, None]
-    order_BHN = (torch.where(is_real_B1N, keys_BHN, num_keys) * N + position_N).argsort(dim=-1)
+    order_BHN = (torch.where(is_real_B1N, keys_BHN, G * LEVELS) * N + position_N).argsort(dim=-1)
     return groups_BHN, order_BHN, invert_permutation(order_BHN)
 
 
@@ -137,36 +141,80 @@ def near_and_far_bias(counts_BK: Tensor, block_size: int, dtype: torch.dtype) ->
     return torch.cat([near_BKW, far_BKK], dim=-1)
 
 
-@torch.no_grad()
-def far_bias_without(
-    first_block_BNH: Tensor,
-    second_block_BNH: Tensor,
-    lengths_B: Tensor,
-    num_blocks: int,
-    block_size: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    """Return the bias of the summaries of one sorting's blocks for the tokens of each block of another sorting.
-
-    It is the logarithm of the number of real tokens that the first block has outside the second; a summary of which
-    none is left is masked.
+def permute_tokens(values_BNHE: Tensor, index_BMH: Tensor) -> Tensor:
+    """Take, in each row and head, the tokens at the given places.
 
     Args:
-        first_block_BNH: block of each token in the sorting that is summarised.
-        second_block_BNH: block of each token in the other sorting.
-        lengths_B: number of real tokens of each row.
-        num_blocks: K.
-        block_size: W.
-        dtype: of the bias.
+        values_BNHE: per-head vectors of the tokens, or (B, N, 1, E) if all heads have the same.
+        index_BMH: places in N.
 
     Returns:
-        (B, K, H, K), second block before first.
+        (B, M, H, E).
     """
-    B, N, H = first_block_BNH.shape
-    is_real_BN = torch.arange(N, device=lengths_B.device) < lengths_B[:, None]
-    pair_BNH = second_block_BNH * num_blocks + first_block_BNH
-    shared = torch.zeros(B, num_blocks**2, H, dtype=dtype, device=lengths_B.device)
-    shared = shared.scatter_add(1, pair_BNH, is_real_BN[..., None].to(dtype).expand(-1, -1, H))
-    counts_BK = block_counts(lengths_B, num_blocks, block_size)
-    left = counts_BK[:, None, None] - shared.unflatten(1, (num_blocks, num_blocks)).transpose(2, 3)
-    return left.clamp(min=1).log().masked_fill(left == 0, torch.finfo(dtype).min)
+    B, N, own_heads, E = values_BNHE.shape
+    row_B11 = torch.arange(B, device=index_BMH.device)[:, None, None]
+    head_H = torch.arange(own_heads, device=index_BMH.device)
+    flat_BMH = (row_B11 * N + index_BMH) * own_heads + head_H
+    return values_BNHE.reshape(-1, E).index_select(0, flat_BMH.flatten()).view(*index_BMH.shape, E)
+
+
+def block_means(blocks_BKWHE: Tensor, lengths_B: Tensor) -> Tensor:
+    """Return the mean of the real tokens of every block: (B, K, H, E).
+
+    Args:
+        blocks_BKWHE: vectors of the tokens in sorted blocks.
+        lengths_B: number of real tokens of each row.
+    """
+    _, K, W, H, _ = blocks_BKWHE.shape
+    counts_BK = block_counts(lengths_B, K, W)
+    share_BKW = real_places(counts_BK, W).to(blocks_BKWHE.dtype) / counts_BK.clamp(min=1)[..., None]
+    means_BKF = (share_BKW[:, :, None] @ blocks_BKWHE.flatten(3)).squeeze(2)
+    return means_BKF.unflatten(-1, (H, -1))
+
+
+def real_places(counts_BK: Tensor, block_size: int) -> Tensor:
+    """Return whether each place of each block holds a real token: (B, K, W).
+
+    Args:
+        counts_BK: real tokens of each block.
+        block_size: W.
+    """
+    return torch.arange(block_size, device=counts_BK.device) < counts_BK[..., None]
+
+
+def far_field_slope(
+    blocks: Blocks, means_BKHE: Tensor, lengths_B: Tensor, scaling: float, value_dim: int
+) -> tuple[Tensor, Tensor]:
+    """Return how far the value of a whole block lies from its mean value, for each query.
+
+    Attention inside a block c moves its value from the mean v_c towards the tokens whose keys the query likes. If keys
+    and values of a block are normally distributed, it is exactly `v_c + C q` with the covariance C of values and keys
+    (Stein's lemma); in the fast multipole method (Greengard and Rokhlin, 1987) this is the dipole after the monopole.
+    One covariance is taken for all blocks, the mean of theirs. A query whose logits vary much inside a block, by a
+    variance `q.S q` with the keys' covariance S, meets few of its tokens, where no linear term holds: the shift is
+    divided by `1 + q.S q`.
+
+    Args:
+        blocks: queries, keys and values in sorted blocks, all of one width.
+        means_BKHE: mean key of each block.
+        lengths_B: number of real tokens of each row.
+        scaling: factor of the logits.
+        value_dim: V, how many columns of the values are moved.
+
+    Returns:
+        The shift before the division, (B, M, H, V), and what it is multiplied by, (B, M, H, 1); of float16 in
+        float32, since one of them may be large where the other is small.
+    """
+    _, K, W, _, E = blocks[1].shape
+    is_real_BKW = real_places(block_counts(lengths_B, K, W), W)[..., None, None]
+    around = (blocks[1] - means_BKHE[:, :, None]).mul_(is_real_BKW)
+    dtype = around.dtype
+    wide = torch.float32 if dtype == torch.float16 else dtype  # which cannot hold the variance of sharp logits
+    around, query, key, value = (x.flatten(1, 2).transpose(1, 2).to(wide) for x in (around, *blocks))  # (B, H, M, E)
+    share_B111 = scaling / lengths_B.clamp(min=1).to(key.dtype)[:, None, None, None]
+    around = around.transpose(-1, -2)
+    covariance_BHEF = torch.cat([around @ key, around @ value], dim=-1) * share_B111
+    to_keys, to_values, _ = (query @ covariance_BHEF).split([E, value_dim, E - value_dim], dim=-1)
+    # Rounded, it may fall below 0, and at -1 the division would be by 0: keys with much in common, in bfloat16.
+    variance = ((to_keys * query).sum(dim=-1, keepdim=True) * scaling).clamp(min=0)
+    return to_values.transpose(1, 2), (1 + variance).reciprocal().transpose(1, 2)

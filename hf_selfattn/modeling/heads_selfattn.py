@@ -21,14 +21,11 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .attention_selfattn import GroupedAttentionHead, HeadMasks, SelfAttentionHead, window_width
-from .choice_selfattn import FLEX, attention_dtype, choose_grouped_attention, choose_window_attention
+from .attention_selfattn import GroupedAttentionHead, HeadMasks, SelfAttentionHead, head_masks
 from .configuration_selfattn import SelfAttnConfig
-from .grouping_selfattn import block_counts, is_one_block, near_and_far_bias, window_bias
-from .sampling_selfattn import draw_tokens
-from .subsequences_selfattn import ceil_div, gather_tokens
 
 
 @dataclass
@@ -40,8 +37,7 @@ class HeadsOutput:
         group_ids: (B, H, N) the group of each token in each head.
         group_probs: (B, H, N, G) softmax of the similarity to each group.
         summary_attentions: (B, H, N, K) attention of each token to the summary of each block.
-        fusion_weights: (2,) or (2, D) weights of the self-attention and of the grouped attention.
-        tokens_read: (B, N) the tokens that were drawn in training, or None where all were read.
+        fusion_weights: (2,) weights of the self-attention and of the grouped attention.
     """
 
     features: Tensor
@@ -49,7 +45,6 @@ class HeadsOutput:
     group_probs: tuple[Tensor, ...]
     summary_attentions: tuple[Tensor, ...]
     fusion_weights: tuple[Tensor, ...]
-    tokens_read: Tensor | None = None
 
     def as_fields(self, inverse_BN: Tensor | None) -> dict[str, tuple[Tensor, ...]]:
         """Return the fields that a model's output takes over, their tokens in the order of the input.
@@ -89,41 +84,36 @@ class SelfAttnLayer(GradientCheckpointingLayer):
         self.config = config
         self.self_attention = SelfAttentionHead(config) if config.num_self_attention_heads else None
         self.grouped_attention = GroupedAttentionHead(config) if config.num_grouped_attention_heads else None
-        self.self_norm = build_norm(config) if self._normalise_before and self.self_attention else None
-        self.grouped_norm = build_norm(config) if self._normalise_before and self.grouped_attention else None
-        self.output_norm = None if self._normalise_before else build_norm(config)
+        self.self_norm = build_norm(config) if self.self_attention else None
+        self.grouped_norm = build_norm(config) if self.grouped_attention else None
         self.dropout = nn.Dropout(config.head_dropout)
-        shape = (2, config.hidden_size) if config.fusion == "channel" else (2,)
-        weight = torch.empty(shape)
+        weight = torch.empty(2)
         self.fusion_weight = nn.Buffer(weight) if config.fusion == "fixed" else nn.Parameter(weight)
 
-    @property
-    def _normalise_before(self) -> bool:
-        return self.config.norm_position == "pre"
+    def reset_weights(self) -> None:
+        """Fill what the layer holds itself, unless it was loaded."""
+        init.constant_(self.fusion_weight, self.config.fusion_init)
 
     def forward(
         self, features_BND: Tensor, masks: HeadMasks, output_attentions: bool = False
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         x, y = features_BND, features_BND
         record: tuple[Tensor, ...] = ()
-        if self.self_attention is not None:
-            a = self.self_attention(x if self.self_norm is None else self.self_norm(x), masks)
+        if self.self_attention is not None and self.self_norm is not None:
+            a = self.self_attention(self.self_norm(x), masks)
             y = y + self.fusion_weight[0] * self.dropout(a)
             x = x + a
-        if self.grouped_attention is not None:
-            g, record = self.grouped_attention(
-                x if self.grouped_norm is None else self.grouped_norm(x), masks, output_attentions
-            )
+        if self.grouped_attention is not None and self.grouped_norm is not None:
+            g, record = self.grouped_attention(self.grouped_norm(x), masks, output_attentions)
             y = y + self.fusion_weight[1] * self.dropout(g)
-        return self.without_attention(y), record
+        return y, record
 
-    def without_attention(self, features_BND: Tensor) -> Tensor:
-        """Return what the layer makes of features where all attention is 0.
-
-        Args:
-            features_BND: the input of the layer.
-        """
-        return features_BND if self.output_norm is None else self.output_norm(features_BND)
+    def unit_metric(self, features_BND: Tensor, masks: HeadMasks) -> Tensor:
+        """Return the vectors (B, N, E), of length 1, in which the grouped attention compares tokens."""
+        x, grouped = features_BND, cast(GroupedAttentionHead, self.grouped_attention)
+        if self.self_attention is not None and self.self_norm is not None:
+            x = x + self.self_attention(self.self_norm(x), masks)
+        return grouped.unit_metric(cast(nn.Module, self.grouped_norm)(x))
 
 
 class SelfAttnHeads(nn.Module):
@@ -152,6 +142,14 @@ class SelfAttnHeads(nn.Module):
         num_layers = config.num_head_layers if has_attention else 0  # fusion weights of nothing would get no gradient
         self.layers = nn.ModuleList(SelfAttnLayer(config) for _ in range(num_layers))
 
+    def reset_weights(self) -> None:
+        """Fill what the heads hold themselves, unless it was loaded."""
+        init.zeros_(self.feature_mean)
+        init.ones_(self.feature_scale)
+        if self.layer_weight is not None and self.layer_scale is not None:
+            init.constant_(self.layer_weight, 1 / len(self.layer_weight))
+            init.ones_(self.layer_scale)
+
     def forward(
         self,
         hidden_states: tuple[Tensor, ...],
@@ -165,10 +163,8 @@ class SelfAttnHeads(nn.Module):
             lengths_B: number of real tokens of each row, or None where no token is padding.
             output_attentions: also return groups, group probabilities, summary attentions and fusion weights.
         """
-        features = (self.mixed(hidden_states) - self.feature_mean) * self.feature_scale
-        if self.training and self.config.token_keep_rate < 1 and not output_attentions:
-            return self._read_some(features, lengths_B)
-        masks = self._masks(features, lengths_B)
+        features = self.standardised(hidden_states)
+        masks = head_masks(self.config, features, lengths_B)
         records = []
         for layer in self.layers:
             features, record = layer(features, masks, output_attentions)
@@ -180,19 +176,23 @@ class SelfAttnHeads(nn.Module):
         fusion_weights = tuple(cast(Tensor, layer.fusion_weight) for layer in self.layers)
         return HeadsOutput(features, group_ids, group_probs, summary_attentions, fusion_weights)
 
-    def _read_some(self, features_BND: Tensor, lengths_B: Tensor | None) -> HeadsOutput:
-        """Apply the attention layers to a random share of the tokens; others pass as if all attention were 0."""
-        B, N, _ = features_BND.shape
-        lengths_B = torch.full((B,), N, device=features_BND.device) if lengths_B is None else lengths_B
-        frame = len(self.config.prefix_token_ids), len(self.config.suffix_token_ids)
-        drawn = draw_tokens(lengths_B, N, self.config.token_keep_rate, *frame)
-        read, others = gather_tokens(features_BND, drawn.places_BR), features_BND
-        masks = self._masks(read, drawn.lengths_B)
-        for layer in self.layers:
-            read, _ = layer(read, masks)
-            others = cast(SelfAttnLayer, layer).without_attention(others)
-        features, is_drawn = drawn.put_back(read, others)
-        return HeadsOutput(features, (), (), (), (), is_drawn)
+    def unit_metric(self, hidden_states: tuple[Tensor, ...], lengths_B: Tensor | None, layer: int) -> Tensor:
+        """Return the vectors (B, N, E) in which the grouped attention of an attention layer compares tokens.
+
+        Args:
+            hidden_states: as in `forward`.
+            lengths_B: as in `forward`.
+            layer: number of the attention layer.
+        """
+        features = self.standardised(hidden_states)
+        masks = head_masks(self.config, features, lengths_B)
+        for before in self.layers[:layer]:
+            features, _ = before(features, masks)
+        return cast(SelfAttnLayer, self.layers[layer]).unit_metric(features, masks)
+
+    def standardised(self, hidden_states: tuple[Tensor, ...]) -> Tensor:
+        """Return (B, N, D) what the first attention layer reads."""
+        return (self.mixed(hidden_states) - self.feature_mean) * self.feature_scale
 
     def mixed(self, hidden_states: tuple[Tensor, ...]) -> Tensor:
         """Return (B, N, D) the weighted sum of the hidden layers.
@@ -204,27 +204,3 @@ class SelfAttnHeads(nn.Module):
             return hidden_states[-1]
         weights_L = self.layer_weight * self.layer_scale
         return cast(Tensor, sum(weight * x for weight, x in zip(weights_L, hidden_states, strict=True)))
-
-    def _masks(self, features_BND: Tensor, lengths_B: Tensor | None) -> HeadMasks:
-        B, N, _ = features_BND.shape
-        W = window_width(self.config.attention_window, N)
-        nothing_masked = lengths_B is None and N % W == 0
-        if lengths_B is None:
-            lengths_B = torch.full((B,), N, device=features_BND.device)
-        dtype = features_BND.dtype
-        window_counts = block_counts(lengths_B, ceil_div(N, W), W)
-        block_size = window_width(self.config.block_size, N)
-        num_blocks = ceil_div(N, block_size)
-        counts = block_counts(lengths_B, num_blocks, block_size)
-        told = self.config._attn_implementation or "eager"  # None where no model told it
-        where = (features_BND.device, attention_dtype(features_BND))
-        by = choose_grouped_attention(told, *where, num_blocks, block_size)
-        needs_bias = not is_one_block(num_blocks) and (self.config.num_sortings > 1 or self.config.selected_blocks > 0)
-        by = "sdpa" if by == FLEX and needs_bias else by
-        return HeadMasks(
-            lengths_B=lengths_B,
-            window_bias=None if nothing_masked else window_bias(window_counts, W, dtype),
-            block_bias=None if by == FLEX else near_and_far_bias(counts, block_size, dtype),
-            window_attention=choose_window_attention(told, *where),
-            grouped_attention=by,
-        )

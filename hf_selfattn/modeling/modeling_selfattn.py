@@ -24,19 +24,21 @@ from transformers import initialization as init
 from transformers.utils import auto_docstring, can_return_tuple
 
 from .adapter_selfattn import adapter_subfolder, carries_adapter, open_adapter_checkpoint, save_adapter_checkpoint
+from .attention_selfattn import GroupedAttentionHead
 from .backbone_selfattn import (
+    BackboneFeatures,
+    as_sequence,
     attach_backbone,
     backbone_frame,
     backbone_source,
     build_backbone,
-    hidden_states_of,
+    kept_layers,
     refuse_decoder,
     refuse_quantised,
 )
 from .configuration_selfattn import SelfAttnConfig, check_backbone_name, refuse_unknown_keys
 from .crf_selfattn import LinearChainCRF
-from .heads_selfattn import SelfAttnHeads
-from .initialization_selfattn import fill_weights
+from .heads_selfattn import SelfAttnHeads, SelfAttnLayer
 from .loss_selfattn import mean_loss, sequence_loss
 from .outputs_selfattn import (
     SelfAttnClassifierOutput,
@@ -46,21 +48,18 @@ from .outputs_selfattn import (
 )
 from .past_selfattn import mask_of_tokens, past_length, past_of_rows, past_options
 from .peft_selfattn import register_adapter_targets, share_configuration
-from .pooling_selfattn import build_sequence_classifier
-from .sampling_selfattn import DrawnWindows, draw_windows, refuse_drawn_windows
+from .pooling_selfattn import ClassQueryClassifier, build_sequence_classifier
 from .subsequences_selfattn import (
-    Subsequences,
-    cut_to_longest,
-    fill_windows,
-    first_tokens,
-    gather_tokens,
-    is_right_padded,
+    TokenRows,
     merge,
     plan_windows,
-    real_tokens,
-    right_pad_order,
+    right_padded_rows,
+    rows_of_windows,
 )
-from .words_selfattn import WordPooling, continuing_tokens, decode_words, find_words
+from .words_selfattn import Words, continuing_tokens, decode_words, find_words, pool_words
+
+OWN_WEIGHTS = (GroupedAttentionHead, SelfAttnLayer, SelfAttnHeads, ClassQueryClassifier, LinearChainCRF)
+HiddenStates = tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None]  # of the layers, and the attentions
 
 
 # Its `__init__` builds no module: the subclasses that do call `post_init`. trf-ignore: TRF013
@@ -87,8 +86,9 @@ class SelfAttnPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        fill_weights(module, self.config)
-        if isinstance(module, SelfAttnForTokenClassification):
+        if isinstance(module, OWN_WEIGHTS):
+            module.reset_weights()
+        elif isinstance(module, SelfAttnForTokenClassification):
             init.zeros_(module.continues_word)
 
     @classmethod
@@ -172,6 +172,7 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
         super().__init__(config, **options)
         self.backbone = build_backbone(config.backbone_config)
         self.heads = SelfAttnHeads(config)
+        self.main_input_name = self.backbone.main_input_name
         self.reads_token_types = "token_type_ids" in signature(self.backbone.forward).parameters
         self.post_init()
 
@@ -179,6 +180,11 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
     def window(self) -> int:
         """The longest input that the backbone reads at once, in tokens, special tokens included."""
         return cast(int, self.config.subsequence_length)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """What `backbone_features` reads of a batch."""
+        return (self.main_input_name, "attention_mask", "token_type_ids", "inputs_embeds", "features")
 
     def get_input_embeddings(self) -> nn.Module:
         return self.backbone.get_input_embeddings()
@@ -209,116 +215,107 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
             The backbone's last hidden states of these tokens, as computed before: the backbone is not run, and
             `hidden_states` are these alone.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+        main_input: dict[str, Any] = {name: kwargs.pop(name) for name in (self.main_input_name,) if name in kwargs}
         want = wanted_outputs(self, kwargs)
-        values = cast(Tensor, input_ids if inputs_embeds is None else inputs_embeds)
-        if values.shape[1] == 0:
-            raise ValueError("The input has no tokens. Give each row at least one, if only padding.")
-        types = token_type_ids if self.reads_token_types else None
-
-        mask_BT = real_tokens(mask_of_tokens(attention_mask, values, past_key_values), values)
-        order_BT, inverse_BT, lengths_B = None, None, None
-        if mask_BT is not None:
-            lengths_B = mask_BT.sum(dim=1)
-            if not is_right_padded(mask_BT):
-                order_BT, inverse_BT = right_pad_order(mask_BT)
-                if torch.compiler.is_exporting():
-                    order_BT, inverse_BT = cut_to_longest(order_BT, inverse_BT, lengths_B)
-                values, mask_BT = gather_tokens(values, order_BT), first_tokens(lengths_B, order_BT.shape[1])
-                types = None if types is None else types.gather(1, order_BT)
-
-        drawn = None if want["output_attentions"] else self._draw_windows(values, lengths_B, past_key_values)
-        if features is not None:
-            hidden_states, attentions = hidden_states_of(features, values, order_BT, self.heads), None
-            if drawn is not None:
-                hidden_states = tuple(gather_tokens(layer, drawn.order_BN) for layer in hidden_states)
-        elif not torch.compiler.is_exporting() and values.shape[1] <= self.window - past_length(past_key_values):
-            hidden_states, attentions = self._read(values, mask_BT, types, past_key_values, **want)
-        else:
-            windows = self._plan_windows(values, lengths_B, past_key_values) if drawn is None else drawn.windows
-            hidden_states, attentions = self._read_in_windows(values, windows, types, past_key_values, **want)
-        lengths_B = lengths_B if drawn is None else drawn.lengths_B
-        heads = self.heads(hidden_states[-self.config.num_mixed_layers :], lengths_B, want["output_attentions"])
-
-        features, is_read = heads.features, heads.tokens_read
-        if drawn is not None:
-            features, is_read = gather_tokens(features, drawn.inverse_BT), drawn.tokens_read(is_read)
-            hidden_states = tuple(gather_tokens(layer, drawn.inverse_BT) for layer in hidden_states)
-        if inverse_BT is not None:
-            features = gather_tokens(features, inverse_BT)
-            is_read = None if is_read is None else is_read.gather(1, inverse_BT)
-            hidden_states = tuple(gather_tokens(layer, inverse_BT) for layer in hidden_states)
+        found = self.backbone_features(
+            input_ids, attention_mask, token_type_ids, inputs_embeds, past_key_values, features, want, **main_input
+        )
+        heads = self.heads(found.layers, found.lengths_B, want["output_attentions"])
+        hidden_states = None
+        if want["output_hidden_states"]:
+            hidden_states = tuple(found.in_input_order(layer) for layer in found.hidden_states)
         return SelfAttnModelOutput(
-            last_hidden_state=features,
-            hidden_states=hidden_states if want["output_hidden_states"] else None,
-            attentions=attentions,
-            **heads.as_fields(inverse_BT) if want["output_attentions"] else {},
-            tokens_read=is_read,
+            last_hidden_state=found.in_input_order(heads.features),
+            hidden_states=hidden_states,
+            attentions=found.attentions,
+            **heads.as_fields(found.inverse_BT) if want["output_attentions"] else {},
         )
 
-    def _read(
+    def backbone_features(
         self,
-        values: Tensor,
-        mask_BT: Tensor | None,
-        types: Tensor | None,
-        past_key_values: Cache | None,
-        output_attentions: bool,
-        output_hidden_states: bool,
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None]:
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        features: torch.Tensor | None = None,
+        want: dict[str, bool] | None = None,
+        **main_input: torch.Tensor,
+    ) -> BackboneFeatures:
+        r"""
+        Return what the heads read of an input. Nothing behind it knows whether that is a text, an image or a sound.
+
+        Args:
+            want (`dict`, *optional*):
+                `output_attentions` and `output_hidden_states`: what the backbone returns besides.
+            main_input (`torch.Tensor`, *optional*):
+                What a backbone that reads no tokens reads, by its `main_input_name`: `pixel_values`, for example. The
+                other arguments are those of `forward`.
+
+        Raises:
+            ValueError: if there is not exactly one main input, or if its parts do not fit together.
+        """
+        want = want or {"output_attentions": False, "output_hidden_states": False}
+        if self.main_input_name != "input_ids":
+            if main_input.keys() != {self.main_input_name}:
+                raise ValueError(f"This backbone reads {self.main_input_name}, and {sorted(main_input)} were given.")
+            return self._features(self._run_backbone(main_input, **want))
+        if main_input or (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+        values = cast(Tensor, input_ids if inputs_embeds is None else inputs_embeds)
+        types = token_type_ids if self.reads_token_types else None
+        rows = right_padded_rows(values, mask_of_tokens(attention_mask, values, past_key_values), types)
+        if features is not None:
+            shape = (*values.shape[:2], self.config.num_mixed_layers, self.config.hidden_size)
+            layers = kept_layers(features, shape, rows.order_BN, self.heads.feature_mean.dtype)
+            return self._features((layers, None), rows)
+        if not torch.compiler.is_exporting() and rows.values.shape[1] <= self.window - past_length(past_key_values):
+            return self._features(self._read(rows, past_key_values, **want), rows)
+        return self._features(self._read_in_windows(rows, past_key_values, **want), rows)
+
+    def _features(self, states: HiddenStates, rows: TokenRows | None = None) -> BackboneFeatures:
+        """Return the features of right-padded rows, or of an input without padding."""
+        hidden_states, attentions = states
+        layers = hidden_states[-self.config.num_mixed_layers :]
+        lengths_B, inverse_BT = (None, None) if rows is None else (rows.lengths_B, rows.inverse_BT)
+        return BackboneFeatures(layers, lengths_B, inverse_BT, hidden_states, attentions)
+
+    def _run_backbone(
+        self, inputs: dict[str, Any], output_attentions: bool, output_hidden_states: bool
+    ) -> HiddenStates:
         """Run the backbone; return its hidden states (only the last one where no more are needed) and attentions."""
         every_layer = output_hidden_states or self.config.num_mixed_layers > 1
-        options: dict[str, Any] = {"input_ids" if values.dim() == 2 else "inputs_embeds": values}
-        options |= {"attention_mask": None if mask_BT is None else mask_BT.long()}
-        options |= {} if types is None else {"token_type_ids": types}
-        if past_key_values is not None:
-            options |= past_options(self.backbone, past_key_values, mask_BT, values)
         outputs = self.backbone(
-            output_attentions=output_attentions,
-            output_hidden_states=every_layer,
-            return_dict=True,
-            **options,
+            output_attentions=output_attentions, output_hidden_states=every_layer, return_dict=True, **inputs
         )
         hidden_states = outputs.hidden_states if every_layer else (outputs.last_hidden_state,)
-        return hidden_states, outputs.attentions if output_attentions else None
+        return tuple(map(as_sequence, hidden_states)), outputs.attentions if output_attentions else None
 
-    def _read_in_windows(
-        self, values: Tensor, windows: Subsequences, types: Tensor | None, past: Cache | None, **want: bool
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None]:
+    def _read(self, rows: TokenRows, past: Cache | None, **want: bool) -> HiddenStates:
+        """Run the backbone on rows that fit into its window."""
+        inputs: dict[str, Any] = {"input_ids" if rows.values.dim() == 2 else "inputs_embeds": rows.values}
+        inputs |= {"attention_mask": None if rows.mask_BN is None else rows.mask_BN.long()}
+        inputs |= {} if rows.types_BN is None else {"token_type_ids": rows.types_BN}
+        inputs |= {} if past is None else past_options(self.backbone, past, rows.mask_BN, rows.values)
+        return self._run_backbone(inputs, **want)
+
+    def _read_in_windows(self, rows: TokenRows, past: Cache | None, **want: bool) -> HiddenStates:
         """Split right-padded rows into windows, run the backbone on them and merge its hidden states."""
-        B, S, W = windows.mask_BSW.shape
-        mask, padding = windows.mask_BSW.flatten(0, 1), self.config.pad_token_id or 0
-        window_values = fill_windows(values, windows.source_BSW, windows.mask_BSW, padding).flatten(0, 1)
-        window_types = None
-        if types is not None:
-            window_types = fill_windows(types, windows.segment_source_BSW, windows.mask_BSW).flatten(0, 1)
-
-        used = None
-        if not torch.compiler.is_compiling():
-            used = mask.any(dim=1).nonzero()[:, 0]  # a short row has fewer windows than a long one
-            window_values, mask = window_values[used], mask[used]
-            window_types = None if window_types is None else window_types[used]
-        else:
-            mask = mask | (~mask.any(dim=1, keepdim=True) & (torch.arange(W, device=mask.device) == 0))
-        past = past_of_rows(past, (torch.arange(B * S, device=mask.device) if used is None else used) // S)
-        hidden_states, attentions = self._read(window_values, mask, window_types, past, **want)
-        if used is not None:
-            hidden_states = tuple(
-                layer.new_zeros(B * S, *layer.shape[1:]).index_copy(0, used, layer) for layer in hidden_states
-            )
-        return tuple(merge(layer.unflatten(0, (B, S)), windows) for layer in hidden_states), attentions
-
-    def _plan_windows(self, values: Tensor, lengths_B: Tensor | None, past: Cache | None) -> Subsequences:
         config, window = self.config, self.window - past_length(past)
         frame = config.prefix_token_ids, config.suffix_token_ids
-        return plan_windows(values, lengths_B, window, cast(int, config.subsequence_stride), *frame)
-
-    def _draw_windows(self, values: Tensor, lengths_B: Tensor | None, past: Cache | None) -> DrawnWindows | None:
-        """Return the windows that a training step reads, or None where it reads all, as for attentions of all."""
-        rate = self.config.subsequence_keep_rate if self.training else 1
-        if rate == 1 or values.shape[1] <= self.window - past_length(past):
-            return None
-        return draw_windows(self._plan_windows(values, lengths_B, past), lengths_B, rate, self.config.pooling == "cls")
+        windows = plan_windows(rows.values, rows.lengths_B, window, cast(int, config.subsequence_stride), *frame)
+        filled = rows_of_windows(rows, windows, config.pad_token_id or 0)
+        B, S, _ = windows.mask_BSW.shape
+        number = torch.arange(B * S, device=filled.values.device)
+        if torch.compiler.is_compiling():
+            hidden_states, attentions = self._read(filled, past_of_rows(past, number // S), **want)
+        else:  # a short row has fewer windows than a long one
+            number = number[cast(Tensor, filled.mask_BN).any(dim=1)]
+            hidden_states, attentions = self._read(filled.select(number), past_of_rows(past, number // S), **want)
+            hidden_states = tuple(
+                layer.new_zeros(B * S, *layer.shape[1:]).index_copy(0, number, layer) for layer in hidden_states
+            )
+        return tuple(merge(layer.unflatten(0, (B, S)), windows) for layer in hidden_states), attentions
 
 
 @auto_docstring
@@ -356,7 +353,6 @@ class SelfAttnForSequenceClassification(SelfAttnPreTrainedModel):
         inputs = (input_ids, attention_mask, token_type_ids, inputs_embeds, past_key_values)
         outputs = self.model(*inputs, features=features, return_dict=True, **kwargs)
         attention_mask = mask_of_tokens(attention_mask, outputs.last_hidden_state, past_key_values)
-        attention_mask = attention_mask if outputs.tokens_read is None else outputs.tokens_read
         logits = self.classifier(outputs.last_hidden_state, attention_mask) / self.config.temperature
         loss = None if labels is None else sequence_loss(self.config, logits.float(), labels, num_items_in_batch)
         return SelfAttnClassifierOutput(loss=loss, logits=logits, **without_features(outputs))
@@ -388,10 +384,8 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
 
     def __init__(self, config: SelfAttnConfig, **options: Any):
         super().__init__(config, **options)
-        refuse_drawn_windows(config.subsequence_keep_rate)
         self.num_labels = config.num_labels
         self.model = SelfAttnModel(config)
-        self.word_pooling = WordPooling(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         # CODEPATH: checkpoints trained with decoding="crf" have the transitions; all others decode without weights.
@@ -453,15 +447,25 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
         inputs = (input_ids, attention_mask, token_type_ids, inputs_embeds, past_key_values)
         outputs = self.model(*inputs, features=features, return_dict=True, **kwargs)
         values = cast(Tensor, input_ids if inputs_embeds is None else inputs_embeds)
-        attention_mask = mask_of_tokens(attention_mask, values, past_key_values)
-        special = [*self.config.prefix_token_ids, *self.config.suffix_token_ids]
-        words = find_words(values, attention_mask, special, self.continues_word, word_starts)
-        features = self.word_pooling(outputs.last_hidden_state, words)
-        logits = self.classifier(self.dropout(features))
+        words = self.words_of(values, mask_of_tokens(attention_mask, values, past_key_values), word_starts)
+        logits = self.label_scores(outputs.last_hidden_state, words)
         loss = None if labels is None else self._loss(logits.float(), labels, num_items_in_batch)
         if not (self.training or torch.compiler.is_compiling()):
-            logits = decode_words(logits, words, self.label_names, self.config.decoding, self.crf)
+            logits = self.decode(logits, words)
         return SelfAttnClassifierOutput(loss=loss, logits=logits, **without_features(outputs))
+
+    def words_of(self, values: Tensor, attention_mask: Tensor | None, word_starts: Tensor | None) -> Words:
+        """Return the words of tokens, which are ids (B, T) or embeddings (B, T, D)."""
+        special = [*self.config.prefix_token_ids, *self.config.suffix_token_ids]
+        return find_words(values, attention_mask, special, self.continues_word, word_starts)
+
+    def label_scores(self, features_BTD: Tensor, words: Words) -> Tensor:
+        """Return the scores (B, T, C) of the labels before decoding, equal at all tokens of a word."""
+        return self.classifier(self.dropout(pool_words(features_BTD, words, self.config.word_pooling)))
+
+    def decode(self, scores_BTC: Tensor, words: Words) -> Tensor:
+        """Return the logits (B, T, C) of the answer, of the scores before decoding."""
+        return decode_words(scores_BTC, words, self.label_names, self.config.decoding, self.crf)
 
     def _loss(self, logits_BTC: Tensor, labels_BT: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
         if self.crf is not None:

@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput, auto_docstring
 
-from .choice_selfattn import refuse_gradients_of_flex
+from .attention_selfattn import refuse_gradients_of_flex
 
 
 @auto_docstring
@@ -42,9 +42,6 @@ class SelfAttnModelOutput(ModelOutput):
         `(batch_size, heads, sequence_length, blocks)`.
     fusion_weights (`tuple(torch.FloatTensor)`, *optional*):
         For each head layer, the weights of the self-attention and of the grouped attention.
-    tokens_read (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*):
-        In training with `token_keep_rate` or `subsequence_keep_rate` below 1, the tokens that the heads read. Hidden
-        states of tokens in windows that were not read mean nothing.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -54,7 +51,6 @@ class SelfAttnModelOutput(ModelOutput):
     group_probs: tuple[torch.Tensor, ...] | None = None
     summary_attentions: tuple[torch.Tensor, ...] | None = None
     fusion_weights: tuple[torch.Tensor, ...] | None = None
-    tokens_read: torch.Tensor | None = None
 
 
 @auto_docstring
@@ -96,7 +92,7 @@ def without_features(outputs: SelfAttnModelOutput) -> dict[str, Any]:
     Args:
         outputs: output of the base model.
     """
-    return {name: value for name, value in outputs.items() if name not in ("last_hidden_state", "tokens_read")}
+    return {name: value for name, value in outputs.items() if name != "last_hidden_state"}
 
 
 def wanted_outputs(model: PreTrainedModel, kwargs: dict[str, Any]) -> dict[str, bool]:

@@ -16,6 +16,7 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import initialization as init
 
 from .configuration_selfattn import SelfAttnConfig
 
@@ -86,6 +87,10 @@ class ClassQueryClassifier(nn.Module):
         self.query = nn.Parameter(torch.empty(config.num_labels + 1, config.hidden_size))
         self.vote = nn.Linear(config.hidden_size, config.num_labels)
         self.generic_vote = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+
+    def reset_weights(self) -> None:
+        """Fill what the classifier holds itself, unless it was loaded."""
+        init.zeros_(self.query)
 
     def forward(self, features_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
         features_BND = self.dropout(features_BND)

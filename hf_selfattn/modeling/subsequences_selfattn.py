@@ -11,9 +11,10 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Split an input of any length into windows and merge the features of the windows back: pure functions of tensors.
+"""Rows of tokens: right-padded, split into windows that a backbone can read, and merged back.
 
-Shape suffixes: B rows, T tokens of a padded row, S windows of a row, W tokens of a window, D features.
+Shape suffixes: B rows, T tokens of a padded row, N tokens of a right-padded row, S windows of a row, W tokens of a
+window, D features.
 """
 
 from dataclasses import dataclass
@@ -54,6 +55,64 @@ class Subsequences:
             mask_BSW=self.mask_BSW[:, :S, :W],
             slot_BT=self.slot_BT // width * W + self.slot_BT % width,
         )
+
+
+@dataclass
+class TokenRows:
+    """Tokens of right-padded rows, and where they stood in the input.
+
+    Attributes:
+        values: (B, N) ids or (B, N, D) embeddings.
+        types_BN: segment ids, or None.
+        mask_BN: True at real tokens, or None where no token is padding.
+        lengths_B: number of real tokens of each row, or None where no token is padding.
+        order_BN: the place in the input of each token, or None where the order is the same.
+        inverse_BT: the place among these of each token of the input, or None where the order is the same.
+    """
+
+    values: Tensor
+    types_BN: Tensor | None
+    mask_BN: Tensor | None = None
+    lengths_B: Tensor | None = None
+    order_BN: Tensor | None = None
+    inverse_BT: Tensor | None = None
+
+    def select(self, rows: Tensor) -> "TokenRows":
+        """Return the values, types and mask of some of the rows."""
+        types, mask = (None if x is None else x[rows] for x in (self.types_BN, self.mask_BN))
+        return TokenRows(self.values[rows], types, mask)
+
+
+def right_padded_rows(values: Tensor, attention_mask: Tensor | None, types_BT: Tensor | None) -> TokenRows:
+    """Return the rows of an input with the real tokens at the front.
+
+    Args:
+        values: (B, T) ids or (B, T, D) embeddings.
+        attention_mask: (B, T), not 0 at real tokens, or None.
+        types_BT: segment ids, or None.
+
+    Raises:
+        ValueError: if there are no tokens, or the mask has another shape than the input.
+    """
+    if values.shape[1] == 0:
+        raise ValueError("The input has no tokens. Give each row at least one, if only padding.")
+    mask_BT = real_tokens(attention_mask, values)
+    if mask_BT is None:
+        return TokenRows(values, types_BT)
+    lengths_B = mask_BT.sum(dim=1)
+    if is_right_padded(mask_BT):
+        return TokenRows(values, types_BT, mask_BT, lengths_B)
+    order_BN, inverse_BT = right_pad_order(mask_BT)
+    if torch.compiler.is_exporting():
+        order_BN, inverse_BT = cut_to_longest(order_BN, inverse_BT, lengths_B)
+    return TokenRows(
+        values=gather_tokens(values, order_BN),
+        types_BN=None if types_BT is None else types_BT.gather(1, order_BN),
+        mask_BN=first_tokens(lengths_B, order_BN.shape[1]),
+        lengths_B=lengths_B,
+        order_BN=order_BN,
+        inverse_BT=inverse_BT,
+    )
 
 
 def real_tokens(attention_mask: Tensor | None, values: Tensor) -> Tensor | None:
@@ -305,6 +364,27 @@ def plan_windows(
     else:
         has_prefix = has_suffix = lengths_B >= num_prefix + num_suffix
     return split(lengths_B, T, window, stride, num_prefix, num_suffix, has_prefix, has_suffix).trim()
+
+
+def rows_of_windows(rows: TokenRows, windows: Subsequences, padding: int) -> TokenRows:
+    """Return the windows as rows of their own, B * S of W tokens.
+
+    While compiling, when a window without a token cannot be left out, it keeps its first one, so that no softmax is
+    over nothing.
+
+    Args:
+        rows: right-padded.
+        windows: the plan of `split`.
+        padding: id of an empty slot.
+    """
+    mask_BSW = windows.mask_BSW
+    values = fill_windows(rows.values, windows.source_BSW, mask_BSW, padding)
+    types = None if rows.types_BN is None else fill_windows(rows.types_BN, windows.segment_source_BSW, mask_BSW)
+    mask = mask_BSW.flatten(0, 1)
+    if torch.compiler.is_compiling():
+        is_first_W = torch.arange(mask.shape[1], device=mask.device) == 0
+        mask = mask | (~mask.any(dim=1, keepdim=True) & is_first_W)
+    return TokenRows(values.flatten(0, 1), None if types is None else types.flatten(0, 1), mask)
 
 
 def fill_windows(values: Tensor, source_BSW: Tensor, mask_BSW: Tensor, padding: int = 0) -> Tensor:

@@ -19,12 +19,11 @@ Shape suffixes: B rows, T tokens of a padded row, D features, C labels, V ids of
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from .configuration_selfattn import SelfAttnConfig
-from .crf_selfattn import LinearChainCRF
-from .decoding_selfattn import decode, tag_tables, transition_mask
+from .crf_selfattn import LinearChainCRF, tag_tables, transition_mask
+from .decoding_selfattn import decode
 from .subsequences_selfattn import real_tokens
 
 TIE = 1e-4  # what the decoded label is above every other one, so that its argmax cannot be a tie
@@ -90,46 +89,21 @@ def find_words(
     return Words(starts_BT, members_BT, torch.where(members_BT, start_of_word.gather(1, word_BT), position_T))
 
 
-class WordPooling(nn.Module):
-    """One feature for each word, from those of its tokens, at all of them; a token of no word keeps its own.
-
-    "first" takes the word's first token, "mean" the mean of all. "attention" is their mean with weights from a softmax
-    over the word, by one learned query (after the head words of Lee et al., 2017); at 0, where the query starts, it is
-    "mean".
-
-    Shape: (B, T, D) and `Words` -> (B, T, D).
-    """
-
-    def __init__(self, config: SelfAttnConfig):
-        super().__init__()
-        self.config = config
-        # CODEPATH: checkpoints trained with word_pooling="attention" have the query; all others pool without weights.
-        self.query = nn.Parameter(torch.empty(config.hidden_size)) if config.word_pooling == "attention" else None
-
-    def forward(self, features_BTD: Tensor, words: Words) -> Tensor:
-        if self.config.word_pooling == "first":
-            return features_BTD.gather(1, words.first_BT[..., None].expand_as(features_BTD))
-        if self.query is None:
-            return mean_in_words(features_BTD, torch.ones_like(words.first_BT, dtype=features_BTD.dtype), words)
-        features = features_BTD.float()
-        scores_BT = (features * self.query.float()).sum(dim=2) * self.config.hidden_size**-0.5
-        highest_BT = scores_BT.detach().scatter_reduce(1, words.first_BT, scores_BT.detach(), "amax")
-        weights_BT = (scores_BT - highest_BT.gather(1, words.first_BT)).exp()
-        return mean_in_words(features, weights_BT, words).to(features_BTD.dtype)
-
-
-def mean_in_words(features_BTD: Tensor, weights_BT: Tensor, words: Words) -> Tensor:
-    """Return (B, T, D) at each token the weighted mean of its word's tokens.
+def pool_words(features_BTD: Tensor, words: Words, pooling: str) -> Tensor:
+    """Return (B, T, D) one feature for each word, at all of its tokens; a token of no word keeps its own.
 
     Args:
         features_BTD: features of the tokens.
-        weights_BT: weights, at least one of each word not 0.
         words: where the words are.
+        pooling: "first" for the word's first token, "mean" for the mean of all.
     """
     index_BTD = words.first_BT[..., None].expand_as(features_BTD)
-    sums_BTD = torch.zeros_like(features_BTD).scatter_add(1, index_BTD, features_BTD * weights_BT[..., None])
-    totals_BT = torch.zeros_like(weights_BT).scatter_add(1, words.first_BT, weights_BT)
-    return sums_BTD.gather(1, index_BTD) / totals_BT.gather(1, words.first_BT)[..., None]
+    if pooling == "first":
+        return features_BTD.gather(1, index_BTD)
+    ones_BT = torch.ones_like(words.first_BT, dtype=features_BTD.dtype)
+    sums_BTD = torch.zeros_like(features_BTD).scatter_add(1, index_BTD, features_BTD)
+    sizes_BT = torch.zeros_like(ones_BT).scatter_add(1, words.first_BT, ones_BT)
+    return sums_BTD.gather(1, index_BTD) / sizes_BT.gather(1, words.first_BT)[..., None]
 
 
 def continuing_labels(label_names: list[str]) -> Tensor:

@@ -19,7 +19,6 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from ..adapters import base_model
 from ..modeling.backbone_selfattn import weights_hash
-from ..modeling.heads_selfattn import HeadsOutput
 from .feature_store import KEY_BYTES, FeatureStore, bytes_of_token
 from .progress import Line, Stopwatch
 
@@ -149,15 +148,6 @@ class CachedFeatures:
         model.train(was_training)
 
 
-class KeptFeatures(nn.Module):
-    """Stands in the place of the heads and returns what they are given, its layers side by side."""
-
-    def forward(
-        self, hidden_states: tuple[Tensor, ...], lengths_B: Tensor | None = None, output_attentions: bool = False
-    ) -> HeadsOutput:
-        return HeadsOutput(torch.cat(hidden_states, dim=-1), (), (), (), ())
-
-
 @torch.no_grad()
 def features_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """Return the features (B, T, L, D) that the heads of a model read: its last L hidden states, windows merged.
@@ -165,13 +155,8 @@ def features_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     Args:
         batch: what the model reads, (B, T) each, on its device.
     """
-    base = base_model(model).base_model
-    heads, base.heads = base.heads, KeptFeatures()
-    try:
-        features: Tensor = base(**batch).last_hidden_state
-    finally:
-        base.heads = heads
-    return features.view(*features.shape[:2], base.config.num_mixed_layers, -1)
+    found = base_model(model).base_model.backbone_features(**batch)
+    return torch.stack([found.in_input_order(layer) for layer in found.layers], dim=2)
 
 
 def fingerprint(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ..modeling.attention_selfattn import GroupedAttentionHead, HeadMasks
-from ..modeling.codebook_selfattn import spherical_kmeans
+from ..adapters import base_model
+from ..modeling.attention_selfattn import GroupedAttentionHead
 from ..modeling.heads_selfattn import SelfAttnHeads
-from .standardisation import read_rows
+from .standardisation import read_features, real_features
 
 MOST_TOKENS = 16_384
+ITERATIONS = 10
 
 
 @torch.no_grad()
@@ -26,20 +28,18 @@ def fit_codebooks(
     """Set the prototypes of every grouped-attention head to the means that k-means finds among these rows' tokens.
 
     Each head begins with other draws, so that heads group differently. Heads that stand on other ones are set after
-    them. A model with `codebook="random"` is left as it is.
+    them.
     """
     copies = [module for module in model.modules() if isinstance(module, SelfAttnHeads)]  # PEFT keeps a second copy
     layers = zip(*(grouped_heads(copy) for copy in copies), strict=True)
     for number, heads in enumerate(layers):
         config = heads[0].config
-        if config.codebook == "random":
-            return
-        metric_NE = metric_of(model, heads, rows, collate)
+        metric_NE = metric_of(model, number, rows, collate)
         generator = torch.Generator().manual_seed(seed + number)
         if len(metric_NE) > MOST_TOKENS:
             metric_NE = metric_NE[torch.randperm(len(metric_NE), generator=generator)[:MOST_TOKENS]]
-        num_codebooks = config.num_sortings * config.num_grouped_attention_heads
-        found = torch.stack([spherical_kmeans(metric_NE, config.num_groups, generator) for _ in range(num_codebooks)])
+        num_heads = config.num_grouped_attention_heads
+        found = torch.stack([spherical_kmeans(metric_NE, config.num_groups, generator) for _ in range(num_heads)])
         for head in heads:
             head.prototypes.copy_(found)
 
@@ -49,17 +49,41 @@ def grouped_heads(heads: SelfAttnHeads) -> list[GroupedAttentionHead]:
     return [module for module in heads.modules() if isinstance(module, GroupedAttentionHead)]
 
 
-def metric_of(model: nn.Module, heads: Sequence[GroupedAttentionHead], rows: Any, collate: Any) -> Tensor:
-    """Return the unit vectors in which the real tokens of the rows are compared: (N, E)."""
-    seen: list[Tensor] = []
+def metric_of(model: nn.Module, layer: int, rows: Any, collate: Any) -> Tensor:
+    """Return the unit vectors in which an attention layer compares the real tokens of the rows: (N, E)."""
+    heads: SelfAttnHeads = base_model(model).base_model.heads
+    metrics = []
+    for found in read_features(model, rows, collate):
+        metric_BNE = heads.unit_metric(found.layers, found.lengths_B, layer)
+        metrics.append(real_features(metric_BNE, found.lengths_B).float())
+    return torch.cat(metrics)
 
-    def look(head: GroupedAttentionHead, inputs: tuple[Tensor, HeadMasks]) -> None:
-        features_BND, masks = inputs[:2]
-        place_N = torch.arange(features_BND.shape[1], device=features_BND.device)
-        seen.append(head.unit_metric(features_BND)[place_N < masks.lengths_B[:, None]].float())
 
-    hooks = [head.register_forward_pre_hook(look) for head in heads]
-    read_rows(model, rows, collate)
-    for hook in hooks:
-        hook.remove()
-    return torch.cat(seen)
+def spherical_kmeans(vectors_NE: Tensor, num_groups: int, generator: torch.Generator) -> Tensor:
+    """Return the unit vectors (G, E) that spherical k-means finds (Dhillon and Modha, 2001).
+
+    The first ones are drawn as k-means++ does (Arthur and Vassilvitskii, 2007), far from one another. Where there are
+    fewer distinct vectors than groups, the others are random.
+
+    Args:
+        vectors_NE: unit vectors.
+        num_groups: G.
+        generator: of the draws, on the CPU.
+    """
+    N = len(vectors_NE)
+    chosen = [int(torch.randint(N, (), generator=generator))]
+    distance_N = 1 - vectors_NE @ vectors_NE[chosen[0]]
+    while len(chosen) < num_groups:
+        weight_N = distance_N.clamp(min=0).where(distance_N > 1e-6, 0).double().cpu()
+        if not weight_N.any():
+            break
+        chosen.append(int(torch.multinomial(weight_N, 1, generator=generator)))
+        distance_N = torch.minimum(distance_N, 1 - vectors_NE @ vectors_NE[chosen[-1]])
+    random_GE = torch.randn(num_groups - len(chosen), vectors_NE.shape[1], generator=generator)
+    prototypes_GE = torch.cat([vectors_NE[chosen], F.normalize(random_GE, dim=-1).to(vectors_NE)])
+    for _ in range(ITERATIONS):
+        nearest_N = (vectors_NE @ prototypes_GE.T).argmax(dim=-1)
+        sums_GE = torch.zeros_like(prototypes_GE).index_add(0, nearest_N, vectors_NE)
+        is_empty_G1 = sums_GE.norm(dim=-1, keepdim=True) < 1e-6
+        prototypes_GE = torch.where(is_empty_G1, prototypes_GE, F.normalize(sums_GE, dim=-1))
+    return prototypes_GE

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..adapters import base_model
+from ..modeling.backbone_selfattn import BackboneFeatures
 from ..modeling.heads_selfattn import SelfAttnHeads
 
 BATCH_SIZE = 8
@@ -30,21 +32,10 @@ def standardise_features(
     if not heads:
         return
     sums: list[tuple[Tensor, Tensor, int]] = []
-
-    def look(module: SelfAttnHeads, inputs: tuple[Any, ...]) -> None:
-        hidden_states, lengths_B = inputs[:2]
-        features_LBND = torch.stack(tuple(hidden_states)).double()
-        if lengths_B is not None:
-            is_real_BN = torch.arange(features_LBND.shape[2], device=lengths_B.device) < lengths_B[:, None]
-            features_LBND = features_LBND[:, is_real_BN]
-        features_LND = features_LBND.flatten(1, -2)
+    for found in read_features(model, rows, collate):
+        features_LND = torch.stack([real_features(layer, found.lengths_B) for layer in found.layers]).double()
         products_LL = torch.einsum("knd,lnd->kl", features_LND, features_LND) / features_LND.shape[-1]
         sums.append((features_LND.sum(1), products_LL, features_LND.shape[1]))
-
-    hooks = [module.register_forward_pre_hook(look) for module in heads]
-    read_rows(model, rows, collate)
-    for hook in hooks:
-        hook.remove()
 
     total, products, count = (sum(values) for values in zip(*sums, strict=True))
     mean_LD = total / count
@@ -59,14 +50,22 @@ def standardise_features(
 
 
 @torch.no_grad()
-def read_rows(
+def read_features(
     model: nn.Module, rows: Sequence[dict[str, Any]], collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]]
-) -> None:
-    """Let a model read rows, for what its hooks see."""
-    trains = model.training
+) -> Iterator[BackboneFeatures]:
+    """Yield what the heads of a model read of rows, batch by batch."""
+    base, trains = base_model(model).base_model, model.training
     device = next(model.parameters()).device
     model.eval()
     for start in range(0, len(rows), BATCH_SIZE):
         batch = collate(list(rows[start : start + BATCH_SIZE]))
-        model(**{name: values.to(device) for name, values in batch.items()})
+        yield base.backbone_features(**{name: batch[name].to(device) for name in base.input_names if name in batch})
     model.train(trains)
+
+
+def real_features(features_BND: Tensor, lengths_B: Tensor | None) -> Tensor:
+    """Return the vectors (N, D) of all real positions."""
+    if lengths_B is None:
+        return features_BND.flatten(0, 1)
+    position_N = torch.arange(features_BND.shape[1], device=lengths_B.device)
+    return features_BND[position_N < lengths_B[:, None]]

@@ -8,9 +8,8 @@ from tiny_models import HIDDEN_SIZE, tiny_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead, HeadMasks, SelfAttentionHead
-from hf_selfattn.modeling.blocks_selfattn import permute_tokens
-from hf_selfattn.modeling.far_field_selfattn import block_means, far_field_slope
+from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead, HeadMasks, SelfAttentionHead, head_masks
+from hf_selfattn.modeling.grouping_selfattn import block_means, far_field_slope, permute_tokens
 from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads, SelfAttnLayer
 from hf_selfattn.modeling.modeling_selfattn import SelfAttnModel
 
@@ -32,13 +31,13 @@ def head_of(model_class: type[nn.Module], implementation: str = "sdpa", **option
 
 def masks_of(head: nn.Module, features: Tensor, lengths: list[int] | None) -> HeadMasks:
     given = None if lengths is None else torch.tensor(lengths)
-    return SelfAttnHeads(head.config)._masks(features, given)
+    return head_masks(head.config, features, given)
 
 
 def naive_blocks(head: GroupedAttentionHead, u: Tensor, prototypes: Tensor) -> list[list[int]]:
     """The tokens of one row, sorted by their group in one head and inside it, and cut into blocks."""
     highest, group = (x.tolist() for x in (u @ prototypes.T).max(dim=-1))
-    level = [int((1 - cosine) * 512) * (head.config.group_order == "similarity") for cosine in highest]
+    level = [int((1 - cosine) * 512) for cosine in highest]
     order = sorted(range(len(u)), key=lambda i: (group[i], level[i], i))
     return [order[start : start + head.block_size] for start in range(0, len(u), head.block_size)]
 
@@ -67,25 +66,6 @@ def naive_shift(
     return shift / (1 + variance)
 
 
-def naive_selected(
-    head: GroupedAttentionHead, h: int, blocks: list[list[int]], q: Tensor, k: Tensor, u: Tensor
-) -> list[list[int]]:
-    """For each block, the numbers of the others whose mean key its mean query likes best."""
-    selected: list[list[int]] = []
-    if not head.selected_blocks:
-        return [[] for _ in blocks]
-    q, k, u, scale = q.detach(), k.detach(), u.detach(), float(head.metric_scale[h].detach())
-    for own, block in enumerate(blocks):
-        scores: dict[int, float] = {}
-        for other, far in enumerate(blocks):
-            logit = q[block].mean(dim=0) @ k[far].mean(dim=0) / sqrt(head.head_dim)
-            similarity = u[block].mean(dim=0) @ u[far].mean(dim=0)
-            scores[other] = float(logit + scale * similarity)
-        others = sorted((number for number in scores if number != own), key=lambda number: -scores[number])
-        selected.append(others[: head.selected_blocks])
-    return selected
-
-
 def naive_grouped(head: GroupedAttentionHead, x: Tensor) -> tuple[Tensor, Tensor]:
     """One row without padding, (N, D): double loop over heads and tokens. Returns (N, D) and (H, N, K)."""
     N, d = len(x), head.head_dim
@@ -94,29 +74,21 @@ def naive_grouped(head: GroupedAttentionHead, x: Tensor) -> tuple[Tensor, Tensor
     heads, summaries = [], x.new_zeros(head.num_heads, N, -(-N // head.block_size))
     for h in range(head.num_heads):
         q, k, v = projected[:, h, :d], projected[:, h, d : 2 * d], projected[:, h, 2 * d : 2 * d + head.value_dim]
-        sortings = [naive_blocks(head, u, prototypes) for prototypes in head.prototypes[h :: head.num_heads]]
-        selected = naive_selected(head, h, sortings[0], q, k, u)
+        blocks = naive_blocks(head, u, head.prototypes[h])
         rows: list[Tensor] = []
         for i in range(N):
-            own = next(number for number, block in enumerate(sortings[0]) if i in block)
-            read = [block for blocks in sortings for block in blocks if i in block]
-            near = sorted({j for block in (*read, *(sortings[0][c] for c in selected[own])) for j in block})
-            left = [0 if i in block else len(set(block) - set(near)) for block in sortings[0]]
-            assert len(near) + sum(left) == N, "each token counts once"
+            near = next(block for block in blocks if i in block)
             logits = [q[i] @ k[j] / sqrt(d) + head.metric_scale[h] * (u[i] @ u[j]) for j in near]
             values = [v[j] for j in near]
-            others = [number for number, count in enumerate(left) if count]
+            others = [number for number, block in enumerate(blocks) if i not in block]
             for number in others:
-                far = sortings[0][number]
+                far = blocks[number]
                 similarity = head.metric_scale[h] * (u[i] @ u[far].mean(dim=0))
-                logits.append(q[i] @ k[far].mean(dim=0) / sqrt(d) + similarity + log(left[number]))
+                logits.append(q[i] @ k[far].mean(dim=0) / sqrt(d) + similarity + log(len(far)))
                 values.append(v[far].mean(dim=0))
             weights = torch.stack(logits).softmax(dim=0)
-            rows.append(weights @ torch.stack(values))
-            if head.is_linear:
-                rows[-1] = rows[-1] + weights[len(near) :].sum() * naive_shift(
-                    head, h, sortings[0], q[i], u[i], k, u, v
-                )
+            shift = naive_shift(head, h, blocks, q[i], u[i], k, u, v)
+            rows.append(weights @ torch.stack(values) + weights[len(near) :].sum() * shift)
             summaries[h, i, others] = weights[len(near) :].detach()
         heads.append(torch.stack(rows))
     return head.output(torch.cat(heads, dim=-1)), summaries
@@ -160,16 +132,6 @@ def assert_is_naive(head: GroupedAttentionHead, implementation: str) -> None:
     assert_all_close(actual_gradients, gradients(head, expected, directions, x), implementation)
 
 
-@pytest.mark.parametrize("num_sortings", [1, 2])
-def test_groups_in_the_order_of_the_text_are_the_naive_form(num_sortings: int) -> None:
-    head = head_of(GroupedAttentionHead, block_size=4, num_sortings=num_sortings, group_order="position")
-    x = features_of(23)
-    output, _ = head(x, masks_of(head, x, None))
-    torch.testing.assert_close(output[0], naive_grouped(head, x[0])[0])
-    head.config.group_order = "similarity"
-    assert (head(x, masks_of(head, x, None))[0] - output).abs().max() > 1e-3
-
-
 def assert_summaries_are_naive(head: GroupedAttentionHead) -> None:
     """So is the attention to summaries, and the groups are the most probable ones."""
     x = features_of(max(LENGTHS), rows=len(LENGTHS))
@@ -184,37 +146,13 @@ def assert_summaries_are_naive(head: GroupedAttentionHead) -> None:
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)
-@pytest.mark.parametrize("num_sortings", [1, 2])
-@pytest.mark.parametrize("far_field", ["mean", "linear"])
-def test_grouped_attention_is_the_naive_double_loop(
-    far_field: str, num_sortings: int, block_size: int, implementation: str
-) -> None:
-    sizes = {"block_size": block_size, "num_sortings": num_sortings}
-    head = head_of(GroupedAttentionHead, implementation, far_field=far_field, **sizes)
-    assert_is_naive(head, implementation)
+def test_grouped_attention_is_the_naive_double_loop(block_size: int, implementation: str) -> None:
+    assert_is_naive(head_of(GroupedAttentionHead, implementation, block_size=block_size), implementation)
 
 
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)
-@pytest.mark.parametrize("num_sortings", [1, 2])
-@pytest.mark.parametrize("far_field", ["mean", "linear"])
-def test_summary_attentions_are_those_of_the_naive_form(far_field: str, num_sortings: int, block_size: int) -> None:
-    sizes = {"block_size": block_size, "num_sortings": num_sortings}
-    head = head_of(GroupedAttentionHead, "eager", far_field=far_field, **sizes)
-    assert_summaries_are_naive(head)
-
-
-@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-@pytest.mark.parametrize("block_size", [1, 4, 7])
-@pytest.mark.parametrize("selected_blocks", [1, 2, 5])
-@pytest.mark.parametrize("far_field", ["mean", "linear"])
-def test_selected_blocks_are_the_naive_double_loop(
-    far_field: str, selected_blocks: int, block_size: int, implementation: str
-) -> None:
-    sizes = {"block_size": block_size, "selected_blocks": selected_blocks}
-    head = head_of(GroupedAttentionHead, implementation, far_field=far_field, **sizes)
-    assert_is_naive(head, implementation)
-    if implementation == "eager":
-        assert_summaries_are_naive(head)
+def test_summary_attentions_are_those_of_the_naive_form(block_size: int) -> None:
+    assert_summaries_are_naive(head_of(GroupedAttentionHead, "eager", block_size=block_size))
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
@@ -250,29 +188,17 @@ def full_attention(head: GroupedAttentionHead, x: Tensor) -> Tensor:
     return head.output(F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2))
 
 
-@pytest.mark.parametrize("num_sortings", [1, 2])
-def test_one_block_is_full_attention(num_sortings: int) -> None:
-    head = head_of(GroupedAttentionHead, block_size=32, num_sortings=num_sortings)
+def test_one_block_is_full_attention() -> None:
+    head = head_of(GroupedAttentionHead, block_size=32)
     x = features_of(21, rows=2)
     torch.testing.assert_close(head(x, masks_of(head, x, None))[0], full_attention(head, x))
 
 
-@pytest.mark.parametrize("selected_blocks", [5, 6, 50])
-@pytest.mark.parametrize("far_field", ["mean", "linear"])
-def test_with_all_blocks_selected_it_is_full_attention(far_field: str, selected_blocks: int) -> None:
-    head = head_of(GroupedAttentionHead, block_size=4, selected_blocks=selected_blocks, far_field=far_field)
-    x = features_of(21, rows=2)
-    torch.testing.assert_close(head(x, masks_of(head, x, None))[0], full_attention(head, x))
-
-
-@pytest.mark.parametrize("num_sortings", [1, 2])
-def test_far_blocks_of_equal_tokens_are_exact(num_sortings: int) -> None:
+def test_far_blocks_of_equal_tokens_are_exact() -> None:
     """Four groups of six equal tokens each: a mean over equal keys and values loses nothing."""
-    head = head_of(GroupedAttentionHead, block_size=6, num_sortings=num_sortings)
+    head = head_of(GroupedAttentionHead, block_size=6)
     kinds = features_of(4)[0]
-    first = F.normalize(head.metric(kinds), dim=-1).detach().expand(head.num_heads, -1, -1)
-    second = F.normalize(torch.randn_like(first), dim=-1)  # its blocks may mix the kinds
-    head.prototypes.copy_(torch.cat([first, second][:num_sortings]))
+    head.prototypes.copy_(F.normalize(head.metric(kinds), dim=-1).detach().expand(head.num_heads, -1, -1))
     shuffled = torch.arange(24)[torch.randperm(24)] % 4
     x = kinds[shuffled][None]
     torch.testing.assert_close(head(x, masks_of(head, x, None))[0], full_attention(head, x))
@@ -307,34 +233,6 @@ def test_the_linear_far_field_damps_keys_with_much_in_common() -> None:
     assert 0 < damping.min() and damping.max() <= 1
 
 
-def test_two_sortings_of_equal_prototypes_are_one() -> None:
-    twice, once = (
-        head_of(GroupedAttentionHead, block_size=4, num_sortings=2),
-        head_of(GroupedAttentionHead, block_size=4),
-    )
-    first = twice.prototypes.chunk(2)[0]
-    once.load_state_dict({**twice.state_dict(), "prototypes": first})
-    twice.prototypes.copy_(torch.cat([first, first]))
-    x = features_of(23, rows=2)
-    torch.testing.assert_close(twice(x, masks_of(twice, x, [23, 9]))[0], once(x, masks_of(once, x, [23, 9]))[0])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_two_sortings_of_sharp_attention_are_finite(dtype: torch.dtype) -> None:
-    """Logits of many hundreds: the normalisers of the two sortings are too far apart for their exponentials."""
-    head = head_of(GroupedAttentionHead, block_size=4, num_sortings=2)
-    with torch.no_grad():
-        head.qkv.weight.mul_(30)
-    x = features_of(23, rows=3)
-    expected = head(x, masks_of(head, x, [23, 9, 0]))[0]
-    head, x = head.to(dtype), x.to(dtype).requires_grad_()
-    output = head(x, masks_of(head, x, [23, 9, 0]))[0]
-    output.float().sum().backward()
-    assert output.isfinite().all() and x.grad.isfinite().all()
-    if dtype == torch.float32:
-        torch.testing.assert_close(output.double(), expected, atol=1e-2, rtol=1e-3)
-
-
 def test_fixed_weights_of_zero_are_refused() -> None:
     with pytest.raises(ValueError, match="fusion='fixed' with fusion_init=0 would never read"):
         tiny_config(fusion="fixed", fusion_init=0.0)
@@ -349,26 +247,18 @@ def test_permute_tokens() -> None:
                 assert torch.equal(taken[b, m, h], values[b, index[b, m, h], h])
 
 
-@pytest.mark.parametrize("fusion", ["scalar", "channel", "fixed"])
-@pytest.mark.parametrize("norm_position", ["pre", "post"])
+@pytest.mark.parametrize("fusion", ["scalar", "fixed"])
 @pytest.mark.parametrize("norm_type", ["layernorm", "rmsnorm"])
-def test_layer_is_the_weighted_sum(fusion: str, norm_position: str, norm_type: str) -> None:
-    layer = SelfAttnLayer(
-        tiny_config(fusion=fusion, fusion_init=0.5, norm_position=norm_position, norm_type=norm_type)
-    )
+def test_layer_is_the_weighted_sum(fusion: str, norm_type: str) -> None:
+    layer = SelfAttnLayer(tiny_config(fusion=fusion, fusion_init=0.5, norm_type=norm_type))
     nn.init.normal_(layer.fusion_weight)
     layer.grouped_attention.prototypes.normal_()
     x = torch.randn(2, 11, HIDDEN_SIZE)
     masks = masks_of(layer, x, [11, 4])
-
-    def same(value: Tensor) -> Tensor:
-        return value
-
-    a = layer.self_attention((layer.self_norm or same)(x), masks)
-    g, _ = layer.grouped_attention((layer.grouped_norm or same)(x + a), masks)
-    expected = (layer.output_norm or same)(x + layer.fusion_weight[0] * a + layer.fusion_weight[1] * g)
+    a = layer.self_attention(layer.self_norm(x), masks)
+    g, _ = layer.grouped_attention(layer.grouped_norm(x + a), masks)
+    expected = x + layer.fusion_weight[0] * a + layer.fusion_weight[1] * g
     torch.testing.assert_close(layer(x, masks)[0], expected)
-    assert (layer.output_norm is None) == (norm_position == "pre")
     assert ("fusion_weight" in dict(layer.named_parameters())) == (fusion != "fixed")
 
 

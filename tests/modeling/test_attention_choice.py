@@ -14,11 +14,15 @@ from transformers import modeling_flash_attention_utils
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import is_flash_attn_2_available
 
-from hf_selfattn.modeling import attention_selfattn, choice_selfattn
-from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead, SelfAttentionHead
-from hf_selfattn.modeling.choice_selfattn import choose_grouped_attention, choose_window_attention
+from hf_selfattn.modeling import attention_selfattn
+from hf_selfattn.modeling.attention_selfattn import (
+    GroupedAttentionHead,
+    SelfAttentionHead,
+    choose_grouped_attention,
+    choose_window_attention,
+    head_masks,
+)
 from hf_selfattn.modeling.flex_selfattn import attend_in_blocks
-from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads
 
 FLASH, FLEX, FUSED = "flash_attention_2", "flex_attention", "sdpa"
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -27,7 +31,7 @@ BF16, FP32, FP64 = torch.bfloat16, torch.float32, torch.float64
 
 @pytest.fixture
 def with_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice_selfattn, "has_flex_kernels", lambda device: device.type == "cuda")
+    monkeypatch.setattr(attention_selfattn, "has_flex_kernels", lambda device: device.type == "cuda")
 
 
 @pytest.mark.usefixtures("with_kernels")
@@ -68,7 +72,7 @@ def test_exported_programs_have_no_kernels_of_a_device(told: str, monkeypatch: p
 
 
 def test_a_cpu_has_no_kernels() -> None:
-    assert not choice_selfattn.has_flex_kernels(CPU)
+    assert not attention_selfattn.has_flex_kernels(CPU)
 
 
 @pytest.mark.parametrize(("length", "calls"), [(64, 0), (65, 1)])
@@ -86,7 +90,7 @@ def test_long_rows_take_flex_without_being_told(length: int, calls: int, monkeyp
     assert model.config._attn_implementation == FUSED and model.config.block_size == 8
     expected = model(**batch).last_hidden_state
     assert not seen
-    monkeypatch.setattr(choice_selfattn, "has_flex_kernels", lambda device: True)
+    monkeypatch.setattr(attention_selfattn, "has_flex_kernels", lambda device: True)
     actual = model(**batch).last_hidden_state
     assert len(seen) == calls
     is_real = batch["attention_mask"].bool()
@@ -141,7 +145,7 @@ def flash(monkeypatch: pytest.MonkeyPatch) -> FakeFlash:
 def output_by(implementation: str, head: nn.Module, features: Tensor, lengths: list[int] | None) -> Tensor:
     head.config._attn_implementation = implementation
     given = None if lengths is None else torch.tensor(lengths)
-    output = head(features, SelfAttnHeads(head.config)._masks(features, given))
+    output = head(features, head_masks(head.config, features, given))
     output = output[0] if isinstance(output, tuple) else output
     is_real = torch.arange(features.shape[1]) < torch.tensor(lengths or [features.shape[1]] * len(features))[:, None]
     return output[is_real].float()

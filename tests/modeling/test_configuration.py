@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from tiny_models import BACKBONES, CLS, HIDDEN_SIZE, SEP, VOCAB_SIZE, WINDOW, tiny_config
-from transformers import AutoConfig, BertConfig, ResNetConfig, Wav2Vec2Config
+from transformers import AutoConfig, BertConfig, CLIPConfig, Wav2Vec2Config
 
 from hf_selfattn import SelfAttnConfig
-from hf_selfattn.modeling.configuration_selfattn import AUTO_MAP, backbone_window
+from hf_selfattn.modeling.configuration_selfattn import AUTO_MAP, GONE, backbone_window
 
 
 @pytest.mark.parametrize("family", BACKBONES)
@@ -59,17 +59,18 @@ def test_attention_implementation_of_each_part() -> None:
     ("options", "message"),
     [
         ({"blok_size": 3}, "no field 'blok_size'. Did you mean 'block_size'"),
+        (
+            {"num_sortings": 2},
+            "num_sortings is gone from .*: tokens are sorted once; .* larger block_size",
+        ),
+        (
+            {"token_keep_rate": 0.5},
+            "token_keep_rate is gone from .*: every token is read; .*sample_tokens",
+        ),
         ({"zzz": 3}, "no field 'zzz'. Valid keys: .*attention_window"),
         ({"head_dim": 12}, "head_dim=12 is not divisible by 8.* Take 16"),
         ({"head_dim": 3}, "head_dim=3 is not divisible by 8.* Take 8"),
         ({"block_size": 0}, "block_size=0 is too small: it must be at least 1"),
-        ({"num_sortings": 3}, "num_sortings=3 must be 1 or 2"),
-        ({"num_sortings": 0}, "num_sortings=0 must be 1 or 2"),
-        ({"selected_blocks": -1}, "selected_blocks=-1 is too small: it must be at least 0"),
-        ({"selected_blocks": 2, "num_sortings": 2}, "selected_blocks=2 is for one sorting, but num_sortings=2"),
-        ({"token_keep_rate": 0}, r"token_keep_rate=0 must be above 0 and at most 1 \(all are read\)"),
-        ({"token_keep_rate": 1.5}, "token_keep_rate=1.5 must be above 0 and at most 1"),
-        ({"subsequence_keep_rate": -0.5}, "subsequence_keep_rate=-0.5 must be above 0 and at most 1"),
         ({"num_self_attention_heads": -1}, "num_self_attention_heads=-1 is too small: it must be at least 0"),
         ({"num_head_layers": 0}, "num_head_layers=0 is too small"),
         ({"attention_window": 0}, "attention_window=0 is too small"),
@@ -78,7 +79,6 @@ def test_attention_implementation_of_each_part() -> None:
         ({"subsequence_stride": 30}, "subsequence_stride=30 leaves no step.*stride from 0 to 29"),
         ({"subsequence_stride": -1}, "subsequence_stride=-1 leaves no step"),
         ({"prefix_token_ids": [99]}, "prefix_token_ids has 99, but the backbone's ids are from 0 to below 99"),
-        ({"group_temperature": 0.0}, "group_temperature=0.0 must be above 0"),
         ({"head_dropout": 1.0}, "head_dropout=1.0 must be at least 0 and below 1"),
         ({"classifier_dropout": -0.1}, "classifier_dropout=-0.1 must be at least 0"),
         ({"problem_type": "classification"}, "problem_type='classification' must be None or one of regression"),
@@ -89,7 +89,13 @@ def test_errors_name_the_field_and_the_mend(options: dict[str, Any], message: st
         tiny_config(**options)
 
 
-@pytest.mark.parametrize("options", [{"fusion": "sum"}, {"block_size": "8"}, {"prefix_token_ids": ["a"]}])
+def test_fields_that_are_gone_are_no_fields() -> None:
+    assert not GONE.keys() & SelfAttnConfig().to_dict().keys()
+
+
+@pytest.mark.parametrize(
+    "options", [{"fusion": "channel"}, {"word_pooling": "attention"}, {"block_size": "8"}, {"prefix_token_ids": ["a"]}]
+)
 def test_types_are_checked(options: dict[str, Any]) -> None:
     with pytest.raises(StrictDataclassFieldValidationError, match=next(iter(options))):
         tiny_config(**options)
@@ -101,9 +107,9 @@ def test_types_are_checked_on_assignment() -> None:
         config.num_groups = "many"
 
 
-def test_backbone_without_hidden_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="The backbone 'resnet' has no `hidden_size`"):
-        SelfAttnConfig(backbone_config=ResNetConfig())
+def test_backbone_without_a_width_is_refused() -> None:
+    with pytest.raises(ValueError, match="The backbone 'clip' has no `hidden_size`"):
+        SelfAttnConfig(backbone_config=CLIPConfig())
 
 
 def test_backbone_dictionary_without_model_type_is_refused() -> None:

@@ -8,19 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from hf_selfattn.modeling.crf_selfattn import LinearChainCRF
-from hf_selfattn.modeling.decoding_selfattn import (
-    IGNORED,
-    crf_nll,
-    entity_continuation,
-    illegal_words,
-    log_partition,
-    marginals,
-    sequence_score,
-    span_log_probability,
-    transition_mask,
-    viterbi_decode,
-)
+from hf_selfattn.modeling.crf_selfattn import LinearChainCRF, crf_nll, illegal_words, tag_tables, transition_mask
+from hf_selfattn.modeling.decoding_selfattn import IGNORED, decode
 
 IOB2 = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 BIOES = ["O", "B-X", "I-X", "E-X", "S-X"]
@@ -76,20 +65,28 @@ def random_scores(N=6, C=5, seed=0, dtype=torch.float64):
     return 2 * torch.randn(len(MASKS), N, C, generator=generator, dtype=dtype)
 
 
+def viterbi_decode(scores, mask, *table):
+    return decode(scores, mask, *table)[0]
+
+
+def marginals(scores, mask, *table):
+    return decode(scores, mask, *table)[1]
+
+
 KINDS = pytest.mark.parametrize("kind", ["iob2", "bioes", "learned"])
 
 
 @KINDS
-def test_path_partition_and_marginals_equal_brute_force(kind):
+def test_path_likelihood_and_marginals_equal_brute_force(kind):
     scores, table = random_scores(), tables(kind)
-    paths = viterbi_decode(scores, MASKS, *table)
-    partition, probs = log_partition(scores, MASKS, *table), marginals(scores, MASKS, *table)
+    paths, probs = decode(scores, MASKS, *table)
+    nll = crf_nll(scores, paths, MASKS, *table)
     assert torch.equal(paths == IGNORED, ~MASKS)
     assert probs[~MASKS].eq(0).all()
     for row, words in enumerate(MASKS):
         labels, totals = every_sequence(scores[row, words], *table)
         assert paths[row, words].tolist() == labels[totals.argmax()].tolist()
-        torch.testing.assert_close(partition[row], totals.logsumexp(0))
+        torch.testing.assert_close(nll[row], totals.logsumexp(0) - totals.max())
         share = totals.softmax(0)
         naive = torch.stack([(share[:, None] * (labels == c)).sum(0) for c in range(scores.shape[2])], dim=1)
         torch.testing.assert_close(probs[row, words], naive)
@@ -101,10 +98,9 @@ def test_every_length_and_number_of_tags_equals_brute_force(N, C):
     mask = torch.ones(1, N, dtype=torch.bool)
     labels, totals = every_sequence(scores[0], *table)
     assert viterbi_decode(scores, mask, *table)[0].tolist() == labels[totals.argmax()].tolist()
-    torch.testing.assert_close(log_partition(scores, mask, *table)[0], totals.logsumexp(0))
     for number in (0, len(labels) // 2, len(labels) - 1):
-        found = sequence_score(scores, labels[number : number + 1], mask, *table)[0]
-        torch.testing.assert_close(found, totals[number])
+        found = crf_nll(scores, labels[number : number + 1], mask, *table)[0]
+        torch.testing.assert_close(found, totals.logsumexp(0) - totals[number])
 
 
 def test_gradients_equal_those_of_brute_force():
@@ -121,12 +117,6 @@ def test_gradients_equal_those_of_brute_force():
         torch.testing.assert_close(one, other)
 
 
-def test_gradient_of_the_partition_is_the_marginals():
-    scores, table = random_scores().requires_grad_(), tables("learned")
-    (gradient,) = torch.autograd.grad(log_partition(scores, MASKS, *table).sum(), scores)
-    torch.testing.assert_close(gradient, marginals(scores, MASKS, *table).detach())
-
-
 @KINDS
 def test_gradcheck(kind):
     scores = random_scores()[:4, :, :].clone().requires_grad_()
@@ -136,72 +126,17 @@ def test_gradcheck(kind):
     assert torch.autograd.gradcheck(lambda s, *t: marginals(s, MASKS[:4], *t), (scores, *parts))
 
 
-def naive_span_probabilities(scores_NC, path, table, continuation):
-    """Sum the shares of all sequences in which exactly this entity stands, for the entity of each word."""
-    labels, totals = every_sequence(scores_NC, *table)
-    share, probs, first = totals.softmax(0), [], 0
-    for n in range(len(path)):
-        if n + 1 < len(path) and continuation[path[n], path[n + 1]]:
-            continue
-        same = (labels[:, first : n + 1] == torch.tensor(path[first : n + 1])).all(1)
-        if n + 1 < len(path):
-            same &= ~continuation[path[n], labels[:, n + 1]]
-        if first > 0:
-            same &= ~continuation[labels[:, first - 1], path[first]]
-        probs += [share[same].sum()] * (n + 1 - first)
-        first = n + 1
-    return torch.stack(probs)
-
-
-@KINDS
-@pytest.mark.parametrize("seed", range(3))
-def test_span_probability_equals_brute_force(kind, seed):
-    scores, table = random_scores(seed=seed), tables(kind, seed=seed)
-    continuation = entity_continuation(BIOES if kind == "bioes" else IOB2)
-    # the best path of other scores: also improbable entities, with many of two and three words
-    other = random_scores(seed=seed + 10) + torch.tensor([-3.0, 0, 1, 0, 1])
-    for paths in (*(viterbi_decode(decoded, MASKS, *table) for decoded in (scores, other)), scores.argmax(dim=2)):
-        found = span_log_probability(scores, paths, MASKS, *table, continuation)
-        assert found[~MASKS].eq(-torch.inf).all()
-        for row, words in enumerate(MASKS):
-            naive = naive_span_probabilities(scores[row, words], paths[row, words].tolist(), table, continuation)
-            torch.testing.assert_close(found[row, words].exp(), naive)
-
-
-def test_the_order_of_the_labels_changes_nothing():
-    scores, order = random_scores(), torch.tensor([2, 1, 4, 3, 0])  # I-PER has the number that padding gets
-    names = [IOB2[label] for label in order]
-    paths = viterbi_decode(scores + torch.tensor([-3.0, 0, 1, 0, 1]), MASKS, *transition_mask(IOB2))
-    expected = span_log_probability(scores, paths, MASKS, *transition_mask(IOB2), entity_continuation(IOB2))
-    renamed = order.argsort()[paths.clamp(min=0)]
-    found = span_log_probability(
-        scores[..., order], renamed, MASKS, *transition_mask(names), entity_continuation(names)
-    )
-    torch.testing.assert_close(found, expected)
-
-
-def test_an_illegal_entity_has_no_probability():
-    scores, mask = torch.zeros(1, 3, 5), torch.ones(1, 3, dtype=torch.bool)
-    path = torch.tensor([[0, 2, 1]])  # O I-PER B-PER
-    table = tables("iob2")
-    found = span_log_probability(scores, path, mask, *table, entity_continuation(IOB2)).exp()[0]
-    assert found[1] == 0 and found[0] > 0 and found[2] > 0
-
-
 @KINDS
 def test_padding_and_holes_change_nothing(kind):
     scores, table = random_scores(dtype=torch.float32), tables(kind)
-    continuation = entity_continuation(BIOES if kind == "bioes" else IOB2)
     garbage = scores.masked_fill(~MASKS[..., None], torch.nan).requires_grad_()
-    paths = viterbi_decode(garbage, MASKS, *table)
+    paths, probs = decode(garbage, MASKS, *table)
     nll = crf_nll(garbage, paths, MASKS, *table)
-    spans = span_log_probability(garbage, paths, MASKS, *table, continuation)
     for row, words in enumerate(MASKS):
         alone, every = scores[row : row + 1, words], torch.ones(1, int(words.sum()), dtype=torch.bool)
         assert torch.equal(viterbi_decode(alone, every, *table)[0], paths[row, words])
         torch.testing.assert_close(crf_nll(alone, paths[row : row + 1, words], every, *table)[0], nll[row])
-        found = span_log_probability(alone, paths[row : row + 1, words], every, *table, continuation)[0]
-        torch.testing.assert_close(found, spans[row, words])
+        torch.testing.assert_close(marginals(alone, every, *table)[0], probs[row, words])
     (gradient,) = torch.autograd.grad(nll.sum(), garbage)
     assert gradient.isfinite().all() and gradient[~MASKS].eq(0).all()
 
@@ -270,7 +205,7 @@ def test_legal_sequences_are_those_of_the_grammar(names):
 )
 def test_labels_of_no_scheme_are_all_legal(names):
     assert all(table.all() for table in transition_mask(names))
-    assert not entity_continuation(names).any()
+    assert not any(map(any, tag_tables(tuple(names))[3]))
 
 
 def test_no_labels_are_an_error():
@@ -322,17 +257,15 @@ def fresh_crf(names=IOB2, spread=0.0):
 
 def test_crf_of_zeros_is_the_legal_model():
     scores, crf, table = random_scores(dtype=torch.float32), fresh_crf(), transition_mask(IOB2)
-    paths = crf.decode(scores, MASKS)
+    paths, probs = decode(scores, MASKS, *crf.tables())
     assert torch.equal(paths, viterbi_decode(scores, MASKS, *table))
+    torch.testing.assert_close(probs, marginals(scores, MASKS, *table))
     torch.testing.assert_close(crf(scores, paths, MASKS), crf_nll(scores, paths, MASKS, *table))
-    torch.testing.assert_close(crf.marginals(scores, MASKS), marginals(scores, MASKS, *table))
-    expected = span_log_probability(scores, paths, MASKS, *table, entity_continuation(IOB2))
-    torch.testing.assert_close(crf.span_log_probability(scores, paths, MASKS), expected)
 
 
 def test_every_legal_parameter_of_the_crf_learns_and_no_other():
     scores, crf = random_scores(dtype=torch.float32), fresh_crf(spread=1.0)
-    crf(scores, crf.decode(random_scores(seed=1).float(), MASKS), MASKS).sum().backward()
+    crf(scores, viterbi_decode(random_scores(seed=1).float(), MASKS, *crf.tables()), MASKS).sum().backward()
     for parameter, legal in zip(crf.parameters(), transition_mask(IOB2), strict=True):
         assert parameter.grad[legal].ne(0).all() and parameter.grad[~legal].eq(0).all()
 
@@ -350,7 +283,7 @@ def test_crf_learns_what_no_word_shows():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.1 < losses[0]
-    assert torch.equal(crf.decode(scores, mask), gold)
+    assert torch.equal(viterbi_decode(scores, mask, *crf.tables()), gold)
 
 
 def test_clear_errors():
@@ -365,11 +298,11 @@ def test_clear_errors():
     with pytest.raises(ValueError, match="Give one label for each position"):
         crf(scores, gold[:, :3], mask)
     with pytest.raises(ValueError, match="Give torch.bool"):
-        crf.decode(scores, mask.long())
+        decode(scores, mask.long(), *crf.tables())
     with pytest.raises(ValueError, match=r"shape \(2, 4, 5\) and the mask \(2, 3\)"):
-        crf.decode(scores, mask[:, :3])
+        decode(scores, mask[:, :3], *crf.tables())
     with pytest.raises(ValueError, match=r"3 labels need \[\(3,\), \(3, 3\), \(3,\)\]"):
-        crf.decode(scores[..., :3], mask)
+        decode(scores[..., :3], mask, *crf.tables())
 
 
 class Decoder(nn.Module):
@@ -380,8 +313,8 @@ class Decoder(nn.Module):
         self.crf = fresh_crf(spread=1.0)
 
     def forward(self, scores, mask):
-        paths = self.crf.decode(scores, mask)
-        return paths, self.crf.marginals(scores, mask), self.crf.span_log_probability(scores, paths, mask)
+        paths, probs = decode(scores, mask, *self.crf.tables())
+        return paths, probs, crf_nll(scores, paths, mask, *self.crf.tables())
 
 
 def test_export_and_compile_at_a_fixed_shape():

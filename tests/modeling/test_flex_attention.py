@@ -11,10 +11,13 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from hf_selfattn.modeling import flex_selfattn
-from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead, SelfAttentionHead
-from hf_selfattn.modeling.choice_selfattn import has_flex_kernels
+from hf_selfattn.modeling.attention_selfattn import (
+    GroupedAttentionHead,
+    SelfAttentionHead,
+    has_flex_kernels,
+    head_masks,
+)
 from hf_selfattn.modeling.flex_selfattn import TILE, attend_in_blocks, build_block_mask
-from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads
 
 needs_gpu = pytest.mark.skipif(
     not (torch.cuda.is_available() and has_flex_kernels(torch.device("cuda"))),
@@ -106,19 +109,13 @@ def head_of(model_class: type[nn.Module], **options: Any) -> nn.Module:
 def output_by(implementation: str, head: nn.Module, features: Tensor, lengths: list[int] | None) -> Tensor:
     head.config._attn_implementation = implementation
     given = None if lengths is None else torch.tensor(lengths, device=features.device)
-    output = head(features, SelfAttnHeads(head.config)._masks(features, given))
+    output = head(features, head_masks(head.config, features, given))
     output = output[0] if isinstance(output, tuple) else output
     return output.flatten(0, 1) if lengths is None else real_tokens(output, given)
 
 
 HEADS = [
-    *[
-        (GroupedAttentionHead, {"block_size": size, "far_field": field})
-        for size in (7, 64)
-        for field in ("mean", "linear")
-    ],
-    (GroupedAttentionHead, {"block_size": 7, "num_sortings": 2}),
-    (GroupedAttentionHead, {"block_size": 64, "num_sortings": 2}),
+    *[(GroupedAttentionHead, {"block_size": size}) for size in (7, 64)],
     *[(SelfAttentionHead, {"attention_window": window}) for window in (5, 64)],
 ]
 
@@ -251,11 +248,10 @@ def test_few_graphs_serve_inputs_of_all_sizes(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("task", ["single_label", "token"])
-@pytest.mark.parametrize("options", [{}, {"far_field": "linear"}], ids=["mean", "linear"])
 @torch.no_grad()
-def test_model_answers_the_same(task: str, options: dict[str, str]) -> None:
+def test_model_answers_the_same(task: str) -> None:
     batch = tiny_batch([70, 9, 33])
-    model = tiny_model(task, **options)
+    model = tiny_model(task)
     is_real = batch["attention_mask"].bool() if task == "token" else slice(None)
     expected = main_output(model(**batch))[is_real]
     model.set_attn_implementation(HEADS_BY_FLEX)
@@ -377,12 +373,11 @@ def test_kernels_are_the_naive_double_loop(
 
 @compiles
 @needs_gpu
-@pytest.mark.parametrize("options", [{}, {"far_field": "linear"}], ids=["mean", "linear"])
-def test_training_step_on_a_gpu_is_equal(options: dict[str, str]) -> None:
+def test_training_step_on_a_gpu_is_equal() -> None:
     batch = {name: values.cuda() for name, values in tiny_batch([300, 9, 33]).items()}
     results = []
     for implementation in ("sdpa", HEADS_BY_FLEX):
-        model = tiny_model("token", **options).cuda()
+        model = tiny_model("token").cuda()
         model.set_attn_implementation(implementation)
         outputs = model(**batch, labels=batch["input_ids"] % 5)
         outputs.loss.backward()

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from hf_selfattn.modeling.grouping_selfattn import (
     block_counts,
-    far_bias_without,
     group_similarity,
     near_and_far_bias,
     sort_by_group,
@@ -26,16 +25,14 @@ def test_similarity_is_the_cosine_of_each_head_and_group() -> None:
 
 
 @pytest.mark.parametrize("lengths", [[13, 13], [13, 6], [1, 13], [13, 0]])
-@pytest.mark.parametrize("group_order", ["position", "similarity"])
-def test_tokens_are_sorted_by_group_and_inside_it_and_padding_last(lengths: list[int], group_order: str) -> None:
+def test_tokens_are_sorted_by_group_and_inside_it_and_padding_last(lengths: list[int]) -> None:
     similarity = torch.randint(-4, 5, (2, 3, 13, 4)) / 4  # with equal ones, and both ends
-    groups, order, inverse = sort_by_group(similarity, torch.tensor(lengths), group_order)
+    groups, order, inverse = sort_by_group(similarity, torch.tensor(lengths))
     for b, length in enumerate(lengths):
         for h in range(3):
             highest, group = (x.tolist() for x in similarity[b, h].max(dim=-1))
             assert groups[b, h].tolist() == group
-            first = [-x if group_order == "similarity" else 0 for x in highest]
-            expected = sorted(range(length), key=lambda i, group=group, first=first: (group[i], first[i], i))
+            expected = sorted(range(length), key=lambda i, g=group, high=highest: (g[i], -high[i], i))
             assert order[b, h].tolist() == expected + list(range(length, 13))
             assert order[b, h][inverse[b, h]].tolist() == list(range(13))
 
@@ -44,12 +41,8 @@ def test_tokens_are_sorted_by_group_and_inside_it_and_padding_last(lengths: list
 def test_twins_far_apart_lie_side_by_side(dtype: torch.dtype) -> None:
     """One group of 64 tokens, of which each is like one other, half of the text away."""
     similarity = torch.rand(32, generator=torch.Generator().manual_seed(0)).repeat(2)[None, None, :, None].to(dtype)
-    lengths = torch.tensor([64])
-    distances = []
-    for group_order in ("similarity", "position"):
-        place = sort_by_group(similarity, lengths, group_order)[2][0, 0]
-        distances.append((place[:32] - place[32:]).abs().float().mean())
-    assert distances[0] < 2 and distances[1] == 32
+    place = sort_by_group(similarity, torch.tensor([64]))[2][0, 0]
+    assert (place[:32] - place[32:]).abs().float().mean() < 2
 
 
 def test_grouping_takes_no_gradient() -> None:
@@ -77,12 +70,3 @@ def test_far_bias_is_the_log_of_the_number_of_tokens() -> None:
 
 def test_one_block_has_no_far_field() -> None:
     assert near_and_far_bias(torch.tensor([[3]]), 4, torch.float32).tolist() == [[[0, 0, 0, LOWEST]]]
-
-
-def test_far_bias_without_another_block_is_the_log_of_what_is_left() -> None:
-    first, second = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([0, 1, 1, 0, 0, 0])  # the last token is padding
-    bias = far_bias_without(first[None, :, None], second[None, :, None], torch.tensor([5]), 3, 2, torch.float32)
-    assert bias.shape == (1, 3, 1, 3)
-    assert bias[0, 0, 0].tolist() == [0, 0, LOWEST], "one left of each, but none of the third block"
-    assert bias[0, 1, 0].tolist() == [0, 0, 0]
-    assert bias[0, 2, 0].tolist() == [pytest.approx(log(2)), pytest.approx(log(2)), 0]

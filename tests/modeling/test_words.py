@@ -7,20 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from tiny_models import BACKBONES, aligned, tiny_batch, tiny_config, tiny_model, tiny_wordpiece
+from peft import LoraConfig, get_peft_model
+from tiny_models import BACKBONES, aligned, tiny_batch, tiny_model, tiny_wordpiece
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForTokenClassification, pipeline
 
 from hf_selfattn import SelfAttnForTokenClassification
-from hf_selfattn.adapters import add_lora, merge_adapters
-from hf_selfattn.modeling.decoding_selfattn import crf_nll, transition_mask
-from hf_selfattn.modeling.words_selfattn import WordPooling, continuing_labels, continuing_tokens, find_words
+from hf_selfattn.modeling.crf_selfattn import crf_nll, transition_mask
+from hf_selfattn.modeling.words_selfattn import continuing_labels, continuing_tokens, find_words, pool_words
 
 NAMES = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 LABELS = {"id2label": dict(enumerate(NAMES)), "label2id": {name: i for i, name in enumerate(NAMES)}}
-POOLINGS = ["first", "mean", "attention"]
+POOLINGS = ["first", "mean"]
 PIECES = list(range(85, 97))
 TEXT = "w5ab w6 w7c-w8 w9. w10 w11k w12abc " * 9  # 117 tokens, four windows
 
@@ -50,28 +49,16 @@ def word_starts_by_loop(ids: list[int]) -> list[bool]:
     return starts
 
 
-def pool_by_loop(features: Tensor, query: Tensor | None, pooling: str) -> Tensor:
+def pool_by_loop(features: Tensor, pooling: str) -> Tensor:
     """The feature of one word, of its tokens' features (n, D)."""
-    if pooling == "first":
-        return features[0]
-    if query is None:
-        return features.mean(dim=0)
-    weights = F.softmax(torch.stack([token @ query / len(query) ** 0.5 for token in features]), dim=0)
-    return sum(weight * token for weight, token in zip(weights, features, strict=True))
-
-
-def word_pooling(pooling: str) -> WordPooling:
-    module = WordPooling(tiny_config(word_pooling=pooling))
-    if module.query is not None:
-        torch.nn.init.normal_(module.query, std=5.0)
-    return module
+    return features[0] if pooling == "first" else features.mean(dim=0)
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_words_are_pooled_as_in_a_loop(side: str, pooling: str) -> None:
     torch.manual_seed(0)
-    batch, pool = tiny_batch([23, 9, 1], padding_side=side), word_pooling(pooling)
+    batch = tiny_batch([23, 9, 1], padding_side=side)
     table = torch.zeros(99, dtype=torch.bool)
     table[40:] = True
     features = torch.randn(*batch["input_ids"].shape, 32, requires_grad=True)
@@ -89,69 +76,14 @@ def test_words_are_pooled_as_in_a_loop(side: str, pooling: str) -> None:
         for group in filter(None, groups):
             assert words.starts_BT[row, group].tolist() == [True] + [False] * (len(group) - 1)
             for i in group:
-                expected[row][i] = pool_by_loop(features[row, group], pool.query, pooling)
-    pooled, naive = pool(features, words), torch.stack([torch.stack(row) for row in expected])
+                expected[row][i] = pool_by_loop(features[row, group], pooling)
+    pooled, naive = pool_words(features, words, pooling), torch.stack([torch.stack(row) for row in expected])
     torch.testing.assert_close(pooled, naive)
-    inputs = [features, *pool.parameters()]
     towards = torch.randn_like(pooled)
     for fast, slow in zip(
-        torch.autograd.grad(pooled, inputs, towards), torch.autograd.grad(naive, inputs, towards), strict=True
+        torch.autograd.grad(pooled, features, towards), torch.autograd.grad(naive, features, towards), strict=True
     ):
         torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5)
-
-
-def test_attention_over_pieces_begins_as_their_mean() -> None:
-    batch = tiny_batch([70, 9])
-    mean, attention = tagger("argmax"), tagger("argmax", word_pooling="attention")
-    attention.load_state_dict({**mean.state_dict(), "word_pooling.query": torch.zeros(32)})
-    with torch.no_grad():
-        torch.testing.assert_close(attention(**batch).logits, mean(**batch).logits)
-        assert not tiny_model("token", word_pooling="attention").word_pooling.query.any()
-
-
-def test_attention_over_pieces_under_autocast() -> None:
-    features, pool = torch.randn(1, 12, 32), word_pooling("attention")
-    starts = torch.arange(12)[None] % 6 == 0
-    words = find_words(features, None, [], torch.zeros(99, dtype=torch.bool), starts)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        low = pool(features.bfloat16(), words)
-    assert low.dtype == torch.bfloat16
-    torch.testing.assert_close(low, pool(features.bfloat16().float(), words).bfloat16())
-
-
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_attention_over_pieces_is_the_same_in_any_batch(side: str) -> None:
-    model = tagger("argmax", word_pooling="attention")
-    torch.nn.init.normal_(model.word_pooling.query, std=5.0)
-    lengths = [50, 23, 9]
-    batch = tiny_batch(lengths, padding_side=side)
-    with torch.no_grad():
-        together = model(**batch).logits
-        for row, length in enumerate(lengths):
-            part = slice(0, length) if side == "right" else slice(50 - length, 50)
-            alone = model(batch["input_ids"][row : row + 1, part]).logits[0]
-            torch.testing.assert_close(together[row, part], alone, rtol=1e-4, atol=1e-4)
-
-
-def test_attention_over_pieces_trains_beside_adapters_and_is_saved(tmp_path: Path) -> None:
-    batch = tiny_batch([30, 9])
-    labels = torch.where(batch["attention_mask"].bool(), 1, -100)
-    adapted = add_lora(tagger("argmax", word_pooling="attention"), "TOKEN_CLS", r=4).train()
-    base = adapted.get_base_model()
-    optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=5.0)
-    adapted(**batch, labels=labels).loss.backward()
-    optimizer.step()
-    query = base.word_pooling.modules_to_save["default"].query
-    assert query.any() and not base.word_pooling.original_module.query.any()
-    with torch.no_grad():
-        expected = adapted.eval()(**batch).logits
-        adapted.save_pretrained(tmp_path / "adapter")
-        reopened = PeftModel.from_pretrained(tagger("argmax", word_pooling="attention"), tmp_path / "adapter").eval()
-        torch.testing.assert_close(reopened(**batch).logits, expected)
-        merge_adapters(adapted).save_pretrained(tmp_path / "merged")
-        merged = AutoModelForTokenClassification.from_pretrained(tmp_path / "merged")
-        assert torch.equal(merged.word_pooling.query, query)
-        torch.testing.assert_close(merged(**batch).logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_given_words_win_and_wrong_shapes_are_named() -> None:
@@ -169,8 +101,6 @@ def test_given_words_win_and_wrong_shapes_are_named() -> None:
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_loss_is_that_of_the_words(decoding: str, pooling: str) -> None:
     model, batch = tagger(decoding, word_pooling=pooling), tiny_batch([40, 9])
-    if pooling == "attention":
-        torch.nn.init.normal_(model.word_pooling.query, std=5.0)
     starts = torch.tensor([word_starts_by_loop(ids) for ids in batch["input_ids"].tolist()])
     labels = torch.where(starts, 1, -100)
     with torch.no_grad():
@@ -183,7 +113,7 @@ def test_loss_is_that_of_the_words(decoding: str, pooling: str) -> None:
                 stop = begin + 1
                 while stop < 40 and int(batch["input_ids"][row, stop]) in PIECES:
                     stop += 1
-                vector = pool_by_loop(features[row, begin:stop], model.word_pooling.query, pooling)
+                vector = pool_by_loop(features[row, begin:stop], pooling)
                 scores.append(model.classifier(vector))
             answers = torch.ones(len(begins), dtype=torch.long)
             if decoding == "crf":
@@ -225,7 +155,7 @@ def test_scores_are_marginals_of_the_best_legal_path() -> None:
     model, batch = tagger("viterbi"), tiny_batch([6])
     with torch.no_grad():
         words = find_words(batch["input_ids"], None, [3, 4], model.continues_word, None)
-        scores = model.classifier(model.word_pooling(model.model(**batch).last_hidden_state, words))
+        scores = model.classifier(pool_words(model.model(**batch).last_hidden_state, words, "mean"))
         answer = model.eval()(**batch).logits[0]
     starts = [i for i, first in enumerate(word_starts_by_loop(batch["input_ids"][0].tolist())) if first]
     start, transitions, end = transition_mask(NAMES)

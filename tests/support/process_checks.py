@@ -6,7 +6,6 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from accelerate import PartialState
@@ -108,32 +107,6 @@ def check_features(folder: Path) -> dict[str, Any]:
     return {"written": len(written), "of": len(set(cache.keys)), "right": lengths == tokens["length"][:]}
 
 
-def moving() -> torch.nn.Module:
-    """A model without dropout whose prototypes follow the tokens."""
-    model = tiny_model(codebook="ema", num_sortings=2).train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    return model
-
-
-@torch.no_grad()
-def check_codebook(state: PartialState) -> dict[str, Any]:
-    """Prototypes that follow the rows of both processes, of which one has short rows only, beside those of one."""
-    rows, own = tiny_batch([40, 33, 5, 4]), state.process_index
-    shared, alone = moving(), moving()
-    before = shared.base_model.heads.layers[0].grouped_attention.prototypes.clone()
-    shared(**{name: values[2 * own : 2 * own + 2, : (40, 5)[own]] for name, values in rows.items()})
-    with patch("torch.distributed.is_initialized", return_value=False):
-        alone(**rows)
-    first, second = (model.base_model.heads.layers[0].grouped_attention for model in (shared, alone))
-    return {
-        "moved": not torch.equal(first.prototypes, before),
-        "counts": float((first.prototype_counts - second.prototype_counts).abs().max()),
-        "prototypes": first.prototypes.flatten().tolist(),
-    }
-
-
 def cached_files() -> set[tuple[str, int]]:
     """Names and inodes: a file that is written anew has another."""
     return {(str(path), path.stat().st_ino) for path in Path(config.HF_DATASETS_CACHE).rglob("*.arrow")}
@@ -151,7 +124,6 @@ def main() -> None:
         },
         "written": check_tokenising(folder),
         "features": check_features(folder),
-        "codebook": check_codebook(state),
     }
     (folder / f"{state.process_index}.json").write_text(json.dumps(record))
     state.destroy_process_group()

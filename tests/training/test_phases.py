@@ -68,7 +68,7 @@ def test_adapters_begin_with_the_heads_of_the_first_phase(
     starts_and_ends: list[dict[str, Tensor]],
 ) -> None:
     backbone = tiny_backbone if kind is TextClassificationArguments else wordpiece
-    heads = {**HEADS, **({"decoding": "crf", "word_pooling": "attention"} if kind is NerArguments else {})}
+    heads = {**HEADS, **({"decoding": "crf"} if kind is NerArguments else {})}
     changes = {"tuning": "probe+lora", "save": save, "heads": heads, "probe_epochs": 1, "probe_learning_rate": 0.02}
     arguments = probe_arguments(backbone, tmp_path, kind, **changes)
     results = run(arguments)

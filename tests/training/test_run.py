@@ -10,7 +10,7 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from huggingface_hub import ModelCard
-from runs import HEADS, rows_of, settings, text_arguments, write_rows
+from runs import rows_of, settings, text_arguments, write_rows
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from hf_selfattn import run
@@ -19,8 +19,6 @@ from hf_selfattn.metrics import metric_values
 from hf_selfattn.modeling.modeling_selfattn import SelfAttnForSequenceClassification
 from hf_selfattn.tasks.text_classification import label_counts
 from hf_selfattn.training.trainer import RecipeTrainer
-
-KEEP_RATES = {"token_keep_rate": 0.5, "subsequence_keep_rate": 0.5}
 
 
 @pytest.fixture
@@ -134,7 +132,7 @@ def test_the_same_arguments_train_once(
         run(text_arguments({**given, "learning_rate": 0.5}))
 
 
-@pytest.mark.parametrize("sampling", [{}, {"sample_tokens": 24}, {"heads": {**HEADS, **KEEP_RATES}}])
+@pytest.mark.parametrize("sampling", [{}, {"sample_tokens": 24}])
 def test_a_run_that_was_stopped_goes_on_and_ends_alike(
     backbone: str, tmp_path: Path, sampling: dict[str, Any]
 ) -> None:

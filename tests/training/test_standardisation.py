@@ -1,26 +1,25 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny_models import tiny_model, tiny_rows
 from torch import Tensor
 
+from hf_selfattn.modeling.backbone_selfattn import BackboneFeatures
 from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads
 from hf_selfattn.training.standardisation import standardise_features
 
 
+@torch.no_grad()
 def features_read(model: Any, rows: list[dict[str, Any]]) -> Tensor:
     """The mixed features of all tokens, row by row, as the backbone gives them: (N, D)."""
-    seen: list[Tensor] = []
-    heads = model.base_model.heads
-    hook = heads.register_forward_pre_hook(lambda module, inputs: seen.append(module.mixed(inputs[0])[0]))
-    with torch.no_grad():
-        for row in rows:
-            model(input_ids=row["input_ids"][None])
-    hook.remove()
-    return torch.cat(seen).double()
+    base = model.base_model
+    found = [base.backbone_features(input_ids=row["input_ids"][None]) for row in rows]
+    return torch.cat([base.heads.mixed(features.layers)[0] for features in found]).double()
 
 
 def test_features_get_mean_0_and_variance_1_whatever_the_padding() -> None:
@@ -36,28 +35,23 @@ def test_features_get_mean_0_and_variance_1_whatever_the_padding() -> None:
     torch.testing.assert_close(variance, torch.ones(()).double(), atol=1e-4, rtol=0)
 
 
-def test_mixed_layers_start_with_equal_shares_however_large_they_are() -> None:
-    model = tiny_model(num_mixed_layers=2)
-    heads = model.base_model.heads
+def test_mixed_layers_start_with_equal_shares_however_large_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny_model(num_mixed_layers=2).base_model
     rows, collate = tiny_rows([70, 9, 31, 5])
-    seen: list[Tensor] = []
+    read = base.backbone_features
 
-    def grow(module: SelfAttnHeads, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden_states, *others = inputs
-        return ((hidden_states[0], 1000 * hidden_states[1]), *others)
+    def grown(**inputs: Tensor) -> BackboneFeatures:
+        found = read(**inputs)
+        return replace(found, layers=(found.layers[0], 1000 * found.layers[1]))
 
-    def record(module: SelfAttnHeads, inputs: tuple[Any, ...]) -> None:
-        seen.append(torch.stack(inputs[0])[:, 0].double())
-
-    heads.register_forward_pre_hook(grow)
-    standardise_features(model, rows, collate)
-    heads.register_forward_pre_hook(record)
+    monkeypatch.setattr(base, "backbone_features", grown)
+    standardise_features(base, rows, collate)
     with torch.no_grad():
-        for row in rows:
-            model(input_ids=row["input_ids"][None])
-    deviation = torch.cat(seen, dim=1).var(dim=1, unbiased=False).mean(-1).sqrt()
+        found = [grown(input_ids=row["input_ids"][None]) for row in rows]
+    layers = torch.cat([torch.stack(features.layers)[:, 0] for features in found], dim=1).double()
+    deviation = layers.var(dim=1, unbiased=False).mean(-1).sqrt()
     assert deviation[1] > 100 * deviation[0]
-    shares = (heads.layer_weight * heads.layer_scale).detach() * deviation
+    shares = (base.heads.layer_weight * base.heads.layer_scale).detach() * deviation
     torch.testing.assert_close(shares, torch.full((2,), 0.5).double(), atol=1e-4, rtol=0)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hf_selfattn.modeling import scan_selfattn as scan
-from hf_selfattn.modeling.decoding_selfattn import as_factors, as_scores, transition_mask
+from hf_selfattn.modeling import decoding_selfattn as decoding
+from hf_selfattn.modeling.crf_selfattn import transition_mask
+from hf_selfattn.modeling.decoding_selfattn import as_factors, as_scores
 
 LENGTHS = [33, 47, 48, 49, 64, 65, 130]
 IOB2 = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -27,7 +28,7 @@ def scores(length: int, scale: float, seed: int = 0) -> torch.Tensor:
 
 @pytest.fixture
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    monkeypatch.setattr(scan, "in_blocks", lambda *_: False)
+    monkeypatch.setattr(decoding, "in_blocks", lambda *_: False)
     return monkeypatch
 
 
@@ -39,8 +40,8 @@ def test_messages(one_by_one: pytest.MonkeyPatch, length: int, scale: float, kin
     values = scores(length, scale)
     factors = (values - values.amax(dim=2, keepdim=True)).clamp(min=-300).exp()
     given = start.expand(3, -1), steps.expand(3, -1, -1), factors
-    expected = scan.messages(*given)
-    found = scan.messages_in_blocks(*given)
+    expected = decoding.messages(*given)
+    found = decoding.messages_in_blocks(*given)
     assert found.shape == (3, length, len(IOB2)) and found.isfinite().all()
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-9)
 
@@ -51,21 +52,21 @@ def test_best_path(one_by_one: pytest.MonkeyPatch, length: int, kind: str) -> No
     values = scores(length, 1.0)
     mask = torch.arange(length) < torch.tensor([[length], [length - 17], [1]])
     start, steps, end = tables(kind)
-    expected = scan.best_path(start, steps, end, values, mask)
-    one_by_one.setattr(scan, "in_blocks", lambda *_: True)
-    found = scan.best_path(start, steps, end, values, mask)
+    expected = decoding.best_path(start, steps, end, values, mask)
+    one_by_one.setattr(decoding, "in_blocks", lambda *_: True)
+    found = decoding.best_path(start, steps, end, values, mask)
     assert torch.equal(found[mask], expected[mask])
 
 
 def test_best_path_of_ties_is_legal(one_by_one: pytest.MonkeyPatch) -> None:
     start, steps, end = tables("legal")
     values, mask = torch.zeros(1, 70, len(IOB2)), torch.ones(1, 70, dtype=torch.bool)
-    one_by_one.setattr(scan, "in_blocks", lambda *_: True)
-    path = scan.best_path(start, steps, end, values, mask)[0]
+    one_by_one.setattr(decoding, "in_blocks", lambda *_: True)
+    path = decoding.best_path(start, steps, end, values, mask)[0]
     assert (steps[path[:-1], path[1:]] == 0).all() and start[path[0]] == 0
 
 
 def test_long_rows_go_in_blocks_and_many_rows_do_not() -> None:
-    assert scan.in_blocks(rows=2, positions=500, tags=9)
-    assert not scan.in_blocks(rows=2, positions=20, tags=9)
-    assert not scan.in_blocks(rows=64, positions=500, tags=9)
+    assert decoding.in_blocks(rows=2, positions=500, tags=9)
+    assert not decoding.in_blocks(rows=2, positions=20, tags=9)
+    assert not decoding.in_blocks(rows=64, positions=500, tags=9)
