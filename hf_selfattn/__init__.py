@@ -38,7 +38,7 @@ PUBLIC = {
     "metrics": ("compare", "score", "score_spans"),
     "tasks": ("NerArguments", "SentimentArguments", "Task", "TextClassificationArguments", "register_task"),
     "training.faults": ("faults_explained",),
-    "training.first_pass": ("fit_codebooks",),
+    "training.first_pass": ("fit_codebooks", "standardise_features"),
     "training.run": ("run",),
 }
 HOMES = {name: home for home, names in PUBLIC.items() for name in names}

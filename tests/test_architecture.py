@@ -87,6 +87,43 @@ def test_the_package_itself_imports_the_model_only() -> None:
     assert imported_rooms(PACKAGE / "__init__.py") == {"modeling"}
 
 
+@pytest.mark.parametrize("folder", sorted({path.parent for path in SOURCES}), ids=relative)
+def test_folders_are_small(folder: Path) -> None:
+    assert len([path for path in folder.iterdir() if path.suffix == ".py"]) <= 16
+
+
+def test_no_name_is_defined_twice() -> None:
+    homes: dict[str, list[str]] = {}
+    for path in SOURCES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("__"):
+                homes.setdefault(node.name, []).append(relative(path))
+    twice = {name: places for name, places in homes.items() if len(places) > 1}
+    assert not twice, twice
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_functions_are_short(path: Path) -> None:
+    functions = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    long = [
+        f"{node.name}: {length} lines"
+        for node in functions
+        if isinstance(node, ast.FunctionDef) and (length := (node.end_lineno or 0) - node.lineno + 1) > 60
+    ]
+    assert not long
+
+
+def test_docstrings_are_a_fifth_of_the_package_at_most() -> None:
+    lines = docstrings = 0
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        lines += text.count("\n")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+                docstrings += (node.body[0].end_lineno or 0) - node.body[0].lineno + 1
+    assert lines <= 15_000 and docstrings <= 0.2 * lines, (lines, docstrings / lines)
+
+
 def test_package_does_not_import_recipes() -> None:
     for path in SOURCES:
         assert all(module.split(".")[0] != "recipes" for _, module, _ in imports(path)), relative(path)

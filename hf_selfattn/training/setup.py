@@ -25,11 +25,10 @@ from ..metrics import LOWER_IS_BETTER
 from ..tasks import Task
 from ..tasks.evaluation import order_by_length
 from .feature_cache import CachedFeatures, default_folder, feature_collator
-from .first_pass import fit_codebooks
+from .first_pass import fit_codebooks, standardise_features
 from .optimizer import grouped_optimizer
 from .progress import show_progress
 from .sampler import Excerpts, length_grouped
-from .standardisation import standardise_features
 from .trainer import RecipeTrainer
 
 ROWS_TO_STANDARDISE = 64

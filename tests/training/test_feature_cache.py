@@ -18,8 +18,14 @@ from tiny_models import WINDOW, tiny_model, tiny_text, tiny_tokenizer
 from transformers import DataCollatorWithPadding
 
 from hf_selfattn.training import feature_cache as features_module
-from hf_selfattn.training.feature_cache import CachedFeatures, feature_collator, keys_and_lengths, portions
-from hf_selfattn.training.feature_store import FeatureStore, packed
+from hf_selfattn.training.feature_cache import (
+    CachedFeatures,
+    FeatureStore,
+    feature_collator,
+    keys_and_lengths,
+    packed,
+    portions,
+)
 
 WORDS = (4, 70, 9, 4, 33, 1)  # longer than a window, too
 

@@ -12,18 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hf_selfattn.tasks.preparation import load_data
-from hf_selfattn.training.trials import build_trial_trainer
-from runs import text_arguments
+from runs import HEADS, QUICK, probe_arguments, stopped_after, text_arguments, with_callback
 from tiny_models import tiny_text
-from transformers import AutoConfig, AutoModelForSequenceClassification, Trainer
+from transformers import AutoConfig, AutoModelForSequenceClassification, Trainer, TrainerCallback
 
 from hf_selfattn import NerArguments, TextClassificationArguments, parse_arguments, run
 from hf_selfattn.training.search_space import Choices, Range, read_search, read_space, with_settings
 
 ROOT = Path(__file__).parents[2]
-HEADS = {"head_dim": 8, "group_dim": 8, "num_groups": 4, "block_size": 8, "subsequence_stride": 4}
-QUICK = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "bf16": False, "disable_tqdm": True, "seed": 0}
 RATE = {"learning_rate": {"low": "1e-4", "high": "1e-2", "log": True}}
 
 
@@ -49,6 +45,7 @@ def settings(backbone: str, folder: Path, space: dict[str, Any], trials: int = 2
         "baseline": False,
         "search": search,
         **QUICK,
+        "per_device_train_batch_size": 8,
         **changes,
     }
 
@@ -67,7 +64,7 @@ def test_a_space_is_read() -> None:
     words += ["search.space.heads.num_groups=[8, 16]", "search.space.weight_decay=[0, 0.1]"]
     words += ["search.space.class_weights=[balanced, null]", "search.space.lora.r={low: 4, high: 32, step: 4}"]
     plan = read_search(parse_arguments(words, TextClassificationArguments))
-    assert (plan.trials, plan.pruner, plan.timeout) == (3, None, None)
+    assert (plan.kind, plan.trials, plan.storage) == ("search", 3, None)
     assert plan.space == {
         "learning_rate": Range(1e-4, 1.0, True),
         "heads.num_groups": Choices([8, 16]),
@@ -79,9 +76,9 @@ def test_a_space_is_read() -> None:
 
 def test_settings_reach_their_places() -> None:
     arguments = TextClassificationArguments(heads={"head_dim": 8}, options={"seed": 1})
-    found = with_settings(arguments, {"learning_rate": 0.1, "heads.num_groups": 2, "lora.r": 4, "loss": "focal"})
+    found = with_settings(arguments, {"learning_rate": 0.1, "heads.num_groups": 2, "lora.r": 4, "loss": "ordinal"})
     assert found.options == {"seed": 1, "learning_rate": 0.1} and found.heads == {"head_dim": 8, "num_groups": 2}
-    assert found.lora == {"r": 4} and found.loss == "focal"
+    assert found.lora == {"r": 4} and found.loss == "ordinal"
     assert arguments.heads == {"head_dim": 8} and arguments.options == {"seed": 1}, "the arguments stay as they were"
 
 
@@ -98,8 +95,8 @@ def test_settings_reach_their_places() -> None:
         ({"lora.r": {"low": 4, "high": 4}}, "lora.r has low=4 and high=4"),
         ({"heads.num_groups": []}, "heads.num_groups is an empty list"),
         ({"heads.num_groups": [8, 8]}, "holds a value twice"),
-        ({"heads.num_groups": [8, 9.5]}, "heads.num_groups takes whole numbers, not [8.0, 9.5]"),
-        ({"lora.r": {"low": 0.5, "high": 4}}, "lora.r takes whole numbers"),
+        ({"heads.num_groups": [8, 9.5]}, "heads.num_groups takes whole numbers, not 9.5"),
+        ({"lora.r": {"low": 0.5, "high": 4}}, "lora.r.low takes whole numbers, not 0.5"),
         ({"lora.target_modules": [["query"]]}, "holds ['query']"),
         ({"learning_rate": 1e-3}, "learning_rate=0.001 must be a list of values"),
         ({"learning_rate": {"low": 1, "hgh": 2}}, "must be a list of values"),
@@ -112,8 +109,9 @@ def test_settings_reach_their_places() -> None:
     ],
 )
 def test_a_bad_space_is_named(space: Any, message: str) -> None:
+    arguments = TextClassificationArguments(search={"space": space})
     with pytest.raises(ValueError) as caught:
-        read_space(space)
+        read_search(arguments)
     assert message in str(caught.value)
 
 
@@ -122,11 +120,12 @@ def test_a_bad_space_is_named(space: Any, message: str) -> None:
     [
         ({"search": {"trails": 3}}, "no key 'trails'. Did you mean 'trials'"),
         ({"search": {"trials": 0}}, "search.trials=0"),
-        ({"search": {"pruner": "best"}}, "'median' or 'hyperband'"),
-        ({"search": {"timeout": -1}}, "search.timeout=-1"),
+        ({"search": {"pruner": "median"}}, "search: there is no key 'pruner'. It is one of trials, space, storage"),
+        ({"search": {"timeout": 60}}, "search: there is no key 'timeout'"),
+        ({"search": {"storage": 5}}, "search.storage=5 must be a file or the URL of a database"),
         ({"folds": 3}, "search and folds=3 cannot go together"),
         ({"tuning": "full", "search": {"space": {"lora.r": [1, 2]}}}, "lora.r says nothing with tuning='full'"),
-        ({"search": {"space": {"layer_decay": [0.9, 1]}}}, "layer_decay says nothing with tuning='lora'"),
+        ({"search": {"space": {"layer_decay": [0.9, 1]}}}, "'layer_decay' cannot be searched"),
     ],
 )
 def test_a_bad_plan_is_named_before_anything_is_read(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -138,12 +137,14 @@ def test_a_bad_plan_is_named_before_anything_is_read(tmp_path: Path, changes: di
 
 
 def test_entities_have_no_loss_to_search() -> None:
-    with pytest.raises(ValueError, match="'focal_gamma' cannot be searched"):
-        read_space({"focal_gamma": [1, 2]}, NerArguments)
+    space = {"class_weights": ["balanced", None]}
+    assert read_space(space, TextClassificationArguments(), "search.space")
+    with pytest.raises(ValueError, match="'class_weights' cannot be searched"):
+        read_space(space, NerArguments(), "search.space")
 
 
 def test_without_optuna_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_selfattn.training.search.is_optuna_available", lambda: False)
+    monkeypatch.setattr("hf_selfattn.training.search_space.is_optuna_available", lambda: False)
     with pytest.raises(ValueError, match=r"pip install hf-selfattn\[search\]"):
         run(text_arguments({"model": "m", "output_dir": str(tmp_path), "train": "t.csv", "search": {"space": RATE}}))
 
@@ -154,7 +155,7 @@ def test_the_best_trial_is_trained_again_tested_and_saved(tiny_backbone: str, tm
         "per_device_train_batch_size": [4, 8],
         "heads": {"num_groups": [2, 4], "head_dropout": [0.1, 0.2]},
         "lora.r": {"low": 2, "high": 8},
-        "loss": ["cross_entropy", "focal"],
+        "class_weights": ["balanced", None],
     }
     given = settings(tiny_backbone, tmp_path, space, trials=3, num_train_epochs=2)
     results = run(text_arguments(given))
@@ -176,8 +177,8 @@ def test_the_best_trial_is_trained_again_tested_and_saved(tiny_backbone: str, tm
     assert run(text_arguments(given)) == results, "a finished run is read"
 
 
-def test_full_tuning_with_layer_decay_and_a_metric_that_falls(tiny_backbone: str, tmp_path: Path) -> None:
-    space = {"layer_decay": [0.5, 0.9], "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
+def test_full_tuning_and_a_metric_that_falls(tiny_backbone: str, tmp_path: Path) -> None:
+    space = {"heads_learning_rate": [1e-3, 1e-2], "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
     changes = {"tuning": "full", "selection_metric": "nll", "num_train_epochs": 3, "early_stopping_patience": 1}
     results = run(text_arguments(settings(tiny_backbone, tmp_path, space, trials=3, **changes)))
     record = results["search"]
@@ -223,8 +224,16 @@ def test_trials_on_a_wide_backbone_have_its_rate(
 ) -> None:
     arguments = text_arguments(settings(tiny_backbone, tmp_path, {"weight_decay": [0.0, 0.1]}))
     monkeypatch.setattr("hf_selfattn.training.setup.WIDTH", AutoConfig.from_pretrained(tiny_backbone).hidden_size // 2)
-    trainer = build_trial_trainer(read_search(arguments), arguments, load_data(arguments), tmp_path / "run")
-    assert trainer.args.learning_rate == pytest.approx(2.5e-4)
+    rates: list[float] = []
+
+    class Watch(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            rates.append(args.learning_rate)
+
+    with_callback(monkeypatch, Watch())
+    with stopped_after(trainings=1):
+        run(arguments)
+    assert rates == [pytest.approx(2.5e-4)]
 
 
 def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(tiny_backbone: str, tmp_path: Path) -> None:
@@ -247,37 +256,25 @@ def test_a_search_of_failures_says_why(tiny_backbone: str, tmp_path: Path) -> No
     assert record_on_disk(tmp_path)["best"] is None and not (tmp_path / "run/results.json").exists()
 
 
-@pytest.mark.slow
-def test_a_trial_that_falls_behind_is_pruned(tiny_backbone: str, tmp_path: Path) -> None:
-    space = {"learning_rate": [1e-2, 1e-9]}
-    changes = {"selection_metric": "nll", "num_train_epochs": 2, "tuning": "full", "search": {"pruner": "median"}}
-    given = settings(tiny_backbone, tmp_path, space, trials=14, **changes)
-    record = run(text_arguments(given))["search"]
-    pruned = [trial for trial in record["trials"] if trial["state"] == "pruned"]
-    assert pruned and all(trial["settings"]["learning_rate"] == 1e-9 for trial in pruned)
-    assert record["counts"] == {"complete": 14 - len(pruned), "pruned": len(pruned)}
-    assert record["best"]["settings"]["learning_rate"] == 1e-2
+def test_two_phases_are_searched(tiny_backbone: str, tmp_path: Path) -> None:
+    space = {"probe_learning_rate": {"low": 1e-3, "high": 1e-2, "log": True}, **RATE, "lora": {"r": [2, 4]}}
+    changes = {"tuning": "probe+lora", "num_train_epochs": 1, "selection_metric": "nll"}
+    results = run(probe_arguments(tiny_backbone, tmp_path, search={"trials": 3, "space": space}, **changes))
+    record, phases = results["search"], results["training"]["phases"]
+    assert record["counts"] == {"complete": 3} and list(phases) == ["probe", "lora"]
+    best = record["best"]["settings"]
+    assert best.keys() == {"probe_learning_rate", "learning_rate", "lora.r"}
+    assert results["arguments"]["probe_learning_rate"] == best["probe_learning_rate"]
+    assert results["training"]["best_metric"] == pytest.approx(record["best"]["value"], abs=1e-9)
+    assert phases["probe"]["feature_cache"]["computed_rows"] == 0, "the features of all trials are computed once"
+    assert not list((tmp_path / "run/search").iterdir()), "trials leave no weights"
 
 
 def test_a_search_that_was_stopped_goes_on_with_the_trials_done(tiny_backbone: str, tmp_path: Path) -> None:
     given = settings(tiny_backbone, tmp_path, RATE, trials=4)
 
-    class Stop(BaseException):
-        pass
-
-    with pytest.MonkeyPatch.context() as patch:
-        begun: list[Any] = []
-
-        def begin(self: Any, *args: Any, **kwargs: Any) -> Any:
-            begun.append(self)
-            if len(begun) == 3:
-                raise Stop
-            return original(self, *args, **kwargs)
-
-        original = Trainer.train
-        patch.setattr("transformers.Trainer.train", begin)
-        with pytest.raises(Stop):
-            run(text_arguments(given))
+    with stopped_after(trainings=2):
+        run(text_arguments(given))
     before = record_on_disk(tmp_path)
     assert [trial["state"] for trial in before["trials"]][:1] == ["complete"] and before["best"] is None
     record = run(text_arguments(given))["search"]
@@ -336,7 +333,3 @@ def test_two_processes_search_together(tiny_backbone: str, tmp_path: Path) -> No
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["training"]["processes"] == 2 and results["search"]["counts"] == {"complete": 3}
     assert results["training"]["best_metric"] == pytest.approx(results["search"]["best"]["value"], abs=1e-6)
-    given = settings(tiny_backbone, tmp_path, RATE, search={"pruner": "median"})
-    given["output_dir"] = str(tmp_path / "pruned")
-    done = subprocess.run(command(given, *launch), cwd=ROOT, env=cpu, timeout=300, capture_output=True, text=True)
-    assert done.returncode != 0 and "Leave search.pruner and search.timeout out" in done.stderr

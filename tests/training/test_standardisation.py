@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_selfattn.modeling.backbone_selfattn import BackboneFeatures
 from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads
-from hf_selfattn.training.standardisation import standardise_features
+from hf_selfattn.training.first_pass import standardise_features
 
 
 @torch.no_grad()
