@@ -89,6 +89,7 @@ def test_a_machine_that_died_is_not_waited_for(
         ([("complete", 2.0), ("running", 500.0)], False),
         ([("complete", 2.0), ("running", 500.0), ("running", 1.0)], True),
         ([("complete", 2.0), ("failed", 1.0)], False),
+        ([("running", 500.0)], True),
         ([], False),
     ],
 )
