@@ -45,8 +45,9 @@ class ModelArguments:
     """The backbone, and what stands on it.
 
     Args:
-        model: backbone to tune: a name on the hub or a folder.
-        model_revision: branch, tag or commit of the backbone.
+        model: backbone to tune, or a model that was tuned before, to go on from: a name on the hub or a folder.
+        model_revision: branch, tag or commit of it.
+        backbone_name_or_path: of an adapter that is to be tuned further, its backbone, where that was a folder.
         heads: fields of `SelfAttnConfig`, such as `heads.num_groups=32`.
         backbone: fields of the backbone's own configuration to change.
         quantization: `int8` or `nf4` keeps the backbone's weights in 8 or 4 bits (QLoRA; package bitsandbytes). It
@@ -55,6 +56,7 @@ class ModelArguments:
 
     model: str = ""
     model_revision: str | None = None
+    backbone_name_or_path: str | None = None
     heads: dict[str, Any] = field(default_factory=dict)
     backbone: dict[str, Any] = field(default_factory=dict)
     quantization: Literal["none", "int8", "nf4"] = "none"

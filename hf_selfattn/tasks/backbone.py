@@ -8,6 +8,7 @@ times as long as plain matrix products, forward and backward together; on 512 to
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from transformers import (
 
 from ..arguments import ModelArguments, RunArguments
 from ..modeling.attention_selfattn import eager_attention_forward
-from ..modeling.configuration_selfattn import backbone_window
+from ..modeling.configuration_selfattn import SelfAttnConfig, backbone_window
 
 # Dropout there keeps attention from its fused kernel, by the name it has in the families' configurations.
 ATTENTION_DROPOUT_FIELDS = ("attention_probs_dropout_prob", "attention_dropout")
@@ -46,14 +47,25 @@ def open_backbone(arguments: ModelArguments) -> tuple[PreTrainedConfig, PreTrain
         ValueError: if there is no such backbone.
     """
     options = hub_options(arguments)
+    if (Path(arguments.model) / "adapter_config.json").is_file():
+        raise ValueError(
+            f"model={arguments.model!r} is a checkpoint of PEFT inside of a run. Give the folder of the run when "
+            "it is done, or the command that started it, which goes on from its newest checkpoint."
+        )
     try:
         config = AutoConfig.from_pretrained(arguments.model, **options)
-        return config, AutoTokenizer.from_pretrained(arguments.model, **options)
+        tokenizer = AutoTokenizer.from_pretrained(arguments.model, **options)
+        return getattr(config, "backbone_config", config), tokenizer
     except OSError as error:
         raise ValueError(
             f"The backbone model={arguments.model!r} cannot be opened. Give a name on the hub or a folder with "
             f"config.json, weights and tokenizer. {error}"
         ) from error
+
+
+def is_tuned(arguments: ModelArguments) -> bool:
+    """Return whether what is to be tuned is a model of this package, and no plain backbone."""
+    return isinstance(AutoConfig.from_pretrained(arguments.model, **hub_options(arguments)), SelfAttnConfig)
 
 
 def window_of(backbone_config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -15,7 +15,8 @@ from ..adapters import tune
 from ..arguments import DataArguments, RunArguments
 from ..data import load_splits
 from ..modeling.modeling_selfattn import SelfAttnPreTrainedModel
-from .backbone import backbone_settings, head_settings
+from .backbone import backbone_settings, head_settings, is_tuned
+from .tuned import tuned_model
 
 AnyRunArguments = TypeVar("AnyRunArguments", bound=RunArguments)
 
@@ -114,19 +115,23 @@ class Task(ABC, Generic[AnyRunArguments]):
         }
 
     def build_model(self, data: Any, backbone_config: PreTrainedConfig) -> PreTrainedModel | PeftModel:
-        """Return the model that trains: fresh heads on the backbone, with adapters where they are asked for.
+        """Return the model that trains: fresh heads on a backbone, or a tuned model; with adapters where asked for.
 
         Args:
             data: checked data.
             backbone_config: configuration of the backbone as it was trained.
         """
         arguments = self.arguments
-        model = self.model_class.from_backbone(
-            arguments.model,
-            **backbone_settings(arguments, backbone_config),
-            **head_settings(arguments, backbone_config, self.fusion_init),
-            **self.label_options(data),
-        )
+        if is_tuned(arguments):
+            model, said = tuned_model(self.model_class, arguments, self.label_options(data))
+            say(said)
+        else:
+            model = self.model_class.from_backbone(
+                arguments.model,
+                **backbone_settings(arguments, backbone_config),
+                **head_settings(arguments, backbone_config, self.fusion_init),
+                **self.label_options(data),
+            )
         return tune(model, arguments.tuning, self.peft_type, **arguments.lora)
 
 

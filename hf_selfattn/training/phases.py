@@ -18,7 +18,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from ..adapters import add_lora, base_model
 from ..files import whole_or_nothing
 from ..tasks import Task, say
-from ..tasks.backbone import open_backbone, use_fast_attention
+from ..tasks.backbone import is_tuned, open_backbone, use_fast_attention
 from ..tasks.evaluation import plain_model
 from .checkpoints import checkpoints_of
 from .distributed import from_main
@@ -85,7 +85,8 @@ def fit_phase(task: Task[Any], prepared: Prepared, output_dir: Path, heads: dict
         of_these = with_arguments(task, options=options)
         set_seed(of_these.arguments.seed)
         model = build_model(of_these, prepared, heads)
-        trainer = build_trainer(of_these, prepared, model, output_dir, has_fresh_heads=heads is None)
+        fresh = heads is None and not is_tuned(task.arguments)
+        trainer = build_trainer(of_these, prepared, model, output_dir, has_fresh_heads=fresh)
         counts = trainer.parameters
         say(f"{counts['trainable']:,} of {counts['all']:,} parameters train ({task.arguments.tuning}).")
         if trainer.args.bf16 and trainer.args.device.type == "cpu":
