@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..metrics import LOWER_IS_BETTER
 from .sanitize import escape, has_hub_form, is_hub_name, last_part, plain, public, without_secrets
-from .summary import story, with_interval
+from .summary import baselines_of, overall_scores, story, with_interval
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 NEEDED = ("task", "label_names", "arguments", "parameters", "training", "environment", "splits")
@@ -124,11 +124,6 @@ def data_name(given: dict[str, Any], split: str) -> str:
     return plain(first if is_hub_name(first) else last_part(str(first)))
 
 
-def overall_scores(split: dict[str, Any]) -> dict[str, dict[str, float] | None]:
-    """Return the scores of a split that are not of single classes."""
-    return {metric: value for metric, value in split["scores"].items() if "/" not in metric}
-
-
 def pipeline_arguments(results: dict[str, Any], name: str) -> str:
     """Return the arguments of `pipeline` that open the model, as code."""
     given, arguments = results["arguments"], f'"{plain(results["task"])}", model="{name}"'
@@ -166,12 +161,6 @@ def score_tables(results: dict[str, Any]) -> dict[str, Any]:
         "better_baselines": list(better_baselines(results)),
         "gives_probabilities": results.get("problem") in PROBABILITIES,
     }
-
-
-def baselines_of(results: dict[str, Any], split: str) -> dict[str, dict[str, Any]]:
-    """Return the scores of each baseline on a split."""
-    found = results.get("baseline", {}).items()
-    return {kind: record["splits"][split]["scores"] for kind, record in found if split in record["splits"]}
 
 
 def score_table(results: dict[str, Any], split: str) -> list[list[str]]:

@@ -11,19 +11,12 @@ def summary(results: dict[str, Any]) -> str:
         return repeats_summary(results)
     blocks = []
     for name, split in results["splits"].items():
-        baselines = {
-            kind: baseline["splits"][name]["scores"] for kind, baseline in results.get("baseline", {}).items()
-        }
+        baselines, polarity = baselines_of(results, name), results.get("polarity", {}).get(name, {})
         rows = [["", "model", *baselines]]
-        for metric, value in split["scores"].items():
-            if "/" not in metric:
-                rows.append(
-                    [metric, with_interval(value), *(with_interval(b.get(metric)) for b in baselines.values())]
-                )
-        for metric in ("accuracy", "macro_f1") if "polarity" in results else ():
-            rows.append(
-                [f"polarity {metric}", with_interval(results["polarity"][name][metric])] + [""] * len(baselines)
-            )
+        for metric, value in overall_scores(split).items():
+            rows.append([metric, *map(with_interval, (value, *(scores.get(metric) for scores in baselines.values())))])
+        for metric in ("accuracy", "macro_f1") if polarity else ():
+            rows.append([f"polarity {metric}", with_interval(polarity[metric]), *("" for _ in baselines)])
         blocks.append(f"{name}: {split['rows']} rows, 95 % intervals\n{table(rows)}")
     if happened := story(results.get("run_state")):
         blocks.append(happened)
@@ -34,13 +27,21 @@ def repeats_summary(results: dict[str, Any]) -> str:
     """Return a table of mean and standard deviation over several runs."""
     blocks = []
     for name, scores in results["summary"].items():
-        rows = [
-            [metric, f"{score['mean']:.3f} ± {score['sd']:.3f}"]
-            for metric, score in scores.items()
-            if "/" not in metric
-        ]
+        overall = overall_scores({"scores": scores}).items()
+        rows = [[metric, f"{score['mean']:.3f} ± {score['sd']:.3f}"] for metric, score in overall]
         blocks.append(f"{name}: mean ± standard deviation of {len(results['runs'])} runs\n{table(rows)}")
     return "\n\n".join(blocks)
+
+
+def overall_scores(split: dict[str, Any]) -> dict[str, Any]:
+    """Return the scores of a split that are not of single classes."""
+    return {metric: value for metric, value in split["scores"].items() if "/" not in metric}
+
+
+def baselines_of(results: dict[str, Any], split: str) -> dict[str, dict[str, Any]]:
+    """Return the scores of each baseline on a split."""
+    found = results.get("baseline", {}).items()
+    return {kind: record["splits"][split]["scores"] for kind, record in found if split in record["splits"]}
 
 
 def with_interval(value: dict[str, float] | None) -> str:
