@@ -39,5 +39,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Return a public name whose module is imported when it is first asked for."""
     if name == "export_onnx":
-        return import_module(".export", __name__).export_onnx
+        return import_module(".hub.onnx", __name__).export_onnx
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
