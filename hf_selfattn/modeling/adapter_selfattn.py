@@ -54,14 +54,7 @@ UNREAD_OPTIONS = (
 def adapter_subfolder(
     config_class: type[PreTrainedConfig], name_or_path: Any, config: Any, options: dict[str, Any]
 ) -> str | None:
-    """Return the sub-folder of a checkpoint's adapter, or None where the checkpoint holds all weights.
-
-    Args:
-        config_class: of the model.
-        name_or_path: the checkpoint: a name on the hub or a folder. None where only weights were given.
-        config: a configuration, where the caller has one.
-        options: of `from_pretrained`.
-    """
+    """Return the sub-folder of a checkpoint's adapter, or None where the checkpoint holds all weights."""
     if isinstance(config, PreTrainedConfig):
         return getattr(config, "adapter_subfolder", None)
     if name_or_path is None:
@@ -70,11 +63,7 @@ def adapter_subfolder(
 
 
 def only_hub(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that say which files are read.
-
-    Args:
-        options: of `from_pretrained`.
-    """
+    """Return the options that say which files are read."""
     return {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
 
 
@@ -98,30 +87,17 @@ def open_adapter_checkpoint(
         ValueError: if the backbone is missing or another one, if the adapter does not fit, or for an option that such
             a checkpoint does not have.
     """
-    options = {name: value for name, value in options.items() if name not in UNREAD_OPTIONS}
     hub = only_hub(options)
+    unread = (*UNREAD_OPTIONS, *HUB_OPTIONS)
+    options = {name: value for name, value in options.items() if name not in unread and value is not None}
     recorded = model_class.config_class.get_config_dict(name_or_path, **hub)[0]
     check_backbone_name(recorded.get("backbone_name_or_path"))
-    options = {name: value for name, value in options.items() if name not in HUB_OPTIONS and value is not None}
-    dtype = options.pop("torch_dtype", None)
-    dtype = options.pop("dtype", dtype)
+    dtype = options.pop("dtype", options.pop("torch_dtype", None))
     device = single_device(options.pop("device_map", None))
     place = options.pop("backbone_name_or_path", None)
     with_adapter, is_trainable = options.pop("with_adapter", True), options.pop("is_trainable", False)
     wants_info = options.pop("output_loading_info", False)
-    if options.pop("use_safetensors", True) is False:
-        raise ValueError("use_safetensors=False is refused: an adapter is read from safetensors only.")
-    if not isinstance(config, PreTrainedConfig):
-        config, options = model_class.config_class.from_pretrained(
-            name_or_path, return_unused_kwargs=True, **hub, **options
-        )
-    attention = options.pop("attn_implementation", None)
-    options = {name: value for name, value in options.items() if not name.startswith("_")}
-    if options:
-        raise ValueError(
-            f"{name_or_path} holds an adapter without its backbone, which cannot be opened with {sorted(options)}. "
-            "Merge it and save the model whole first."
-        )
+    config, attention = read_configuration(model_class, name_or_path, config, hub, options)
     refuse_other_class(model_class, config, name_or_path)
 
     config = copy.deepcopy(config)
@@ -142,26 +118,35 @@ def open_adapter_checkpoint(
     return (model, info) if wants_info else model
 
 
-def named_dtype(dtype: Any) -> torch.dtype | None:
-    """Return a type of weights by its name, or None where no certain one is asked for.
+def read_configuration(
+    model_class: type[PreTrainedModel], name_or_path: Any, config: Any, hub: dict[str, Any], options: dict[str, Any]
+) -> tuple[Any, Any]:
+    """Return the configuration of a checkpoint, with the caller's fields, and the attention that the caller wants."""
+    if options.pop("use_safetensors", True) is False:
+        raise ValueError("use_safetensors=False is refused: an adapter is read from safetensors only.")
+    if not isinstance(config, PreTrainedConfig):
+        config, options = model_class.config_class.from_pretrained(
+            name_or_path, return_unused_kwargs=True, **hub, **options
+        )
+    attention = options.pop("attn_implementation", None)
+    left = sorted(name for name in options if not name.startswith("_"))
+    if left:
+        raise ValueError(
+            f"{name_or_path} holds an adapter without its backbone, which cannot be opened with {left}. Merge it and "
+            "save the model whole first."
+        )
+    return config, attention
 
-    Args:
-        dtype: a type, its name, "auto" or None.
-    """
+
+def named_dtype(dtype: Any) -> torch.dtype | None:
+    """Return a type of weights by its name, or None where no certain one is asked for."""
     if isinstance(dtype, str):
         return None if dtype == "auto" else getattr(torch, dtype.removeprefix("torch."))
     return dtype
 
 
 def single_device(device_map: Any) -> torch.device:
-    """Return the one device that a map names.
-
-    Args:
-        device_map: a device, its name or number, or `{"": device}`; None for the CPU.
-
-    Raises:
-        ValueError: if it names several, or leaves the choice open.
-    """
+    """Return the one device that a map names."""
     device = device_map[""] if isinstance(device_map, dict) and set(device_map) == {""} else device_map
     if device is None:
         return torch.device("cpu")
@@ -173,16 +158,7 @@ def single_device(device_map: Any) -> torch.device:
 
 
 def refuse_other_class(model_class: type, config: PreTrainedConfig, name_or_path: Any) -> None:
-    """Raise an error where an adapter was trained on a model of another class.
-
-    Args:
-        model_class: the class to open it with.
-        config: the checkpoint's configuration.
-        name_or_path: the checkpoint.
-
-    Raises:
-        ValueError: names both classes.
-    """
+    """Raise an error where an adapter was trained on a model of another class."""
     saved = (config.architectures or [model_class.__name__])[0]
     if saved != model_class.__name__:
         raise ValueError(
@@ -192,17 +168,7 @@ def refuse_other_class(model_class: type, config: PreTrainedConfig, name_or_path
 
 
 def open_its_backbone(model: PreTrainedModel, place: str | None, checkpoint: Any, hub: dict[str, Any]) -> None:
-    """Give the model the backbone that its adapter was trained on.
-
-    Args:
-        model: with fresh weights.
-        place: name on the hub, or folder, of the backbone.
-        checkpoint: the checkpoint, for messages.
-        hub: options of files on the hub.
-
-    Raises:
-        ValueError: if no place is known, nothing opens there, or the weights there are others.
-    """
+    """Give the model the backbone that its adapter was trained on."""
     config = model.config
     mend = "Say where it is: from_pretrained(…, backbone_name_or_path=FOLDER), or in a pipeline model_kwargs={…}."
     if place is None:
@@ -222,13 +188,7 @@ def open_its_backbone(model: PreTrainedModel, place: str | None, checkpoint: Any
 
 
 def checkpoint_file(name_or_path: Any, filename: str, hub: dict[str, Any]) -> Path | None:
-    """Return the path of a checkpoint's file, fetched where needed, or None where the checkpoint has no such file.
-
-    Args:
-        name_or_path: the checkpoint: a name on the hub or a folder.
-        filename: its path inside.
-        hub: options of files on the hub.
-    """
+    """Return the path of a checkpoint's file, fetched where needed, or None where the checkpoint has no such file."""
     inside = PurePosixPath(hub.get("subfolder") or "") / filename
     if os.path.isdir(name_or_path):
         path = Path(name_or_path) / inside
@@ -242,16 +202,7 @@ def checkpoint_file(name_or_path: Any, filename: str, hub: dict[str, Any]) -> Pa
 
 
 def adapter_folder(name_or_path: Any, subfolder: str, hub: dict[str, Any]) -> Path:
-    """Return the local folder with an adapter's files.
-
-    Args:
-        name_or_path: the checkpoint: a name on the hub or a folder.
-        subfolder: the adapter's folder in it.
-        hub: options of files on the hub.
-
-    Raises:
-        ValueError: if one of the files is missing.
-    """
+    """Return the local folder with an adapter's files."""
     files = {
         name: checkpoint_file(name_or_path, f"{subfolder}/{name}", hub) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
     }
@@ -265,19 +216,8 @@ def adapter_folder(name_or_path: Any, subfolder: str, hub: dict[str, Any]) -> Pa
 
 
 def read_other_weights(model: PreTrainedModel, name_or_path: Any, subfolder: str, hub: dict[str, Any]) -> set[str]:
-    """Load what a checkpoint holds beside its adapter, and return the names.
-
-    Args:
-        model: the model without its adapter.
-        name_or_path: the checkpoint: a name on the hub or a folder.
-        subfolder: the adapter's folder in it; the first checkpoints had them at the top.
-        hub: options of files on the hub.
-
-    Raises:
-        ValueError: if the model has no place for a weight.
-    """
+    """Load what a checkpoint holds beside its adapter, and return the names."""
     path = checkpoint_file(name_or_path, f"{subfolder}/{OTHER_WEIGHTS}", hub)
-    path = path or checkpoint_file(name_or_path, OTHER_WEIGHTS, hub)
     weights = {} if path is None else load_file(path)
     unexpected = model.load_state_dict(weights, strict=False).unexpected_keys
     if unexpected:
@@ -286,18 +226,7 @@ def read_other_weights(model: PreTrainedModel, name_or_path: Any, subfolder: str
 
 
 def add_saved_adapter(model: PreTrainedModel, folder: Path, is_trainable: bool, others: set[str]) -> PreTrainedModel:
-    """Return the model with a saved adapter inside, all of whose weights were there.
-
-    Args:
-        model: the model that the adapter stands on.
-        folder: local folder with the adapter's files.
-        is_trainable: whether the adapter is to be trained further.
-        others: names of the weights that came from beside the adapter.
-
-    Raises:
-        ValueError: if weights are missing or left over, or if the adapter acts outside of the model.
-        ImportError: if PEFT is missing.
-    """
+    """Return the model with a saved adapter inside, all of whose weights were there."""
     try:
         from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
     except ImportError as error:
@@ -321,23 +250,12 @@ def add_saved_adapter(model: PreTrainedModel, folder: Path, is_trainable: bool, 
 
 
 def plain_names(weights: dict[str, Tensor]) -> set[str]:
-    """Return the names of an adapter's weights, without those that PEFT also writes under an adapter's own name.
-
-    Args:
-        weights: of an adapter.
-    """
+    """Return the names of an adapter's weights, without those that PEFT also writes under an adapter's own name."""
     return {name for name in weights if not {"modules_to_save", "original_module"} & set(name.split("."))}
 
 
 def refuse_prompts(adapted: Any) -> None:
-    """Raise an error for a method that puts tokens before the input instead of changing the model.
-
-    Args:
-        adapted: a `PeftModel`.
-
-    Raises:
-        ValueError: if it does.
-    """
+    """Raise an error for a method that puts tokens before the input instead of changing the model."""
     kinds = [config.peft_type for config in adapted.peft_config.values() if config.is_prompt_learning]
     if kinds:
         raise ValueError(
@@ -348,11 +266,7 @@ def refuse_prompts(adapted: Any) -> None:
 
 
 def other_weights(adapted: Any) -> dict[str, Tensor]:
-    """Return the weights that neither the backbone nor the adapter has, under their names in the plain model.
-
-    Args:
-        adapted: a `PeftModel`.
-    """
+    """Return the weights that neither the backbone nor the adapter has, under their names in the plain model."""
     model = adapted.get_base_model()
     backbone = "backbone." if model.base_model is model else f"{model.base_model_prefix}.backbone."
     # PEFT keys everything of an adapter by its name, and keeps the untrained copy of what it trains in full.
@@ -365,20 +279,12 @@ def other_weights(adapted: Any) -> dict[str, Tensor]:
 
 
 def carries_adapter(model: PreTrainedModel) -> bool:
-    """Return whether a model that was opened with its adapter still has it, not merged.
-
-    Args:
-        model: the plain model.
-    """
+    """Return whether a model that was opened with its adapter still has it, not merged."""
     return bool(model.adapted) and any(ADAPTER_NAME in name.split(".") for name in model.state_dict())
 
 
 def save_adapter_checkpoint(adapted: Any, folder: str | os.PathLike[str]) -> None:
     """Write the adapter of a model, its heads and its configuration, without the weights of the backbone.
-
-    Args:
-        adapted: a `PeftModel` on a model of this package.
-        folder: takes the files; it is made.
 
     Raises:
         ValueError: if the backbone is not one that `from_backbone` opened, or not exactly one adapter is active.
@@ -408,12 +314,7 @@ def save_adapter_checkpoint(adapted: Any, folder: str | os.PathLike[str]) -> Non
 
 
 def save_peft_files(adapted: Any, folder: Path) -> None:
-    """Let PEFT write the active adapter, and take out what names a folder of this machine.
-
-    Args:
-        adapted: a `PeftModel`.
-        folder: takes the files.
-    """
+    """Let PEFT write the active adapter, and take out what names a folder of this machine."""
     (name,) = adapted.active_adapters
     adapted.save_pretrained(str(folder), selected_adapters=[name], save_embedding_layers=False)
     if name != "default":

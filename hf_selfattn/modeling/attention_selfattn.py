@@ -70,13 +70,7 @@ class HeadMasks:
 
 
 def head_masks(config: SelfAttnConfig, features_BND: Tensor, lengths_B: Tensor | None) -> HeadMasks:
-    """Return what both heads need to know of the padding.
-
-    Args:
-        config: of the model.
-        features_BND: what the heads read.
-        lengths_B: number of real tokens of each row, or None where no token is padding.
-    """
+    """Return what both heads need to know of the padding."""
     B, N, _ = features_BND.shape
     device, dtype = features_BND.device, features_BND.dtype
     window, block_size = window_width(config.attention_window, N), window_width(config.block_size, N)
@@ -110,13 +104,8 @@ def eager_attention_forward(
     """Attend with plain matrix products; the attention weights are returned.
 
     Args:
-        module: the attention head.
-        query: (B, H, Q, E).
-        key: (B, H, K, E).
-        value: (B, H, K, E).
+        query, key, value: (B, H, Q, E), (B, H, K, E) and (B, H, K, E).
         attention_mask: additive mask that broadcasts to (B, H, Q, K), or None.
-        scaling: factor of the logits.
-        dropout: share of the weights set to 0 in training.
     """
     logits = query @ key.transpose(-1, -2) * scaling
     if attention_mask is not None:
@@ -127,12 +116,7 @@ def eager_attention_forward(
 
 
 def window_width(window: int, num_tokens: int) -> int:
-    """Return the width of windows or blocks; an exported program has one for inputs of any length.
-
-    Args:
-        window: the greatest width.
-        num_tokens: N, the padded length.
-    """
+    """Return the width of windows or blocks; an exported program has one for inputs of any length."""
     return window if torch.compiler.is_exporting() else min(window, num_tokens)
 
 
@@ -262,11 +246,7 @@ class GroupedAttentionHead(nn.Module):
         return attended, (groups, group_probabilities(similarity), summary.transpose(1, 2))
 
     def unit_metric(self, features_BND: Tensor) -> Tensor:
-        """Return the vectors (B, N, E), of length 1, in which tokens are compared.
-
-        Args:
-            features_BND: the features that the head reads.
-        """
+        """Return the vectors (B, N, E), of length 1, in which tokens are compared."""
         return F.normalize(self.metric(features_BND), dim=-1)
 
     def _summaries(self, weights: Tensor, inverse_BNH: Tensor) -> Tensor:
@@ -325,11 +305,7 @@ class GroupedAttentionHead(nn.Module):
 
 
 def is_flash(implementation: str) -> bool:
-    """Return whether Transformers takes a name for FlashAttention's, from its package or from a kernel of the hub.
-
-    Args:
-        implementation: name of an attention.
-    """
+    """Return whether Transformers takes a name for FlashAttention's, from its package or from a kernel of the hub."""
     return "flash" in implementation
 
 
@@ -338,9 +314,6 @@ def has_flex_kernels(device: torch.device) -> bool:
 
     Its kernels are in Triton and made for NVIDIA's Ampere (compute capability 8.0) and later. A model that is compiled
     has compiled kernels anyway, and its compiler cannot look for them.
-
-    Args:
-        device: of the features.
     """
     if device.type not in ("cuda", "xpu"):
         return False
@@ -355,11 +328,6 @@ def choose_window_attention(implementation: str, device: torch.device, dtype: to
 
     It is the one that the model was told, with two exceptions. FlashAttention has kernels for half precision only,
     and an exported program has neither it nor FlexAttention: then it is PyTorch's own, which gives the same.
-
-    Args:
-        implementation: what the model was told.
-        device: of the features.
-        dtype: in which attention is computed.
     """
     if torch.compiler.is_exporting() and (implementation == FLEX or is_flash(implementation)):
         return "sdpa"
@@ -379,13 +347,6 @@ def choose_grouped_attention(
       blocks than a block has tokens. PyTorch's kernel wants the K means copied to every block, K * K in all. Up to
       there these are fewer than the tokens themselves, `K * K <= K * W`; beyond they are most of the memory and grow
       with the square of the length. Both compute the same logits. While the whole model is compiled it stays "sdpa".
-
-    Args:
-        implementation: what the model was told.
-        device: of the features.
-        dtype: in which attention is computed.
-        num_blocks: K.
-        block_size: W.
     """
     if torch.compiler.is_exporting():
         return "sdpa" if implementation == FLEX or is_flash(implementation) else implementation
@@ -398,25 +359,12 @@ def choose_grouped_attention(
 
 
 def choose_flex(device: torch.device, dtype: torch.dtype) -> str:
-    """Return FlexAttention, or PyTorch's own for double precision on a device, which the kernels do not compute.
-
-    Args:
-        device: of the features.
-        dtype: in which attention is computed.
-    """
+    """Return FlexAttention, or PyTorch's own for double precision on a device, which the kernels do not compute."""
     return "sdpa" if dtype == torch.float64 and device.type != "cpu" else FLEX
 
 
 def refuse_gradients_of_flex(implementation: str, module: nn.Module) -> None:
-    """Raise an error where FlexAttention would have to compute gradients on a CPU.
-
-    Args:
-        implementation: what the model was told.
-        module: that attends.
-
-    Raises:
-        ValueError: if a weight of the module gets a gradient, and it is on a CPU.
-    """
+    """Raise an error where FlexAttention would have to compute gradients on a CPU."""
     if implementation != FLEX or not torch.is_grad_enabled() or torch.compiler.is_exporting():
         return
     if any(parameter.requires_grad and parameter.device.type == "cpu" for parameter in module.parameters()):

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The backbone of a model: which encoders can be one, how it is built, and the special tokens around its input."""
+"""The backbone of a model: which encoders can be one, how it is built and opened, and what the heads read of it."""
 
 import hashlib
 import os
@@ -40,14 +40,7 @@ logger = logging.get_logger(__name__)
 
 
 def refuse_decoder(backbone_config: PreTrainedConfig) -> None:
-    """Raise an error for a backbone that does not read its input in both directions.
-
-    Args:
-        backbone_config: configuration of the backbone.
-
-    Raises:
-        ValueError: if the backbone is a decoder or an encoder-decoder.
-    """
+    """Raise an error for a backbone that does not read its input in both directions."""
     kind = type(backbone_config)
     only_causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
     if backbone_config.is_encoder_decoder or getattr(backbone_config, "is_decoder", False) or only_causal:
@@ -58,40 +51,22 @@ def refuse_decoder(backbone_config: PreTrainedConfig) -> None:
 
 
 def refuse_quantised(config: PreTrainedConfig) -> None:
-    """Raise an error where a whole model with quantised weights is to be saved.
-
-    Args:
-        config: of the model.
-
-    Raises:
-        ValueError: if its backbone is quantised.
-    """
+    """Raise an error where a whole model with quantised weights is to be saved."""
     if config.backbone_quantization != "none":
         raise ValueError(
             f"The backbone is quantised ({config.backbone_quantization}), and a whole model is saved in full "
-            "precision only. Save an adapter: hf_selfattn.saving.save_adapter(model, tokenizer, folder)."
+            "precision only. Save an adapter: hf_selfattn.hub.saving.save_adapter(model, tokenizer, folder)."
         )
 
 
 def build_backbone(backbone_config: PreTrainedConfig) -> PreTrainedModel:
-    """Return a backbone with fresh weights.
-
-    Args:
-        backbone_config: configuration of the backbone.
-
-    Raises:
-        ValueError: if the backbone is a decoder.
-    """
+    """Return a backbone with fresh weights."""
     refuse_decoder(backbone_config)
     return AutoModel.from_config(backbone_config, **pooler_options(backbone_config))
 
 
 def pooler_options(backbone_config: PreTrainedConfig) -> dict[str, bool]:
-    """Return the option that leaves out the backbone's pooler, whose weights would receive no gradient.
-
-    Args:
-        backbone_config: configuration of the backbone.
-    """
+    """Return the option that leaves out the backbone's pooler, whose weights would receive no gradient."""
     has_pooler = "add_pooling_layer" in signature(MODEL_MAPPING[type(backbone_config)]).parameters
     return {"add_pooling_layer": False} if has_pooler else {}
 
@@ -103,12 +78,6 @@ def load_backbone(
 
     Weights of the checkpoint that the backbone does not have, such as its pooler's, are left out without a report:
     that is meant.
-
-    Args:
-        name_or_path: the backbone: a name on the hub or a folder.
-        config: its configuration.
-        hub_options: options of `from_pretrained`.
-        quantization: "none", "int8" or "nf4".
     """
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -133,11 +102,7 @@ def load_backbone(
 
 
 def quantization_options(quantization: str) -> dict[str, Any]:
-    """Return the options of `from_pretrained` that quantise weights.
-
-    Args:
-        quantization: "none", "int8" or "nf4".
-    """
+    """Return the options of `from_pretrained` that quantise weights."""
     if quantization == "none":
         return {}
     if quantization == "int8":
@@ -148,17 +113,7 @@ def quantization_options(quantization: str) -> dict[str, Any]:
 def load_quantised(
     name_or_path: str, config: PreTrainedConfig, hub_options: dict[str, Any], quantization: str
 ) -> PreTrainedModel:
-    """Return a backbone whose linear layers keep their weights in few bits.
-
-    Args:
-        name_or_path: the backbone: a name on the hub or a folder.
-        config: its configuration.
-        hub_options: options of `from_pretrained`.
-        quantization: "int8" or "nf4".
-
-    Raises:
-        ValueError: if bitsandbytes is missing or does not run on this machine.
-    """
+    """Return a backbone whose linear layers keep their weights in few bits."""
     try:
         backbone = load_backbone(name_or_path, config, hub_options, quantization)
     except (ImportError, RuntimeError) as error:
@@ -171,13 +126,7 @@ def load_quantised(
 
 
 def attach_backbone(model: PreTrainedModel, name_or_path: str, hub_options: dict[str, Any]) -> str:
-    """Give a model the pretrained weights of its backbone, and return their hash, taken before they are quantised.
-
-    Args:
-        model: with fresh weights.
-        name_or_path: the backbone: a name on the hub or a folder.
-        hub_options: options of `from_pretrained`.
-    """
+    """Give a model the pretrained weights of its backbone, and return their hash, taken before they are quantised."""
     quantization = model.config.backbone_quantization
     backbone = load_backbone(name_or_path, model.config.backbone_config, hub_options)
     found = weights_hash(backbone)
@@ -228,9 +177,6 @@ def kept_layers(
         shape: what these tokens and the heads need.
         order_BN: the places of the tokens that come first in each row, or None where they stand in order.
         dtype: that the heads read.
-
-    Raises:
-        ValueError: if the features are those of other tokens or layers.
     """
     if features.shape != shape:
         raise ValueError(
@@ -242,11 +188,7 @@ def kept_layers(
 
 
 def weights_hash(backbone: PreTrainedModel) -> str:
-    """Return the SHA-256 of the names, types, shapes and bytes of a backbone's weights.
-
-    Args:
-        backbone: as it was loaded.
-    """
+    """Return the SHA-256 of the names, types, shapes and bytes of a backbone's weights."""
     digest = hashlib.sha256()
     for name, value in sorted(backbone.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
@@ -255,27 +197,14 @@ def weights_hash(backbone: PreTrainedModel) -> str:
 
 
 def backbone_source(name_or_path: str, hub_options: dict[str, Any]) -> tuple[str | None, str | None]:
-    """Return name and commit of a backbone on the hub, or neither for a folder, which others do not have.
-
-    Args:
-        name_or_path: the backbone: a name on the hub or a folder.
-        hub_options: options of `from_pretrained`.
-    """
+    """Return name and commit of a backbone on the hub, or neither for a folder, which others do not have."""
     if os.path.isdir(name_or_path):
         return None, None
     return name_or_path, extract_commit_hash(cached_file(name_or_path, "config.json", **hub_options), None)
 
 
 def backbone_frame(name_or_path: str, hub_options: dict[str, Any]) -> tuple[list[int], list[int]]:
-    """Return the special tokens that the backbone's own tokenizer puts before and after one text.
-
-    Args:
-        name_or_path: the backbone: a name on the hub or a folder.
-        hub_options: options of `from_pretrained`.
-
-    Raises:
-        ValueError: if the backbone has no tokenizer, or the tokenizer's special tokens cannot be told.
-    """
+    """Return the special tokens that the backbone's own tokenizer puts before and after one text."""
     mend = "Give prefix_token_ids and suffix_token_ids, the special tokens before and after a text ([] for none)."
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, **hub_options)
@@ -291,11 +220,7 @@ def backbone_frame(name_or_path: str, hub_options: dict[str, Any]) -> tuple[list
 
 
 def special_token_frame(tokenizer: Any) -> tuple[list[int], list[int]] | None:
-    """Return the special tokens that a tokenizer puts before and after one text, or None where they cannot be told.
-
-    Args:
-        tokenizer: a tokenizer of transformers.
-    """
+    """Return the special tokens that a tokenizer puts before and after one text, or None where they cannot be told."""
     inner = tokenizer("a", add_special_tokens=False)["input_ids"]
     framed = tokenizer("a")["input_ids"]
     for start in range(len(framed) - len(inner) + 1):

@@ -80,11 +80,7 @@ INHERITED_KEYS = frozenset(
 
 
 def backbone_window(backbone_config: PreTrainedConfig) -> int | None:
-    """Return the longest input of a backbone in tokens, special tokens included, or None where it has no limit.
-
-    Args:
-        backbone_config: configuration of the backbone.
-    """
+    """Return the longest input of a backbone in tokens, special tokens included, or None where it has no limit."""
     positions = getattr(backbone_config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:
         return None
@@ -336,14 +332,7 @@ class SelfAttnConfig(PreTrainedConfig):
 
 
 def build_backbone_config(backbone_config: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig:
-    """Return the backbone's configuration as an object of its own class.
-
-    Args:
-        backbone_config: a configuration, its dictionary, or None for BERT with its defaults.
-
-    Raises:
-        ValueError: if the dictionary has no known `model_type`.
-    """
+    """Return the backbone's configuration as an object of its own class."""
     if isinstance(backbone_config, PreTrainedConfig):
         return backbone_config
     options = dict(backbone_config or {"model_type": "bert"})
@@ -356,14 +345,7 @@ def build_backbone_config(backbone_config: dict[str, Any] | PreTrainedConfig | N
 
 
 def check_backbone_name(name: str | None) -> None:
-    """Raise an error for the name of a backbone that could be a path.
-
-    Args:
-        name: what a checkpoint says.
-
-    Raises:
-        ValueError: if it is no name on the hub.
-    """
+    """Raise an error for the name of a backbone that could be a path."""
     if name is not None and (not HUB_NAME.fullmatch(name) or ".." in name):
         raise ValueError(
             f"backbone_name_or_path={name!r} is refused: a checkpoint names its backbone by a name on the hub, such "
@@ -372,15 +354,7 @@ def check_backbone_name(name: str | None) -> None:
 
 
 def refuse_unknown_keys(config_class: type[PreTrainedConfig], options: dict[str, Any]) -> None:
-    """Raise an error for the first key that no field of the configuration has.
-
-    Args:
-        config_class: the configuration class.
-        options: the keys left over when the fields were filled.
-
-    Raises:
-        ValueError: names the key and the nearest valid one.
-    """
+    """Raise an error for the first key that no field of the configuration has."""
     known = {item.name for item in fields(config_class)} | INHERITED_KEYS
     for key in options:
         if key in known or key.startswith("_"):

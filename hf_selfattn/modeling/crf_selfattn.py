@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
-from .decoding_selfattn import IGNORED, ILLEGAL, RightPaddedRows, illegal_in_order, right_padded
+from .decoding_selfattn import ILLEGAL, NO_WORD, RightPaddedRows, illegal_in_order, right_padded
 from .subsequences_selfattn import right_pad_order
 
 TAG = re.compile(r"O|([BIMELSU])(?:-(.+))?")
@@ -58,9 +58,6 @@ def read_tags(label_names: list[str]) -> EntityTags | None:
 
     Args:
         label_names: C names such as "O", "B-PER", "I-PER"; bare "B", "I" for entities of one kind.
-
-    Raises:
-        ValueError: if there are no labels.
     """
     if not label_names:
         raise ValueError("label_names is empty. Give the name of each label, for example ['O', 'B-PER', 'I-PER'].")
@@ -91,12 +88,6 @@ def transition_mask(label_names: list[str]) -> tuple[Tensor, Tensor, Tensor]:
     """Return which tag may start a row, (C,), follow another, (C, C) from row to column, and end a row, (C,).
 
     Labels that are neither IOB2 nor BIOES (see `read_tags`) are all legal everywhere.
-
-    Args:
-        label_names: the C names in the order of the labels.
-
-    Raises:
-        ValueError: if there are no labels.
     """
     start, transitions, end, _ = tag_tables(tuple(label_names))
     return torch.tensor(start), torch.tensor(transitions), torch.tensor(end)
@@ -107,9 +98,6 @@ def tag_tables(label_names: tuple[str, ...]) -> tuple[list[bool], list[list[bool
     """Return which tag may start a row, follow another and end a row, and which continues the entity of another.
 
     They are lists and not tensors, since they are kept: a tensor made in inference mode is of no use in training.
-
-    Args:
-        label_names: the C names in the order of the labels.
     """
     tags, C = read_tags(list(label_names)), len(label_names)
     if tags is None:
@@ -159,21 +147,16 @@ class LinearChainCRF(nn.Module):
     def forward(self, scores_BNC: Tensor, labels_BN: Tensor, mask_BN: Tensor) -> Tensor:
         """Return (B,) the negative log-likelihood of the labels, summed over the words of each row.
 
-        Args:
-            scores_BNC: logits of each label at each position.
-            labels_BN: labels; a position with -100 is no word.
-            mask_BN: True at words.
-
         Raises:
             ValueError: if the shapes do not fit, or a label is unknown or may not stand where it stands.
         """
         if labels_BN.shape != mask_BN.shape:
             raise ValueError(
                 f"labels have shape {tuple(labels_BN.shape)} and the mask {tuple(mask_BN.shape)}. Give one label for "
-                f"each position, {IGNORED} where there is no word."
+                f"each position, {NO_WORD} where there is no word."
             )
         if not torch.compiler.is_compiling():
-            self._check_labels(labels_BN, mask_BN.bool() & (labels_BN != IGNORED))
+            self._check_labels(labels_BN, mask_BN.bool() & (labels_BN != NO_WORD))
         return crf_nll(scores_BNC, labels_BN, mask_BN, *self.tables())
 
     def tables(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -191,7 +174,7 @@ class LinearChainCRF(nn.Module):
             row, position = unknown_BN.nonzero()[0].tolist()
             raise ValueError(
                 f"labels[{row}, {position}] is {int(labels_BN[row, position])}, but there are {C} labels. Give 0 to "
-                f"{C - 1}, or {IGNORED} where there is no word."
+                f"{C - 1}, or {NO_WORD} where there is no word."
             )
         wrong_BN = illegal_words(labels_BN, words_BN, self.legal_start, self.legal_transitions, self.legal_end)
         if wrong_BN.any():
@@ -207,15 +190,7 @@ class LinearChainCRF(nn.Module):
 
 
 def illegal_words(labels_BN: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor) -> Tensor:
-    """Return (B, N), True at words whose label may not stand after the word before, or first or last in its row.
-
-    Args:
-        labels_BN: labels 0 … C - 1; any number where the mask is False.
-        mask_BN: True at words.
-        start: (C,) True where a label may start a row.
-        transitions: (C, C) True where the column may follow the row.
-        end: (C,) True where a label may end a row.
-    """
+    """Return (B, N), True at words whose label may not stand after the word before, or first or last in its row."""
     order_BN, inverse_BN = right_pad_order(mask_BN)
     words_BN, labels_BN = mask_BN.gather(1, order_BN), labels_BN.masked_fill(~mask_BN, 0).gather(1, order_BN)
     return illegal_in_order(labels_BN, words_BN, start, transitions, end).gather(1, inverse_BN)
@@ -230,7 +205,7 @@ def crf_nll(
         labels_BN: labels 0 … C - 1; a position with -100 is no word.
         scores_BNC, mask_BN, start, transitions, end: as in `decode`, with its errors.
     """
-    rows = right_padded(scores_BNC, mask_BN & (labels_BN != IGNORED), start, transitions, end)
+    rows = right_padded(scores_BNC, mask_BN & (labels_BN != NO_WORD), start, transitions, end)
     alphas_BNC, shifts_BN = forward_scores(rows)
     terms_BN = shifts_BN - path_terms(rows, labels_BN)  # word by word: the difference of two long sums loses digits
     return terms_BN.sum(dim=1) + last_step(rows, alphas_BNC)

@@ -39,8 +39,8 @@ from .subsequences_selfattn import gather_tokens, right_pad_order
 ILLEGAL = -1e9  # finite, so that differences and gradients stay finite; exp(ILLEGAL) is 0 in every precision
 # Logarithm of the least share of a word's best label that marginals tell from others.
 LOWEST = {torch.float64: -300.0, torch.float32: -40.0}
-IGNORED = -100  # the label of a position that is no word, as in `torch.nn.functional.cross_entropy`
-BLOCK = 16  # L: positions of a block
+NO_WORD = -100  # the label of a position that is no word, as in `torch.nn.functional.cross_entropy`
+BLOCK_LENGTH = 16  # L: positions of a block
 MOST_WORK = 2**15  # numbers in the products of one step
 
 
@@ -61,10 +61,10 @@ def decode(
         ValueError: if the shapes do not fit.
     """
     rows = right_padded(scores_BNC, mask_BN, start, transitions, end)
-    return best_labels(rows), label_probabilities(rows)
+    return best_sequences(rows), label_probabilities(rows)
 
 
-def best_labels(rows: RightPaddedRows) -> Tensor:
+def best_sequences(rows: RightPaddedRows) -> Tensor:
     """Return (B, N) the labels of the best sequence of each row, -100 where there is no word."""
     if rows.only_legality and not torch.compiler.is_compiling():
         path_BN = rows.scores_BNC.argmax(dim=2)  # the best sequence of all, wherever it is legal
@@ -74,7 +74,7 @@ def best_labels(rows: RightPaddedRows) -> Tensor:
             path_BN[broken_B] = rows.select(broken_B).best_path()
     else:
         path_BN = rows.best_path()
-    return rows.put_back(path_BN, IGNORED)
+    return rows.put_back(path_BN, NO_WORD)
 
 
 def label_probabilities(rows: RightPaddedRows) -> Tensor:
@@ -131,11 +131,7 @@ class RightPaddedRows(NamedTuple):
     only_legality: bool
 
     def select(self, rows_B: Tensor) -> RightPaddedRows:
-        """Return some of the rows.
-
-        Args:
-            rows_B: True at those to keep.
-        """
+        """Return some of the rows."""
         per_row = ("scores_BNC", "mask_BN", "order_BN", "place_BT")
         return self._replace(**{name: getattr(self, name)[rows_B] for name in per_row})
 
@@ -197,45 +193,26 @@ def as_scores(table: Tensor, like: Tensor) -> Tensor:
 
 
 def as_factors(table: Tensor) -> Tensor:
-    """Return exp(score) of a table, the largest 1.
-
-    Args:
-        table: scores.
-    """
+    """Return exp(score) of a table, the largest 1."""
     return widest(table - table.max()).exp()
 
 
 def widest(values: Tensor) -> Tensor:
-    """Return numbers in float64, or in float32 on devices without it.
-
-    Args:
-        values: numbers of any floating type.
-    """
+    """Return numbers in float64, or in float32 on devices without it."""
     return values.float() if values.device.type == "mps" else values.double()
 
 
 def in_blocks(rows: int, positions: int, tags: int) -> bool:
-    """Return whether rows are faster in blocks than position by position.
-
-    Args:
-        rows: X.
-        positions: N.
-        tags: C.
-    """
-    blocks = -(-positions // BLOCK)
-    return positions > 2 * BLOCK and rows * blocks * tags**2 <= MOST_WORK
+    """Return whether rows are faster in blocks than position by position."""
+    blocks = -(-positions // BLOCK_LENGTH)
+    return positions > 2 * BLOCK_LENGTH and rows * blocks * tags**2 <= MOST_WORK
 
 
 def cut(values_XN: Tensor, fill: float) -> Tensor:
-    """Return (X, K, L, …) from (X, N, …): blocks of positions, the last one filled up.
-
-    Args:
-        values_XN: values of the positions, perhaps with further dimensions.
-        fill: value of the positions that are added.
-    """
-    missing = -values_XN.shape[1] % BLOCK
+    """Return (X, K, L, …) from (X, N, …): blocks of positions, the last one filled up."""
+    missing = -values_XN.shape[1] % BLOCK_LENGTH
     padding = (0, 0) * (values_XN.dim() - 2) + (0, missing)
-    return F.pad(values_XN, padding, value=fill).unflatten(1, (-1, BLOCK))
+    return F.pad(values_XN, padding, value=fill).unflatten(1, (-1, BLOCK_LENGTH))
 
 
 def messages(start_XC: Tensor, steps_XCC: Tensor, factors_XNC: Tensor) -> Tensor:
@@ -341,17 +318,12 @@ def best_in_blocks(start_C: Tensor, steps_CC: Tensor, scores_XNC: Tensor, mask_X
 
 
 def walk_back_in_blocks(previous_XMC: Tensor, last_X1: Tensor) -> Tensor:
-    """Return (X, M + 1) the tags from the last one backwards, block by block.
-
-    Args:
-        previous_XMC: the tag at each position but the last, for each tag of the next one.
-        last_X1: the last tag.
-    """
+    """Return (X, M + 1) the tags from the last one backwards, block by block."""
     X, M, C = previous_XMC.shape
     same_C = torch.arange(C, device=previous_XMC.device)
-    missing = -M % BLOCK
+    missing = -M % BLOCK_LENGTH
     filled_XNC = torch.cat([previous_XMC, same_C.expand(X, missing, C)], dim=1)
-    previous_LXKC = filled_XNC.unflatten(1, (-1, BLOCK)).unbind(2)
+    previous_LXKC = filled_XNC.unflatten(1, (-1, BLOCK_LENGTH)).unbind(2)
     maps = [previous_LXKC[-1]]  # the tag at each place of a block, for each tag after the block
     for previous_XKC in reversed(previous_LXKC[:-1]):
         maps.append(previous_XKC.gather(2, maps[-1]))
@@ -359,5 +331,5 @@ def walk_back_in_blocks(previous_XMC: Tensor, last_X1: Tensor) -> Tensor:
     after = [last_X1]
     for first_XC in reversed(maps_XKLC[:, :, 0].unbind(1)[1:]):
         after.append(first_XC.gather(1, after[-1]))
-    after_XKL1 = torch.stack(after[::-1], dim=1)[:, :, None].expand(-1, -1, BLOCK, -1)
+    after_XKL1 = torch.stack(after[::-1], dim=1)[:, :, None].expand(-1, -1, BLOCK_LENGTH, -1)
     return torch.cat([maps_XKLC.gather(3, after_XKL1)[..., 0].flatten(1)[:, :M], last_X1], dim=1)

@@ -51,13 +51,9 @@ def attend_in_blocks(
     plain product with all logits in memory, without gradients.
 
     Args:
-        query: (B, M, H, E) in blocks of W.
-        key: (B, M, H, E).
-        value: (B, M, H, V).
+        query, key, value: (B, M, H, E), (B, M, H, E) and (B, M, H, V), in blocks of W.
         means: mean keys and values of the blocks, (B, K, H, E) and (B, K, H, V), or None to stay in the own block.
         lengths_B: number of real tokens of each row, which come first.
-        block_size: W.
-        scaling: factor of the logits.
     """
     B, M, H, V = value.shape
     num_blocks = M // block_size
@@ -85,13 +81,10 @@ def biased_attention(
     """Return attention (F, 1, T, V) with a bias of the keys that all queries share.
 
     Args:
-        query: (F, 1, T, E).
-        key: (F, 1, S, E).
-        value: (F, 1, S, V).
+        query, key, value: (F, 1, T, E), (F, 1, S, E) and (F, 1, S, V).
         bias_FS: added to the logits of each key.
         scale: the factor of the logits. It is a tensor, because among dynamic sizes the compiler takes a number for
             one that varies, too.
-        mask: which keys each query sees.
     """
 
     def with_bias(score: Tensor, row: Tensor, head: Tensor, place: Tensor, key_place: Tensor) -> Tensor:
@@ -114,12 +107,7 @@ def compiled_attention() -> Callable[..., Tensor]:
 
 
 def in_tiles(values_BMHE: Tensor, num_places: int) -> Tensor:
-    """Return vectors by row and head, filled up with zeros to some places and to the narrowest width: (F, 1, T, E).
-
-    Args:
-        values_BMHE: vectors of the tokens.
-        num_places: T.
-    """
+    """Return vectors by row and head, filled up with zeros to some places and to the narrowest width: (F, 1, T, E)."""
     B, M, H, E = values_BMHE.shape
     values_F1ME = values_BMHE.transpose(1, 2).reshape(B * H, 1, M, E).contiguous()
     if M == num_places and E >= NARROWEST:
@@ -128,20 +116,12 @@ def in_tiles(values_BMHE: Tensor, num_places: int) -> Tensor:
 
 
 def in_whole_tiles(num_places: int) -> int:
-    """Return how many places there are with those that fill up the last tile.
-
-    Args:
-        num_places: number of places.
-    """
+    """Return how many places there are with those that fill up the last tile."""
     return ceil_div(num_places, TILE) * TILE
 
 
 def places_of_tokens(num_tokens: int) -> int:
-    """Return the number of places T of sorted tokens: whole tiles, and at least two.
-
-    Args:
-        num_tokens: M.
-    """
+    """Return the number of places T of sorted tokens: whole tiles, and at least two."""
     return max(in_whole_tiles(num_tokens), 2 * TILE)
 
 
@@ -150,13 +130,6 @@ def key_bias(lengths_B: Tensor, num_blocks: int, block_size: int, num_means: int
 
     It hides padding and the means of empty blocks, and gives every other mean the logarithm of the number of its
     tokens, as `near_and_far_bias` does. A block without a real token lets its first place through.
-
-    Args:
-        lengths_B: number of real tokens of each row.
-        num_blocks: K.
-        block_size: W.
-        num_means: K, or 0 where no mean is a key.
-        dtype: of the bias.
     """
     counts_BK = block_counts(lengths_B, num_blocks, block_size)
     # Half of the lowest number: kernels change the base of the exponentials, by a factor of 1.44.
@@ -169,14 +142,7 @@ def key_bias(lengths_B: Tensor, num_blocks: int, block_size: int, num_means: int
 
 
 def block_mask(num_blocks: int, block_size: int, num_means: int, device: torch.device) -> BlockMask:
-    """Return which keys each query sees: those of its own block and the means of the others.
-
-    Args:
-        num_blocks: K.
-        block_size: W.
-        num_means: K, or 0 where no mean is a key.
-        device: of the mask.
-    """
+    """Return which keys each query sees: those of its own block and the means of the others."""
     if torch.compiler.is_compiling():
         return build_block_mask(num_blocks, block_size, num_means, device)
     with torch.inference_mode(False):  # it outlives the call, and a later one may compute gradients
@@ -188,12 +154,6 @@ def build_block_mask(num_blocks: int, block_size: int, num_means: int, device: t
 
     Places that fill up the last tile of tokens are in blocks of their own. Where a tile of queries sees all of a tile
     of keys, no pair in it is asked again.
-
-    Args:
-        num_blocks: K.
-        block_size: W.
-        num_means: K, or 0 where no mean is a key.
-        device: of the mask.
     """
     T = places_of_tokens(num_blocks * block_size)
     S = T + in_whole_tiles(num_means)
@@ -231,20 +191,12 @@ cached_block_mask = lru_cache(maxsize=8)(build_block_mask)
 
 
 def numbers_and_places(is_kept_RC: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how many tiles each row of tiles keeps, (1, 1, R), and all tiles with these first, (1, 1, R, C).
-
-    Args:
-        is_kept_RC: whether a tile is kept.
-    """
+    """Return how many tiles each row of tiles keeps, (1, 1, R), and all tiles with these first, (1, 1, R, C)."""
     places_RC = is_kept_RC.int().argsort(dim=1, descending=True, stable=True)
     return is_kept_RC.sum(dim=1, dtype=torch.int32)[None, None], places_RC.int()[None, None].contiguous()
 
 
 def attention_dtype(features: Tensor) -> torch.dtype:
-    """Return the type in which attention is computed: that of mixed precision, where it is on.
-
-    Args:
-        features: that the heads read.
-    """
+    """Return the type in which attention is computed: that of mixed precision, where it is on."""
     kind = features.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else features.dtype

@@ -13,7 +13,8 @@
 # limitations under the License.
 """Divide tokens into similarity groups, sort them by group and cut the sorted sequence into equal blocks.
 
-Shape suffixes: B rows, N tokens, H heads, G groups, E similarity dimensions, K blocks, W tokens of a block.
+Shape suffixes: B rows, N tokens, H heads, G groups, K blocks, W tokens of a block, M = K * W places, E width of a
+vector, V columns of values. `lengths_B` is the number of real tokens of each row, `counts_BK` that of each block.
 """
 
 import torch
@@ -29,15 +30,7 @@ LEVELS = 1024  # of the similarity to a prototype, from 1 to -1, in the order of
 
 
 def group_similarity(metric_BNE: Tensor, prototypes_HGE: Tensor) -> Tensor:
-    """Return the cosine similarity of each token to each prototype of each head.
-
-    Args:
-        metric_BNE: unit vectors of the tokens.
-        prototypes_HGE: unit vectors of the groups.
-
-    Returns:
-        (B, H, N, G).
-    """
+    """Return (B, H, N, G) the cosine similarity of each token to each prototype of each head."""
     H, G, E = prototypes_HGE.shape
     similarity = metric_BNE @ prototypes_HGE.reshape(H * G, E).T.to(metric_BNE.dtype)
     return similarity.unflatten(-1, (H, G)).transpose(1, 2)
@@ -57,10 +50,6 @@ def sort_by_group(similarity_BHNG: Tensor, lengths_B: Tensor) -> tuple[Tensor, T
     `LEVELS` steps: tokens that are alike lie side by side however far apart they stand in the text, and where a border
     of two blocks goes through a group, it seldom parts them.
 
-    Args:
-        similarity_BHNG: similarity of each token to each group.
-        lengths_B: number of real tokens of each row.
-
     Returns:
         The group of each token (B, H, N), the order, and its inverse: `order[b, h, i]` is the token at place i.
     """
@@ -76,11 +65,7 @@ def sort_by_group(similarity_BHNG: Tensor, lengths_B: Tensor) -> tuple[Tensor, T
 
 
 def is_one_block(num_blocks: int) -> bool:
-    """Return whether there is one block only; an exported program is for any number of them.
-
-    Args:
-        num_blocks: K.
-    """
+    """Return whether there is one block only; an exported program is for any number of them."""
     return not torch.compiler.is_exporting() and num_blocks == 1
 
 
@@ -88,11 +73,6 @@ def block_counts(lengths_B: Tensor, num_blocks: int, block_size: int) -> Tensor:
     """Return (B, K) the number of real tokens in each block of the sorted sequence.
 
     Padding is sorted last in every head, so the counts are the same for all heads.
-
-    Args:
-        lengths_B: number of real tokens of each row.
-        num_blocks: K.
-        block_size: W.
     """
     starts_K = torch.arange(num_blocks, device=lengths_B.device) * block_size
     return (lengths_B[:, None] - starts_K).clamp(0, block_size)
@@ -103,11 +83,6 @@ def window_bias(counts_BK: Tensor, block_size: int, dtype: torch.dtype) -> Tenso
 
     A block without a real token lets its first place through, so that no softmax is over nothing; what comes of it
     is never read.
-
-    Args:
-        counts_BK: real tokens of each block.
-        block_size: W.
-        dtype: of the mask.
     """
     places_W = torch.arange(block_size, device=counts_BK.device)
     allowed_BKW = places_W < counts_BK.clamp(min=1)[..., None]
@@ -121,11 +96,6 @@ def near_and_far_bias(counts_BK: Tensor, block_size: int, dtype: torch.dtype) ->
 
     A summary stands for all tokens of its block, so its logit gets the logarithm of their number; the summary of the
     own block and those of empty blocks are masked. Where there is one block there are no summaries.
-
-    Args:
-        counts_BK: real tokens of each block.
-        block_size: W.
-        dtype: of the mask.
 
     Returns:
         (B, K, W + K), or (B, 1, W) for one block.
@@ -142,15 +112,7 @@ def near_and_far_bias(counts_BK: Tensor, block_size: int, dtype: torch.dtype) ->
 
 
 def permute_tokens(values_BNHE: Tensor, index_BMH: Tensor) -> Tensor:
-    """Take, in each row and head, the tokens at the given places.
-
-    Args:
-        values_BNHE: per-head vectors of the tokens, or (B, N, 1, E) if all heads have the same.
-        index_BMH: places in N.
-
-    Returns:
-        (B, M, H, E).
-    """
+    """Return (B, M, H, E) the tokens at the given places of each row and head, from (B, N, 1, E) where heads share."""
     B, N, own_heads, E = values_BNHE.shape
     row_B11 = torch.arange(B, device=index_BMH.device)[:, None, None]
     head_H = torch.arange(own_heads, device=index_BMH.device)
@@ -159,12 +121,7 @@ def permute_tokens(values_BNHE: Tensor, index_BMH: Tensor) -> Tensor:
 
 
 def block_means(blocks_BKWHE: Tensor, lengths_B: Tensor) -> Tensor:
-    """Return the mean of the real tokens of every block: (B, K, H, E).
-
-    Args:
-        blocks_BKWHE: vectors of the tokens in sorted blocks.
-        lengths_B: number of real tokens of each row.
-    """
+    """Return the mean of the real tokens of every block: (B, K, H, E)."""
     _, K, W, H, _ = blocks_BKWHE.shape
     counts_BK = block_counts(lengths_B, K, W)
     share_BKW = real_places(counts_BK, W).to(blocks_BKWHE.dtype) / counts_BK.clamp(min=1)[..., None]
@@ -173,12 +130,7 @@ def block_means(blocks_BKWHE: Tensor, lengths_B: Tensor) -> Tensor:
 
 
 def real_places(counts_BK: Tensor, block_size: int) -> Tensor:
-    """Return whether each place of each block holds a real token: (B, K, W).
-
-    Args:
-        counts_BK: real tokens of each block.
-        block_size: W.
-    """
+    """Return whether each place of each block holds a real token: (B, K, W)."""
     return torch.arange(block_size, device=counts_BK.device) < counts_BK[..., None]
 
 
@@ -197,7 +149,6 @@ def far_field_slope(
     Args:
         blocks: queries, keys and values in sorted blocks, all of one width.
         means_BKHE: mean key of each block.
-        lengths_B: number of real tokens of each row.
         scaling: factor of the logits.
         value_dim: V, how many columns of the values are moved.
 

@@ -21,6 +21,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -47,11 +48,7 @@ class HeadsOutput:
     fusion_weights: tuple[Tensor, ...]
 
     def as_fields(self, inverse_BN: Tensor | None) -> dict[str, tuple[Tensor, ...]]:
-        """Return the fields that a model's output takes over, their tokens in the order of the input.
-
-        Args:
-            inverse_BN: the place of each token of the input, or None where the order is the same.
-        """
+        """Return the fields that a model's output takes over, their tokens in the order of the input."""
         per_token = {
             "group_ids": self.group_ids,
             "group_probs": self.group_probs,
@@ -67,11 +64,7 @@ class HeadsOutput:
 
 
 def build_norm(config: SelfAttnConfig) -> nn.Module:
-    """Return the normalisation layer that the configuration names.
-
-    Args:
-        config: configuration of the heads.
-    """
+    """Return the normalisation layer that the configuration names."""
     kind = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}[config.norm_type]
     return kind(config.hidden_size, eps=config.norm_eps)
 
@@ -177,13 +170,7 @@ class SelfAttnHeads(nn.Module):
         return HeadsOutput(features, group_ids, group_probs, summary_attentions, fusion_weights)
 
     def unit_metric(self, hidden_states: tuple[Tensor, ...], lengths_B: Tensor | None, layer: int) -> Tensor:
-        """Return the vectors (B, N, E) in which the grouped attention of an attention layer compares tokens.
-
-        Args:
-            hidden_states: as in `forward`.
-            lengths_B: as in `forward`.
-            layer: number of the attention layer.
-        """
+        """Return the vectors (B, N, E) in which the grouped attention of an attention layer compares tokens."""
         features = self.standardised(hidden_states)
         masks = head_masks(self.config, features, lengths_B)
         for before in self.layers[:layer]:
@@ -195,12 +182,86 @@ class SelfAttnHeads(nn.Module):
         return (self.mixed(hidden_states) - self.feature_mean) * self.feature_scale
 
     def mixed(self, hidden_states: tuple[Tensor, ...]) -> Tensor:
-        """Return (B, N, D) the weighted sum of the hidden layers.
-
-        Args:
-            hidden_states: `num_mixed_layers` tensors (B, N, D).
-        """
+        """Return (B, N, D) the weighted sum of the hidden layers."""
         if self.layer_weight is None or self.layer_scale is None:
             return hidden_states[-1]
         weights_L = self.layer_weight * self.layer_scale
         return cast(Tensor, sum(weight * x for weight, x in zip(weights_L, hidden_states, strict=True)))
+
+
+def mean_of_tokens(features_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
+    """Return the mean of the real tokens, (B, D)."""
+    if mask_BN is None:
+        return features_BND.mean(dim=1)
+    is_real_BN1 = mask_BN.bool()[..., None]
+    total_BD = features_BND.masked_fill(~is_real_BN1, 0).sum(dim=1)
+    return total_BD / is_real_BN1.sum(dim=1).clamp(min=1).to(total_BD.dtype)
+
+
+def first_token(features_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
+    """Return the features of the first real token, (B, D)."""
+    if mask_BN is None:
+        return features_BND[:, 0]
+    first_B11 = mask_BN.bool().long().argmax(dim=1)[:, None, None]
+    return features_BND.take_along_dim(first_B11, dim=1)[:, 0]
+
+
+class PooledClassifier(nn.Module):
+    """A linear classifier on the mean of the tokens or on the first token.
+
+    Shape: (B, N, D) -> (B, C).
+    """
+
+    weight = None  # when PEFT merges, it reads the `weight` of each module that it saved, even of one that has none
+
+    def __init__(self, config: SelfAttnConfig):
+        super().__init__()
+        self.config = config
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.linear = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(self, features_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
+        pool = {"cls": first_token, "mean": mean_of_tokens}[self.config.pooling]
+        return self.linear(self.dropout(pool(features_BND, mask_BN)))
+
+
+class ClassQueryClassifier(nn.Module):
+    """Each class reads the sequence by a learned query of its own, and all of them by a generic one.
+
+    A token has one vote for each class; the logit of a class is the mean of the votes under its own attention plus
+    the mean of the generic votes under the generic attention. With all queries at 0, where they start, every mean is
+    over all tokens and the classifier is a linear one on mean pooling. After class attention in image transformers
+    (Touvron et al., 2021) and multi-head attention pooling.
+
+    Shape: (B, N, D) -> (B, C).
+    """
+
+    weight = None  # when PEFT merges, it reads the `weight` of each module that it saved, even of one that has none
+
+    def __init__(self, config: SelfAttnConfig):
+        super().__init__()
+        self.config = config
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.query = nn.Parameter(torch.empty(config.num_labels + 1, config.hidden_size))
+        self.vote = nn.Linear(config.hidden_size, config.num_labels)
+        self.generic_vote = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+
+    def reset_weights(self) -> None:
+        """Fill what the classifier holds itself, unless it was loaded."""
+        init.zeros_(self.query)
+
+    def forward(self, features_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
+        features_BND = self.dropout(features_BND)
+        attention_BQN = F.linear(features_BND, self.query).transpose(1, 2) * self.config.hidden_size**-0.5
+        if mask_BN is not None:
+            is_padding_B1N = ~mask_BN.bool()[:, None]
+            attention_BQN = attention_BQN.masked_fill(is_padding_B1N, torch.finfo(attention_BQN.dtype).min)
+        attention_BQN = F.softmax(attention_BQN, dim=-1, dtype=torch.float32).to(features_BND.dtype)
+        own_BC = (attention_BQN[:, :-1] * self.vote(features_BND).transpose(1, 2)).sum(dim=-1)
+        generic_BD = (attention_BQN[:, -1:] @ features_BND)[:, 0]
+        return own_BC + self.generic_vote(generic_BD)
+
+
+def build_sequence_classifier(config: SelfAttnConfig) -> nn.Module:
+    """Return the classifier that the configuration's `pooling` names."""
+    return ClassQueryClassifier(config) if config.pooling == "class_query" else PooledClassifier(config)

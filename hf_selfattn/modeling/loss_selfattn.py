@@ -34,12 +34,7 @@ def mean_loss(losses: Tensor, labels: Tensor, num_items_in_batch: Tensor | int |
 
 
 def problem_type_of(config: SelfAttnConfig, labels: Tensor) -> str:
-    """Return the configured problem type, or the one that the labels show.
-
-    Args:
-        config: of a sequence classifier.
-        labels: as its `forward` takes them.
-    """
+    """Return the configured problem type, or the one that the labels show."""
     if config.problem_type is not None:
         return config.problem_type
     if config.num_labels == 1:

@@ -38,7 +38,7 @@ from .backbone_selfattn import (
 )
 from .configuration_selfattn import SelfAttnConfig, check_backbone_name, refuse_unknown_keys
 from .crf_selfattn import LinearChainCRF
-from .heads_selfattn import SelfAttnHeads, SelfAttnLayer
+from .heads_selfattn import ClassQueryClassifier, SelfAttnHeads, SelfAttnLayer, build_sequence_classifier
 from .loss_selfattn import mean_loss, sequence_loss
 from .outputs_selfattn import (
     SelfAttnClassifierOutput,
@@ -46,9 +46,14 @@ from .outputs_selfattn import (
     wanted_outputs,
     without_features,
 )
-from .past_selfattn import mask_of_tokens, past_length, past_of_rows, past_options
-from .peft_selfattn import register_adapter_targets, share_configuration
-from .pooling_selfattn import ClassQueryClassifier, build_sequence_classifier
+from .peft_selfattn import (
+    mask_of_tokens,
+    past_length,
+    past_of_rows,
+    past_options,
+    register_adapter_targets,
+    share_configuration,
+)
 from .subsequences_selfattn import (
     TokenRows,
     merge,

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What the models return, and the mean of their losses."""
+"""What the models return, and which of it the caller wants."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -87,24 +87,12 @@ class SelfAttnClassifierOutput(ModelOutput):
 
 
 def without_features(outputs: SelfAttnModelOutput) -> dict[str, Any]:
-    """Return the fields of a model output that a task model passes on.
-
-    Args:
-        outputs: output of the base model.
-    """
+    """Return the fields of a model output that a task model passes on."""
     return {name: value for name, value in outputs.items() if name != "last_hidden_state"}
 
 
 def wanted_outputs(model: PreTrainedModel, kwargs: dict[str, Any]) -> dict[str, bool]:
-    """Return which optional outputs the caller of a model wants.
-
-    Args:
-        model: that was called.
-        kwargs: what its `forward` was given beside its inputs; the wishes are taken out.
-
-    Raises:
-        ValueError: if anything is left that no one reads, or attentions or gradients are wanted that are not computed.
-    """
+    """Return which optional outputs the caller of a model wants."""
     want = {}
     for name in ("output_attentions", "output_hidden_states"):
         asked = kwargs.pop(name, None)

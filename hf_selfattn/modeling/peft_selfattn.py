@@ -15,8 +15,12 @@
 
 import re
 import sys
+from inspect import signature
+from typing import Any
 
-from transformers import PreTrainedModel
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 # The projections of queries and values, as in the LoRA paper (Hu et al., 2021).
 LORA_TARGETS = {
@@ -74,11 +78,51 @@ def share_configuration(model: PreTrainedModel) -> None:
 
     PEFT trains a deep copy of the heads, whose configuration is a copy, too: a change of the model's, such as another
     attention kernel, would not reach them.
-
-    Args:
-        model: a model of this package, with adapters or without.
     """
     kind = type(model.config)
     for module in model.modules():
         if isinstance(vars(module).get("config"), kind):
             module.config = model.config
+
+
+def past_length(past_key_values: Cache | None) -> int:
+    """Return P, the number of learned keys."""
+    return 0 if past_key_values is None else past_key_values.get_seq_length()
+
+
+def mask_of_tokens(attention_mask: Tensor | None, values: Tensor, past_key_values: Cache | None) -> Tensor | None:
+    """Return the mask (B, T) of the tokens alone; PEFT gives one (B, P + T) that begins with the learned keys.
+
+    Args:
+        attention_mask: (B, T) or (B, P + T), or None.
+        values: (B, T) ids or (B, T, D) embeddings.
+        past_key_values: P learned keys and values of each row, or None.
+    """
+    if attention_mask is None or past_key_values is None:
+        return attention_mask
+    P = past_length(past_key_values)
+    return attention_mask[:, P:] if attention_mask.shape[1] == P + values.shape[1] else attention_mask
+
+
+def past_of_rows(past_key_values: Cache | None, rows: Tensor) -> Cache | None:
+    """Return the learned keys and values of some rows, of a row as often as it is named."""
+    if past_key_values is None:
+        return None
+    return DynamicCache([(layer.keys[rows], layer.values[rows]) for layer in past_key_values.layers])
+
+
+def past_options(
+    backbone: nn.Module, past_key_values: Cache, mask_BT: Tensor | None, values: Tensor
+) -> dict[str, Any]:
+    """Return what the backbone is given to read learned keys and values: themselves and a mask (B, P + T)."""
+    if "past_key_values" not in signature(backbone.forward).parameters:
+        raise ValueError(
+            f"The backbone {type(backbone).__name__} reads no past_key_values, which prefix tuning needs. Take "
+            "another method of PEFT, such as LoRA or prompt tuning, or a backbone such as BERT, RoBERTa or ELECTRA."
+        )
+    B, T = values.shape[:2]
+    if mask_BT is None:
+        mask_BT = torch.ones(B, T, dtype=torch.bool, device=values.device)
+    every_row = torch.arange(B, device=values.device)  # a backbone appends its own keys to what it is given
+    mask = nn.functional.pad(mask_BT.long(), (past_length(past_key_values), 0), value=1)
+    return {"past_key_values": past_of_rows(past_key_values, every_row), "attention_mask": mask}

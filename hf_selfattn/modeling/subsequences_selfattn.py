@@ -119,13 +119,6 @@ def real_tokens(attention_mask: Tensor | None, values: Tensor) -> Tensor | None:
     """Return (B, T) True at real tokens, or None where all are real and that is known, but not for export.
 
     A row of padding alone keeps its first token, so that nothing is a mean over nothing.
-
-    Args:
-        attention_mask: (B, T), not 0 at real tokens, or None.
-        values: (B, T) ids or (B, T, D) embeddings.
-
-    Raises:
-        ValueError: if the mask has another shape than the input.
     """
     if attention_mask is None:
         if not torch.compiler.is_exporting():
@@ -144,19 +137,12 @@ def real_tokens(attention_mask: Tensor | None, values: Tensor) -> Tensor | None:
 
 
 def is_right_padded(mask_BT: Tensor) -> bool:
-    """Return whether padding is known to stand at the right of every row only; False while compiling.
-
-    Args:
-        mask_BT: True at real tokens.
-    """
+    """Return whether padding is known to stand at the right of every row only; False while compiling."""
     return not torch.compiler.is_compiling() and bool((mask_BT[:, :-1] >= mask_BT[:, 1:]).all())
 
 
 def right_pad_order(mask_BT: Tensor) -> tuple[Tensor, Tensor]:
     """Return the order that moves the real tokens of each row to its front, and its inverse.
-
-    Args:
-        mask_BT: True at real tokens.
 
     Returns:
         Two (B, T) index tensors: `x.gather(1, order)` is right-padded, `y.gather(1, inverse)` puts it back.
@@ -173,11 +159,6 @@ def cut_to_longest(order_BT: Tensor, inverse_BT: Tensor, lengths_B: Tensor) -> t
     It is for export: N stands in the data, and of such a size `torch.export` assumes nothing. Of the size of an input
     it would keep what is true of the example only, such as that there are several windows.
 
-    Args:
-        order_BT: order that moves the real tokens to the front.
-        inverse_BT: its inverse.
-        lengths_B: number of real tokens of each row.
-
     Returns:
         (B, N) and (B, T): `x.gather(1, order)` is right-padded, `y.gather(1, inverse)` right at real tokens.
     """
@@ -188,57 +169,31 @@ def cut_to_longest(order_BT: Tensor, inverse_BT: Tensor, lengths_B: Tensor) -> t
 
 
 def first_tokens(lengths_B: Tensor, num_tokens: int) -> Tensor:
-    """Return (B, T) True at the real tokens of right-padded rows.
-
-    Args:
-        lengths_B: number of real tokens of each row.
-        num_tokens: T, the padded length.
-    """
+    """Return (B, T) True at the real tokens of right-padded rows."""
     return torch.arange(num_tokens, device=lengths_B.device) < lengths_B[:, None]
 
 
 def invert_permutation(order: Tensor) -> Tensor:
-    """Return the inverse of permutations along the last dimension, by scatter.
-
-    Args:
-        order: (..., N) permutations of 0 … N - 1.
-    """
+    """Return the inverse of permutations along the last dimension, by scatter."""
     positions = torch.arange(order.shape[-1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(-1, order, positions)
 
 
 def gather_tokens(values: Tensor, index_BN: Tensor) -> Tensor:
-    """Take tokens from each row of (B, T) ids or (B, T, D) features.
-
-    Args:
-        values: (B, T) or (B, T, D).
-        index_BN: (B, N) indices into T.
-    """
+    """Take tokens from each row of (B, T) ids or (B, T, D) features."""
     if values.dim() == 3:
         index_BN = index_BN[..., None].expand(-1, -1, values.shape[-1])
     return values.gather(1, index_BN)
 
 
 def starts_with(input_ids_BT: Tensor, lengths_B: Tensor, token_ids: list[int]) -> Tensor:
-    """Return (B,) True where a right-padded row begins with the given tokens.
-
-    Args:
-        input_ids_BT: right-padded rows.
-        lengths_B: number of real tokens of each row.
-        token_ids: the tokens looked for.
-    """
+    """Return (B,) True where a right-padded row begins with the given tokens."""
     wanted = torch.tensor(token_ids, device=input_ids_BT.device, dtype=input_ids_BT.dtype)
     return (input_ids_BT[:, : len(token_ids)] == wanted).all(dim=1) & (lengths_B >= len(token_ids))
 
 
 def ends_with(input_ids_BT: Tensor, lengths_B: Tensor, token_ids: list[int]) -> Tensor:
-    """Return (B,) True where the real part of a right-padded row ends with the given tokens.
-
-    Args:
-        input_ids_BT: right-padded rows.
-        lengths_B: number of real tokens of each row.
-        token_ids: the tokens looked for.
-    """
+    """Return (B,) True where the real part of a right-padded row ends with the given tokens."""
     wanted = torch.tensor(token_ids, device=input_ids_BT.device, dtype=input_ids_BT.dtype)
     offsets = torch.arange(len(token_ids), device=input_ids_BT.device) - len(token_ids)
     index = (lengths_B[:, None] + offsets).clamp(min=0)
@@ -249,23 +204,12 @@ Integers = TypeVar("Integers", int, Tensor)
 
 
 def ceil_div(numerator: Integers, denominator: Integers) -> Integers:
-    """Return the quotient of integers, rounded up.
-
-    Args:
-        numerator: integers of at least 0.
-        denominator: integers of at least 1.
-    """
+    """Return the quotient of integers, rounded up."""
     return (numerator + denominator - 1) // denominator
 
 
 def num_windows(length: int, capacity: int, stride: int) -> int:
-    """Return how many windows a text needs.
-
-    Args:
-        length: tokens of the text, without special tokens.
-        capacity: tokens of a window, without special tokens.
-        stride: tokens that neighbouring windows share.
-    """
+    """Return how many windows a text needs."""
     return torch.sym_max(1, ceil_div(length - stride, capacity - stride))
 
 
@@ -288,17 +232,10 @@ def split(
 
     Args:
         lengths_B: number of real tokens of each row, special tokens included.
-        num_tokens: T, the padded length.
         window: W, the length of a window, special tokens included.
-        stride: tokens that neighbouring windows share.
-        num_prefix: special tokens before a window.
-        num_suffix: special tokens after a window.
-        has_prefix_B: True where the row itself begins with the prefix.
-        has_suffix_B: True where the row itself ends with the suffix.
+        num_prefix, num_suffix: special tokens before and after a window.
+        has_prefix_B, has_suffix_B: True where the row itself begins and ends with them.
     """
-    device = lengths_B.device
-    smallest_capacity = window - num_prefix - num_suffix
-    most_windows = num_windows(num_tokens, smallest_capacity, stride)
     prefix_B1 = (has_prefix_B.long() * num_prefix)[:, None]
     suffix_B1 = (has_suffix_B.long() * num_suffix)[:, None]
     capacity_B1 = window - prefix_B1 - suffix_B1
@@ -307,14 +244,13 @@ def split(
     fresh_B1 = (text_B1 - stride).clamp(min=1)  # tokens of the text less those that two windows share
     count_B1 = ceil_div(fresh_B1, capacity_B1 - stride)
     step_B1 = ceil_div(fresh_B1, count_B1)
-    last_B1 = count_B1 - 1
 
-    # From the windows to the row: what stands in each slot.
-    window_S = torch.arange(most_windows, device=device)[None]
+    most_windows = num_windows(num_tokens, window - num_prefix - num_suffix, stride)
+    window_S = torch.arange(most_windows, device=lengths_B.device)[None]
     start_BS = window_S * step_B1
     size_BS = torch.minimum(step_B1 + stride, text_B1 - start_BS).clamp(min=0)
     in_use_BS1 = (window_S < count_B1)[..., None]
-    slot_W = torch.arange(window, device=device)
+    slot_W = torch.arange(window, device=lengths_B.device)
     in_text_BSW = slot_W - prefix_B1[..., None]
     in_suffix_BSW = in_text_BSW - size_BS[..., None]
     is_prefix_BSW = (in_text_BSW < 0) & in_use_BS1
@@ -326,13 +262,11 @@ def split(
     source_BSW = torch.where(is_suffix_BSW, (prefix_B1 + text_B1)[..., None] + in_suffix_BSW, source_BSW)
     mask_BSW = is_prefix_BSW | is_text_BSW | is_suffix_BSW
 
-    # From the row to the windows: where each token's features are.
-    token_T = torch.arange(num_tokens, device=device)[None]
+    token_T = torch.arange(num_tokens, device=lengths_B.device)[None]
     in_text_BT = token_T - prefix_B1
-    window_BT = torch.minimum((in_text_BT - stride // 2).clamp(min=0) // step_B1, last_B1)
-    window_BT = torch.where(in_text_BT < text_B1, window_BT, last_B1)
+    window_BT = torch.minimum((in_text_BT - stride // 2).clamp(min=0) // step_B1, count_B1 - 1)
+    window_BT = torch.where(in_text_BT < text_B1, window_BT, count_B1 - 1)
     slot_BT = window_BT * window + prefix_B1 + in_text_BT - window_BT * step_B1
-
     return Subsequences(
         source_BSW=torch.where(mask_BSW, source_BSW, 0),
         segment_source_BSW=torch.where(is_text_BSW | is_suffix_BSW, segment_source_BSW, 0),
@@ -371,11 +305,6 @@ def rows_of_windows(rows: TokenRows, windows: Subsequences, padding: int) -> Tok
 
     While compiling, when a window without a token cannot be left out, it keeps its first one, so that no softmax is
     over nothing.
-
-    Args:
-        rows: right-padded.
-        windows: the plan of `split`.
-        padding: id of an empty slot.
     """
     mask_BSW = windows.mask_BSW
     values = fill_windows(rows.values, windows.source_BSW, mask_BSW, padding)
@@ -388,30 +317,12 @@ def rows_of_windows(rows: TokenRows, windows: Subsequences, padding: int) -> Tok
 
 
 def fill_windows(values: Tensor, source_BSW: Tensor, mask_BSW: Tensor, padding: int = 0) -> Tensor:
-    """Copy the tokens of right-padded rows into their windows.
-
-    Args:
-        values: (B, T) ids or (B, T, D) embeddings.
-        source_BSW: index into T for each slot, of the plan of `split`.
-        mask_BSW: True where a slot holds a token.
-        padding: what an empty slot holds.
-
-    Returns:
-        (B, S, W) ids or (B, S, W, D) embeddings.
-    """
+    """Return (B, S, W) ids or (B, S, W, D) embeddings: the tokens of right-padded rows in their windows."""
     filled = gather_tokens(values, source_BSW.flatten(1)).unflatten(1, source_BSW.shape[1:])
     is_empty = ~mask_BSW if values.dim() == 2 else ~mask_BSW[..., None]
     return filled.masked_fill(is_empty, padding if values.dim() == 2 else 0)
 
 
 def merge(features: Tensor, windows: Subsequences) -> Tensor:
-    """Put the features of the windows back into one sequence per row.
-
-    Args:
-        features: (B, S, W, D) features of the windows.
-        windows: the plan of `split`.
-
-    Returns:
-        (B, T, D).
-    """
+    """Return (B, T, D) the features (B, S, W, D) of the windows as one sequence per row."""
     return gather_tokens(features.flatten(1, 2), windows.slot_BT)

@@ -110,9 +110,6 @@ def continuing_labels(label_names: list[str]) -> Tensor:
     """Return (C,) the label of a word's later tokens for each label of its first: I-X for B-X, itself for others.
 
     Labels of other schemes than IOB2 stay as they are: a scheme with ends has no such label for a single word.
-
-    Args:
-        label_names: the C names in the order of the labels.
     """
     goes_on_CC = tag_tables(tuple(label_names))[3]
     numbers = {name: number for number, name in enumerate(label_names)}
@@ -126,13 +123,6 @@ def decode_words(
     """Return (B, T, C) scores of the answer: log marginal probabilities, exchanged as in `answer_by_words`.
 
     With `argmax`, and for labels that are no tags of entities, they are the scores that came in.
-
-    Args:
-        logits_BTC: scores of the labels, equal at all tokens of a word.
-        words: where the words are.
-        label_names: the C names in the order of the labels.
-        decoding: "argmax", "viterbi" or "crf".
-        crf: the CRF, where it decodes.
     """
     if crf is None and not any(map(any, tag_tables(tuple(label_names))[3])):
         return logits_BTC
@@ -174,13 +164,7 @@ def answer_by_words(scores_BTC: Tensor, path_BT: Tensor, words: Words, label_nam
 
 
 def exchange(scores_BTC: Tensor, one_BT1: Tensor, other_BT1: Tensor) -> Tensor:
-    """Return scores in which two labels of each token have changed places.
-
-    Args:
-        scores_BTC: scores of the labels.
-        one_BT1: a label for each token.
-        other_BT1: another one, or the same.
-    """
+    """Return scores in which two labels of each token have changed places."""
     first, second = scores_BTC.gather(2, one_BT1), scores_BTC.gather(2, other_BT1)
     return scores_BTC.scatter(2, one_BT1, second).scatter(2, other_BT1, first)
 
@@ -190,9 +174,6 @@ def continuing_tokens(tokenizer: object) -> list[int]:
 
     Tokenizers that mark the beginning of words instead (byte-level BPE, SentencePiece) join punctuation to a word
     without any mark, so for them there are none: each token is then a word of its own.
-
-    Args:
-        tokenizer: a tokenizer of transformers.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     prefix = getattr(getattr(backend, "model", None), "continuing_subword_prefix", None)

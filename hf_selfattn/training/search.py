@@ -142,17 +142,28 @@ def worker(output_dir: Path) -> str:
 
 def left(plan: Plan, study: optuna.Study | None) -> int:
     """Return how many trials are still to begin."""
-    if study is None:
-        return 0
-    return plan.trials - sum(state_of(trial) in ("complete", "failed", "running") for trial in study.trials)
+    return 0 if study is None else plan.trials - begun(study)
+
+
+def begun(study: optuna.Study, before: float = math.inf) -> int:
+    """Return how many trials with a smaller number than `before` have begun and count."""
+    return sum(
+        trial.number < before and state_of(trial) in ("complete", "failed", "running") for trial in study.trials
+    )
 
 
 def ask(plan: Plan, study: optuna.Study | None, output_dir: Path) -> Trial | None:
     """Return the next trial, or None where all have begun."""
     if study is None or left(plan, study) <= 0:
         return None
+    from optuna.trial import TrialState
+
     trial = study.ask()
     trial.set_user_attr("worker", worker(output_dir))
+    if begun(study, before=trial.number) >= plan.trials:  # another machine asked in the same moment
+        trial.set_user_attr("surplus", True)
+        study.tell(trial, state=TrialState.FAIL)
+        return None
     return trial
 
 
@@ -208,6 +219,8 @@ def finish(plan: Plan, study: optuna.Study | None, metric: str, path: Path) -> d
     """Wait for the trials that other machines have begun, and return the record, with the best."""
     if study is None:
         return {}
+    if is_waited_for(record := record_of(plan, study, metric)):
+        say(f"Waiting for {record['counts']['running']} trials that others have begun.")
     while is_waited_for(record := record_of(plan, study, metric)):
         time.sleep(SECONDS_BETWEEN_LOOKS)
     entries = record["combinations" if plan.kind == "sweep" else "trials"]
@@ -221,14 +234,14 @@ def finish(plan: Plan, study: optuna.Study | None, metric: str, path: Path) -> d
 
 def is_waited_for(record: Mapping[str, Any]) -> bool:
     """Return whether a trial is running that may still end."""
-    longest = max((trial.get("seconds", 0.0) for trial in record["trials"]), default=0.0)
     running = [trial["seconds"] for trial in record["trials"] if trial["state"] == "running"]
-    return any(seconds < PATIENCE * longest for seconds in running)
+    ended = [trial["seconds"] for trial in record["trials"] if trial["state"] != "running" and "seconds" in trial]
+    return any(not ended or seconds < PATIENCE * max(ended) for seconds in running)
 
 
 def record_of(plan: Plan, study: optuna.Study, metric: str) -> dict[str, Any]:
     """Return what is known of a search: its space, its trials and how each ended."""
-    trials = [trial_record(trial) for trial in study.trials if state_of(trial) != "waiting"]
+    trials = [trial_record(trial) for trial in study.trials if state_of(trial) not in ("waiting", "surplus")]
     record = {
         "metric": metric,
         "direction": study.direction.name.lower(),
@@ -252,9 +265,11 @@ def trial_record(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def state_of(trial: FrozenTrial) -> str:
-    """Return how a trial ended: `complete`, `failed`, or `stopped` where the whole search was; or how it is."""
+    """Return how a trial ended: `complete`, `failed`, `stopped` where the search was, `surplus`; or how it is."""
     name = trial.state.name.lower()
-    return name if name != "fail" else "failed" if "error" in trial.user_attrs else "stopped"
+    if name != "fail":
+        return name
+    return "failed" if "error" in trial.user_attrs else "surplus" if "surplus" in trial.user_attrs else "stopped"
 
 
 def combined(trials: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

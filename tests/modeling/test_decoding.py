@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hf_selfattn.modeling.crf_selfattn import LinearChainCRF, crf_nll, illegal_words, tag_tables, transition_mask
-from hf_selfattn.modeling.decoding_selfattn import IGNORED, decode
+from hf_selfattn.modeling.decoding_selfattn import NO_WORD, decode
 
 IOB2 = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 BIOES = ["O", "B-X", "I-X", "E-X", "S-X"]
@@ -81,7 +81,7 @@ def test_path_likelihood_and_marginals_equal_brute_force(kind):
     scores, table = random_scores(), tables(kind)
     paths, probs = decode(scores, MASKS, *table)
     nll = crf_nll(scores, paths, MASKS, *table)
-    assert torch.equal(paths == IGNORED, ~MASKS)
+    assert torch.equal(paths == NO_WORD, ~MASKS)
     assert probs[~MASKS].eq(0).all()
     for row, words in enumerate(MASKS):
         labels, totals = every_sequence(scores[row, words], *table)
@@ -148,7 +148,7 @@ def test_a_row_without_words():
     mask = torch.stack([torch.zeros(6).bool(), torch.ones(6).bool()])
     table = tables("iob2")
     paths = viterbi_decode(scores, mask, *table)
-    assert paths[0].eq(IGNORED).all() and marginals(scores, mask, *table)[0].eq(0).all()
+    assert paths[0].eq(NO_WORD).all() and marginals(scores, mask, *table)[0].eq(0).all()
     nll = crf_nll(scores, paths, mask, *table)
     assert nll[0] == 0 and nll[1] > 0
     nll.sum().backward()
@@ -233,7 +233,7 @@ def test_decoded_sequences_are_always_legal(names, spread):
     start, _, end = table
     assert not probs[:, 0, ~start].any() and not probs[mask.sum(dim=1) == 12, 11][:, ~end].any()
     for path in paths.tolist():
-        text = "".join(f"{names[label]} " for label in path if label != IGNORED)
+        text = "".join(f"{names[label]} " for label in path if label != NO_WORD)
         assert re.fullmatch(GRAMMARS[tuple(names)], text), text
     plain_is_legal = ~illegal_words(plain, mask, *table).any(dim=1)
     assert torch.equal(paths[plain_is_legal][mask[plain_is_legal]], plain[plain_is_legal][mask[plain_is_legal]])

@@ -5,7 +5,7 @@ import torch
 from tiny_models import HIDDEN_SIZE, tiny_config
 from torch import Tensor, nn
 
-from hf_selfattn.modeling.pooling_selfattn import (
+from hf_selfattn.modeling.heads_selfattn import (
     ClassQueryClassifier,
     PooledClassifier,
     build_sequence_classifier,

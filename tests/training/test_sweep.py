@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hf_selfattn.training.sweep import plan_sweep
-from test_probe import arguments_of
-from transformers import AutoModelForSequenceClassification, BertModel, Trainer
+from runs import probe_arguments, stopped_after, with_callback
+from transformers import AutoModelForSequenceClassification, BertModel, Trainer, TrainerCallback
 
 from hf_selfattn import NerArguments, run
-from hf_selfattn.training.trainer import RecipeTrainer
+from hf_selfattn.training.search_space import read_plan
 
 GRID = {"learning_rate": ["1e-9", "1e-2"], "heads.num_grouped_attention_heads": [0, 4], "seed": [3, 5]}
 
@@ -22,11 +21,13 @@ def record_on_disk(folder: Path) -> dict[str, Any]:
 
 
 def test_a_grid_is_every_combination(tmp_path: Path) -> None:
-    arguments = arguments_of("m", tmp_path, sweep={"learning_rate": [1, "1e-3"], "heads": {"num_groups": [2, 4]}})
-    assert plan_sweep(arguments) == [
+    arguments = probe_arguments("m", tmp_path, sweep={"learning_rate": [1, "1e-3"], "heads": {"num_groups": [2, 4]}})
+    plan = read_plan(arguments)
+    assert plan is not None and (plan.kind, plan.trials) == ("sweep", 4)
+    assert list(plan.combinations()) == [
         {"learning_rate": rate, "heads.num_groups": groups} for rate in (1.0, 1e-3) for groups in (2, 4)
     ]
-    assert plan_sweep(arguments_of("m", tmp_path)) == []
+    assert read_plan(probe_arguments("m", tmp_path)) is None
 
 
 def test_the_best_in_the_mean_over_seeds_is_trained_and_tested(
@@ -43,16 +44,17 @@ def test_the_best_in_the_mean_over_seeds_is_trained_and_tested(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hf_selfattn.training.run.train_and_evaluate", lambda *_: pytest.fail("swept"))
         with pytest.raises(pytest.fail.Exception, match="swept"):
-            run(arguments_of(tiny_backbone, tmp_path, sweep=GRID))
+            run(probe_arguments(tiny_backbone, tmp_path, sweep=GRID))
     assert len(calls) == 1 and seen == {12}, "one batch of features for all, and the test split is not read"
 
-    arguments = arguments_of(tiny_backbone, tmp_path, sweep=GRID)
+    arguments = probe_arguments(tiny_backbone, tmp_path, sweep=GRID)
     results = run(arguments)
     record = results["sweep"]
-    assert len(record["runs"]) == 8 and record["runs"] == record_on_disk(tmp_path)["runs"]
+    assert len(record["trials"]) == 8 and record == record_on_disk(tmp_path)
+    assert record["counts"] == {"complete": 8} and record["planned"] == 8
     assert len(record["combinations"]) == 4 and all(len(entry["values"]) == 2 for entry in record["combinations"])
     for entry in record["combinations"]:
-        values = [one["value"] for one in record["runs"] if entry["settings"].items() <= one["settings"].items()]
+        values = [one["value"] for one in record["trials"] if entry["settings"].items() <= one["settings"].items()]
         assert entry["values"] == values and entry["value"] == pytest.approx(sum(values) / 2)
     assert record["best"]["value"] == max(entry["value"] for entry in record["combinations"])
     assert record["best"]["settings"]["learning_rate"] == 1e-2 and record["metric"] == "macro_f1"
@@ -60,7 +62,7 @@ def test_the_best_in_the_mean_over_seeds_is_trained_and_tested(
     assert "learning_rate  heads.num_grouped_attention_heads  macro_f1" in said and " ± " in said
 
     # The run of the best settings is the training of its first seed over again.
-    first = next(one for one in record["runs"] if one["settings"] == {**record["best"]["settings"], "seed": 3})
+    first = next(one for one in record["trials"] if one["settings"] == {**record["best"]["settings"], "seed": 3})
     assert results["training"]["best_metric"] == first["value"] and results["seed"] == 3
     assert results["arguments"]["options"]["learning_rate"] == 1e-2 and results["arguments"]["sweep"] == {}
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")
@@ -71,44 +73,43 @@ def test_the_best_in_the_mean_over_seeds_is_trained_and_tested(
 
 
 def test_a_sweep_that_was_stopped_goes_on(tiny_backbone: str, tmp_path: Path) -> None:
-    arguments = arguments_of(tiny_backbone, tmp_path, sweep={"heads.num_groups": [2, 4, 8]}, num_train_epochs=1)
-    train, begun = RecipeTrainer.train, []
+    arguments = probe_arguments(tiny_backbone, tmp_path, sweep={"heads.num_groups": [2, 4, 8]}, num_train_epochs=1)
+    begun: list[Any] = []
 
-    def begin(self: Any, **options: Any) -> Any:
-        begun.append(self)
-        if len(begun) == 3:
-            raise KeyError("stopped")
-        return train(self, **options)
+    class Count(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            begun.append(args)
 
+    with stopped_after(trainings=2):
+        run(arguments)
+    before = record_on_disk(tmp_path)["trials"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RecipeTrainer, "train", begin)
-        with pytest.raises(KeyError, match="stopped"):
-            run(arguments)
-        before = record_on_disk(tmp_path)["runs"]
-        assert len(before) == 2
+        with_callback(patch, Count())
         record = run(arguments)["sweep"]
-    assert record["runs"][:2] == before and len(record["runs"]) == 3
-    assert len(begun) == 3 + 1 + 1, "the third anew, and the best"
+    ended = [trial for trial in before if trial["state"] == "complete"]
+    assert len(ended) == 2 and record["trials"][:2] == ended
+    assert record["counts"] == {"complete": 3, "stopped": 1} and len(record["combinations"]) == 3
+    assert len(begun) == 1 + 1, "the third anew, and the best"
 
 
 @pytest.mark.parametrize(
     ("tuning", "grid"),
     [
         ("lora", {"lora.r": [2, 4]}),
-        ("full", {"layer_decay": [0.5, 0.9]}),
+        ("full", {"heads_learning_rate": [1e-3, 0.1]}),
         ("probe+lora", {"probe_learning_rate": [1e-3, 1e-2]}),
     ],
 )
 def test_any_tuning_can_be_swept(tiny_backbone: str, tmp_path: Path, tuning: str, grid: dict[str, Any]) -> None:
     changes = {"tuning": tuning, "selection_metric": "nll", "learning_rate": 1e-2}
-    results = run(arguments_of(tiny_backbone, tmp_path, sweep=grid, **changes))
-    values = [one["value"] for one in results["sweep"]["runs"]]
+    results = run(probe_arguments(tiny_backbone, tmp_path, sweep=grid, **changes))
+    values = [one["value"] for one in results["sweep"]["trials"]]
     assert results["training"]["best_metric"] == results["sweep"]["best"]["value"] == min(values) < max(values)
 
 
 def test_several_seeds_and_entities(wordpiece: str, tmp_path: Path) -> None:
     grid = {"heads.decoding": ["argmax", "viterbi"]}
-    results = run(arguments_of(wordpiece, tmp_path, NerArguments, sweep=grid, seeds=2, num_train_epochs=1))
+    results = run(probe_arguments(wordpiece, tmp_path, NerArguments, sweep=grid, seeds=2, num_train_epochs=1))
     decoding = results["sweep"]["best"]["settings"]["heads.decoding"]
     assert {one["arguments"]["heads"]["decoding"] for one in results["runs"].values()} == {decoding}
     assert list(results["runs"]) == ["seed-0", "seed-1"] and results["sweep"]["metric"] == "f1"
@@ -116,12 +117,12 @@ def test_several_seeds_and_entities(wordpiece: str, tmp_path: Path) -> None:
 
 def test_a_combination_that_fails_is_recorded(tiny_backbone: str, tmp_path: Path) -> None:
     grid = {"heads.block_size": [-1, 8], "seed": [0, 1]}
-    results = run(arguments_of(tiny_backbone, tmp_path, sweep=grid, num_train_epochs=1))
-    assert [one["value"] is None for one in results["sweep"]["runs"]] == [True, True, False, False]
-    assert "block_size" in results["sweep"]["runs"][0]["error"]
+    results = run(probe_arguments(tiny_backbone, tmp_path, sweep=grid, num_train_epochs=1))
+    assert [one["value"] is None for one in results["sweep"]["trials"]] == [True, True, False, False]
+    assert "block_size" in results["sweep"]["trials"][0]["error"]
     assert [entry["settings"] for entry in results["sweep"]["combinations"]] == [{"heads.block_size": 8}]
-    broken = arguments_of(tiny_backbone, tmp_path, sweep={"heads.block_size": [-1]}, output_dir=str(tmp_path / "b"))
-    with pytest.raises(ValueError, match=r"No combination of the sweep could be trained; .*block_size"):
+    broken = probe_arguments(tiny_backbone, tmp_path, sweep={"heads.block_size": [-1]}, output_dir=str(tmp_path / "b"))
+    with pytest.raises(ValueError, match=r"No trial of the sweep ended well; the first error: .*block_size"):
         run(broken)
     assert not (tmp_path / "b/results.json").exists()
 
@@ -129,11 +130,11 @@ def test_a_combination_that_fails_is_recorded(tiny_backbone: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sweep": {"lerning_rate": [1]}}, "sweep: 'lerning_rate' cannot be swept. Did you mean 'learning_rate'"),
+        ({"sweep": {"lerning_rate": [1]}}, "sweep: 'lerning_rate' cannot be searched. Did you mean 'learning_rate'"),
         ({"sweep": {"learning_rate": 1}}, r"sweep: learning_rate=1 must be a list of values, such as \[1\]"),
         ({"sweep": {"learning_rate": {"low": 1, "high": 2}}}, "must be a list of values"),
         ({"sweep": {"learning_rate": []}}, "sweep: learning_rate is an empty list"),
-        ({"sweep": {"seed": [0, 0.5]}}, r"sweep: seed takes whole numbers, not \[0.0, 0.5\]"),
+        ({"sweep": {"seed": [0, 0.5]}}, "sweep: seed takes whole numbers, not 0.5"),
         ({"sweep": {"lora.r": [2]}}, "sweep: lora.r says nothing with tuning='probe'; set tuning=lora"),
         ({"sweep": {"probe_epochs": [1, 2]}}, "probe_epochs=1.0 says nothing with tuning='probe'"),
         ({"sweep": {"learning_rate": [1]}, "folds": 3}, "sweep and folds=3 cannot go together"),
@@ -146,11 +147,5 @@ def test_a_combination_that_fails_is_recorded(tiny_backbone: str, tmp_path: Path
 )
 def test_a_bad_sweep_is_named_before_anything_is_read(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        run(arguments_of("m", tmp_path, train="nowhere.csv", **changes))
+        run(probe_arguments("m", tmp_path, train="nowhere.csv", **changes))
     assert not (tmp_path / "run").exists()
-
-
-def test_a_search_of_two_phases_is_refused(tmp_path: Path) -> None:
-    search = {"space": {"learning_rate": [1]}}
-    with pytest.raises(ValueError, match="give sweep instead"):
-        run(arguments_of("m", tmp_path, tuning="probe+lora", search=search))
