@@ -136,7 +136,7 @@ def test_a_combination_that_fails_is_recorded(tiny_backbone: str, tmp_path: Path
         ({"sweep": {"learning_rate": []}}, "sweep: learning_rate is an empty list"),
         ({"sweep": {"seed": [0, 0.5]}}, "sweep: seed takes whole numbers, not 0.5"),
         ({"sweep": {"lora.r": [2]}}, "sweep: lora.r says nothing with tuning='probe'; set tuning=lora"),
-        ({"sweep": {"probe_epochs": [1, 2]}}, "probe_epochs=1.0 says nothing with tuning='probe'"),
+        ({"sweep": {"probe_epochs": [1, 2]}}, "probe_epochs=1 says nothing with tuning='probe'"),
         ({"sweep": {"learning_rate": [1]}, "folds": 3}, "sweep and folds=3 cannot go together"),
         ({"sweep": {"learning_rate": [1]}, "eval_strategy": "no"}, "with eval_strategy=no there is no score"),
         (
