@@ -30,7 +30,7 @@ from ..tasks import say, task_of
 from .distributed import from_main
 from .phases import fit_phases, prepare
 from .progress import Stopwatch
-from .search_space import Plan, with_settings
+from .search_space import Choices, Plan, with_settings
 from .setup import Prepared, training_arguments
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ def search(plan: Plan, arguments: RunArguments, data: Any, output_dir: Path) -> 
     """
     path = output_dir / f"{plan.kind}.json"
     arguments = replace(arguments, search={}, sweep={})
+    if isinstance(seeds := plan.space.get("seed"), Choices):
+        arguments = with_settings(arguments, {"seed": seeds.values[0]})
     done = from_main(lambda: read_json(path) if path.is_file() else {})
     if done.get("best"):
         return with_settings(arguments, done["best"]["settings"]), done
