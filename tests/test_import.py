@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from tiny_models import tiny_model
 
+import hf_selfattn
+
 BASES = """
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -38,3 +40,10 @@ def test_the_import_costs_little_beside_the_classes_that_it_registers() -> None:
     code = f"from time import process_time as now\nbegin = now(){BASES}between = now()\nimport hf_selfattn\n"
     code += "print((now() - begin) / (between - begin))"
     assert min(float(answer(code)) for _ in range(5)) <= 1.05
+
+
+def test_every_public_name_is_found_when_it_is_asked_for() -> None:
+    for name in hf_selfattn.__all__:
+        assert getattr(hf_selfattn, name) is not None and name in dir(hf_selfattn)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        hf_selfattn.nothing  # noqa: B018

@@ -1,7 +1,7 @@
 """Scores with confidence intervals, paired tests, calibration and `evaluate` modules, all without a network."""
 
 from .calibration import fit_temperature, fit_thresholds
-from .comparison import PairedTest, compare_results, paired_bootstrap
+from .comparison import PairedTest, compare, paired_bootstrap
 from .evaluate_modules import as_evaluate_module
 from .inputs import PROBLEMS, predicted_labels
 from .intervals import Score
@@ -15,7 +15,7 @@ __all__ = [
     "PairedTest",
     "Score",
     "as_evaluate_module",
-    "compare_results",
+    "compare",
     "entity_strings",
     "error_analysis",
     "fit_temperature",

@@ -71,7 +71,7 @@ def paired_bootstrap(
     return _compare(systems, metric, confidence, resamples, seed)
 
 
-def compare_results(
+def compare(
     path_a: str | Path,
     path_b: str | Path,
     metric: str,

@@ -7,7 +7,8 @@ from typing import Any
 from ..arguments import RunArguments
 from .sentiment import SentimentAnalysis, SentimentArguments
 from .task import Task, say
-from .text_classification import TextClassification, TextClassificationArguments
+from .text_arguments import TextClassificationArguments
+from .text_classification import TextClassification
 from .token_classification import NerArguments, TokenClassification
 
 TASKS: dict[str, type[Task[Any]]] = {}

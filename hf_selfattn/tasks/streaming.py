@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import datasets
 import numpy as np
@@ -23,9 +23,7 @@ from ..data.formats import ORIGIN, Row
 from ..data.labels import read_scheme
 from ..data.load import SPLIT_ALIASES, STANDARD_SPLITS, find_files
 from ..data.streams import Stream, stream_files, stream_split, survey
-
-if TYPE_CHECKING:
-    from .text_classification import TextClassificationArguments
+from .text_arguments import TextClassificationArguments
 
 # A stream has no length: what is counted in epochs otherwise is counted in steps, and rows have no lengths to group.
 STREAM_OPTIONS: dict[str, Any] = {

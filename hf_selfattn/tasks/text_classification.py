@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
-from ..arguments import RunArguments
 from ..data import (
     ClassificationData,
     check_classification,
@@ -38,68 +36,7 @@ from .losses import build_loss
 from .problems import PROBLEMS, Array, as_references
 from .streaming import STREAM_OPTIONS, ShuffledStream, load_stream, stream_collator
 from .task import Task, raw_splits, say
-
-
-@dataclass
-class TextClassificationArguments(RunArguments):
-    """Tune a text classifier.
-
-    Args:
-        text_pair_column: column of the second texts; a well-known name is found.
-        label_column: column of the labels; a well-known name is found.
-        problem: `single_label_classification`, `multi_label_classification`, `regression` or `ordinal`; detected from
-            the labels where it is not given.
-        label_names: the labels in the order wanted.
-        deduplicate: drop repeated training rows, and training rows that stand in an evaluation split.
-        group_column: rows of one group never stand on both sides of a split that is made here.
-        streaming: read the rows of train while training, for data that no memory holds (docs/scaling.md); needs
-            `max_steps` and a validation split.
-        streaming_buffer: rows of a stream among which the next one is drawn at random.
-        loss: `cross_entropy`; `ordinal` adds the squared earth mover's distance and is the default for ordinal
-            problems.
-        class_weights: `balanced` weighs a class by the inverse of its frequency.
-        calibrate: fit temperature and thresholds on the validation split and store them in the model.
-        folds: cross-validate: every row of train is tested once.
-        baseline: score TF-IDF with a linear model on the same rows beside the model.
-    """
-
-    task: ClassVar[str] = "text-classification"
-
-    text_pair_column: str | None = None
-    label_column: str | None = None
-    problem: str | None = None
-    label_names: list[str] | None = None
-    deduplicate: bool = False
-    group_column: str | None = None
-    streaming: bool = False
-    streaming_buffer: int = 1000
-    loss: Literal["cross_entropy", "ordinal"] | None = None
-    class_weights: Literal["balanced"] | None = None
-    calibrate: bool = True
-    folds: int = 0
-    baseline: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.streaming and self.caches_features:
-            raise ValueError(self.needs_whole_rows("streaming=true"))
-        if self.streaming and self.probe_epochs is not None:
-            raise ValueError(
-                f"probe_epochs={self.probe_epochs}, but with streaming=true an epoch has no end. Leave it out: each "
-                "phase makes max_steps."
-            )
-        if self.seeds > 1 and self.folds:
-            raise ValueError(f"seeds={self.seeds} and folds={self.folds} cannot go together. Leave one out.")
-
-    @property
-    def makes_several_models(self) -> bool:
-        """Whether the run trains several models that stand side by side."""
-        return self.seeds > 1 or self.folds > 0
-
-    def columns(self) -> dict[str, Any]:
-        """Return what the user said of the columns and labels."""
-        names = ("text_column", "text_pair_column", "label_column", "problem", "label_names")
-        return {name: getattr(self, name) for name in names}
+from .text_arguments import TextClassificationArguments
 
 
 class TextClassification(Task[TextClassificationArguments]):

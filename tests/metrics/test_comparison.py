@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from hf_selfattn.metrics import compare_results, paired_bootstrap, score
+from hf_selfattn.metrics import compare, paired_bootstrap, score
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 
@@ -93,7 +93,7 @@ def test_results_files_are_compared_row_by_row(tmp_path):
     order = rng.permutation(120)
     path_b = write_results(tmp_path / "b", truth[order].tolist(), outputs_b[order].tolist(), rows=order.tolist())
     expected = paired_bootstrap(SINGLE, "f1/b", truth, outputs_a, outputs_b, ["a", "b", "c"], resamples=100)
-    assert compare_results(path_a, path_b, "f1/b", resamples=100) == expected
+    assert compare(path_a, path_b, "f1/b", resamples=100) == expected
 
 
 def test_results_files_of_multi_label_use_their_own_thresholds(tmp_path):
@@ -101,7 +101,7 @@ def test_results_files_of_multi_label_use_their_own_thresholds(tmp_path):
     fields = {"problem": MULTI, "label_names": ["a", "b"]}
     path_a = write_results(tmp_path / "a", truth, outputs, thresholds=[0.3, 0.3], **fields)
     path_b = write_results(tmp_path / "b", truth, outputs, top_one_if_none=False, **fields)
-    test = compare_results(path_a, path_b, "micro_f1", resamples=50)
+    test = compare(path_a, path_b, "micro_f1", resamples=50)
     assert (test.value_a, test.value_b) == (1, 0)
 
 
@@ -111,7 +111,7 @@ def test_results_files_that_do_not_match_are_refused(tmp_path):
 
     def refused(name, message, *data, split="test", **options):
         with pytest.raises(ValueError, match=message):
-            compare_results(path, write_results(tmp_path / name, *data, **options), "accuracy", split=split)
+            compare(path, write_results(tmp_path / name, *data, **options), "accuracy", split=split)
 
     refused("reference", "reference of row 1 is 1 in .*, but 2", [0, 2, 2], outputs)
     refused("fewer", r"answers row 2, but .* does not \(1 such rows\)", truth[:2], outputs[:2])
@@ -123,10 +123,10 @@ def test_results_files_that_do_not_match_are_refused(tmp_path):
     broken = tmp_path / "broken.json"
     broken.write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match="broken.json is no JSON file"):
-        compare_results(path, broken, "accuracy")
+        compare(path, broken, "accuracy")
     broken.write_text("{}", encoding="utf-8")
     with pytest.raises(ValueError, match="has no 'problem'"):
-        compare_results(path, broken, "accuracy")
+        compare(path, broken, "accuracy")
     (tmp_path / "a" / "predictions-test.jsonl").write_text('{"row": 0}\n', encoding="utf-8")
     with pytest.raises(ValueError, match="line 1 has no 'reference'"):
-        compare_results(path, path, "accuracy")
+        compare(path, path, "accuracy")
