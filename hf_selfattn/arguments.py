@@ -22,6 +22,7 @@ AnyArguments = TypeVar("AnyArguments", bound="RunArguments")
 # Options that a study of this project found useless, and what to do instead (benchmarks/LOG.md).
 GONE = {
     "layer_decay": "Give learning_rate and heads_learning_rate.",
+    "loss": "The problem decides. For rare classes give class_weights=balanced.",
     "focal_gamma": "Give class_weights=balanced.",
 }
 

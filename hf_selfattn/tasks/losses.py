@@ -1,4 +1,4 @@
-"""Losses beyond those of the model: weighted and ordinal."""
+"""The weighted loss: classes that are rare count for more."""
 
 from __future__ import annotations
 
@@ -12,61 +12,47 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LossFunction = Callable[..., Tensor]
-LOSSES = {
-    "single_label_classification": ("cross_entropy",),
-    "multi_label_classification": ("cross_entropy",),
-    "ordinal": ("ordinal", "cross_entropy"),
-    "regression": ("mse",),
-}
 
 
 def build_loss(
     problem: str,
     references: NDArray[Any],
     num_labels: int,
-    *,
-    kind: str | None = None,
     class_weights: str | None = None,
     label_smoothing: float = 0.0,
 ) -> LossFunction | None:
     """Return what `Trainer` takes as `compute_loss_func`, or None where the model's own loss is the one wanted.
 
     Args:
-        problem: one of `LOSSES`.
+        problem: one of `PROBLEMS`.
         references: right answers of the training rows, from which balanced weights are counted.
         num_labels: C.
-        kind: name of the loss; the first one of the problem where it is not given.
         class_weights: `balanced`, or None.
         label_smoothing: of `Trainer`, which smooths the plain cross entropy of classes and nothing else.
 
     Raises:
-        ValueError: for a loss or an option that the problem does not have.
+        ValueError: for an option that the problem does not have.
     """
-    kind = kind or LOSSES[problem][0]
-    if kind not in LOSSES[problem]:
-        raise ValueError(f"loss={kind!r} is unknown for {problem}; it is {' or '.join(map(repr, LOSSES[problem]))}.")
+    has_classes = problem in ("single_label_classification", "ordinal")
     if problem == "regression" and class_weights:
         raise ValueError("A regression has no classes: leave class_weights out.")
-    is_plain = kind == "cross_entropy" and not class_weights and problem != "multi_label_classification"
-    if label_smoothing and not is_plain:
+    if label_smoothing and (class_weights or not has_classes):
         raise ValueError(
             f"label_smoothing_factor={label_smoothing} smooths the plain cross entropy of classes alone. Leave it "
-            f"out, or leave out class_weights and set loss=cross_entropy; the problem here is {problem}."
+            f"out, or leave out class_weights; the problem here is {problem}."
         )
-    if problem == "regression" or (kind == "cross_entropy" and not class_weights):
+    if class_weights is None:
         return None
-    weights = balanced_weights(references, num_labels) if class_weights == "balanced" else None
+    weights = balanced_weights(references, num_labels)
 
     def loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         logits = outputs["logits"].float()
-        weight = None if weights is None else weights.to(logits.device)
-        if problem == "multi_label_classification":
+        weight = weights.to(logits.device)
+        if has_classes:
+            losses = F.cross_entropy(logits, labels, weight=weight, reduction="none")
+        else:
             targets = labels.to(logits.dtype)
             losses = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight, reduction="none")
-        else:
-            losses = F.cross_entropy(logits, labels, weight=weight, reduction="none")
-        if kind == "ordinal":
-            losses = losses + ordinal_losses(logits, labels)
         return losses.mean() if num_items_in_batch is None else losses.sum() / num_items_in_batch
 
     return loss
@@ -85,13 +71,3 @@ def balanced_weights(references: NDArray[Any], num_labels: int) -> Tensor:
         positives = np.bincount(references, minlength=num_labels)
         ratios = len(references) / (num_labels * np.maximum(positives, 1))
     return torch.tensor(np.where(positives > 0, ratios, 1.0), dtype=torch.float32)
-
-
-def ordinal_losses(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
-    """Return the squared earth mover's distance of each row from its right class (Hou et al., 2016), (B,).
-
-    It is added to the cross entropy, so that a wrong answer costs more the farther it is off.
-    """
-    reached_BC = F.softmax(logits_BC, dim=-1).cumsum(dim=-1)
-    wanted_BC = (torch.arange(logits_BC.shape[1], device=labels_B.device) >= labels_B[:, None]).to(reached_BC.dtype)
-    return (reached_BC - wanted_BC).square().sum(dim=-1)

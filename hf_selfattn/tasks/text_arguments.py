@@ -23,8 +23,6 @@ class TextClassificationArguments(RunArguments):
         streaming: read the rows of train while training, for data that no memory holds (docs/scaling.md); needs
             `max_steps` and a validation split.
         streaming_buffer: rows of a stream among which the next one is drawn at random.
-        loss: `cross_entropy`; `ordinal` adds the squared earth mover's distance and is the default for ordinal
-            problems.
         class_weights: `balanced` weighs a class by the inverse of its frequency.
         calibrate: fit temperature and thresholds on the validation split and store them in the model.
         folds: cross-validate: every row of train is tested once.
@@ -41,7 +39,6 @@ class TextClassificationArguments(RunArguments):
     group_column: str | None = None
     streaming: bool = False
     streaming_buffer: int = 1000
-    loss: Literal["cross_entropy", "ordinal"] | None = None
     class_weights: Literal["balanced"] | None = None
     calibrate: bool = True
     folds: int = 0

@@ -45,7 +45,7 @@ class TextClassification(Task[TextClassificationArguments]):
     name = pipeline = "text-classification"
     model_class = SelfAttnForSequenceClassification
     peft_type = "SEQ_CLS"
-    searchable = ("class_weights", "loss")
+    searchable = ("class_weights",)
 
     def splits(self) -> tuple[DatasetDict, list[str]]:
         """Return the rows as the task reads them, and what was done to them."""
@@ -135,7 +135,6 @@ class TextClassification(Task[TextClassificationArguments]):
                 data.problem,
                 as_references(references, data.problem),
                 len(data.label_names),
-                kind=self.arguments.loss,
                 class_weights=self.arguments.class_weights,
                 label_smoothing=options.label_smoothing_factor,
             ),

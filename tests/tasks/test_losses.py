@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_selfattn.tasks.losses import balanced_weights, build_loss, ordinal_losses
+from hf_selfattn.tasks.losses import balanced_weights, build_loss
 
 CLASSES = np.array([0, 0, 0, 1, 2, 0])
 MULTI = np.array([[1, 0], [1, 0], [0, 0], [1, 1]])
@@ -27,13 +27,13 @@ def test_the_models_own_loss_is_used_where_nothing_is_asked_for() -> None:
     assert build_loss("single_label_classification", CLASSES, 3) is None
     assert build_loss("multi_label_classification", MULTI, 2) is None
     assert build_loss("regression", CLASSES / 2, 1) is None
-    assert build_loss("ordinal", CLASSES, 3) is not None
+    assert build_loss("ordinal", CLASSES, 3) is None
 
 
 def test_trainer_smooths_the_plain_cross_entropy() -> None:
     """Without a loss of ours `Trainer` uses its own label smoothing (`test_label_smoothing.py`)."""
-    for problem, kind in (("single_label_classification", None), ("ordinal", "cross_entropy")):
-        assert build_loss(problem, CLASSES, 3, kind=kind, **SMOOTH) is None
+    for problem in ("single_label_classification", "ordinal"):
+        assert build_loss(problem, CLASSES, 3, **SMOOTH) is None
 
 
 def test_balanced_weights_by_hand() -> None:
@@ -64,32 +64,16 @@ def test_binary_losses_equal_a_loop() -> None:
     assert loss_of(name, logits, labels, class_weights="balanced") == pytest.approx(weighted / 8, rel=1e-5)
 
 
-def test_an_answer_farther_off_costs_more() -> None:
-    sure = 20 * torch.eye(4)
-    costs = ordinal_losses(sure, torch.zeros(4, dtype=torch.long))
-    assert costs.tolist() == pytest.approx([0, 1, 2, 3], abs=1e-4)
-    logits, labels = torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 1])
-    naive = [
-        sum(float(logits[i].softmax(-1)[: c + 1].sum() - int(c >= y)) ** 2 for c in range(4))
-        for i, y in enumerate(labels)
-    ]
-    assert ordinal_losses(logits, labels).tolist() == pytest.approx(naive, rel=1e-4)
-    both = loss_of("ordinal", logits, labels)
-    assert both == pytest.approx(float(F.cross_entropy(logits, labels)) + sum(naive) / 5, rel=1e-5)
-
-
 @pytest.mark.parametrize(
     ("problem", "options", "message"),
     [
-        ("single_label_classification", {"kind": "corn"}, "loss='corn' is unknown"),
-        ("regression", {"kind": "ordinal"}, "it is 'mse'"),
         ("regression", {"class_weights": "balanced"}, "A regression has no classes"),
         ("single_label_classification", {"class_weights": "balanced", **SMOOTH}, "plain cross entropy of classes"),
         ("multi_label_classification", SMOOTH, "the problem here is multi_label_classification"),
-        ("ordinal", SMOOTH, "set loss=cross_entropy; the problem here is ordinal"),
+        ("ordinal", {"class_weights": "balanced", **SMOOTH}, "the problem here is ordinal"),
         ("regression", SMOOTH, "the problem here is regression"),
     ],
 )
-def test_a_loss_or_an_option_that_the_problem_has_not(problem: str, options: dict[str, Any], message: str) -> None:
+def test_an_option_that_the_problem_has_not(problem: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_loss(problem, CLASSES, 3, **options)

@@ -174,8 +174,8 @@ def test_a_cache_cut_off_in_the_middle_is_continued(tmp_path: Path, monkeypatch:
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    (left,) = tmp_path.rglob("*.tmp")
-    (other := left.with_name("of-another-run.tmp")).touch()
+    (left,) = tmp_path.rglob(".*.safetensors.*")
+    (other := left.with_name(".of-another-run.safetensors.4711")).touch()
     os.utime(left, (0, 0))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert len(before) == 2

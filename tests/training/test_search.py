@@ -76,9 +76,10 @@ def test_a_space_is_read() -> None:
 
 def test_settings_reach_their_places() -> None:
     arguments = TextClassificationArguments(heads={"head_dim": 8}, options={"seed": 1})
-    found = with_settings(arguments, {"learning_rate": 0.1, "heads.num_groups": 2, "lora.r": 4, "loss": "ordinal"})
+    settings = {"learning_rate": 0.1, "heads.num_groups": 2, "lora.r": 4, "class_weights": "balanced"}
+    found = with_settings(arguments, settings)
     assert found.options == {"seed": 1, "learning_rate": 0.1} and found.heads == {"head_dim": 8, "num_groups": 2}
-    assert found.lora == {"r": 4} and found.loss == "ordinal"
+    assert found.lora == {"r": 4} and found.class_weights == "balanced"
     assert arguments.heads == {"head_dim": 8} and arguments.options == {"seed": 1}, "the arguments stay as they were"
 
 
