@@ -31,8 +31,8 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[str]:
-    """The lines of the shell blocks of a page."""
-    return [line for block in blocks(page, "bash") for line in block.splitlines()]
+    """The commands in the shell blocks of a page, each on one line."""
+    return [line for block in blocks(page, "bash") for line in block.replace("\\\n", "").splitlines()]
 
 
 def copy_first_rows(folder: Path, rows: int) -> None:
