@@ -33,7 +33,7 @@ def test_commands_and_code_of_the_readme(tmp_path: Path) -> None:
         if command not in ELSEWHERE:
             run(*shlex.split(command), cwd=tmp_path)
     answers = run(sys.executable, "-c", "\n".join(blocks(README, "python")), cwd=tmp_path).stdout
-    assert answers.count("'label'") == 2
+    assert answers.count("{'label': ") == 2
     assert (tmp_path / "runs/mine/results.json").is_file() and (tmp_path / "runs/reviews/results.json").is_file()
 
 
