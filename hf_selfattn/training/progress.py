@@ -55,7 +55,7 @@ class Line:
         self.width = 0
 
 
-class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+class Progress(TrainerCallback):
     """Steps with loss, throughput and time left, and the outcome of each evaluation.
 
     The throughput counts tokens that are no padding, in all processes together, over the time of the training steps;

@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 
-class GroupedByLength(Sampler[int], TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+class GroupedByLength(Sampler[int], TrainerCallback):
     """Gives rows of like length one after the other, in another order every epoch.
 
     The order is a function of the lengths, the rows of an update, the seed and the epoch alone: one process and many
@@ -57,7 +57,7 @@ def length_grouped(rows: Any, options: TrainingArguments) -> GroupedByLength | N
     return GroupedByLength(lengths, update, seed, fill=not options.dataloader_drop_last)
 
 
-class Excerpts(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+class Excerpts(TrainerCallback):
     """Cuts a random excerpt out of each row of tokens that is longer than wanted; evaluation still reads everything.
 
     The excerpt is a function of the seed, the epoch and the text alone, so that a resumed training, or one in several
