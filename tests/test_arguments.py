@@ -1,11 +1,26 @@
 from __future__ import annotations
 
+import runpy
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from runs import text_arguments
 
-from hf_selfattn import TextClassificationArguments, parse_arguments
+from hf_selfattn import (
+    NerArguments,
+    RunArguments,
+    SentimentArguments,
+    TextClassificationArguments,
+    parse_arguments,
+)
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+KINDS: dict[str, type[RunArguments]] = {
+    "text_classification": TextClassificationArguments,
+    "sentiment": SentimentArguments,
+    "ner": NerArguments,
+}
 
 
 def write(path: Path, text: str) -> str:
@@ -28,6 +43,16 @@ def test_later_words_win_over_the_file(tmp_path: Path) -> None:
     assert arguments.label_names == ["bad", "good"]
 
 
+def test_values_come_in_their_types() -> None:
+    words = ["model=m", "output_dir=o", "probe_epochs=1", "tuning=probe+lora", "heads_learning_rate=1e-3", "seeds=2"]
+    words += ["train=[a.csv, b.csv]", "feature_cache=no", "text_column=2024"]
+    arguments = parse_arguments(words[:-1], TextClassificationArguments)
+    assert isinstance(arguments.probe_epochs, float) and arguments.heads_learning_rate == 1e-3
+    assert arguments.train == ["a.csv", "b.csv"] and arguments.feature_cache is False and arguments.seeds == 2
+    with pytest.raises(ValueError, match="text_column=2024 is int; it must be str"):
+        parse_arguments(words, TextClassificationArguments)
+
+
 def test_every_option_of_trainer_is_taken() -> None:
     arguments = text_arguments({"model": "m", "output_dir": "o", "gradient_accumulation_steps": 4, "seed": 3})
     assert arguments.options == {"gradient_accumulation_steps": 4, "seed": 3}
@@ -44,16 +69,25 @@ def test_no_is_a_strategy_and_not_false() -> None:
     ("words", "message"),
     [
         (["model=m", "output_dir=o", "lerning_rate=1"], "no argument 'lerning_rate'. Did you mean 'learning_rate'"),
-        (["model=m", "output_dir=o", "zzzzzz=1"], "The recipe's own arguments: "),
+        (["model=m", "output_dir=o", "zzzzzz=1"], "The arguments of this task: "),
         (["output_dir=o"], "'model' is missing"),
         (["model=m"], "'output_dir' is missing"),
         (
             ["model=m", "output_dir=o", "tuning=loar"],
-            "tuning='loar' is unknown; it is 'probe' or 'lora' or 'probe+lora' or 'full'",
+            "tuning='loar' is str; it must be 'probe' or 'lora' or 'probe+lora' or 'full'",
         ),
         (["model=m", "output_dir=o", "deduplicate=7"], "deduplicate=7 is int; it must be bool"),
-        (["model=m", "output_dir=o", "validation_fraction=x"], "validation_fraction='x' is no number"),
-        (["model=m", "output_dir=o", "early_stopping_patience=yes"], "must be int"),
+        (["model=m", "output_dir=o", "validation_fraction=x"], "validation_fraction='x' is str; it must be float"),
+        (
+            ["model=m", "output_dir=o", "early_stopping_patience=yes"],
+            "patience=True is bool; it must be int",
+        ),
+        (["model=m", "output_dir=o", "label_names=good"], "label_names='good' is str; it must be list"),
+        (["model=m", "output_dir=o", "heads_learning_rate=[1]"], "it must be float"),
+        (
+            ["model=m", "output_dir=o", "layer_decay=0.9"],
+            "'layer_decay'. It was measured and left. Give learning_rate",
+        ),
         (["model=m", "output_dir=o", "learning_rate=fast"], "learning_rate='fast' is no number"),
         (["model=m", "output_dir=o", "heads=[1]"], "heads=[1] is list; it must be dict"),
         (["model=m", "model.a=1"], "reaches inside 'model'"),
@@ -80,3 +114,59 @@ def test_places_do_not_decide_the_outcome() -> None:
     first, second = (text_arguments({"model": "m", "output_dir": name}) for name in "ab")
     assert first.without_places() == second.without_places()
     assert first.without_places() != text_arguments({"model": "n", "output_dir": "a"}).without_places()
+
+
+def said_by(recipe: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What a recipe prints, or its error, before it ends the program."""
+    monkeypatch.setattr("sys.argv", [f"{recipe}.py", *words])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(RECIPES / f"{recipe}.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    return printed if caught.value.code in (None, 0) else str(caught.value.code)
+
+
+def names_of(kind: type[RunArguments]) -> set[str]:
+    return {item.name for item in fields(kind)} - {"options"}
+
+
+@pytest.mark.parametrize("recipe", KINDS)
+def test_help_shows_the_arguments_of_the_task_and_no_other(
+    recipe: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = said_by(recipe, monkeypatch, capsys, "--help")
+    shown = {line.split()[0].removeprefix("--").strip(",") for line in said.splitlines() if line.startswith("  --")}
+    assert shown == names_of(KINDS[recipe])
+    assert f"usage: {recipe}.py [SETTINGS.yaml ...] [KEY=VALUE ...]" in said
+
+
+def test_help_says_what_an_argument_means_and_its_default(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entities = " ".join(said_by("ner", monkeypatch, capsys, "-h").split())
+    assert "--context {sentence,document} the model reads a `sentence` at a time" in entities
+    assert "(type: Literal['sentence', 'document'], default: sentence)" in entities
+    assert "share of the training rows that becomes the validation split" in entities and "default: 0.1)" in entities
+    for name in ("label_column", "folds", "neutral_band", "lexicon", "streaming", "class_weights"):
+        assert f"--{name}" not in entities
+    for recipe, default in (("text_classification", True), ("sentiment", False)):
+        said = " ".join(said_by(recipe, monkeypatch, capsys, "-h").split())
+        assert f"on a few training rows. (type: bool, default: {default})" in said
+
+
+@pytest.mark.parametrize(
+    ("recipe", "word", "message"),
+    [
+        ("ner", "contxt=document", "There is no argument 'contxt'. Did you mean 'context'?"),
+        ("ner", "lerning_rate=1", "Did you mean 'learning_rate'?"),
+        ("ner", "neutral_band=1", "There is no argument 'neutral_band'."),
+        ("sentiment", "neutral_bnd=1", "Did you mean 'neutral_band'?"),
+        ("text_classification", "neutral_band=1", "There is no argument 'neutral_band'."),
+        ("text_classification", "layer_decay=0.9", "It was measured and left. Give learning_rate and"),
+        ("text_classification", "focal_gamma=2", "It was measured and left. Give class_weights=balanced."),
+    ],
+)
+def test_a_recipe_ends_with_one_line_on_a_mistake(
+    recipe: str, word: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = said_by(recipe, monkeypatch, capsys, "model=m", "output_dir=o", word)
+    assert message in said and "\n" not in said.strip()
