@@ -17,14 +17,24 @@ from runs import text_arguments
 from tiny_models import BACKBONES, tiny_text, tiny_tokenizer
 from transformers import AutoModel
 
-from hf_selfattn import NerArguments, TextClassificationArguments, build_arguments, run
+from hf_selfattn import (
+    NerArguments,
+    RunArguments,
+    SentimentArguments,
+    TextClassificationArguments,
+    build_arguments,
+    run,
+)
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 ROWS = {"train": 50, "validation": 19, "test": 17}  # no multiples of a batch, so that processes share them unevenly
-RECIPES = ("text_classification", "sentiment", "ner")
+RECIPES: dict[str, type[RunArguments]] = {
+    "text_classification": TextClassificationArguments,
+    "sentiment": SentimentArguments,
+    "ner": NerArguments,
+}
 SHARED: dict[str, Any] = {
-    "baseline": False,
     "bf16": False,
     "disable_tqdm": True,
     "seed": 0,
@@ -58,17 +68,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(recipe: str, folder: Path, name: str, **changes: Any) -> dict[str, Any]:
     ending = "conll" if recipe == "ner" else "jsonl"
-    as_the_recipe_starts = {"standardise": False, "heads": {**SHARED["heads"], "pooling": "mean"}}
-    special = {
-        "sentiment": {"problem": "ordinal", **as_the_recipe_starts},
+    special: dict[str, dict[str, Any]] = {
+        "text_classification": {"baseline": False},
+        "sentiment": {"problem": "ordinal", "baseline": False, "lexicon": False},
         "ner": {"heads": {**SHARED["heads"], "decoding": "crf"}},
     }
     files = {split: str(folder / f"{split}.{ending}") for split in ROWS}
-    own = special.get(recipe, {})
-    if recipe == "ner":
-        changes = {**changes, "baseline": NerArguments.baseline}
     place = {"model": str(folder / "backbone"), "output_dir": str(folder / f"{recipe}-{name}")}
-    return {**place, **files, **SHARED, **own, **changes}
+    return {**place, **files, **SHARED, **special[recipe], **changes}
 
 
 def words_of(given: dict[str, Any]) -> list[str]:
@@ -83,12 +90,7 @@ def free_port() -> int:
 
 
 def start(launcher: list[str], recipe: str, given: dict[str, Any], **environment: str) -> subprocess.Popen[str]:
-    words = [
-        *launcher,
-        f"recipes/{recipe}.py",
-        *(["lexicon=false"] if recipe == "sentiment" else []),
-        *words_of(given),
-    ]
+    words = [*launcher, f"recipes/{recipe}.py", *words_of(given)]
     surroundings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.Popen(
         words, cwd=ROOT, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -140,9 +142,8 @@ def one(folder: Path) -> Callable[[str], dict[str, Any]]:
 
     def results(recipe: str) -> dict[str, Any]:
         if recipe not in known:
-            kind = NerArguments if recipe == "ner" else TextClassificationArguments
             given = settings(recipe, folder, "one", per_device_train_batch_size=16)
-            known[recipe] = run(build_arguments(given, kind=kind))
+            known[recipe] = run(build_arguments(given, RECIPES[recipe]))
         return known[recipe]
 
     return results
@@ -179,9 +180,8 @@ def assert_each_row_once(folder: Path, recipe: str, name: str) -> None:
 def test_four_steps_of_four_rows_are_one_of_sixteen(
     recipe: str, folder: Path, one: Callable[[str], dict[str, Any]]
 ) -> None:
-    kind = NerArguments if recipe == "ner" else TextClassificationArguments
     given = settings(recipe, folder, "steps", per_device_train_batch_size=4, gradient_accumulation_steps=4)
-    results = run(build_arguments(given, kind=kind))
+    results = run(build_arguments(given, RECIPES[recipe]))
     assert results["training"]["processes"] == 1
     assert_same_run(results, one(recipe))
 
