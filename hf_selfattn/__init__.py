@@ -29,7 +29,7 @@ for auto_class, model_class in (
 
 # Where each public name stands that is imported when it is first asked for.
 PUBLIC = {
-    "adapters": ("add_lora", "lora_config", "open_adapter"),
+    "adapters": ("add_lora", "lora_config", "merge_adapters", "method_config", "mixed_logits", "open_adapter"),
     "arguments": ("RunArguments", "build_arguments", "parse_arguments"),
     "hub.card": ("model_card",),
     "hub.onnx": ("export_onnx",),

@@ -233,7 +233,7 @@ def push_command(folder: Path, target: PushTarget) -> str:
     default = asdict(PushTarget(target.repo_id))
     options = {name: value for name, value in asdict(target).items() if value != default[name] and name != "token"}
     words = [repr(str(folder)), repr(target.repo_id), *(f"{name}={value!r}" for name, value in options.items())]
-    code = f"from hf_selfattn.hub.push import push_run; print(push_run({', '.join(words)}))"
+    code = f"from hf_selfattn import push_run; print(push_run({', '.join(words)}))"
     return f"python -c {shlex.quote(code)}"
 
 
