@@ -335,7 +335,7 @@ def test_decoding_a_test_set_takes_no_time():
     table = transition_mask(names)
     masks = [torch.arange(int(part.max())) < part[:, None] for part in lengths.split(32)]
     batches = [(torch.randn(*mask.shape, 9, generator=generator), mask) for mask in masks]
-    begin = time.perf_counter()
+    begin = time.process_time()
     for scores, mask in batches:
-        viterbi_decode(scores, mask, *table)
-    assert time.perf_counter() - begin < 3  # about 0.2 s on one core; room for a busy machine
+        decode(scores, mask, *table)
+    assert time.process_time() - begin < 3  # seconds of one core; about .4 on a quiet machine
