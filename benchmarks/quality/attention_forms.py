@@ -8,8 +8,7 @@ from torch.nn import functional as F
 from transformers import BertConfig
 
 from hf_selfattn import SelfAttnConfig
-from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead
-from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads
+from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead, head_masks
 from hf_selfattn.training.first_pass import spherical_kmeans
 
 GROUP_DIM = 16
@@ -83,15 +82,15 @@ def grouped(
         head.metric.weight[:, start : start + GROUP_DIM] = torch.eye(GROUP_DIM)
         head.metric_scale.zero_()
         head.prototypes.copy_(prototypes)
-        output: Tensor = head(features[None], SelfAttnHeads(config)._masks(features[None], None))[0]
+        output: Tensor = head(features[None], head_masks(config, features[None], None))[0]
     return output[0, :, :E]
 
 
-def grouped_cost(num_tokens: int, head_dim: int, block_size: int = 64, linear: bool = True) -> int:
+def grouped_cost(num_tokens: int, head_dim: int, block_size: int = 64) -> int:
     """Return the multiplications of the grouped layer for one token in one head, without its projections."""
     width = head_dim + GROUP_DIM
     num_keys = block_size + num_tokens // block_size
-    return num_keys * 2 * width + (2 * width * (2 * width - 1) if linear else 0)
+    return num_keys * 2 * width + 2 * width * (2 * width - 1)
 
 
 def near_and_far(
@@ -222,9 +221,7 @@ def compare(
     forms = {
         "grouped": (cost(), grouped(*given, metric, first)),
         "grouped, blocks of 32": (cost(block_size=32), grouped(*given, metric, first, block_size=32)),
-        "grouped, means only": (cost(linear=False), grouped(*given, metric, first, far_field="mean")),
         "grouped, random prototypes": (cost(), grouped(*given, metric, random)),
-        "grouped, random, means only": (cost(linear=False), grouped(*given, metric, random, far_field="mean")),
         "own group only, 256": (256 * of_one_key, near_and_far(*given, own, far=False)),
         "best two blocks, means": (254 * of_one_key, near_and_far(*given, best_two, top_blocks=2)),
         **{f"window of {width}": (width * of_one_key, window(*given, width)) for width in (128, 256, 384)},

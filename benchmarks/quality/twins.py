@@ -58,6 +58,7 @@ class Form:
     options: dict[str, Any] = field(default_factory=dict)
     keys: Callable[[int], int] = lambda num_tokens: BLOCK_SIZE + num_tokens // BLOCK_SIZE
     one_block: bool = False
+    random_prototypes: bool = False
     fixed_metric: bool = False
     hidden: str = ""  # "near" or "far"
 
@@ -65,7 +66,7 @@ class Form:
 FORMS = {
     "full": Form(keys=lambda num_tokens: num_tokens, one_block=True),
     "grouped": Form(),
-    "random prototypes": Form({"codebook": "random"}),
+    "random prototypes": Form(random_prototypes=True),
     "fixed metric": Form(fixed_metric=True),
     "own block only": Form(keys=lambda num_tokens: BLOCK_SIZE, hidden="far"),
     "means only": Form(keys=lambda num_tokens: num_tokens // BLOCK_SIZE, hidden="near"),
@@ -94,9 +95,10 @@ def build(form: Form, task: str, seed: int) -> Tagger:
     tagger = Tagger(**{"num_self_attention_heads": 0, "attention_window": WINDOW, **form.options})
     if (head := tagger.grouped) is None:
         return tagger
-    documents = draw_documents(task, 4, 1024, relation(seed), torch.Generator().manual_seed(seed))
-    rows = [{"features": features} for features in documents.features]
-    fit_codebooks(tagger, rows, lambda batch: {"features": torch.stack([row["features"] for row in batch])}, seed)
+    if not form.random_prototypes:
+        documents = draw_documents(task, 4, 1024, relation(seed), torch.Generator().manual_seed(seed))
+        rows = [{"features": features} for features in documents.features]
+        fit_codebooks(tagger, rows, lambda batch: {"features": torch.stack([row["features"] for row in batch])}, seed)
     if form.fixed_metric:
         head.metric.weight.requires_grad_(False)
     if form.hidden:

@@ -14,9 +14,9 @@ from transformers import BertConfig
 
 from hf_selfattn import SelfAttnConfig
 from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead
+from hf_selfattn.modeling.backbone_selfattn import BackboneFeatures
 from hf_selfattn.modeling.grouping_selfattn import group_similarity, sort_by_group
-from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads
-from hf_selfattn.modeling.initialization_selfattn import fill_weights
+from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads, SelfAttnLayer
 
 TASKS = ("twins", "elsewhere")
 TOPIC_DIM, CLASSES, PAIRS = 16, 8, 32
@@ -93,8 +93,21 @@ class Tagger(nn.Module):
         config = SelfAttnConfig(backbone_config=backbone, fusion_init=1.0, **options)
         config._attn_implementation = "sdpa"
         self.heads = SelfAttnHeads(config)
-        self.heads.apply(lambda module: fill_weights(module, config))
+        for module in self.heads.modules():
+            if isinstance(module, (GroupedAttentionHead, SelfAttnLayer, SelfAttnHeads)):
+                module.reset_weights()
         self.classifier = nn.Linear(FEATURES, CLASSES)
+
+    input_names = ("features",)
+
+    @property
+    def base_model(self) -> Tagger:
+        """The module with backbone and heads, as models of the package have it."""
+        return self
+
+    def backbone_features(self, features: Tensor) -> BackboneFeatures:
+        """Return the features: no backbone makes them."""
+        return BackboneFeatures((features,))
 
     @property
     def grouped(self) -> GroupedAttentionHead | None:
@@ -121,7 +134,7 @@ def pairs_in_one_block(tagger: Tagger, documents: Documents) -> dict[str, float]
     num_rows, num_tokens, _ = documents.features.shape
     similarity = group_similarity(head.unit_metric(layer.grouped_norm(documents.features)), head.prototypes)
     lengths_B = torch.full((num_rows,), num_tokens)
-    groups, _, inverse = sort_by_group(similarity, lengths_B, head.config.group_order)
+    groups, _, inverse = sort_by_group(similarity, lengths_B)
     row_B1 = torch.arange(num_rows)[:, None]
 
     def together(ids_BHN: Tensor) -> Tensor:

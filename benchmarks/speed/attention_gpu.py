@@ -28,7 +28,6 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "full": FullAttention,
     "grouped": lambda: GroupedAttention(implementation="sdpa"),
     "grouped, FlexAttention": lambda: GroupedAttention(implementation="flex_attention"),
-    "grouped, means only": lambda: GroupedAttention(implementation="flex_attention", far_field="mean"),
     "inducing points": InducedAttention,
 }
 

@@ -27,8 +27,7 @@ from transformers import (
 )
 
 from hf_selfattn import SelfAttnConfig
-from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead
-from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads
+from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead, head_masks
 from hf_selfattn.tasks.backbone import CPU_ATTENTION as NAME
 
 WIDTH, HEADS, HEAD_DIM = 384, 12, 32
@@ -77,12 +76,11 @@ class GroupedAttention(nn.Module):
         config = SelfAttnConfig(backbone_config=backbone, num_grouped_attention_heads=heads, **options)
         config._attn_implementation = implementation
         self.config = config
-        self.heads = SelfAttnHeads(config)
         self.head = GroupedAttentionHead(config)
         self.head.prototypes.copy_(F.normalize(torch.randn_like(self.head.prototypes), dim=-1))
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.head(x, self.heads._masks(x, None))[0]
+        output: Tensor = self.head(x, head_masks(self.config, x, None))[0]
         return output
 
     def flops(self, num_tokens: int) -> float:
@@ -202,7 +200,6 @@ LAYERS: dict[str, Callable[[int], tuple[nn.Module, Layer]]] = {
     "full": lambda num_tokens: own(FullAttention()),
     "grouped": lambda num_tokens: own(GroupedAttention()),
     "grouped, blocks of 128": lambda num_tokens: own(GroupedAttention(block_size=128)),
-    "grouped, means only": lambda num_tokens: own(GroupedAttention(far_field="mean")),
     "full, 4 heads": lambda num_tokens: own(FullAttention(heads=4)),
     "grouped, 12 heads": lambda num_tokens: own(GroupedAttention(heads=HEADS)),
     "inducing points": lambda num_tokens: own(InducedAttention()),

@@ -25,6 +25,7 @@ from benchmarks.quality.twins_task import (
     relation,
 )
 from benchmarks.records import read_results
+from hf_selfattn.modeling import attention_selfattn
 from hf_selfattn.modeling.grouping_selfattn import group_similarity, sort_by_group
 
 QUICK = twins.Settings(stages=((256, 1, 1), (512, 1, 1)), test_tokens=512, test_documents=2)
@@ -103,9 +104,11 @@ def test_full_attention_can_solve_it_and_sorted_by_similarity_pairs_share_a_bloc
 
 
 @pytest.mark.parametrize("hidden", ["near", "far"])
-def test_a_hidden_field_is_left_out(hidden: str) -> None:
+def test_a_hidden_field_is_left_out(hidden: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = torch.zeros(())  # the linear term of the far field
+    monkeypatch.setattr(attention_selfattn, "far_field_slope", lambda *given: (nothing, nothing))
     torch.manual_seed(0)
-    tagger = Tagger(num_self_attention_heads=0, far_field="mean").eval()
+    tagger = Tagger(num_self_attention_heads=0).eval()
     head, layer = tagger.grouped, tagger.heads.layers[0]
     assert head is not None
     head.register_forward_pre_hook(twins.hide_field(hidden))
@@ -115,10 +118,10 @@ def test_a_hidden_field_is_left_out(hidden: str) -> None:
     tagger(features)
     x = layer.grouped_norm(features)[0]
     u = head.unit_metric(x)
-    order = sort_by_group(group_similarity(u[None], head.prototypes), torch.tensor([256]), "similarity")[1][0]
+    order = sort_by_group(group_similarity(u[None], head.prototypes), torch.tensor([256]))[1][0]
     expected = torch.zeros(256, head.num_heads, head.value_dim)
     for h, row in enumerate(head.qkv(x).view(256, head.num_heads, -1).unbind(dim=1)):
-        q, k, v = row.split([head.head_dim, head.head_dim, head.value_dim], dim=-1)
+        q, k, v, _ = row.split([head.head_dim, head.head_dim, head.value_dim, 1], dim=-1)
         q, k = torch.cat([q / sqrt(head.head_dim), u * head.metric_scale[h]], dim=-1), torch.cat([k, u], dim=-1)
         blocks = order[h].split(64)
         for block in blocks:
