@@ -163,6 +163,7 @@ def test_help_says_what_an_argument_means_and_its_default(
         ("text_classification", "neutral_band=1", "There is no argument 'neutral_band'."),
         ("text_classification", "layer_decay=0.9", "It was measured and left. Give learning_rate and"),
         ("text_classification", "focal_gamma=2", "It was measured and left. Give class_weights=balanced."),
+        ("text_classification", "loss=ordinal", "There is no argument 'loss'. It was measured and left. The problem"),
     ],
 )
 def test_a_recipe_ends_with_one_line_on_a_mistake(

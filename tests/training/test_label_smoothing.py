@@ -77,7 +77,7 @@ def test_four_steps_of_four_rows_are_one_of_sixteen(tiny_backbone: str, tmp_path
     ("kind", "changes"),
     [
         ("single_label_classification", {"class_weights": "balanced"}),
-        ("ordinal", {"problem": "ordinal"}),
+        ("ordinal", {"problem": "ordinal", "class_weights": "balanced"}),
         ("multi_label_classification", {}),
         ("regression", {}),
     ],
