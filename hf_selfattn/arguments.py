@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -286,6 +287,7 @@ def build_arguments(settings: dict[str, Any], kind: type[AnyArguments]) -> AnyAr
     return kind(**_typed(given, kind), options=options)
 
 
+@cache
 def parser_of(kind: type[RunArguments]) -> Any:
     """Return a parser that knows the arguments of a kind, with help from the docstrings of the classes it has them of.
 
