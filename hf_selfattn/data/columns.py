@@ -13,12 +13,16 @@ from .formats import ORIGIN
 
 TEXT_NAMES = "sentence review content document comment tweet body message utterance abstract".split()
 PAIR_NAMES = {
-    "text": "text_pair",
-    "text_a": "text_b",
-    "text1": "text2",
-    "sentence1": "sentence2",
-    "question1": "question2",
-    "premise": "hypothesis",
+    "text": ("text_pair", "text2", "text_2"),
+    "text_a": ("text_b",),
+    "text1": ("text2",),
+    "text_1": ("text_2",),
+    "sentence1": ("sentence2",),
+    "sentence_1": ("sentence_2",),
+    "question1": ("question2",),
+    "premise": ("hypothesis",),
+    "query": ("document", "passage", "text"),
+    "question": ("sentence", "context", "passage", "answer"),
 }
 LABEL_NAMES = "class category target sentiment polarity rating stars score topic intent emotion".split()
 TOKEN_NAMES = ("tokens", "words", "token")
@@ -86,10 +90,12 @@ def find_columns(
         raise ValueError("no splits: give at least one of train, validation, test.")
     first = next(iter(splits.values()))
     notes: list[str] = []
-    text = text_column or _known_column(first, "text", ("text", *PAIR_NAMES), TEXT_NAMES, notes)
-    pair = text_pair_column
-    if pair is None and text_column is None:
-        pair = next((name for name in found_columns(first) if name.lower() == PAIR_NAMES.get(text.lower())), None)
+    text, pair = text_column, text_pair_column
+    if text is None:
+        pairs = _known_pairs([name for name in found_columns(first) if name != pair])
+        sure, likely = (pairs[0][:1], ()) if pairs else (("text", *PAIR_NAMES), TEXT_NAMES)
+        text = _known_column(first, "text", sure, likely, notes)
+        pair = pair or (pairs[0][1] if pairs else None)
     label = label_column or _known_column(first, "label", ("label", "labels"), LABEL_NAMES, notes)
     columns = Columns(text, pair, label)
     names = [*columns.texts, label]
@@ -102,8 +108,24 @@ def find_columns(
                     f"{split_name} (from {_first_place(split)}): there is no column '{name}' ({option}); "
                     f"the columns found are {found_columns(split)}."
                 )
+    if unread := [name for name in found_columns(first) if name not in names and _holds_texts(first, name)]:
+        notes.append(f"Not read: the texts of {unread}; text_pair_column=… reads one column as the second text.")
     used = f"Columns: text '{text}'" + (f", text pair '{pair}'" if pair else "") + f", label '{label}'."
     return columns, [used, *notes]
+
+
+def _known_pairs(found: Sequence[str]) -> list[tuple[str, str]]:
+    """List the pairs of columns with well-known names; beside a column "text" those that hold it."""
+    plain = _known(found, ["text"])
+    pairs = [(_known(found, [name]), _known(found, others)) for name, others in PAIR_NAMES.items()]
+    return [(one, two) for one, two in pairs if one and two and plain in (None, one, two)]
+
+
+def _holds_texts(split: Dataset, column: str) -> bool:
+    """Tell whether most of the first cells are texts of several words."""
+    cells = split.with_format(None)[:100][column]
+    texts = [cell for cell in cells if isinstance(cell, str) and len(cell.split()) > 2]
+    return 2 * len(texts) > len(cells)
 
 
 def _known_column(split: Dataset, role: str, sure: Sequence[str], likely: Sequence[str], notes: list[str]) -> str:
@@ -113,10 +135,11 @@ def _known_column(split: Dataset, role: str, sure: Sequence[str], likely: Sequen
     others = [name for name in found if name.lower() in likely]
     candidates = [first] if first else others
     if len(candidates) != 1:
+        several = "or, for labels of 0 and 1, to a list of them " if role == "label" else ""
         trouble = f"several columns could be the {role} ({candidates})" if candidates else f"no {role} column is known"
         raise ValueError(
             f"{_first_place(split)}: {trouble} among the columns found: {found}. Set {role}_column=… to one of them "
-            "(the first line of a CSV file must hold the column names)."
+            f"{several}(the first line of a CSV file must hold the column names)."
         )
     if first and others:
         notes.append(f"Column '{first}' is the {role}; {others} could be too ({role}_column=… to change).")
