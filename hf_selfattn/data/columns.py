@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,11 +55,13 @@ class TaggingColumns:
     text: str | None = None
     spans: str | None = None
     document: str | None = None
+    ids: str | None = None  # the numbers of the words in their sentence
 
     def __str__(self) -> str:
         pair = f"tokens '{self.tokens}', tags '{self.tags}'"
         if not self.tokens:
             pair = f"text '{self.text}', spans '{self.spans}'"
+        pair += f", word numbers '{self.ids}' (ranges and empty nodes are left out)" if self.ids else ""
         return f"Columns: {pair}" + (f", document '{self.document}'." if self.document else ".")
 
 
@@ -183,7 +186,15 @@ def find_tagging_columns(
             return TaggingColumns(text=text, spans=spans, document=document)
     tokens = _named(token_column, "token_column", found, place)
     tags = _named(tag_column, "tag_column", found, place)
-    tokens = tokens or (found[0] if conll else _known(found, TOKEN_NAMES))
+    ids = (
+        found[0]
+        if conll and tokens != found[0] and len(found) > 2 and _counts(column_values(split, found[0]))
+        else None
+    )
+    if conll and tokens is None:
+        tokens = found[1 if ids else 0]
+        _check_words(column_values(split, tokens), tokens, found, place)
+    tokens = tokens or _known(found, TOKEN_NAMES)
     tags = tags or (found[-1] if conll else _known([name for name in found if name != tokens], TAG_NAMES))
     if tokens is None or tags is None:
         raise ValueError(
@@ -192,7 +203,29 @@ def find_tagging_columns(
             "A file with one word per line must end in .conll or .txt."
         )
     _check_pair((tokens, tags), "token_column and tag_column", found, place)
-    return TaggingColumns(tokens, tags, document=document)
+    return TaggingColumns(tokens, tags, document=document, ids=ids)
+
+
+def _counts(rows: list[list[str]]) -> bool:
+    """Tell whether the cells of each row count on by one, as the numbers of words do, beside those of CoNLL-U."""
+    if not all(re.fullmatch(r"\d+([-.]\d+)?", cell) for row in rows for cell in row):
+        return False
+    numbers = [[int(cell) for cell in row if cell.isdecimal()] for row in rows]
+    counting = all(list(row) == list(range(row[0], row[0] + len(row))) for row in numbers if row)
+    return counting and any(len(row) > 1 for row in numbers)
+
+
+def _check_words(rows: list[list[str]], column: str, found: list[str], place: str) -> None:
+    """Refuse a column, taken by its place, that holds tags, or the same text for all words of each sentence."""
+    longer = [row for row in rows if len(row) > 1]
+    same = len(longer) > 1 and all(len({*row}) == 1 for row in longer)
+    tags = {cell for row in rows for cell in row} - {"O"}
+    if same or (tags and all(re.fullmatch(r"[BIESLUMW][-_].+", tag) for tag in tags)):
+        what = "one and the same text in each sentence" if same else "tags"
+        raise ValueError(
+            f"{place}: column {column} holds {what}, such as '{rows[0][0]}', and no words. Set token_column=… and "
+            f"tag_column=… to the numbers of the right columns, from 0 to {len(found) - 1}."
+        )
 
 
 def _known(found: Sequence[str], names: Sequence[str]) -> str | None:
