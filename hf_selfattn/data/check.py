@@ -12,11 +12,11 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from .classification import ClassificationData, inspect_rows
-from .columns import Columns, column_values, find_columns, found_columns
+from .classification import ClassificationData, inspect_rows, joined_lines, read_classification
+from .columns import Columns, column_values, found_columns
 from .findings import Finding, finding, summarise
 from .formats import ORIGIN
-from .labels import LabelScheme, LabelTarget, degenerate, label_twins, read_scheme
+from .labels import LabelScheme, LabelTarget, degenerate, label_twins
 from .load import with_origin
 from .schemes import iob2_names
 from .sentences import ReadTags, Sentence, read_tagging
@@ -40,6 +40,7 @@ def check_classification(
     *,
     problem: str | None = None,
     label_names: Sequence[str] | None = None,
+    label_column: str | Sequence[str] | None = None,
     **columns: str | None,
 ) -> dict[str, Any]:
     """Look at all rows and report what is there and every kind of mistake.
@@ -48,7 +49,8 @@ def check_classification(
         data: raw splits (read with the options of `prepare_classification`), or prepared data.
         tokenizer: counts the tokens; nothing is truncated.
         window: tokens that the backbone reads at once.
-        columns: text_column, text_pair_column and label_column.
+        label_column: a column, or a list of columns of 0 and 1, one per label.
+        columns: text_column and text_pair_column.
 
     Returns:
         A dict of plain values for JSON: columns, problem, label_names, window; per split the rows, classes and lengths
@@ -60,14 +62,15 @@ def check_classification(
     if isinstance(data, ClassificationData):
         problem, label_names = data.problem, data.label_names
         pair = "text_pair" if "text_pair" in next(iter(data.splits.values())).column_names else None
-        columns = {"text_column": "text", "text_pair_column": pair, "label_column": "label"}
+        columns, label_column = {"text_column": "text", "text_pair_column": pair}, "label"
     splits, findings = _filled(data.splits if isinstance(data, ClassificationData) else data)
-    found, notes = find_columns(splits, **columns)
-    scheme = read_scheme(splits, found.label, problem, label_names)
+    splits, found, scheme, notes = read_classification(
+        splits, problem=problem, label_names=label_names, label_column=label_column, **columns
+    )
     report: dict[str, Any] = {}
     for name, split in splits.items():
         targets, bad = inspect_rows(split, found, scheme)
-        findings += summarise(name, bad)
+        findings += summarise(name, bad) + joined_lines(name, split, found)
         for column in found.texts:
             findings += _odd_characters(name, column, column_values(split, column), column_values(split, ORIGIN))
         if name == "train":
@@ -86,7 +89,7 @@ def check_classification(
         "window": window,
         "splits": report,
         "findings": [asdict(item) for item in findings + _duplicate_findings(splits, keys, found.label)],
-        "notes": notes + scheme.notes,
+        "notes": notes,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, DatasetDict, List, Value
 
 from .columns import Columns, column_values, find_columns, found_columns
-from .findings import BadRow, bad_rows_message, summarise, text_mistake
+from .findings import BadRow, Finding, bad_rows_message, finding, summarise, text_mistake
 from .formats import ORIGIN
 from .labels import (
     LabelError,
@@ -17,13 +18,16 @@ from .labels import (
     LabelTarget,
     degenerate,
     encode_label,
+    is_missing,
     label_twins,
     named_values,
+    read_bit,
     read_scheme,
 )
 from .load import with_origins
 from .streams import Stream
 
+LEARNED = ("train", "validation")  # the splits that need labels
 LABEL_MENDS = {
     "label_unknown": "A label that train does not have cannot be scored: add training rows, mend it, or list it in "
     "label_names.",
@@ -57,7 +61,7 @@ def prepare_classification(
     *,
     text_column: str | None = None,
     text_pair_column: str | None = None,
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
     problem: str | None = None,
     label_names: Sequence[str] | None = None,
     on_bad_row: str = "error",
@@ -66,6 +70,7 @@ def prepare_classification(
     """Check raw splits and bring them into one form; no text is cut.
 
     Args:
+        label_column: a column, or a list of columns of 0 and 1, one per label.
         problem: overrides the problem that the label column suggests; "ordinal" exists on request only.
         label_names: overrides the names and their order; integer labels may be positions in it.
         on_bad_row: "error" names all bad rows, "drop" leaves them out and counts them in the notes.
@@ -76,17 +81,21 @@ def prepare_classification(
     """
     if on_bad_row not in ("error", "drop"):
         raise ValueError(f"on_bad_row='{on_bad_row}' is unknown; it is 'error' or 'drop'.")
-    splits = with_origins(splits)
-    columns, notes = find_columns(
-        splits, text_column=text_column, text_pair_column=text_pair_column, label_column=label_column
+    splits, columns, scheme, notes = read_classification(
+        with_origins(splits),
+        problem=problem,
+        label_names=label_names,
+        label_column=label_column,
+        text_column=text_column,
+        text_pair_column=text_pair_column,
     )
-    scheme = read_scheme(splits, columns.label, problem, label_names)
     inspected = {name: inspect_rows(split, columns, scheme) for name, split in splits.items()}
     findings = [finding for name, (_, bad) in inspected.items() for finding in summarise(name, bad)]
     if findings and on_bad_row == "error":
         known = {"label_unknown": f"{LABEL_MENDS['label_unknown']} Known labels: {scheme.names[:20]}."}
         raise ValueError(bad_rows_message(findings, {**LABEL_MENDS, **known}))
-    notes += scheme.notes + [f"Dropped {finding}." for finding in findings] + _label_notes(scheme)
+    notes += [f"Dropped {finding}." for finding in findings] + _label_notes(scheme)
+    notes += [f"Look at {found}." for name, split in splits.items() for found in joined_lines(name, split, columns)]
     prepared = DatasetDict()
     for name, (targets, bad) in inspected.items():
         prepared[name] = _build(splits[name], columns, scheme, targets, bad, list(keep_columns))
@@ -100,6 +109,83 @@ def prepare_classification(
             f"is label_column the right one of {found_columns(splits['train'])}?"
         )
     return ClassificationData(prepared, scheme.problem, scheme.names, notes)
+
+
+def read_classification(
+    splits: Mapping[str, Dataset],
+    *,
+    problem: str | None = None,
+    label_names: Sequence[str] | None = None,
+    label_column: str | Sequence[str] | None = None,
+    **text_columns: str | None,
+) -> tuple[dict[str, Dataset], Columns, LabelScheme, list[str]]:
+    """Find columns and labels; return the splits that have labels, both, and notes on them."""
+    if label_column is not None and not isinstance(label_column, str):
+        if problem not in (None, "multi_label_classification"):
+            raise ValueError(f"label_column={list(label_column)}: columns of 0 and 1 are no {problem}.")
+        problem, label_names = "multi_label_classification", label_names or list(label_column)
+        splits, label_column = join_label_columns(splits, label_column, label_names)
+    columns, notes = find_columns(splits, label_column=label_column, **text_columns)
+    answered = {name: split for name, split in splits.items() if not _is_unlabelled(name, splits, columns.label)}
+    scheme = read_scheme(answered, columns.label, problem, label_names)
+    silent = [
+        f"{name}: no row has a label (all are -1 or empty), so it is not scored."
+        for name in splits
+        if name not in answered
+    ]
+    return answered, columns, scheme, [*notes, *scheme.notes, *silent]
+
+
+def join_label_columns(
+    splits: Mapping[str, Dataset], columns: Sequence[str], names: Sequence[str]
+) -> tuple[dict[str, Dataset], str]:
+    """Make one column, of lists of labels, of several that hold 0 and 1; what is neither becomes an unknown label."""
+    if len(names) != len(columns) or not columns:
+        raise ValueError(f"label_names={list(names)} must name the columns label_column={list(columns)}.")
+    joined, result = ", ".join(columns), dict(splits)
+    for place, split in splits.items():
+        if missing := [name for name in columns if name not in split.column_names]:
+            raise ValueError(f"{place}: there is no column {missing}; the columns found are {found_columns(split)}.")
+        cells = zip(*(named_values(split, name) for name in columns), strict=True)
+        labels = [
+            [
+                name if bit else f"{name}={cell}"
+                for name, cell in zip(names, row, strict=True)
+                if (bit := read_bit(cell)) != 0
+            ]
+            for row in cells
+        ]
+        rest = split.remove_columns(list(columns))
+        result[place] = rest.add_column(joined, labels, feature=List(Value("string")))
+    return result, joined
+
+
+def _is_unlabelled(name: str, splits: Mapping[str, Dataset], column: str) -> bool:
+    """Tell whether a test split has no answers, or -1 in their place, which no label of the first split is."""
+    if name in LEARNED or len(splits) == 1:
+        return False
+    first = next(iter(splits.values()))
+    return all(map(_is_no_answer, named_values(splits[name], column))) and not any(
+        _is_no_answer(value) and not is_missing(value) for value in named_values(first, column)
+    )
+
+
+def _is_no_answer(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(map(_is_no_answer, value))
+    return is_missing(value) or bool(re.fullmatch(r"(.*=)?\s*(-1|-1\.0+|None)?\s*", str(value)))
+
+
+def joined_lines(name: str, split: Dataset, columns: Columns) -> list[Finding]:
+    """Find texts of several lines in a CSV file: a stray double quote joins rows so."""
+    places = [place if re.search(r"\.csv(\.\w+)?:\d+$", place) else "" for place in column_values(split, ORIGIN)]
+    found = []
+    for column in columns.texts if any(places) else []:
+        cells = zip(places, column_values(split, column), strict=True)
+        lines = [place for place, text in cells if place and isinstance(text, str) and "\n" in text.strip()]
+        message = f"column '{column}': the text has several lines, between double quotes; a stray one joins rows"
+        found += [finding("several_lines", name, message, lines)] if lines else []
+    return found
 
 
 def inspect_rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,16 @@ from .formats import ORIGIN
 
 TEXT_NAMES = "sentence review content document comment tweet body message utterance abstract".split()
 PAIR_NAMES = {
-    "text": "text_pair",
-    "text_a": "text_b",
-    "text1": "text2",
-    "sentence1": "sentence2",
-    "question1": "question2",
-    "premise": "hypothesis",
+    "text": ("text_pair", "text2", "text_2"),
+    "text_a": ("text_b",),
+    "text1": ("text2",),
+    "text_1": ("text_2",),
+    "sentence1": ("sentence2",),
+    "sentence_1": ("sentence_2",),
+    "question1": ("question2",),
+    "premise": ("hypothesis",),
+    "query": ("document", "passage", "text"),
+    "question": ("sentence", "context", "passage", "answer"),
 }
 LABEL_NAMES = "class category target sentiment polarity rating stars score topic intent emotion".split()
 TOKEN_NAMES = ("tokens", "words", "token")
@@ -50,11 +55,13 @@ class TaggingColumns:
     text: str | None = None
     spans: str | None = None
     document: str | None = None
+    ids: str | None = None  # the numbers of the words in their sentence
 
     def __str__(self) -> str:
         pair = f"tokens '{self.tokens}', tags '{self.tags}'"
         if not self.tokens:
             pair = f"text '{self.text}', spans '{self.spans}'"
+        pair += f", word numbers '{self.ids}' (ranges and empty nodes are left out)" if self.ids else ""
         return f"Columns: {pair}" + (f", document '{self.document}'." if self.document else ".")
 
 
@@ -86,10 +93,12 @@ def find_columns(
         raise ValueError("no splits: give at least one of train, validation, test.")
     first = next(iter(splits.values()))
     notes: list[str] = []
-    text = text_column or _known_column(first, "text", ("text", *PAIR_NAMES), TEXT_NAMES, notes)
-    pair = text_pair_column
-    if pair is None and text_column is None:
-        pair = next((name for name in found_columns(first) if name.lower() == PAIR_NAMES.get(text.lower())), None)
+    text, pair = text_column, text_pair_column
+    if text is None:
+        pairs = _known_pairs([name for name in found_columns(first) if name != pair])
+        sure, likely = (pairs[0][:1], ()) if pairs else (("text", *PAIR_NAMES), TEXT_NAMES)
+        text = _known_column(first, "text", sure, likely, notes)
+        pair = pair or (pairs[0][1] if pairs else None)
     label = label_column or _known_column(first, "label", ("label", "labels"), LABEL_NAMES, notes)
     columns = Columns(text, pair, label)
     names = [*columns.texts, label]
@@ -102,8 +111,24 @@ def find_columns(
                     f"{split_name} (from {_first_place(split)}): there is no column '{name}' ({option}); "
                     f"the columns found are {found_columns(split)}."
                 )
+    if unread := [name for name in found_columns(first) if name not in names and _holds_texts(first, name)]:
+        notes.append(f"Not read: the texts of {unread}; text_pair_column=… reads one column as the second text.")
     used = f"Columns: text '{text}'" + (f", text pair '{pair}'" if pair else "") + f", label '{label}'."
     return columns, [used, *notes]
+
+
+def _known_pairs(found: Sequence[str]) -> list[tuple[str, str]]:
+    """List the pairs of columns with well-known names; beside a column "text" those that hold it."""
+    plain = _known(found, ["text"])
+    pairs = [(_known(found, [name]), _known(found, others)) for name, others in PAIR_NAMES.items()]
+    return [(one, two) for one, two in pairs if one and two and plain in (None, one, two)]
+
+
+def _holds_texts(split: Dataset, column: str) -> bool:
+    """Tell whether most of the first cells are texts of several words."""
+    cells = split.with_format(None)[:100][column]
+    texts = [cell for cell in cells if isinstance(cell, str) and len(cell.split()) > 2]
+    return 2 * len(texts) > len(cells)
 
 
 def _known_column(split: Dataset, role: str, sure: Sequence[str], likely: Sequence[str], notes: list[str]) -> str:
@@ -113,10 +138,11 @@ def _known_column(split: Dataset, role: str, sure: Sequence[str], likely: Sequen
     others = [name for name in found if name.lower() in likely]
     candidates = [first] if first else others
     if len(candidates) != 1:
+        several = "or, for labels of 0 and 1, to a list of them " if role == "label" else ""
         trouble = f"several columns could be the {role} ({candidates})" if candidates else f"no {role} column is known"
         raise ValueError(
             f"{_first_place(split)}: {trouble} among the columns found: {found}. Set {role}_column=… to one of them "
-            "(the first line of a CSV file must hold the column names)."
+            f"{several}(the first line of a CSV file must hold the column names)."
         )
     if first and others:
         notes.append(f"Column '{first}' is the {role}; {others} could be too ({role}_column=… to change).")
@@ -160,7 +186,15 @@ def find_tagging_columns(
             return TaggingColumns(text=text, spans=spans, document=document)
     tokens = _named(token_column, "token_column", found, place)
     tags = _named(tag_column, "tag_column", found, place)
-    tokens = tokens or (found[0] if conll else _known(found, TOKEN_NAMES))
+    ids = (
+        found[0]
+        if conll and tokens != found[0] and len(found) > 2 and _counts(column_values(split, found[0]))
+        else None
+    )
+    if conll and tokens is None:
+        tokens = found[1 if ids else 0]
+        _check_words(column_values(split, tokens), tokens, found, place)
+    tokens = tokens or _known(found, TOKEN_NAMES)
     tags = tags or (found[-1] if conll else _known([name for name in found if name != tokens], TAG_NAMES))
     if tokens is None or tags is None:
         raise ValueError(
@@ -169,7 +203,29 @@ def find_tagging_columns(
             "A file with one word per line must end in .conll or .txt."
         )
     _check_pair((tokens, tags), "token_column and tag_column", found, place)
-    return TaggingColumns(tokens, tags, document=document)
+    return TaggingColumns(tokens, tags, document=document, ids=ids)
+
+
+def _counts(rows: list[list[str]]) -> bool:
+    """Tell whether the cells of each row count on by one, as the numbers of words do, beside those of CoNLL-U."""
+    if not all(re.fullmatch(r"\d+([-.]\d+)?", cell) for row in rows for cell in row):
+        return False
+    numbers = [[int(cell) for cell in row if cell.isdecimal()] for row in rows]
+    counting = all(list(row) == list(range(row[0], row[0] + len(row))) for row in numbers if row)
+    return counting and any(len(row) > 1 for row in numbers)
+
+
+def _check_words(rows: list[list[str]], column: str, found: list[str], place: str) -> None:
+    """Refuse a column, taken by its place, that holds tags, or the same text for all words of each sentence."""
+    longer = [row for row in rows if len(row) > 1]
+    same = len(longer) > 1 and all(len({*row}) == 1 for row in longer)
+    tags = {cell for row in rows for cell in row} - {"O"}
+    if same or (tags and all(re.fullmatch(r"[BIESLUMW][-_].+", tag) for tag in tags)):
+        what = "one and the same text in each sentence" if same else "tags"
+        raise ValueError(
+            f"{place}: column {column} holds {what}, such as '{rows[0][0]}', and no words. Set token_column=… and "
+            f"tag_column=… to the numbers of the right columns, from 0 to {len(found) - 1}."
+        )
 
 
 def _known(found: Sequence[str], names: Sequence[str]) -> str | None:

@@ -10,10 +10,10 @@ import io
 import itertools
 import json
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,8 +37,14 @@ CSV_MEND = (
     "Put cells that contain the delimiter (the most frequent of comma, semicolon and tab in the first line) or a line "
     "end between double quotes."
 )
+TSV_MEND = (
+    "In a .tsv file each line is a row and each tab ends a cell. Where cells hold tabs or line ends between double "
+    "quotes, name the file .csv."
+)
 JSON_MEND = 'Each line must be one JSON object such as {"text": "…", "label": "…"}.'
-ROW_MENDS = {".csv": CSV_MEND, ".tsv": CSV_MEND, **dict.fromkeys((".json", ".jsonl", ".ndjson"), JSON_MEND)}
+ROW_MENDS = {".csv": CSV_MEND, ".tsv": TSV_MEND, **dict.fromkeys((".json", ".jsonl", ".ndjson"), JSON_MEND)}
+
+QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 Row = dict[str, Any]
 ReadRow = tuple[Row, str]  # a row with its place, and what is wrong with it or ""
@@ -103,11 +109,19 @@ def _table_of(rows: Iterator[ReadRow], path: Path) -> pa.Table:
     return _concatenated(tables)
 
 
-def _csv_rows(stream: IO[bytes], path: Path, delimiters: str = ",;\t") -> Iterator[ReadRow]:
+def _csv_rows(stream: IO[bytes], path: Path) -> Iterator[ReadRow]:
     lines = _decoded_lines(stream, path)
     first = next(lines, "")
-    delimiter = max(delimiters, key=first.count)  # a tie keeps the first: the usual one
-    rows = _csv_cells(itertools.chain([first], lines), delimiter, path)
+    delimiter = max(",;\t", key=first.count)  # a tie keeps the first: the usual one
+    return _rows_of_cells(_csv_cells(itertools.chain([first], lines), delimiter, path), path)
+
+
+def _tsv_rows(stream: IO[bytes], path: Path) -> Iterator[ReadRow]:
+    return _rows_of_cells(_tsv_cells(_decoded_lines(stream, path)), path)
+
+
+def _rows_of_cells(rows: Iterator[tuple[int, list[str]]], path: Path) -> Iterator[ReadRow]:
+    """Name the cells of each row as the first row does."""
     _, header = next(rows, (1, [""]))
     if not any(name.strip() for name in header):
         raise ValueError(f"{path}:1: the first line must hold the column names, and is blank.")
@@ -132,10 +146,32 @@ def _csv_cells(lines: Iterable[str], delimiter: str, path: Path) -> Iterator[tup
     except csv.Error as error:
         raise ValueError(
             f"{path}:{line}: the row that begins here is not valid CSV ({error}). A double quote inside a cell is "
-            'written twice (""), and the cell stands between double quotes.'
+            'written twice (""), and the cell stands between double quotes. A file with tabs that quotes nothing ends '
+            "in .tsv."
         ) from error
     finally:
         csv.field_size_limit(limit)
+
+
+def _tsv_cells(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line, cells) of each row of a file without quoting, as GLUE is written; empty lines are no rows.
+
+    Cells that were quoted nevertheless (the header is, or quotes inside are doubled) lose their quotes.
+    """
+    all_quoted: bool | None = None
+    for number, line in enumerate(lines, start=1):
+        cells = line.rstrip("\r\n").split("\t")
+        if cells == [""]:
+            continue
+        if all_quoted is None:
+            all_quoted = all(map(QUOTED.fullmatch, cells))
+        yield number, [_unquoted(cell, all_quoted) for cell in cells]
+
+
+def _unquoted(cell: str, is_quoted: bool) -> str:
+    if QUOTED.fullmatch(cell) and (is_quoted or '""' in cell[1:-1]):
+        return cell[1:-1].replace('""', '"')
+    return cell
 
 
 def _check_names(names: Iterable[str], path: Path) -> None:
@@ -253,7 +289,7 @@ def _with_index(table: pa.Table, path: Path) -> pa.Table:
 
 def _decoded_lines(stream: IO[bytes], path: Path) -> Iterator[str]:
     """Yield the lines of a UTF-8 file; an error names the line that is none, and the probable encoding."""
-    for number, line in enumerate(stream, start=1):
+    for number, line in enumerate(_split_lines(stream), start=1):
         data = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         try:
             yield data.decode("utf-8")
@@ -263,6 +299,16 @@ def _decoded_lines(stream: IO[bytes], path: Path) -> Iterator[str]:
                 f"{path}:{number}: byte {error.start + 1} of the line (0x{data[error.start]:02x}) is not UTF-8; the "
                 f"file is probably {encoding}. Convert it: iconv -f {encoding} -t utf-8 {path.name} > utf8_{path.name}"
             ) from error
+
+
+def _split_lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """Yield lines with their ends: those of the first line, a bare carriage return (old Macs) among them."""
+    first = stream.readline()
+    if b"\r" in first.rstrip(b"\r\n"):
+        stream = io.BytesIO(first + stream.read())
+        first = b""
+        yield from stream.read().splitlines(keepends=True)
+    yield from itertools.chain([first] if first else [], stream)
 
 
 def _probable_encoding(line: bytes) -> str:
@@ -288,7 +334,7 @@ COMPRESSIONS: dict[str, Callable[[Path, str], Any]] = {
 }
 ROWS: dict[str, Callable[[IO[bytes], Path], Iterator[ReadRow]]] = {
     ".csv": _csv_rows,
-    ".tsv": partial(_csv_rows, delimiters="\t"),
+    ".tsv": _tsv_rows,
     ".json": _json_rows,
     ".jsonl": _json_line_rows,
     ".ndjson": _json_line_rows,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any
 
 from datasets import ClassLabel, Dataset
@@ -17,6 +19,9 @@ from .columns import column_values
 LABEL_PROBLEMS = ("single_label_classification", "multi_label_classification", "regression", "ordinal")
 SEPARATORS = ("|", ";", ",")
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*|\s*[+-]?(nan|inf|infinity)\s*", re.IGNORECASE)
+LIST = re.compile(r"\s*(\[.*\]|\(.*\)|\{.*\}|set\(\))\s*", re.DOTALL)  # a list, tuple or set written as text
+ITEM = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^,\s"'][^,]*)""")
+BARE_ITEMS = {"null": None, "none": None, "nan": None, "true": True, "false": False}
 
 LabelTarget = int | float | list[float]
 
@@ -39,6 +44,7 @@ class LabelScheme:
     numeric: bool = False  # all labels are numbers, so that "nan" is no label
     indices: bool = False  # integers are positions in `names`
     multi_hot: bool = False  # a list is a row of C zeros and ones rather than a list of labels
+    listed: bool = False  # a text cell is a list, such as "['a', 'b']" (multi-label only)
     separator: str = ""  # between the labels of a text cell (multi-label only)
     notes: list[str] = field(default_factory=list)  # what was detected, for the user
 
@@ -57,12 +63,18 @@ def read_scheme(
         raise ValueError(f"problem='{problem}' is unknown; it is one of {', '.join(LABEL_PROBLEMS)}, or leave it out.")
     sources = [splits["train"]] if "train" in splits else list(splits.values())
     present = [value for split in sources for value in named_values(split, column) if not is_missing(value)]
+    listed = problem in (None, "multi_label_classification") and _are_lists(present, column)
+    if listed:
+        present = [read_list(value) for value in present]
     numeric, whole = _are_numbers(present)
-    note = f"Problem: {problem} (as set, column '{column}')."
+    notes = [f"Problem: {problem} (as set, column '{column}')."]
     if problem is None:
         problem, reason = _detect_problem(present, numeric, whole)
-        note = f"Problem: {problem} (detected: {reason}, column '{column}'). Set problem=… to override."
-    scheme = LabelScheme(problem, [], whole=whole, numeric=numeric, notes=[note])
+        notes = [f"Problem: {problem} (detected: {reason}, column '{column}'). Set problem=… to override."]
+        if problem == "single_label_classification":
+            notes += _combinations(present, column, label_names)
+    notes += ["The lists of labels are written as text."] if listed else []
+    scheme = LabelScheme(problem, [], whole=whole, numeric=numeric, listed=listed, notes=notes)
     if problem == "regression":
         if label_names is not None and len(label_names) != 1:
             raise ValueError(f"label_names={list(label_names)}: regression predicts one value, so it takes one name.")
@@ -89,12 +101,13 @@ def class_name(value: Any, names: list[str]) -> Any:
 def named_values(split: Dataset, column: str) -> list[Any]:
     """Read a label column; the integers of a `ClassLabel` as names, its -1 as None."""
     names = class_names(split.features[column])
-    values = column_values(split, column)
+    values = [_plain(value) for value in column_values(split, column)]
     return [class_name(value, names) for value in values] if names else values
 
 
 def encode_label(scheme: LabelScheme, value: Any) -> LabelTarget:
     """Turn one value into its target, or raise a `LabelError`: int, C floats (multi-label) or float (regression)."""
+    value = _plain(value)
     multi = scheme.problem == "multi_label_classification"
     if is_missing(value) and not (multi and isinstance(value, str)):  # an empty cell is an empty set of labels
         raise LabelError("label_missing", "no label (empty, null or NaN)")
@@ -102,14 +115,85 @@ def encode_label(scheme: LabelScheme, value: Any) -> LabelTarget:
         return _encode_number(value)
     if not multi:
         return _label_index(scheme, value)
+    labels = read_list(value) if scheme.listed else _split_labels(value, scheme.separator)
     if scheme.multi_hot:
-        return _encode_multi_hot(scheme, value)
+        return _encode_multi_hot(scheme, labels)
     target = [0.0] * len(scheme.names)
-    for label in _split_labels(value, scheme.separator):
+    for label in labels:
         if is_missing(label):
             raise LabelError("label_missing", "an empty label inside the list of labels")
         target[_label_index(scheme, label)] = 1.0
     return target
+
+
+def read_list(value: Any) -> list[Any]:
+    """Read a list of labels that may be written as text: of JSON, Python, numpy or Postgres; a blank text is empty."""
+    if isinstance(value, list) or is_missing(value):
+        return value or [] if isinstance(value, list) else []
+    if not isinstance(value, str) or not LIST.fullmatch(value):
+        raise LabelError("label_type", "the label is no list such as ['a', 'b'], as the others are")
+    items = [match[1].strip() for match in ITEM.finditer(value.strip()[1:-1])] if value.strip() != "set()" else []
+    if len(items) == 1 and all(map(NUMBER.fullmatch, items[0].split())):
+        items = items[0].split()  # numpy writes [1 0 1]
+    return [_read_item(item) for item in items]
+
+
+def _read_item(item: str) -> Any:
+    if item[0] in "\"'" and item[-1] == item[0] and len(item) > 1:
+        try:
+            return json.loads(item, strict=False)
+        except json.JSONDecodeError:
+            return re.sub(r"\\(.)", r"\1", item[1:-1])
+    if NUMBER.fullmatch(item):
+        return int(item) if re.fullmatch(r"[+-]?\d+", item) else float(item)
+    return BARE_ITEMS.get(item.lower(), item)
+
+
+def _are_lists(present: list[Any], column: str) -> bool:
+    """Tell whether the cells are lists written as text; one bare word in brackets is none by itself."""
+    texts = [value for value in present if isinstance(value, str)]
+    lists = [text for text in texts if LIST.fullmatch(text)]
+    if dictionaries := [text for text in lists if re.search(r"[\"']\s*:", text)]:
+        raise ValueError(
+            f"column '{column}': labels such as {dictionaries[0]!r} are dictionaries. Write the names of the labels "
+            "that hold, such as ['a', 'b'], or one column of 0 and 1 per label (label_column=[…])."
+        )
+    if all(read_list(text) == [text.strip()[1:-1].strip()] for text in lists):
+        return False
+    if others := [value for value in present if value not in lists]:
+        raise ValueError(
+            f"column '{column}': labels such as {lists[0]!r} are lists, and {others[0]!r} is none. Write all labels "
+            "as lists, or set problem=single_label_classification to read each cell as one class."
+        )
+    return True
+
+
+def _combinations(present: list[Any], column: str, names: Sequence[str] | None) -> list[str]:
+    """Say that labels hold a separator; refuse it where their parts are labels elsewhere."""
+    texts = dict.fromkeys(value for value in present if isinstance(value, str) and value not in (names or ()))
+    for mark in SEPARATORS:
+        parts = {text: {part.strip() for part in text.split(mark)} for text in texts}
+        held = [text for text in texts if len(parts[text]) > 1]
+        counts = Counter(part for found in parts.values() for part in found) + Counter(names or ())
+        how = f"column '{column}': {len(held)} different labels hold '{mark}', such as '{next(iter(held), '')}'"
+        if held and all(counts[part] > 1 or part in (names or ()) for text in held for part in parts[text]):
+            raise ValueError(
+                f"{how}, and their parts stand in other labels, too. Set problem=multi_label_classification to read "
+                "several labels in a cell, or problem=single_label_classification to read each cell as one class; "
+                "numbers are written with a decimal point."
+            )
+        if held:
+            return [
+                f"Warning: {how}; each is read as one class. problem=multi_label_classification reads several labels."
+            ]
+    return []
+
+
+def _plain(value: Any) -> Any:
+    """Return decimals as floats, and bytes, which some Parquet files hold, as text."""
+    if isinstance(value, Decimal):
+        return float(value)
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def is_missing(value: Any) -> bool:
@@ -168,32 +252,40 @@ def _detect_problem(present: list[Any], numeric: bool, whole: bool) -> tuple[str
 def _multi_label_scheme(scheme: LabelScheme, present: list[Any], names: Sequence[str] | None) -> LabelScheme:
     lists = [value for value in present if isinstance(value, list)]
     if lists:
-        if not _is_multi_hot(lists, names):
-            return scheme
-        return _noted(scheme, "The lists are read as rows of zeros and ones, one per label.", multi_hot=True)
+        return _with_multi_hot(scheme, lists, names)
     texts = [value for value in present if isinstance(value, str)]
     counts = {mark: sum(mark in text for text in texts) for mark in SEPARATORS}
     separator = max(SEPARATORS, key=counts.__getitem__)
     if not counts[separator]:
         return _noted(scheme, f"No cell holds a separator ({' '.join(SEPARATORS)}): each has one label.")
-    return _noted(scheme, f"Labels in a cell are separated by '{separator}'.", separator=separator)
+    scheme = _noted(scheme, f"Labels in a cell are separated by '{separator}'.", separator=separator)
+    return _with_multi_hot(scheme, [_split_labels(text, separator) for text in texts], names)
 
 
-def _is_multi_hot(lists: list[list[Any]], names: Sequence[str] | None) -> bool:
-    """Zeros and ones, equally many in each row; repeats or floats show that they are no sets of labels."""
+def _with_multi_hot(scheme: LabelScheme, lists: list[list[Any]], names: Sequence[str] | None) -> LabelScheme:
+    """Find zeros and ones, equally many in each row; two, repeats or floats show that they are no sets of labels."""
     width = len(lists[0])
     if any(len(row) != width for row in lists) or (names is not None and len(names) != width):
-        return False
-    if any(isinstance(item, str) or item not in (0, 1) for row in lists for item in row):
-        return False
-    return any(isinstance(item, float) for item in lists[0]) or any(len(set(row)) < len(row) for row in lists)
+        return scheme
+    if any(read_bit(item) is None for row in lists for item in row):
+        return scheme
+    floats = any(isinstance(item, float) for item in lists[0])
+    if not (floats or width == 2 or any(len(set(row)) < len(row) for row in lists)):
+        return scheme
+    return _noted(scheme, "The lists are read as rows of zeros and ones, one per label.", multi_hot=True)
+
+
+def read_bit(item: Any) -> float | None:
+    """Read 0 or 1, whatever it is written as; None for anything else."""
+    number = float(item) if isinstance(item, bool) else _number(item)
+    return number if number in (0, 1) else None
 
 
 def _with_names(
     scheme: LabelScheme, present: list[Any], declared: list[str] | None, given: Sequence[str] | None
 ) -> LabelScheme:
     if scheme.multi_hot:
-        width = len(next(value for value in present if isinstance(value, list)))
+        width = len(_split_labels(present[0], scheme.separator))
         return replace(scheme, names=list(given or declared or map(str, range(width))))
     if scheme.problem == "multi_label_classification":
         labels = [item for value in present for item in _split_labels(value, scheme.separator)]
@@ -281,7 +373,11 @@ def _encode_number(value: Any) -> float:
     return number
 
 
-def _encode_multi_hot(scheme: LabelScheme, value: Any) -> list[float]:
-    if not isinstance(value, list) or len(value) != len(scheme.names) or any(item not in (0, 1) for item in value):
-        raise LabelError("label_type", f"the label is not a list of {len(scheme.names)} zeros and ones")
-    return [float(item) for item in value]
+def _encode_multi_hot(scheme: LabelScheme, values: list[Any]) -> list[float]:
+    bits = [bit for value in values if (bit := read_bit(value)) is not None]
+    if len(bits) != len(values) or len(bits) != len(scheme.names):
+        wrong = next(
+            (f"; '{name}' is {v!r}" for name, v in zip(scheme.names, values, strict=False) if read_bit(v) is None), ""
+        )
+        raise LabelError("label_type", f"the label is not a list of {len(scheme.names)} zeros and ones{wrong}")
+    return bits

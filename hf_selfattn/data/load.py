@@ -22,7 +22,7 @@ from .formats import ORIGIN, read_table
 DataFiles = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]  # paths or globs
 STANDARD_SPLITS = ("train", "validation", "test")
 SPLIT_ALIASES = {"valid": "validation", "val": "validation", "dev": "validation", "eval": "validation"}
-CACHE_FORMAT = "1"  # raise it when formats.py reads the same bytes into another table
+CACHE_FORMAT = "2"  # raise it when formats.py reads the same bytes into another table
 
 
 def load_splits(

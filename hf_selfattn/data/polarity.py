@@ -29,7 +29,11 @@ def polarity_probabilities(valence: NDArray[Any], band: float, error: float) -> 
 
 
 def to_polarity(
-    splits: DatasetDict, band: float, neutral: str, text_column: str | None = None, label_column: str | None = None
+    splits: DatasetDict,
+    band: float,
+    neutral: str,
+    text_column: str | None = None,
+    label_column: str | list[str] | None = None,
 ) -> tuple[DatasetDict, str]:
     """Replace rated valence by polarity classes; return the splits and a sentence that says what was done.
 
@@ -43,6 +47,8 @@ def to_polarity(
     """
     if band < 0:
         raise ValueError(f"neutral_band={band} must be at least 0.")
+    if isinstance(label_column, list):
+        raise ValueError(f"label_column={label_column}: a polarity is made of one column of numbers.")
     columns, _ = find_columns(splits, text_column=text_column, label_column=label_column)
     changed, dropped = {}, 0
     for name, split in splits.items():

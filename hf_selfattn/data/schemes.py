@@ -22,6 +22,66 @@ SCHEMES = {"IOB1": "BI", "IOB2": "BI", "BIOES": "BIES", "BILOU": "BILU", "BMES":
 CLOSED = ("BIOES", "BILOU", "BMES")  # the last word of each entity is marked
 
 
+OUTSIDE_NAMES = ("o", "0", "OTHER", "Other", "other", "_", "-", "NONE", "None", "none", "OUT", "out", "OUTSIDE", "NIL")
+NO_TYPE = "_"  # of tags that are roles alone, as seqeval calls it
+FORMS = (
+    re.compile(r"(?P<role>[BIESLUMW])[-_](?P<kind>.+)", re.DOTALL),
+    re.compile(r"(?P<role>[BIESLUMW])(?P<kind>)", re.IGNORECASE),
+    re.compile(r"(?P<role>[BIESLUMW])[-_:./|](?P<kind>.+)", re.IGNORECASE | re.DOTALL),
+    re.compile(r"(?P<kind>.+)[-_:./|](?P<role>[BIESLUMW])", re.IGNORECASE | re.DOTALL),
+)
+
+
+@dataclass(frozen=True)
+class TagForm:
+    """How the tags of a data set are written: role first or last, or without types; and the tag of words outside."""
+
+    pattern: re.Pattern[str] = FORMS[0]
+    outside: str = OUTSIDE
+
+    def read(self, tag: str) -> str:
+        """Write a tag as "ROLE-TYPE" or "O"; one of another form stays as it is."""
+        if tag == self.outside:
+            return OUTSIDE
+        match = self.pattern.fullmatch(tag) if self.pattern is not FORMS[0] else None
+        return f"{match['role'].upper()}-{match['kind'] or NO_TYPE}" if match else tag
+
+    def notes(self, tags: Iterable[str]) -> list[str]:
+        """Say which tags are read as others."""
+        changed = {tag: self.read(tag) for tag in sorted(tags) if self.read(tag) != tag}
+        return (
+            [f"Tags are read so: {', '.join(f'{tag} as {new}' for tag, new in changed.items())}."] if changed else []
+        )
+
+
+def detect_form(tags: set[str], scheme: str | None) -> TagForm:
+    """Find out how tags are written; refuse those that would become types by mistake, unless the scheme is "IO"."""
+    names = [name for name in OUTSIDE_NAMES if name in tags and OUTSIDE not in tags]
+    outside = names[0] if len(names) == 1 else OUTSIDE
+    rest = tags - {outside}
+    if scheme == "IO" or not rest:
+        return TagForm(outside=outside)
+    found = [{tag: match for tag in rest if (match := form.fullmatch(tag))} for form in FORMS]
+    for form, matches in zip(FORMS, found, strict=True):
+        roles = {match["role"].upper() for match in matches.values()}
+        if len(matches) == len(rest) and (
+            form is FORMS[0] or roles & {"B", "I"} or (form is FORMS[1] and "S" in roles)
+        ):
+            return TagForm(form, outside)
+    odd = sorted(tag for tag in rest if "*" in tag or "=" in tag)
+    for matches in found[1:] if not found[0] else []:
+        opened = {match["kind"] for match in matches.values() if match["role"] in "BIbi"}
+        kinds = [match["kind"] for match in matches.values() if match["kind"] in opened]
+        odd += sorted(tag for tag, match in matches.items() if kinds.count(match["kind"]) > 1)
+    if odd and not found[0]:
+        raise ValueError(
+            f"The tags {odd[:5]} are read neither as roles with types nor as types (all: {sorted(tags)[:10]}). Write "
+            "them as ROLE-TYPE, such as B-PER, set tag_column=… if another column holds them, or scheme=IO if each is "
+            "the name of a type."
+        )
+    return TagForm(outside=outside)
+
+
 @dataclass(frozen=True)
 class TagScheme:
     """The scheme of a data set: one of `SCHEMES`, and how it is known."""
@@ -33,12 +93,14 @@ class TagScheme:
 def detect_scheme(sentences: Iterable[Sequence[str]]) -> TagScheme:
     """Find out the tagging scheme; of IOB1 and IOB2, which share their tags, the one with fewer broken ones."""
     prefixes: Counter[str] = Counter()
+    is_outside = False
     opening_i = lone_b = 0  # what IOB2 forbids, and what IOB1 forbids
     for tags in sentences:
         previous = ""
         for tag in tags:
             match = PREFIXED.fullmatch(tag)
             kind = match[2] if match else ""
+            is_outside |= tag == OUTSIDE
             if match:
                 prefixes[match[1]] += 1
                 opening_i += match[1] == "I" and previous != kind
@@ -49,7 +111,7 @@ def detect_scheme(sentences: Iterable[Sequence[str]]) -> TagScheme:
         if any(prefixes[mark] for mark in marks):
             return TagScheme(name, f"the tags begin with {used}")
     if not prefixes:
-        return TagScheme("IO", "no tag has a role such as B-")
+        return TagScheme("IO", "no tag has a role such as B-" + ("" if is_outside else ", and no word is outside, O"))
     if opening_i and opening_i > lone_b:
         if not prefixes["B"]:
             return TagScheme("IOB1", "all tags begin with I-")

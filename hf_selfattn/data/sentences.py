@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,17 @@ from .conll import DOCSTART, LINES
 from .findings import BadRow, text_mistake
 from .formats import ORIGIN
 from .labels import LabelError, class_names, is_missing, natural_key
-from .schemes import OUTSIDE, TagScheme, check_scheme, detect_scheme, iob2_names, is_tag, split_tag, to_iob2
+from .schemes import (
+    OUTSIDE,
+    TagScheme,
+    check_scheme,
+    detect_form,
+    detect_scheme,
+    iob2_names,
+    is_tag,
+    split_tag,
+    to_iob2,
+)
 from .spans import read_spans, split_words, tag_words
 
 
@@ -48,6 +59,7 @@ class ReadTags:
     sentences: dict[str, list[Sentence]]  # the right ones of each split, with tags in IOB2
     bad: dict[str, list[BadRow]]  # the mistakes in each split
     repaired: dict[str, list[BadRow]]  # what was mended in each split
+    forms: list[str]  # notes on how the tags are written
 
     def notes(self) -> list[str]:
         """Say which columns, scheme, types and documents were found."""
@@ -56,7 +68,7 @@ class ReadTags:
         scheme = f"Tagging scheme: {self.scheme.name} ({self.scheme.reason}), read as IOB2."
         single = [name for name, rows in self.sentences.items() if all(row.document is None for row in rows)]
         documents = [f"No document borders in {', '.join(single)}: each row is its own document."] if single else []
-        return [*shown, scheme, types, *documents]
+        return [*shown, *self.forms, scheme, types, *documents]
 
 
 def read_tagging(
@@ -75,16 +87,23 @@ def read_tagging(
     found = {name: find_tagging_columns(split, **columns) for name, split in splits.items()}
     read = {name: _read_sentences(split, found[name], tag_names) for name, split in splits.items()}
     sources = ["train"] if "train" in splits else list(splits)
-    declared = _declared_tags(splits[sources[0]], found[sources[0]])
+    declared = list(tag_names or _declared_tags(splits[sources[0]], found[sources[0]]))
+    tagged = {name: rows for name, (rows, _) in read.items() if found[name].tags}
+    known = {*declared, *(tag for name in sources for row in tagged.get(name, []) for tag in row.tags)}
+    form = detect_form(known, scheme)
+    for row in itertools.chain.from_iterable(tagged.values()):
+        row.tags = [form.read(tag) for tag in row.tags]
+    declared = [form.read(tag) for tag in declared]
     if scheme is not None:
         chosen = TagScheme(scheme, "as set")
     else:
         chosen = _detected([row.tags for name in sources for row in read[name][0] if found[name].tags], declared)
-    result = ReadTags(found, chosen, [], {}, {name: bad for name, (_, bad) in read.items()}, {})
+    bad = {name: bad for name, (_, bad) in read.items()}
+    result = ReadTags(found, chosen, [], {}, bad, {}, form.notes(known))
     for name, (rows, _) in read.items():
         own = chosen.name if found[name].tags else "IOB2"  # spans became IOB2 when they were read
         result.sentences[name], result.repaired[name] = _normalise(rows, own, result.bad[name])
-    types = _types(tag_names or declared, chosen.name)
+    types = _types(declared, chosen.name)
     present = {tag[2:] for name in sources for row in result.sentences[name] for tag in row.tags if tag != OUTSIDE}
     result.entity_types = sorted(set(entity_types or types or present), key=natural_key)
     for name, rows in result.sentences.items():
@@ -111,6 +130,9 @@ def _read_sentences(
     first = column_values(split, columns.tokens or columns.text or "")
     second = column_values(split, columns.tags or columns.spans or "")
     lines = column_values(split, LINES) if LINES in split.column_names else [[]] * len(split)
+    if columns.ids:
+        ids = column_values(split, columns.ids)
+        first, second, lines = (_without_extra_nodes(rows, ids) for rows in (first, second, lines))
     documents = column_values(split, columns.document) if columns.document else [None] * len(split)
     started: str | None = None  # by a row -DOCSTART-
     sentences: list[Sentence] = []
@@ -131,6 +153,14 @@ def _read_sentences(
             shown = f"{place} ({error.detail})" if error.detail else place
             bad.append(BadRow(index, shown, error.kind, error.message))
     return sentences, bad
+
+
+def _without_extra_nodes(rows: list[list[Any]], ids: list[list[str]]) -> list[list[Any]]:
+    """Leave the ranges ("1-2") and empty nodes ("3.1") of CoNLL-U out, which stand beside their words."""
+    return [
+        [cell for cell, i in zip(row, of_row, strict=True) if i.isdecimal()]
+        for row, of_row in zip(rows, ids, strict=True)
+    ]
 
 
 def _declared_tags(split: Dataset, columns: TaggingColumns) -> list[str]:

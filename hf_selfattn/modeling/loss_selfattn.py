@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The losses of the task heads."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,9 +18,8 @@ def mean_loss(losses: Tensor, labels: Tensor, num_items_in_batch: Tensor | int |
         num_items_in_batch: labels of all the steps and processes that share one update, as `Trainer` counts them,
             or None for those at hand.
     """
-    if num_items_in_batch is None:
-        return losses.sum() / (labels != -100).sum().clamp(min=1)
-    return losses.sum() / num_items_in_batch
+    count = (labels != -100).sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+    return losses.sum() / count.clamp(min=1)  # 0 where no label is
 
 
 def problem_type_of(config: SelfAttnConfig, labels: Tensor) -> str:

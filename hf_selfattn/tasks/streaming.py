@@ -145,6 +145,8 @@ def refuse_what_needs_all_rows(arguments: TextClassificationArguments) -> None:
     for name, reason in NOT_STREAMED.items():
         if getattr(arguments, name):
             raise ValueError(f"streaming=true and {name} do not go together: {reason}. Leave one of them out.")
+    if isinstance(arguments.label_column, list):
+        raise ValueError(f"streaming=true reads one column of labels, and not label_column={arguments.label_column}.")
     if int(arguments.options.get("max_steps", -1)) <= 0:
         raise ValueError("streaming=true needs max_steps: a stream has no length, so nothing else says when to end.")
     if arguments.options.get("dataloader_num_workers"):

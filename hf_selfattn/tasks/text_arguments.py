@@ -14,7 +14,7 @@ class TextClassificationArguments(RunArguments):
 
     Args:
         text_pair_column: column of the second texts; a well-known name is found.
-        label_column: column of the labels; a well-known name is found.
+        label_column: column of the labels, or a list of columns of 0 and 1, one per label; a well-known name is found.
         problem: `single_label_classification`, `multi_label_classification`, `regression` or `ordinal`; detected from
             the labels where it is not given.
         label_names: the labels in the order wanted.
@@ -32,7 +32,7 @@ class TextClassificationArguments(RunArguments):
     task: ClassVar[str] = "text-classification"
 
     text_pair_column: str | None = None
-    label_column: str | None = None
+    label_column: str | list[str] | None = None
     problem: str | None = None
     label_names: list[str] | None = None
     deduplicate: bool = False

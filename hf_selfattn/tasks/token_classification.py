@@ -34,6 +34,7 @@ from ..metrics import entity_strings, error_analysis, score_spans
 from ..modeling.modeling_selfattn import SelfAttnForTokenClassification
 from .backbone import open_backbone, window_of
 from .evaluation import order_by_length
+from .losses import smoothed_loss
 from .problems import Array
 from .tag_encoding import encode_split, tags_of_words
 from .task import Task, raw_splits, say
@@ -152,14 +153,16 @@ class TokenClassification(Task[NerArguments]):
         options: TrainingArguments,
         tokenizer: PreTrainedTokenizerBase,
     ) -> dict[str, Any]:
-        """Return collator and metrics for `Trainer`; the loss is the model's own.
+        """Return collator and metrics for `Trainer`; the loss is the model's own, or a smoothed one.
 
         Raises:
             ValueError: for label smoothing of a CRF, whose loss is that of whole sequences.
         """
-        if options.label_smoothing_factor and self.arguments.heads.get("decoding") == "crf":
+        smoothing = options.label_smoothing_factor
+        if smoothing and self.arguments.heads.get("decoding") == "crf":
             raise ValueError("heads.decoding=crf has a loss of its own: leave label_smoothing_factor out.")
         return {
+            "compute_loss_func": smoothed_loss(smoothing) if smoothing else None,
             "data_collator": DataCollatorForTokenClassification(tokenizer),
             "compute_metrics": tag_metrics(data, tokens["validation"]),
             "preprocess_logits_for_metrics": likeliest_labels,

@@ -271,8 +271,20 @@ def test_parquet_rows_are_named_by_index_and_nan_is_no_label(tmp_path: Path) -> 
 def test_hidden_labels_of_a_hub_test_split() -> None:
     rows = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}).cast_column("label", ClassLabel(names=["n", "p"]))
     hidden = Dataset.from_dict({"text": ["a"], "label": [-1]}).cast_column("label", ClassLabel(names=["n", "p"]))
-    with pytest.raises(ValueError, match=r"test: column 'label': no label .*test\[0\]"):
-        prepare_classification({"train": rows, "test": hidden})
+    data = prepare_classification({"train": rows, "validation": rows, "test": hidden})
+    assert list(data.splits) == ["train", "validation"]
+    assert "test: no row has a label (all are -1 or empty), so it is not scored." in data.notes
+    with pytest.raises(ValueError, match=r"validation: column 'label': no label .*validation\[0\]"):
+        prepare_classification({"train": rows, "validation": hidden})
+
+
+def test_minus_one_is_a_label_where_train_has_it(tmp_path: Path) -> None:
+    rows = "text,label\na,-1\nb,1\n"
+    splits = from_files(tmp_path, train=rows, test="text,label\nc,-1\n")
+    assert labels_of(prepare_classification(splits), "test") == [0]
+    splits = from_files(tmp_path, train=rows.replace("-1", "0"), test="text,label\nc,-1\nd,1\n")
+    with pytest.raises(ValueError, match=r"test: column 'label': the label '-1' .*test\.csv:2"):
+        prepare_classification(splits)
 
 
 def test_all_mistakes_are_listed_at_once(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import lzma
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import datasets
 import huggingface_hub
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict
 
+from hf_selfattn.data.classification import prepare_classification
 from hf_selfattn.data.formats import ORIGIN
 from hf_selfattn.data.load import load_splits
 
@@ -258,3 +260,67 @@ def test_sources_that_contradict_each_other(tmp_path: Path) -> None:
         load_splits(dataset=tmp_path / "a.csv")
     with pytest.raises(ValueError, match="load it without streaming"):
         load_splits(dataset={"train": rows.to_iterable_dataset()})
+
+
+UGLY = [
+    '"Solid, Mira said',
+    'and then it broke"',
+    '"Great" she said',
+    "\u2028 and \x0b, \x0c, \x85 are no line ends",
+    "it's 5\" long",
+    "#1",
+    "  spaces  ",
+    "NULL",
+    "\\N",
+    "a\\",
+    "'",
+    '"',
+    '""',
+]
+WRITERS: dict[str, Any] = {
+    "csv": lambda rows: "".join(
+        ",".join('"' + cell.replace('"', '""') + '"' for cell in row) + "\n" for row in [("text", "label"), *rows]
+    ),
+    "tsv": lambda rows: "".join("\t".join(row) + "\n" for row in [("text", "label"), *rows]),
+    "jsonl": lambda rows: "".join(json.dumps(dict(zip(("text", "label"), row, strict=True))) + "\n" for row in rows),
+}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("form", WRITERS)
+def test_each_line_is_a_row(tmp_path: Path, form: str, end: str) -> None:
+    rows = [(text, "ab"[i % 2]) for i, text in enumerate(UGLY * 3)]
+    content = WRITERS[form](rows)
+    path = tmp_path / f"a.{form}"
+    path.write_bytes(content.replace("\n", end).encode())
+    split = load_splits(train=path)["train"]
+    assert list(zip(split["text"], split["label"], strict=True)) == rows
+    first = 1 if form == "jsonl" else 2
+    assert split[ORIGIN][:] == [f"{path}:{number}" for number in range(first, first + len(rows))]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_each_line_of_a_column_file_is_a_word(tmp_path: Path, end: str) -> None:
+    words = ["Mira B-PER", "said O", "", "Bo B-PER", ""]
+    (tmp_path / "a.conll").write_bytes(end.join(words).encode())
+    split = load_splits(train=tmp_path / "a.conll")["train"]
+    assert split["0"][:] == [["Mira", "said"], ["Bo"]] and split["__lines__"][:] == [[1, 2], [4]]
+
+
+def test_tsv_that_was_quoted_loses_its_quotes(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"text": ['He said "hi" to me', "plain"], "label": ["a", "b"]})
+    for number, quoting in enumerate((0, 1)):
+        path = tmp_path / f"{number}.tsv"
+        rows.to_csv(path, sep="\t", index=False, quoting=quoting)
+        split = load_splits(train=path)["train"]
+        assert split["text"][:] == rows["text"].tolist() and split["label"][:] == ["a", "b"]
+
+
+def test_a_quoted_cell_of_several_lines_is_named_in_tsv_and_said_in_csv(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text('text\tlabel\n"one\ntwo"\ta\nthree\tb\n')
+    with pytest.raises(ValueError, match=r"a\.tsv:2 has 1 cells.*name the file \.csv"):
+        load_splits(train=tmp_path / "a.tsv")
+    (tmp_path / "a.csv").write_text('text,label\nx,a\n"Solid, Mira said,a\nit boils,b\nand then it broke",b\n')
+    data = prepare_classification(load_splits(train=tmp_path / "a.csv"))
+    assert len(data.splits["train"]) == 2
+    assert any("the text has several lines" in note and "a.csv:3" in note for note in data.notes)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from hf_selfattn.data.labels import LabelError
-from hf_selfattn.data.schemes import check_scheme, detect_scheme, iob2_names, split_tag, to_iob2
+from hf_selfattn.data.schemes import check_scheme, detect_form, detect_scheme, iob2_names, split_tag, to_iob2
 
 Entity = tuple[int, int, str]
 
@@ -113,3 +113,54 @@ def test_tags_outside_the_scheme_are_refused() -> None:
 def test_names_have_the_natural_order() -> None:
     assert iob2_names(["T10", "T2"]) == ["O", "B-T2", "I-T2", "B-T10", "I-T10"]
     assert split_tag("B_NAME-x", "IOB2") == ("B", "NAME-x")
+
+
+# How the words "Mira Okafor met Bo" may be tagged, with what is outside, and the types that are read.
+SPELLED = {
+    "roles alone": ("B I O B", "_"),
+    "roles alone, small": ("b i o b", "_"),
+    "BIES alone": ("B E O S", "_"),
+    "BILOU alone": ("B L O U", "_"),
+    "small roles": ("b-PER i-PER o b-PER", "PER"),
+    "small": ("b-per i-per o b-per", "per"),
+    "type first": ("PER-B PER-I O PER-B", "PER"),
+    "type first, closed": ("PER_B PER_E O PER_S", "PER"),
+    "colons": ("B:PER I:PER O B:PER", "PER"),
+    "colons, type first": ("PER:B PER:I O PER:B", "PER"),
+    "BMEWO": ("B-PER E-PER O W-PER", "PER"),
+    "0 outside": ("B-PER I-PER 0 B-PER", "PER"),
+    "OTHER outside": ("PER PER OTHER PER", "PER"),
+    "_ outside": ("PER PER _ PER", "PER"),
+    "- outside": ("B I - B", "_"),
+}
+
+
+@pytest.mark.parametrize("case", SPELLED)
+def test_each_form_is_read_as_role_and_type(case: str) -> None:
+    written, kind = SPELLED[case]
+    form = detect_form({*written.split()}, None)
+    tags = [form.read(tag) for tag in written.split()]
+    assert to_iob2(tags, detect_scheme([tags]).name) == ([f"B-{kind}", f"I-{kind}", "O", f"B-{kind}"], [])
+    assert bool(form.notes(written.split())) == (tags != written.split())
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "O PER-B PER-I MISC",  # some tags have roles, others none
+        "O B I PER",
+        "O b-PER i-PER LOC",
+        "* (PER* *) (LOC*)",  # brackets of CoNLL-2012
+        "_ name=B-PER name=I-PER SpaceAfter=No|name=B-LOC",  # MISC of CoNLL-U
+    ],
+)
+def test_forms_that_would_become_types_are_refused(written: str) -> None:
+    with pytest.raises(ValueError, match="Write them as ROLE-TYPE"):
+        detect_form({*written.split()}, None)
+    assert detect_form({*written.split()}, "IO").read("PER-B") == "PER-B"
+
+
+def test_types_are_no_roles() -> None:
+    tags = {"O", "e-mail", "s-bahn", "vitamin-C", "PER", "OTHER", "L", "M"}
+    assert [detect_form(tags, None).read(tag) for tag in tags] == [*tags]
+    assert "no word is outside" in detect_scheme([["NOUN", "VERB"]]).reason

@@ -246,3 +246,59 @@ def test_the_counts_of_conll2003() -> None:
     assert counts == {"train": (14041, 23499, 946), "validation": (3250, 5942, 216), "test": (3453, 5648, 231)}
     assert data.entity_types == ["LOC", "MISC", "ORG", "PER"]
     assert not any("Repaired" in note for note in data.notes)
+
+
+WORDS = [("Mira", "B-PER"), ("went", "O"), ("al", "O"), ("Cairo", "B-LOC")]
+
+
+def column_file(path: Path, lines: list[str]) -> Path:
+    path.write_text("\n".join([*lines, "", *lines, ""]), encoding="utf-8")
+    return path
+
+
+COLUMN_FILES = {
+    "CoNLL-U": [f"{i}\t{word}\t{word}\tX\t_\t_\t0\t_\t_\t{tag}" for i, (word, tag) in enumerate(WORDS, 1)],
+    "numbers from 0": [f"{i} {word} {tag}" for i, (word, tag) in enumerate(WORDS)],
+    "numbers that go on": [f"{i} {word} {tag}" for i, (word, tag) in enumerate(WORDS, 17)],
+}
+
+
+@pytest.mark.parametrize("case", COLUMN_FILES)
+@pytest.mark.parametrize("given", [{}, {"token_column": 1}])
+def test_numbers_of_words_are_no_words(tmp_path: Path, case: str, given: dict[str, Any]) -> None:
+    lines = COLUMN_FILES[case]
+    if case == "CoNLL-U":  # a range beside its words, and an empty node
+        rest = "\tX" + "\t_" * 5 + "\tB-LOC"
+        lines = [*lines[:2], f"3-4\tto Cairo\tx{rest}", lines[2], f"3.1\tgone\tgo{rest}", lines[3]]
+    path = column_file(tmp_path / "a.conllu", lines)
+    data = prepare_tagging(load_splits(train=path), **given)
+    assert data.splits["train"]["tokens"][:] == [[word for word, _ in WORDS]] * 2
+    tags = [[data.label_names[tag] for tag in row] for row in data.splits["train"]["tags"]]
+    assert tags == [[tag for _, tag in WORDS]] * 2
+    assert any("word numbers '0'" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([f"{tag}\t{word}" for word, tag in WORDS], "column 0 holds tags"),
+        ([f"news/01\t0\t{word}\t{tag}" for word, tag in WORDS], "column 0 holds one and the same text"),
+    ],
+)
+def test_a_first_column_that_holds_no_words_is_refused(tmp_path: Path, lines: list[str], message: str) -> None:
+    path = column_file(tmp_path / "a.conll", lines)
+    with pytest.raises(ValueError, match=f"a.conll:1: {message}.*token_column="):
+        prepare_tagging(load_splits(train=path))
+
+
+def test_tags_without_types_in_every_split(tmp_path: Path) -> None:
+    files = {
+        "train": column_file(tmp_path / "a.conll", ["Mira B", "Okafor I", "met O", "Bo B"]),
+        "test": column_file(tmp_path / "b.conll", ["Bo B", "slept O"]),
+    }
+    data = prepare_tagging(load_splits(**files))
+    assert data.label_names == ["O", "B-_", "I-_"] and data.splits["test"]["tags"][0] == [1, 0]
+    assert "Tags are read so: B as B-_, I as I-_." in data.notes
+    features = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=["O", "PER-B", "PER-I"]))})
+    named = Dataset.from_dict({"tokens": [["Mira", "met"]], "tags": [[1, 0]]}, features=features)
+    assert prepare_tagging({"train": named}).entity_types == ["PER"]

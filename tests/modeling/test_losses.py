@@ -64,8 +64,24 @@ def test_labels_of_minus_100_do_not_count(task: str) -> None:
     kept = torch.tensor([0, 2, 3])
     expected = model(**{name: value[kept] for name, value in batch.items()}, labels=labels[kept]).loss
     torch.testing.assert_close(model(**batch, labels=labels).loss, expected, atol=1e-6, rtol=1e-5)
-    nothing = model(**batch, labels=torch.full_like(labels, -100)).loss
-    assert nothing == 0
+    for counted in ({}, {"num_items_in_batch": 0}, {"num_items_in_batch": torch.tensor(0)}):
+        model.zero_grad()
+        nothing = model(**batch, labels=torch.full_like(labels, -100), **counted).loss
+        nothing.backward()
+        assert nothing == 0
+        assert all(not parameter.grad.any() for parameter in model.parameters() if parameter.grad is not None)
+
+
+@pytest.mark.parametrize("decoding", ["argmax", "viterbi", "crf"])
+def test_tokens_without_a_label_give_no_loss_and_no_gradient(decoding: str) -> None:
+    names = {"id2label": dict(enumerate(["O", "B-A", "I-A"])), "label2id": {"O": 0, "B-A": 1, "I-A": 2}}
+    model = tiny_model("token", decoding=decoding, **names)
+    batch = tiny_batch(ROWS)
+    labels = torch.full_like(batch["input_ids"], -100)
+    loss = model(**batch, labels=labels, num_items_in_batch=torch.tensor(0)).loss
+    loss.backward()
+    assert loss == 0
+    assert all(not parameter.grad.any() for parameter in model.parameters() if parameter.grad is not None)
 
 
 @pytest.mark.parametrize(

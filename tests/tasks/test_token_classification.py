@@ -254,3 +254,28 @@ def test_characters_are_words_where_a_text_has_no_spaces(tmp_path: Path) -> None
     assert tokens["places"] == [-1, 0, 1, 2, 3, 4, -1]
     tags = [data.label_names[label] for label in tokens["labels"][1:-1]]
     assert tags == ["B-PER", "I-PER", "O", "B-LOC", "I-LOC"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tuning": "lora"},
+        {"tuning": "full", "heads": {"decoding": "crf"}},
+        {"tuning": "full", "label_smoothing_factor": 0.1},
+        {"tuning": "full", "context": "document", "heads": {"decoding": "viterbi"}},
+        {"tuning": "probe"},
+    ],
+    ids=str,
+)
+def test_rows_that_the_tokenizer_turns_into_nothing_count_for_nothing(
+    backbone: str, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    given = settings(backbone, tmp_path, **changes)
+    nothing = "-DOCSTART- O\n\n\u2003 O\n\n" * 12  # batches of rows without one token
+    for name in ("train", "test"):
+        path = Path(given[name])
+        path.write_text(path.read_text(encoding="utf-8") + nothing, encoding="utf-8")
+    results = run_ner(given)
+    losses = [entry["loss"] for entry in results["training"]["history"] if "loss" in entry]
+    assert np.isfinite(losses).all() and np.isfinite(results["splits"]["test"]["scores"]["f1"]["value"])
+    assert predictions_of(tmp_path)[-1]["output"] == ["O"]
