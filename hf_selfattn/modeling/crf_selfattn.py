@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,24 +23,8 @@ from .subsequences_selfattn import right_pad_order
 TAG = re.compile(r"O|([BIMELSU])(?:-(.+))?")
 
 
-class EntityTags(NamedTuple):
-    """What each tag says of the entity that its word belongs to.
-
-    Attributes:
-        continues_C: True where the word is not the first one of its entity (I, E).
-        may_go_on_C: True where the next word may belong to the same entity (B, I).
-        type_C: number of the entity's type, -1 for O.
-        has_ends: True in BIOES, where B and I announce that the entity goes on.
-    """
-
-    continues_C: Tensor
-    may_go_on_C: Tensor
-    type_C: Tensor
-    has_ends: bool
-
-
-def read_tags(label_names: list[str]) -> EntityTags | None:
-    """Return what the tags of IOB2 or BIOES (also BILOU, BMES) mean, or None for labels that are no such scheme.
+def read_tags(label_names: tuple[str, ...]) -> list[tuple[str, str]] | None:
+    """Return role and type of each tag of IOB2 or BIOES (also BILOU, BMES), or None for labels of no such scheme.
 
     A set in which a tag could stand in no legal sequence (I-X without B-X: IO or IOB1) is no such scheme either.
 
@@ -50,27 +33,20 @@ def read_tags(label_names: list[str]) -> EntityTags | None:
     """
     if not label_names:
         raise ValueError("label_names is empty. Give the name of each label, for example ['O', 'B-PER', 'I-PER'].")
-    matches = [TAG.fullmatch(name) for name in label_names]
-    if any(match is None for match in matches):
-        return None
-    tags = [((match[1] or "O"), match[2]) for match in matches if match is not None]
-    tags = [({"M": "I", "L": "E", "U": "S"}.get(role, role), kind) for role, kind in tags]
-    present = set(tags)
-    has_ends = any(role in "ES" for role, _ in present)
-    for role, kind in present:
-        unusable = role in "IE" and ("B", kind) not in present
-        unusable |= has_ends and role in "BI" and ("E", kind) not in present
-        if unusable:
+    tags = []
+    for name in label_names:
+        match = TAG.fullmatch(name)
+        if match is None:
             return None
-    if not any(role in ("OS" if has_ends else "OB") for role, _ in present):
+        role = match[1] or "O"
+        tags.append(({"M": "I", "L": "E", "U": "S"}.get(role, role), match[2] or ""))
+    has_ends = any(role in "ES" for role, _ in tags)
+    for role, kind in tags:
+        if role in "IE" and ("B", kind) not in tags or has_ends and role in "BI" and ("E", kind) not in tags:
+            return None
+    if not any(role in ("OS" if has_ends else "OB") for role, _ in tags):
         return None  # no tag for a row of one word
-    kinds = sorted({kind or "" for _, kind in tags})
-    return EntityTags(
-        continues_C=torch.tensor([role in "IE" for role, _ in tags]),
-        may_go_on_C=torch.tensor([role in "BI" for role, _ in tags]),
-        type_C=torch.tensor([-1 if role == "O" else kinds.index(kind or "") for role, kind in tags]),
-        has_ends=has_ends,
-    )
+    return tags
 
 
 def transition_mask(label_names: list[str]) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,15 +62,17 @@ def transition_mask(label_names: list[str]) -> tuple[Tensor, Tensor, Tensor]:
 def tag_tables(label_names: tuple[str, ...]) -> tuple[list[bool], list[list[bool]], list[bool], list[list[bool]]]:
     """Return which tag may start a row, follow another and end a row, and which continues the entity of another.
 
-    They are lists and not tensors, since they are kept: a tensor made in inference mode is of no use in training.
+    They are lists all along, since models are built on the meta device, where a tensor has no numbers.
     """
-    tags, C = read_tags(list(label_names)), len(label_names)
+    tags, C = read_tags(label_names), len(label_names)
     if tags is None:
         return [True] * C, [[True] * C] * C, [True] * C, [[False] * C] * C
-    goes_on_CC = tags.may_go_on_C[:, None] & tags.continues_C & (tags.type_C[:, None] == tags.type_C)
-    unfinished_C = tags.may_go_on_C & torch.tensor(tags.has_ends)
-    legal_CC = goes_on_CC | ~(tags.continues_C | unfinished_C[:, None])
-    return (~tags.continues_C).tolist(), legal_CC.tolist(), (~unfinished_C).tolist(), goes_on_CC.tolist()
+    has_ends = any(role in "ES" for role, _ in tags)
+    start = [role not in "IE" for role, _ in tags]
+    end = [not (has_ends and role in "BI") for role, _ in tags]
+    goes_on = [[a in "BI" and b in "IE" and kind == other for b, other in tags] for a, kind in tags]
+    legal = [[goes_on[i][j] or (end[i] and start[j]) for j in range(C)] for i in range(C)]
+    return start, legal, end, goes_on
 
 
 class LinearChainCRF(nn.Module):
@@ -150,10 +128,11 @@ class LinearChainCRF(nn.Module):
 
     def tables(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the scores of the first label, (C,), of transitions, (C, C), and of the last label, (C,)."""
+        dtype = torch.promote_types(self.start_scores.dtype, torch.float32)  # ILLEGAL is beyond float16
         return (
-            self.start_scores.masked_fill(~self.legal_start, ILLEGAL),
-            self.transition_scores.masked_fill(~self.legal_transitions, ILLEGAL),
-            self.end_scores.masked_fill(~self.legal_end, ILLEGAL),
+            self.start_scores.to(dtype).masked_fill(~self.legal_start, ILLEGAL),
+            self.transition_scores.to(dtype).masked_fill(~self.legal_transitions, ILLEGAL),
+            self.end_scores.to(dtype).masked_fill(~self.legal_end, ILLEGAL),
         )
 
     def _check_labels(self, labels_BN: Tensor, words_BN: Tensor) -> None:
