@@ -288,7 +288,7 @@ def build_arguments(settings: dict[str, Any], kind: type[AnyArguments]) -> AnyAr
 
 
 @cache
-def parser_of(kind: type[RunArguments]) -> Any:
+def parser_of(kind: Any) -> Any:
     """Return a parser that knows the arguments of a kind, with help from the docstrings of the classes it has them of.
 
     Args:

@@ -48,9 +48,7 @@ def check_classification(
     Args:
         data: raw splits (read with the options of `prepare_classification`), or prepared data.
         tokenizer: counts the tokens; nothing is truncated.
-        window: tokens that the backbone reads at once.
         label_column: a column, or a list of columns of 0 and 1, one per label.
-        columns: text_column and text_pair_column.
 
     Returns:
         A dict of plain values for JSON: columns, problem, label_names, window; per split the rows, classes and lengths
@@ -100,7 +98,6 @@ def check_tagging(
 
     Args:
         tokenizer: counts the tokens; nothing is truncated.
-        window: tokens that the backbone reads at once.
         options: of raw splits: the columns, scheme, tag_names and entity_types of `prepare_tagging`.
 
     Returns:

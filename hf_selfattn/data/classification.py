@@ -74,7 +74,6 @@ def prepare_classification(
         problem: overrides the problem that the label column suggests; "ordinal" exists on request only.
         label_names: overrides the names and their order; integer labels may be positions in it.
         on_bad_row: "error" names all bad rows, "drop" leaves them out and counts them in the notes.
-        keep_columns: further columns that the prepared splits hold.
 
     Raises:
         ValueError: missing or ambiguous column, empty split, one class only, or bad rows (with file and row).

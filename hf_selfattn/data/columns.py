@@ -188,7 +188,7 @@ def find_tagging_columns(
     tags = _named(tag_column, "tag_column", found, place)
     ids = (
         found[0]
-        if conll and tokens != found[0] and len(found) > 2 and _counts(column_values(split, found[0]))
+        if conll and tokens != found[0] and len(found) > 2 and _are_counted(column_values(split, found[0]))
         else None
     )
     if conll and tokens is None:
@@ -206,7 +206,7 @@ def find_tagging_columns(
     return TaggingColumns(tokens, tags, document=document, ids=ids)
 
 
-def _counts(rows: list[list[str]]) -> bool:
+def _are_counted(rows: list[list[str]]) -> bool:
     """Tell whether the cells of each row count on by one, as the numbers of words do, beside those of CoNLL-U."""
     if not all(re.fullmatch(r"\d+([-.]\d+)?", cell) for row in rows for cell in row):
         return False

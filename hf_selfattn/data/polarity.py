@@ -40,7 +40,6 @@ def to_polarity(
     Args:
         splits: raw splits whose label column holds numbers around 0.
         band: a text whose valence is nearer to 0 than this is neutral.
-        neutral: "drop" leaves neutral texts out; else they are a class of their own.
 
     Raises:
         ValueError: a label is no number (with file and row), or the band is negative.

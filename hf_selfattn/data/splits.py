@@ -140,9 +140,6 @@ def deduplicate(data: ClassificationData, *, inside_evaluation: bool = False) ->
 
     The first of the twins is kept; the notes count them and name those with different labels.
 
-    Args:
-        inside_evaluation: whether repeated rows of the other splits go, too.
-
     Raises:
         ValueError: nothing of train is left.
     """

@@ -69,12 +69,8 @@ def prepare_tagging(
     Args:
         token_column, tag_column: names, or numbers of the columns of a column file (default: the first, the last).
         text_column, span_column: instead of these, texts and lists of {"start", "end", "label"}, in characters.
-        scheme: one of `schemes.SCHEMES`; found out by default, as are the entity types.
-        tag_names: what tags that are numbers mean.
         on_broken_tag: "repair" as `schemes.to_iob2` states, or "error".
-        on_cut_word: "error", or "widen" a span that cuts a word to the whole word.
         on_bad_row: "error", or "drop" bad rows (they are counted in the notes).
-        keep_columns: further columns for the prepared splits.
 
     Raises:
         ValueError: missing column, empty split, no entity in train, or bad rows (with file and line).

@@ -235,7 +235,7 @@ def background(results: dict[str, Any]) -> dict[str, Any]:
     """Return data, arguments, machine and time of a run."""
     given = results["arguments"]
     data = [
-        [public(name), escape(data_name(given, name)), f"{split['rows']:,}", escape(split["fingerprint"])]
+        [public(name), escape(data_name(given, name)), f"{split['rows']:,}", escape(split.get("fingerprint", ""))]
         for name, split in results["splits"].items()
     ]
     listed = {key: value for key, value in given.items() if key not in SHOWN_ELSEWHERE}
@@ -249,11 +249,10 @@ def background(results: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def train_rows(train: dict[str, Any]) -> dict[str, str]:
+def train_rows(train: dict[str, Any]) -> dict[str, Any]:
     """Return number and fingerprint of the rows of train; a stream has none, and perhaps was not counted."""
-    if train.get("streamed"):
-        return {"count": f"{train['rows']:,} rows" if train["rows"] else "rows", "fingerprint": ""}
-    return {"count": f"{train['rows']:,} rows", "fingerprint": escape(train["fingerprint"])}
+    count = f"{train['rows']:,} rows" if train["rows"] else "rows"
+    return {"count": count, "fingerprint": escape(train.get("fingerprint", "")), "streamed": train.get("streamed")}
 
 
 def shown_settings(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

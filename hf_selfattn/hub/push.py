@@ -218,11 +218,7 @@ def check_arrived(folder: Path, files: list[str], target: PushTarget, commit: Co
     for path in files:
         with TemporaryDirectory() as fresh:
             pulled = hf_hub_download(
-                target.repo_id,
-                path,
-                revision=commit.pr_revision or commit.oid,
-                cache_dir=fresh,
-                token=target.token,
+                target.repo_id, path, revision=commit.pr_revision or commit.oid, cache_dir=fresh, token=target.token
             )
             if not filecmp.cmp(pulled, folder / path, shallow=False):
                 raise ValueError(f"{path} came back from the hub with another content")

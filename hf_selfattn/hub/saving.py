@@ -104,9 +104,7 @@ def side_folder(folder: Path) -> Iterator[Path]:
 
 
 def sample_batch(
-    tokenizer: PreTrainedTokenizerBase,
-    tokens: Dataset,
-    collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
+    tokenizer: PreTrainedTokenizerBase, tokens: Dataset, collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
     """Return a batch of the first rows of a tokenised split."""
     rows = [{name: tokens[i][name] for name in tokenizer.model_input_names} for i in range(min(4, len(tokens)))]

@@ -51,7 +51,6 @@ def score(
     the basic bootstrap's, and all others that of the BCa bootstrap over rows (see `intervals` for the papers).
 
     Args:
-        problem: one of `PROBLEMS`.
         references: (N,) ints for single-label and ordinal, (N, C) 0/1 for multi-label, (N,) floats for regression.
         outputs: (N, C) probabilities, or (N,) values for regression.
         label_names: C names, for the metrics per class such as "f1/NAME"; not read for regression.

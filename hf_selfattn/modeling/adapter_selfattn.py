@@ -31,13 +31,7 @@ OTHER_WEIGHTS = "other_weights.safetensors"
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 # Passed on by auto classes and pipelines; they say nothing here.
-UNREAD_OPTIONS = (
-    "adapter_kwargs",
-    "code_revision",
-    "low_cpu_mem_usage",
-    "trust_remote_code",
-    "weights_only",
-)
+UNREAD_OPTIONS = ("adapter_kwargs", "code_revision", "low_cpu_mem_usage", "trust_remote_code", "weights_only")
 
 
 def adapter_subfolder(

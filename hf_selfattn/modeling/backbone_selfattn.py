@@ -163,9 +163,7 @@ def kept_layers(
 
     Args:
         features: (B, T, L, D) the backbone's last L hidden states of each token.
-        shape: what these tokens and the heads need.
         order_BN: the places of the tokens that come first in each row, or None where they stand in order.
-        dtype: that the heads read.
     """
     if features.shape != shape:
         raise ValueError(

@@ -167,12 +167,7 @@ def illegal_words(labels_BN: Tensor, mask_BN: Tensor, start: Tensor, transitions
 def crf_nll(
     scores_BNC: Tensor, labels_BN: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor
 ) -> Tensor:
-    """Return (B,) the negative log-likelihood of the labels in a linear-chain CRF (Lafferty et al., 2001).
-
-    Args:
-        labels_BN: labels 0 … C - 1; a position with -100 is no word.
-        scores_BNC, mask_BN, start, transitions, end: as in `decode`, with its errors.
-    """
+    """Return (B,) the negative log-likelihood of the labels in a linear-chain CRF (Lafferty et al., 2001)."""
     rows = right_padded(scores_BNC, mask_BN & (labels_BN != NO_WORD), start, transitions, end)
     alphas_BNC, shifts_BN = forward_scores(rows)
     terms_BN = shifts_BN - path_terms(rows, labels_BN)  # word by word: the difference of two long sums loses digits

@@ -40,8 +40,6 @@ def decode(
     probability (B, N, C) of each label over all sequences, by forward-backward, 0 where there is no word.
 
     Args:
-        scores_BNC: logits or log probabilities of each label at each position.
-        mask_BN: True at words.
         start: (C,) table of the first label, boolean or scores.
         transitions: (C, C) table from row to column.
         end: (C,) table of the last label.
@@ -129,7 +127,6 @@ class RightPaddedRows(NamedTuple):
 
         Args:
             values: (B, N, …) values of the words.
-            fill: value of the positions that are no words.
         """
         is_word = self.mask_BN.view(*self.mask_BN.shape, *(1,) * (values.dim() - 2))
         values = F.pad(values.masked_fill(~is_word, fill), (0, 0) * (values.dim() - 2) + (0, 1), value=fill)
@@ -210,8 +207,6 @@ def messages(start_XC: Tensor, steps_XCC: Tensor, factors_XNC: Tensor) -> Tensor
     The first is `start * factors[0]`, each later one `(the one before @ steps) * factors`.
 
     Args:
-        start_XC: factors of the first tag.
-        steps_XCC: factors of each transition, from row to column.
         factors_XNC: factors of each tag at each position, above 0.
     """
     X, N, C = factors_XNC.shape
@@ -254,15 +249,7 @@ def messages_in_blocks(start_XC: Tensor, steps_XCC: Tensor, factors_XNC: Tensor)
 
 
 def best_path(start_C: Tensor, steps_CC: Tensor, end_C: Tensor, scores_XNC: Tensor, mask_XN: Tensor) -> Tensor:
-    """Return (X, N) the tags of the sequence of the largest sum of scores (Viterbi, 1967), any after the last word.
-
-    Args:
-        start_C: scores of the first tag.
-        steps_CC: scores of each transition, from row to column.
-        end_C: scores of the last tag.
-        scores_XNC: scores of each tag at each position.
-        mask_XN: True at words, which stand at the front.
-    """
+    """Return (X, N) the tags of the sequence of the largest sum of scores (Viterbi, 1967), any after the last word."""
     scores_XNC, start_C, steps_CC, end_C = map(widest, (scores_XNC, start_C, steps_CC, end_C))
     X, N, C = scores_XNC.shape
     best = best_in_blocks if in_blocks(X, N, C) else best_in_turn

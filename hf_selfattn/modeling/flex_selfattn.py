@@ -26,13 +26,7 @@ NARROWEST = 16  # the width of a head that a matrix unit multiplies
 
 
 def attend_in_blocks(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    means: Means | None,
-    lengths_B: Tensor,
-    block_size: int,
-    scaling: float,
+    query: Tensor, key: Tensor, value: Tensor, means: Means | None, lengths_B: Tensor, block_size: int, scaling: float
 ) -> Tensor:
     """Attend to the tokens of the own block and to the means of the others: (B, M, H, V).
 
@@ -42,7 +36,6 @@ def attend_in_blocks(
     Args:
         query, key, value: (B, M, H, E), (B, M, H, E) and (B, M, H, V), in blocks of W.
         means: mean keys and values of the blocks, (B, K, H, E) and (B, K, H, V), or None to stay in the own block.
-        lengths_B: number of real tokens of each row, which come first.
     """
     B, M, H, V = value.shape
     num_blocks = M // block_size
@@ -67,14 +60,7 @@ def attend_in_blocks(
 def biased_attention(
     query: Tensor, key: Tensor, value: Tensor, bias_FS: Tensor, scale: Tensor, mask: BlockMask
 ) -> Tensor:
-    """Return attention (F, 1, T, V) with a bias of the keys that all queries share.
-
-    Args:
-        query, key, value: (F, 1, T, E), (F, 1, S, E) and (F, 1, S, V).
-        bias_FS: added to the logits of each key.
-        scale: the factor of the logits. It is a tensor, because among dynamic sizes the compiler takes a number for
-            one that varies, too.
-    """
+    """Return attention (F, 1, T, V) with a bias of the keys that all queries share."""
 
     def with_bias(score: Tensor, row: Tensor, head: Tensor, place: Tensor, key_place: Tensor) -> Tensor:
         return score * scale + bias_FS[row, key_place]

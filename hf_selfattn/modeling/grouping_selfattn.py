@@ -135,12 +135,6 @@ def far_field_slope(
     variance `q.S q` with the keys' covariance S, meets few of its tokens, where no linear term holds: the shift is
     divided by `1 + q.S q`.
 
-    Args:
-        blocks: queries, keys and values in sorted blocks, all of one width.
-        means_BKHE: mean key of each block.
-        scaling: factor of the logits.
-        value_dim: V, how many columns of the values are moved.
-
     Returns:
         The shift before the division, (B, M, H, V), and what it is multiplied by, (B, M, H, 1); of float16 in
         float32, since one of them may be large where the other is small.

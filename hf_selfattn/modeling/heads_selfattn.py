@@ -133,10 +133,7 @@ class SelfAttnHeads(nn.Module):
             init.ones_(self.layer_scale)
 
     def forward(
-        self,
-        hidden_states: tuple[Tensor, ...],
-        lengths_B: Tensor | None = None,
-        output_attentions: bool = False,
+        self, hidden_states: tuple[Tensor, ...], lengths_B: Tensor | None = None, output_attentions: bool = False
     ) -> HeadsOutput:
         """Mix the hidden layers and apply the attention layers.
 

@@ -10,14 +10,7 @@ from .configuration_selfattn import SelfAttnConfig
 
 
 def mean_loss(losses: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
-    """Return the mean of losses, over the whole batch where gradients are accumulated or several processes train.
-
-    Args:
-        losses: one loss per label, 0 where the label is -100.
-        labels: the labels, -100 where there is none.
-        num_items_in_batch: labels of all the steps and processes that share one update, as `Trainer` counts them,
-            or None for those at hand.
-    """
+    """Return the mean of losses, over the whole batch where gradients are accumulated or several processes train."""
     count = (labels != -100).sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
     return losses.sum() / count.clamp(min=1)  # 0 where no label is
 
@@ -38,10 +31,7 @@ def sequence_loss(
     """Return the loss of a sequence classifier.
 
     Args:
-        config: of the classifier.
-        logits_BC: its logits.
         labels: (B,) class numbers, (B, C) 0 and 1 for multi-label classification, or (B,) numbers for regression.
-        num_items_in_batch: number of labels that share one update, as `Trainer` counts them.
 
     Raises:
         ValueError: if there is not one label for each row, or for each row and class.

@@ -40,12 +40,7 @@ from .configuration_selfattn import SelfAttnConfig, check_backbone_name, refuse_
 from .crf_selfattn import LinearChainCRF
 from .heads_selfattn import ClassQueryClassifier, SelfAttnHeads, SelfAttnLayer, build_sequence_classifier
 from .loss_selfattn import mean_loss, sequence_loss
-from .outputs_selfattn import (
-    SelfAttnClassifierOutput,
-    SelfAttnModelOutput,
-    wanted_outputs,
-    without_features,
-)
+from .outputs_selfattn import SelfAttnClassifierOutput, SelfAttnModelOutput, wanted_outputs, without_features
 from .peft_selfattn import (
     mask_of_tokens,
     past_length,
@@ -54,13 +49,7 @@ from .peft_selfattn import (
     register_adapter_targets,
     share_configuration,
 )
-from .subsequences_selfattn import (
-    TokenRows,
-    merge,
-    plan_windows,
-    right_padded_rows,
-    rows_of_windows,
-)
+from .subsequences_selfattn import TokenRows, merge, plan_windows, right_padded_rows, rows_of_windows
 from .words_selfattn import Words, continuing_tokens, decode_words, find_words, pool_words
 
 OWN_WEIGHTS = (GroupedAttentionHead, SelfAttnLayer, SelfAttnHeads, ClassQueryClassifier, LinearChainCRF)

@@ -78,7 +78,6 @@ def right_padded_rows(values: Tensor, attention_mask: Tensor | None, types_BT: T
     Args:
         values: (B, T) ids or (B, T, D) embeddings.
         attention_mask: (B, T), not 0 at real tokens, or None.
-        types_BT: segment ids, or None.
 
     Raises:
         ValueError: if there are no tokens, or the mask has another shape than the input.
@@ -218,12 +217,6 @@ def split(
     row depends on that row alone. Where the row is framed by special tokens, each window is. In the tokens that two
     windows share, the first half is taken from the left window and the second half from the right one: each token
     from the window in which it has most context. The row's own special tokens come from its first and last window.
-
-    Args:
-        lengths_B: number of real tokens of each row, special tokens included.
-        window: W, the length of a window, special tokens included.
-        num_prefix, num_suffix: special tokens before and after a window.
-        has_prefix_B, has_suffix_B: True where the row itself begins and ends with them.
     """
     prefix_B1 = (has_prefix_B.long() * num_prefix)[:, None]
     suffix_B1 = (has_suffix_B.long() * num_suffix)[:, None]
@@ -272,10 +265,6 @@ def plan_windows(
     Args:
         values: (B, T) ids, or (B, T, D) embeddings, which come framed.
         lengths_B: number of real tokens of each row, special tokens included, or None where no token is padding.
-        window: the length of a window, special tokens included.
-        stride: tokens that neighbouring windows share.
-        prefix_ids: special tokens before a text.
-        suffix_ids: special tokens after a text.
     """
     B, T = values.shape[:2]
     lengths_B = torch.full((B,), T, device=values.device) if lengths_B is None else lengths_B

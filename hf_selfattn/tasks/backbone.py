@@ -99,11 +99,6 @@ def head_settings(
 
     The last layer of a frozen backbone is made for what it was trained on, and its last four layers together say more
     of another task (Devlin et al., 2019, section 5.3; benchmarks/LOG.md).
-
-    Args:
-        arguments: of the run.
-        backbone_config: configuration of the backbone as it was trained.
-        fusion_init: first weights of the attentions in the sum of a probe; None leaves them as the heads have them.
     """
     if arguments.tuning not in ("probe", "probe+lora"):
         return arguments.heads

@@ -26,10 +26,7 @@ def build_loss(
     """Return what `Trainer` takes as `compute_loss_func`, or None where the model's own loss is the one wanted.
 
     Args:
-        problem: one of `PROBLEMS`.
         references: right answers of the training rows, from which balanced weights are counted.
-        num_labels: C.
-        class_weights: `balanced`, or None.
         label_smoothing: of `Trainer`, which smooths the plain cross entropy of classes and nothing else.
 
     Raises:
@@ -61,7 +58,7 @@ def build_loss(
 
 
 def smoothed_loss(smoothing: float) -> LossFunction:
-    """Return the smoothed cross entropy of tokens, 0 where none of a batch has a label, which that of `Trainer` is not."""
+    """Return the smoothed cross entropy of tokens, 0 where none has a label, which that of `Trainer` is not."""
 
     def loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         logits, labels = outputs["logits"].float().flatten(0, 1), labels.flatten()

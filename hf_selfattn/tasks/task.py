@@ -96,7 +96,8 @@ class Task(ABC, Generic[AnyRunArguments]):
             output_dir: folder of the run.
 
         Returns:
-            `problem`, `splits` with the scores of each, and what else the task has to say.
+            `problem`; `splits` with `rows` and `scores` (value, low and high of each) of every one; and what else the
+            task has to say.
         """
 
     def train_record(self, data: Any) -> dict[str, Any]:

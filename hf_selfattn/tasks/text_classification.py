@@ -71,10 +71,7 @@ class TextClassification(Task[TextClassificationArguments]):
             return data
         arguments = self.arguments
         data = make_validation(
-            data,
-            fraction=arguments.validation_fraction,
-            seed=arguments.seed,
-            group_column=arguments.group_column,
+            data, fraction=arguments.validation_fraction, seed=arguments.seed, group_column=arguments.group_column
         )
         say(data.notes[-1])
         return data
@@ -178,13 +175,7 @@ class TextClassification(Task[TextClassificationArguments]):
 
 
 def tokenise(split: Dataset, tokenizer: PreTrainedTokenizerBase, problem: str) -> Dataset:
-    """Turn texts into tokens, whole, with the columns `labels` and `length` (in tokens).
-
-    Args:
-        split: prepared rows with `text`, perhaps `text_pair`, and `label`.
-        tokenizer: the backbone's tokenizer.
-        problem: one of `PROBLEMS`.
-    """
+    """Turn texts into tokens, whole, with the columns `labels` and `length` (in tokens)."""
 
     def encode(rows: dict[str, list[Any]]) -> dict[str, Any]:
         encoded = dict(tokenizer(rows["text"], rows.get("text_pair"), truncation=False, verbose=False))

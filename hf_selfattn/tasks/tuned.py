@@ -25,11 +25,6 @@ def tuned_model(
     Labels of the same name keep their answers, others start fresh; of a model of another task backbone and heads are
     kept. An adapter is merged into its backbone.
 
-    Args:
-        model_class: of the model to return.
-        arguments: name the tuned model, and fields to change.
-        labels: fields of the configuration that say what the labels are.
-
     Raises:
         ValueError: if `heads` would change the shape of heads that are trained already.
     """
@@ -76,14 +71,7 @@ def open_tuned(model_class: type[SelfAttnPreTrainedModel], arguments: ModelArgum
 
 @torch.no_grad()
 def copy_answers(before: PreTrainedModel, model: PreTrainedModel, known: list[str], names: list[str]) -> None:
-    """Copy what stands above backbone and heads; of what belongs to labels, the part of those that both know.
-
-    Args:
-        before: the tuned model, with the labels `known`.
-        model: a fresh one of the same class, with the labels `names`.
-        known: C names.
-        names: C' names.
-    """
+    """Copy what stands above backbone and heads; of what belongs to labels, the part of those that both know."""
     shared = [name for name in names if name in known]
     theirs, ours = [known.index(name) for name in shared], [names.index(name) for name in shared]
     state = dict(before.named_parameters())

@@ -121,11 +121,6 @@ def spherical_kmeans(vectors_NE: Tensor, num_groups: int, generator: torch.Gener
 
     The first ones are drawn as k-means++ does (Arthur and Vassilvitskii, 2007), far from one another. Where there are
     fewer distinct vectors than groups, the others are random.
-
-    Args:
-        vectors_NE: unit vectors.
-        num_groups: G.
-        generator: of the draws, on the CPU.
     """
     N = len(vectors_NE)
     chosen = [int(torch.randint(N, (), generator=generator))]

@@ -75,9 +75,6 @@ def fit_phase(task: Task[Any], prepared: Prepared, output_dir: Path, heads: dict
     """Train to the end of a phase.
 
     Args:
-        task: with the arguments of the phase.
-        prepared: what is read.
-        output_dir: takes the checkpoints.
         heads: weights that the heads of a LoRA phase start from, by name; fresh ones where they are not given.
     """
 

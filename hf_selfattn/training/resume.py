@@ -65,8 +65,6 @@ def fit(
 
     Args:
         build: makes a fresh model and its `Trainer` with such options of `TrainingArguments`.
-        options: of `TrainingArguments`, as the user gave them.
-        output_dir: folder of the run.
 
     Raises:
         ValueError: if a loss is not finite, a checkpoint cannot be written or the memory is too small.

@@ -126,14 +126,7 @@ def claim(output_dir: Path, arguments: RunArguments) -> dict[str, Any] | None:
 
 
 def run_repeats(task: Task[Any], data: Any, output_dir: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """Carry out the runs of several seeds or folds, each in a folder of its own, and put their scores together.
-
-    Args:
-        task: with the arguments of all runs.
-        data: checked data.
-        output_dir: folder of all runs; a run that is finished there is not repeated.
-        found: record of the search or sweep that found the arguments, by its name.
-    """
+    """Carry out the runs of several seeds or folds, each in a folder of its own, and put their scores together."""
     runs = {}
     for name, part, part_data in repeats(task, data):
         say(f"\n{name}")
@@ -159,14 +152,7 @@ def repeats(task: Task[Any], data: Any) -> Iterator[tuple[str, Task[Any], Any]]:
 
 
 def train_and_evaluate(task: Task[Any], data: Any, output_dir: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """Train on the data, score every evaluation split, save the model and the results.
-
-    Args:
-        task: with the arguments of the run.
-        data: checked data with the splits train and validation.
-        output_dir: folder of the run.
-        found: record of the search or sweep that found the arguments, by its name.
-    """
+    """Train on the data, score every evaluation split, save the model and the results."""
     arguments = task.arguments
     prepared = prepare(task, data)
     fitted = fit_phases(task, prepared, output_dir)

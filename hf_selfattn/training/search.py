@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from accelerate import PartialState
 from datasets import DatasetDict
@@ -51,12 +51,6 @@ def search(plan: Plan, arguments: RunArguments, data: Any, output_dir: Path) -> 
 
     No evaluation split but validation is read. The score of a trial is the best that it reached, as training keeps its
     best checkpoint; in a sweep over seeds the best is that in the mean over them.
-
-    Args:
-        plan: what to try.
-        arguments: of the run.
-        data: checked data with the splits train and validation.
-        output_dir: folder of the run; it takes the trials as an Optuna storage and as JSON.
 
     Raises:
         ValueError: if every trial failed.
@@ -104,12 +98,7 @@ def open_study(plan: Plan, arguments: RunArguments, output_dir: Path, larger: bo
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     output_dir.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(
-        storage=storage_of(plan, output_dir),
-        study_name=plan.kind,
-        direction="maximize" if larger else "minimize",
-        load_if_exists=True,
-    )
+    study = create_study(plan, output_dir, "maximize" if larger else "minimize")
     # A search that goes on, or on another machine, must not draw again what was drawn first.
     here = zlib.crc32(worker(output_dir).encode()) if plan.storage else 0
     seed = (arguments.seed + len(study.trials) + here) % 2**32
@@ -118,10 +107,33 @@ def open_study(plan: Plan, arguments: RunArguments, output_dir: Path, larger: bo
         for settings in plan.combinations():
             study.enqueue_trial(settings)
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        if trial.user_attrs.get("worker") == worker(output_dir):
+        if plan.storage is None or trial.user_attrs.get("worker") == worker(output_dir):
             study.tell(trial.number, state=TrialState.FAIL)
             study.enqueue_trial(trial.params)
     return study
+
+
+def create_study(plan: Plan, output_dir: Path, direction: Literal["maximize", "minimize"]) -> optuna.Study:
+    """Make the study, or open the one that is there.
+
+    Raises:
+        ValueError: if the storage cannot be opened, more than once: two machines may make it at the same moment.
+    """
+    import optuna
+
+    tries = 5
+    while True:
+        try:
+            storage = storage_of(plan, output_dir)
+            return optuna.create_study(storage=storage, study_name=plan.kind, direction=direction, load_if_exists=True)
+        except Exception as error:  # of whatever driver the URL names
+            tries -= 1
+            if not tries:
+                raise ValueError(
+                    f"search.storage={plan.storage!r} cannot be opened ({error}). Give a journal file, or a "
+                    "URL such as sqlite:////shared/trials.db."
+                ) from error
+            time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def storage_of(plan: Plan, output_dir: Path) -> Any:
@@ -177,14 +189,7 @@ def numbered(plan: Plan, trial: Trial | None) -> tuple[int, dict[str, Any]]:
 
 
 def outcome(arguments: RunArguments, settings: Mapping[str, Any], prepared: Prepared, folder: Path) -> dict[str, Any]:
-    """Train with settings, and return score and time; where that cannot be, the error.
-
-    Args:
-        arguments: of the run.
-        settings: of the trial, by key.
-        prepared: what is read.
-        folder: takes what the training writes, and is deleted.
-    """
+    """Train with settings, and return score and time; where that cannot be, the error."""
     watch = Stopwatch()
     try:
         changed = with_settings(arguments, settings)

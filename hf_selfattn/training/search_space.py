@@ -164,9 +164,6 @@ def read_space(
 
     Args:
         given: by key a list of values, or a mapping with `low` and `high` and perhaps `log` or `step`.
-        arguments: of the run.
-        where: the argument that names the keys.
-        more: further keys that may be named, with their defaults.
 
     Raises:
         ValueError: names the key that is wrong and what is allowed.
@@ -212,11 +209,6 @@ def flat(space: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_entry(name: str, entry: Any, default: Any) -> Choices | Range:
     """Read what one setting may be.
-
-    Args:
-        name: of the setting, as errors name it.
-        entry: a list, or a mapping with `low` and `high`.
-        default: of the setting, whose type is that of its values.
 
     Raises:
         ValueError: names the setting and what is wrong with it.

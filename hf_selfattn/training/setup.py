@@ -59,15 +59,7 @@ class Prepared:
 def build_trainer(
     task: Task[Any], prepared: Prepared, model: torch.nn.Module, output_dir: Path, has_fresh_heads: bool = True
 ) -> RecipeTrainer:
-    """Return the `Trainer` of a phase.
-
-    Args:
-        task: with the arguments of the phase.
-        prepared: what is read.
-        model: the model that trains.
-        output_dir: takes the checkpoints.
-        has_fresh_heads: whether the heads still need their first passes over data.
-    """
+    """Return the `Trainer` of a phase."""
     arguments, data, tokens, tokenizer = task.arguments, prepared.data, prepared.tokens, prepared.tokenizer
     options, groups = training_arguments(task, data, output_dir, base_model(model).config.hidden_size)
     train, validation = tokens["train"], tokens["validation"]
@@ -148,12 +140,6 @@ def training_arguments(
     """Return the options of `Trainer`, the user's before the defaults, and whether rows of like length come together.
 
     `Trainer` would put the rows of the evaluation in another order, too: it is told of a random one instead.
-
-    Args:
-        task: with the arguments of the run.
-        data: checked data.
-        output_dir: folder of the run.
-        width: of the backbone's features.
 
     Raises:
         ValueError: if the validation split has no such metric as is to pick the checkpoint.

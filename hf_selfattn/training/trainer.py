@@ -43,10 +43,7 @@ class RecipeTrainer(Trainer):
     """
 
     def __init__(
-        self,
-        make_optimizer: MakeOptimizer | None = None,
-        sampler: GroupedByLength | None = None,
-        **options: Any,
+        self, make_optimizer: MakeOptimizer | None = None, sampler: GroupedByLength | None = None, **options: Any
     ) -> None:
         super().__init__(**options)
         self.make_optimizer, self.sampler = make_optimizer, sampler
