@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import TrainingArguments
@@ -84,7 +85,7 @@ class DataArguments:
     train: PathSpec | None = None
     validation: PathSpec | None = None
     test: PathSpec | None = None
-    test_files: dict[str, Any] = field(default_factory=dict)
+    test_files: dict[str, PathSpec] = field(default_factory=dict)
     dataset: str | None = None
     dataset_config: str | None = None
     revision: str | None = None
@@ -245,7 +246,7 @@ def parse_arguments(words: Sequence[str], kind: type[AnyArguments]) -> AnyArgume
 
     Args:
         words: paths of YAML files, `key=value`, `--key value`, `--key=value` or `--flag`; a later one wins. A dot
-            reaches inside: `heads.num_groups=8`. Values are read as YAML.
+            reaches inside: `heads.num_groups=8`. Texts are taken as written; lists and mappings are YAML.
         kind: of the arguments.
 
     Raises:
@@ -272,7 +273,9 @@ def build_arguments(settings: dict[str, Any], kind: type[AnyArguments]) -> AnyAr
     """
     own = {item.name for item in fields(kind)} - {"options"}
     trainer = {item.name for item in fields(TrainingArguments) if item.init}
-    options: dict[str, Any] = dict(settings.get("options") or {})
+    types = {**get_type_hints(TrainingArguments), **get_type_hints(kind)}
+    settings = {str(key): as_meant(value, types.get(key, Any)) for key, value in settings.items()}
+    options = {key: _option(key, value) for key, value in (settings.get("options") or {}).items()}
     given: dict[str, Any] = {}
     for key, value in settings.items():
         if key in own:
@@ -318,6 +321,9 @@ def _typed(given: dict[str, Any], kind: type[RunArguments]) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for name, value in given.items():
+        if isinstance(value, dict) and get_type_hints(kind)[name] == dict[str, Any]:
+            found[name] = value  # the parser would read its texts as YAML
+            continue
         try:
             found[name] = parser.parse_object({name: value}).as_dict()[name]
         except ArgumentError as error:
@@ -346,52 +352,120 @@ def _hint(key: str, known: Iterable[str], own: Iterable[str]) -> str:
     return nearest(key, known) or f" The arguments of this task: {', '.join(sorted(own))}."
 
 
+class Written(str):
+    """A text as it was written, without quotes: what it means depends on the argument that it is for."""
+
+
+class Loader(yaml.SafeLoader):
+    """YAML whose plain values are texts as they are written, and no booleans (NO), dates or numbers."""
+
+
+def _construct_text(loader: Loader, node: yaml.ScalarNode) -> str:
+    return Written(node.value) if node.style is None else str(node.value)
+
+
+Loader.yaml_implicit_resolvers = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}  # merge keys
+Loader.add_constructor("tag:yaml.org,2002:str", _construct_text)
+
+INTEGER, NUMBER = (
+    re.compile(r"[-+]?\d+"),
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?\.(inf|Inf)|\.(nan|NaN)"),
+)
+NOTHING = ("", "~", "null", "Null", "NULL")
+SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+def as_meant(value: Any, hint: Any) -> Any:
+    """Return what a value of YAML or of the command line means for an argument of a type: where it wants text, text.
+
+    Raises:
+        ValueError: for a list or mapping that does not parse.
+    """
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if isinstance(value, dict):
+        inner = next((get_args(kind)[1] for kind in kinds if get_origin(kind) is dict), Any)
+        return {str(key): as_meant(item, inner) for key, item in value.items()}
+    if isinstance(value, list):
+        inner = next((get_args(kind)[0] for kind in kinds if get_origin(kind) is list), Any)
+        return [as_meant(item, inner) for item in value]
+    if not isinstance(value, Written):
+        return value
+    text, wants_text = str(value), any(kind is str or get_origin(kind) is Literal for kind in kinds)
+    wants = [get_origin(kind) or kind for kind in kinds]
+    nests = {"[]": list, "{}": dict}.get(text[:1] + text[-1:])
+    if (nests and (not wants_text or {nests, Any} & {*wants})) or (len(text) > 1 and text[0] == text[-1] and text[0] in "'\""):
+        try:
+            return as_meant(yaml.load(text, Loader), hint)
+        except yaml.YAMLError as error:
+            if not wants_text:
+                raise ValueError(f"The value {text!r} is not valid YAML: {error}") from error
+    if bool in kinds and text.lower() in SWITCHES:
+        return SWITCHES[text.lower()]
+    if not wants_text:
+        return _resolved(text)
+    if NoneType in kinds and text in NOTHING:
+        return None
+    return int(text) if int in kinds and INTEGER.fullmatch(text) else text
+
+
+def _resolved(text: str) -> Any:
+    """Return the number, boolean (of YAML 1.2) or text that is written."""
+    if text in NOTHING:
+        return None
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if INTEGER.fullmatch(text):
+        return int(text)
+    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan")) if NUMBER.fullmatch(text) else text
+
+
 def _settings(words: list[str]) -> list[tuple[str, Any]]:
     pairs: list[tuple[str, Any]] = []
     while words:
         word = words.pop(0)
         bare = word.removeprefix("--")
         if word.endswith((".yaml", ".yml")) and "=" not in word:
-            pairs += read_yaml(Path(word)).items()
+            pairs += _load_yaml(Path(word)).items()
         elif "=" in bare:
             key, value = bare.split("=", 1)
-            pairs.append((key, _value(word, value)))
+            pairs.append((key, Written(value)))
         elif word.startswith("--"):
             has_value = bool(words) and not words[0].startswith("--") and "=" not in words[0]
-            pairs.append((bare, _value(word, words.pop(0)) if has_value else True))
+            pairs.append((bare, Written(words.pop(0)) if has_value else True))
         else:
             raise ValueError(f"Cannot read the argument {word!r}. Give a .yaml file, key=value or --key value.")
     return [(key.replace("-", "_"), value) for key, value in pairs]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the settings of a YAML file.
+    """Return the settings of a YAML file, whose booleans are `true` and `false` alone.
 
     Raises:
         ValueError: if the file is missing, does not parse, or is no mapping.
     """
-    if not path.is_file():
-        raise ValueError(f"There is no settings file {path}.")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds {type(content).__name__}, but a mapping of `key: value` lines is needed.")
+    content: dict[str, Any] = as_meant(_load_yaml(path), Any)
     return content
 
 
-def _value(word: str, text: str) -> Any:
+def _load_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"There is no settings file {path}.")
     try:
-        return yaml.safe_load(text)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except yaml.YAMLError as error:
-        raise ValueError(f"The value in {word!r} is not valid YAML: {error}") from error
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        kind = "a text" if isinstance(content, str) else type(content).__name__
+        raise ValueError(f"{path} holds {kind}, but a mapping of `key: value` lines is needed.")
+    return content
 
 
 def _assign(settings: dict[str, Any], key: str, value: Any) -> None:
     *path, last = key.split(".")
     for part in path:
-        settings = settings.setdefault(part, {})
+        if isinstance(inner := settings.setdefault(part, {}), Written) and inner.startswith("{"):
+            settings[part] = as_meant(inner, Any)
+        settings = settings[part]
         if not isinstance(settings, dict):
             raise ValueError(f"{key!r} reaches inside {part!r}, which is {settings!r} and no mapping.")
     settings[last] = value

@@ -14,6 +14,7 @@ from hf_selfattn import (
     TextClassificationArguments,
     parse_arguments,
 )
+from hf_selfattn.arguments import read_yaml
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 KINDS: dict[str, type[RunArguments]] = {
@@ -46,16 +47,62 @@ def test_later_words_win_over_the_file(tmp_path: Path) -> None:
 def test_values_come_in_their_types() -> None:
     words = ["model=m", "output_dir=o", "probe_epochs=1", "tuning=probe+lora", "heads_learning_rate=1e-3", "seeds=2"]
     words += ["train=[a.csv, b.csv]", "feature_cache=no", "text_column=2024"]
-    arguments = parse_arguments(words[:-1], TextClassificationArguments)
+    arguments = parse_arguments(words, TextClassificationArguments)
     assert isinstance(arguments.probe_epochs, float) and arguments.heads_learning_rate == 1e-3
     assert arguments.train == ["a.csv", "b.csv"] and arguments.feature_cache is False and arguments.seeds == 2
-    with pytest.raises(ValueError, match="text_column=2024 is int; it must be str"):
-        parse_arguments(words, TextClassificationArguments)
+    assert arguments.text_column == "2024"
 
 
 def test_every_option_of_trainer_is_taken() -> None:
     arguments = text_arguments({"model": "m", "output_dir": "o", "gradient_accumulation_steps": 4, "seed": 3})
     assert arguments.options == {"gradient_accumulation_steps": 4, "seed": 3}
+
+
+TEXTS = [
+    "no",
+    "NO",
+    "1",
+    "007",
+    "1e3",
+    "true",
+    "2026-11-27",
+    "my #2.csv",
+    "[final] a.csv",
+    "a: b",
+    "@x",
+    "*.csv",
+    "a,b",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_is_taken_as_written(tmp_path: Path, text: str) -> None:
+    names = ["output_dir", "train", "text_column", "label_column", "test_files.other", "run_name"]
+    words = ["model=m", *(f"{name}={text}" for name in names), f"label_names=[{text.replace(',', ';')!r}, no]"]
+    plain = {"label_names": f"[{text}, NO]"} if text.isalnum() else {}
+    settings = write(tmp_path / "a.yaml", "".join(f"{name}: {value}\n" for name, value in plain.items()))
+    arguments = parse_arguments(words + ([settings] if plain else []), TextClassificationArguments)
+    assert [arguments.output_dir, arguments.train, arguments.text_column, arguments.label_column] == [text] * 4
+    assert arguments.test_files == {"other": text} and arguments.options == {"run_name": text}
+    assert arguments.label_names == ([text, "NO"] if plain else [text.replace(",", ";"), "no"])
+
+
+def test_other_values_are_those_of_yaml(tmp_path: Path) -> None:
+    words = ["model='m'", 'output_dir="o"', "train=[a.csv, 1.csv]", "revision=null", "heads={block_size: 8, a: no}"]
+    words += ["heads.num_groups=4", "calibrate=no", "bf16=yes", "feature_cache=off", "learning_rate=1e-3", "seed=3"]
+    words += ["sweep.learning_rate=[1e-3, .5]", "sweep.class_weights=[balanced, null]", "weight_decay=1", "logging_steps=.1"]
+    arguments = parse_arguments([*words, "label_column=[rude, threat]"], TextClassificationArguments)
+    assert [arguments.model, arguments.output_dir, arguments.revision] == ["m", "o", None]
+    assert arguments.train == ["a.csv", "1.csv"] and arguments.label_column == ["rude", "threat"]
+    assert arguments.heads == {"block_size": 8, "a": "no", "num_groups": 4}
+    assert arguments.calibrate is False and arguments.feature_cache is False
+    assert arguments.sweep == {"learning_rate": [0.001, 0.5], "class_weights": ["balanced", None]}
+    wanted = {"bf16": True, "learning_rate": 0.001, "seed": 3, "weight_decay": 1, "logging_steps": 0.1}
+    assert arguments.options == wanted
+    path = tmp_path / "a.yaml"
+    write(path, "a: no\nb: true\nc: 2026-11-27\nd: '1'\ne: 1e-3\nf: 7\ng:\n")
+    values = {"a": "no", "b": True, "c": "2026-11-27", "d": "1", "e": 0.001, "f": 7, "g": None}
+    assert read_yaml(path) == values
 
 
 def test_no_is_a_strategy_and_not_false() -> None:
@@ -80,7 +127,7 @@ def test_no_is_a_strategy_and_not_false() -> None:
         (["model=m", "output_dir=o", "validation_fraction=x"], "validation_fraction='x' is str; it must be float"),
         (
             ["model=m", "output_dir=o", "early_stopping_patience=yes"],
-            "patience=True is bool; it must be int",
+            "patience='yes' is str; it must be int",
         ),
         (["model=m", "output_dir=o", "label_names=good"], "label_names='good' is str; it must be list"),
         (["model=m", "output_dir=o", "heads_learning_rate=[1]"], "it must be float"),
@@ -93,7 +140,7 @@ def test_no_is_a_strategy_and_not_false() -> None:
         (["model=m", "model.a=1"], "reaches inside 'model'"),
         (["model=m", "stray"], "Cannot read the argument 'stray'"),
         (["no.yaml"], "There is no settings file no.yaml"),
-        (["model=[1"], "not valid YAML"),
+        (["model=m", "output_dir=o", "heads={a: }}"], "not valid YAML"),
     ],
 )
 def test_a_mistake_is_named(words: list[str], message: str) -> None:

@@ -58,7 +58,7 @@ def build_loss(
 
 
 def smoothed_loss(smoothing: float) -> LossFunction:
-    """Return the smoothed cross entropy of tokens, 0 where none has a label, which that of `Trainer` is not."""
+    """Return the smoothed cross entropy of tokens; that of `Trainer` is NaN where no token of a batch has a label."""
 
     def loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         logits, labels = outputs["logits"].float().flatten(0, 1), labels.flatten()
