@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -20,6 +19,7 @@ from transformers import TrainingArguments
 
 PathSpec = str | list[str]
 AnyArguments = TypeVar("AnyArguments", bound="RunArguments")
+PARSERS: dict[Any, Any] = {}  # of each kind of arguments, made once
 
 # Options that a study of this project found useless, and what to do instead (benchmarks/LOG.md).
 GONE = {
@@ -290,8 +290,7 @@ def build_arguments(settings: dict[str, Any], kind: type[AnyArguments]) -> AnyAr
     return kind(**_typed(given, kind), options=options)
 
 
-@cache
-def parser_of(kind: Any) -> Any:
+def parser_of(kind: type[RunArguments]) -> Any:
     """Return a parser that knows the arguments of a kind, with help from the docstrings of the classes it has them of.
 
     Args:
@@ -299,7 +298,9 @@ def parser_of(kind: Any) -> Any:
     """
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(
+    if kind in PARSERS:
+        return PARSERS[kind]
+    parser = PARSERS[kind] = ArgumentParser(
         prog=Path(sys.argv[0]).name,
         usage=f"{Path(sys.argv[0]).name} [SETTINGS.yaml ...] [KEY=VALUE ...]",
         description=f"{(kind.__doc__ or '').splitlines()[0]} KEY=VALUE and --KEY VALUE are the same; a dot reaches "
@@ -393,7 +394,8 @@ def as_meant(value: Any, hint: Any) -> Any:
     text, wants_text = str(value), any(kind is str or get_origin(kind) is Literal for kind in kinds)
     wants = [get_origin(kind) or kind for kind in kinds]
     nests = {"[]": list, "{}": dict}.get(text[:1] + text[-1:])
-    if (nests and (not wants_text or {nests, Any} & {*wants})) or (len(text) > 1 and text[0] == text[-1] and text[0] in "'\""):
+    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    if is_quoted or (nests and (not wants_text or {nests, Any} & {*wants})):
         try:
             return as_meant(yaml.load(text, Loader), hint)
         except yaml.YAMLError as error:

@@ -90,7 +90,8 @@ def test_a_text_is_taken_as_written(tmp_path: Path, text: str) -> None:
 def test_other_values_are_those_of_yaml(tmp_path: Path) -> None:
     words = ["model='m'", 'output_dir="o"', "train=[a.csv, 1.csv]", "revision=null", "heads={block_size: 8, a: no}"]
     words += ["heads.num_groups=4", "calibrate=no", "bf16=yes", "feature_cache=off", "learning_rate=1e-3", "seed=3"]
-    words += ["sweep.learning_rate=[1e-3, .5]", "sweep.class_weights=[balanced, null]", "weight_decay=1", "logging_steps=.1"]
+    words += ["sweep.learning_rate=[1e-3, .5]", "sweep.class_weights=[balanced, null]"]
+    words += ["weight_decay=1", "logging_steps=.1"]
     arguments = parse_arguments([*words, "label_column=[rude, threat]"], TextClassificationArguments)
     assert [arguments.model, arguments.output_dir, arguments.revision] == ["m", "o", None]
     assert arguments.train == ["a.csv", "1.csv"] and arguments.label_column == ["rude", "threat"]

@@ -50,7 +50,7 @@ from .peft_selfattn import (
     share_configuration,
 )
 from .subsequences_selfattn import TokenRows, merge, plan_windows, right_padded_rows, rows_of_windows
-from .words_selfattn import Words, continuing_tokens, decode_words, find_words, pool_words
+from .words_selfattn import Words, decode_words, find_words, pool_words, token_marks
 
 OWN_WEIGHTS = (GroupedAttentionHead, SelfAttnLayer, SelfAttnHeads, ClassQueryClassifier, LinearChainCRF)
 HiddenStates = tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None]  # of the layers, and the attentions
@@ -385,7 +385,7 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
         # CODEPATH: checkpoints trained with decoding="crf" have the transitions; all others decode without weights.
         self.crf = LinearChainCRF(self.label_names) if config.decoding == "crf" else None
         num_tokens = cast(Any, self.model.get_input_embeddings()).num_embeddings
-        self.continues_word = nn.Buffer(torch.zeros(num_tokens, dtype=torch.bool))
+        self.continues_word = nn.Buffer(torch.zeros(num_tokens, dtype=torch.uint8))  # of `token_marks`
         self.post_init()
 
     @property
@@ -398,8 +398,13 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
         model = super().from_backbone(name_or_path, **options)
         if "prefix_token_ids" not in options and "suffix_token_ids" not in options:  # then there is a tokenizer
             tokenizer = AutoTokenizer.from_pretrained(name_or_path, **(options.get("hub_options") or {}))
-            model.continues_word[continuing_tokens(tokenizer)] = True
+            model.read_marks(tokenizer)
         return cast(SelfAttnForTokenClassification, model)
+
+    def read_marks(self, tokenizer: Any) -> None:
+        """Note which tokens go on with a word and which show nothing, as the tokenizer marks them."""
+        marks = torch.tensor(token_marks(tokenizer), dtype=torch.uint8)[: len(self.continues_word)]
+        self.continues_word = F.pad(marks, (0, len(self.continues_word) - len(marks))).to(self.continues_word.device)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         embeddings = super().resize_token_embeddings(*args, **kwargs)

@@ -5,7 +5,9 @@
 Shape suffixes: B rows, T tokens of a padded row, D features, C labels, V ids of the vocabulary.
 """
 
+import re
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +20,14 @@ from .subsequences_selfattn import real_tokens
 TIE = 1e-4  # what the decoded label is above every other one, so that its argmax cannot be a tie
 FADE = 0.999  # a word's later tokens are a little less sure than its first, which a pipeline may ask for the surest
 
+# What is known of a token by its id. The first two may stand together; 0 is a word of its own that may go on.
+CONTINUES = 1  # goes on with the word before it, where that may go on
+CLOSES = 2  # nothing goes on with its word: punctuation, and scripts without spaces
+BLANK = 4  # shows nothing and belongs to no word, as the lone `▁` of SentencePiece
+SPACES = ("▁", "Ġ")  # what stands for a space at the beginning of a token
+# Scripts without spaces: Thai, Lao, Tibetan, Burmese; Khmer; Chinese and Japanese.
+UNSPACED = re.compile("[\u0e00-\u109f\u1780-\u17ff\u2e80-\u30ff\u31f0-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+
 
 @dataclass
 class Words:
@@ -25,20 +35,24 @@ class Words:
 
     Attributes:
         starts_BT: True at the first token of each word.
-        members_BT: True at every token of a word; special tokens and padding belong to none.
+        members_BT: True at every token of a word; special tokens, blanks and padding belong to none.
         first_BT: index of the first token of a token's word; its own where it belongs to none.
+        blanks_BT: True at tokens that show nothing.
+        around_BT2: index of the first token of the word before, or of its own, and of the word after; T for none.
     """
 
     starts_BT: Tensor
     members_BT: Tensor
     first_BT: Tensor
+    blanks_BT: Tensor
+    around_BT2: Tensor
 
 
 def find_words(
     values: Tensor,
     attention_mask: Tensor | None,
     special_token_ids: list[int],
-    continues_word_V: Tensor,
+    marks_V: Tensor,
     word_starts: Tensor | None,
 ) -> Words:
     """Find the words of each row; where nothing else is known, every token but the special ones is a word.
@@ -46,34 +60,64 @@ def find_words(
     Args:
         values: (B, T) ids or (B, T, D) embeddings, in which special tokens cannot be told from others.
         attention_mask: (B, T), not 0 at real tokens, or None.
-        word_starts: (B, T), not 0 at the first token of each word, or None to find them by `continues_word_V`.
+        marks_V: what is known of each id, of `token_marks`.
+        word_starts: (B, T), not 0 at the first token of each word, or None to find them by `marks_V`.
 
     Raises:
-        ValueError: if word_starts has another shape than the input.
+        ValueError: if word_starts has another shape than the input, or is missing where embeddings hide the words.
     """
-    if word_starts is not None and word_starts.shape != values.shape[:2]:
-        raise ValueError(
-            f"word_starts has shape {tuple(word_starts.shape)}, but the input has {tuple(values.shape[:2])} "
-            "(batch_size, sequence_length). Give one number per token, 1 at the first token of each word."
-        )
+    word_starts = checked_starts(word_starts, values, marks_V)
     real_BT = real_tokens(attention_mask, values)
     if real_BT is None:
         real_BT = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
     if values.dim() == 2:
         special = torch.tensor(special_token_ids, dtype=values.dtype, device=values.device)
         real_BT = real_BT & (values[..., None] != special).all(dim=2)
-    position_T = torch.arange(values.shape[1], device=values.device)
+    blanks_BT = torch.zeros_like(real_BT)
     if word_starts is not None:
         starts_BT = real_BT & word_starts.bool()
     elif values.dim() == 2:
-        follows_BT = real_BT[:, (position_T - 1).clamp(min=0)] & (position_T > 0)  # no padding or special token before
-        starts_BT = real_BT & ~(follows_BT & continues_word_V[values])
+        starts_BT, blanks_BT = begin_words(marks_V[values], real_BT)
     else:
         starts_BT = real_BT
+    T = values.shape[1]
+    position_T = torch.arange(T, device=values.device)
     word_BT = starts_BT.cumsum(dim=1)  # 0 before the first word
-    start_of_word = F.pad(torch.zeros_like(word_BT), (0, 1)).scatter_add(1, word_BT, position_T * starts_BT)
-    members_BT = real_BT & (word_BT > 0)
-    return Words(starts_BT, members_BT, torch.where(members_BT, start_of_word.gather(1, word_BT), position_T))
+    places_BT = position_T.expand_as(word_BT)
+    no_word = torch.full_like(word_BT[:, :1], T).expand(-1, T + 3)  # words 1 … T, none on both sides, and the rest
+    first_of_word = no_word.scatter(1, torch.where(starts_BT, word_BT, T + 2), places_BT)
+    around_BT2 = torch.stack([first_of_word.gather(1, word_BT), first_of_word.gather(1, word_BT + 1)], dim=2)
+    members_BT = real_BT & ~blanks_BT & (word_BT > 0)
+    return Words(starts_BT, members_BT, torch.where(members_BT, around_BT2[..., 0], position_T), blanks_BT, around_BT2)
+
+
+def checked_starts(word_starts: Tensor | None, values: Tensor, marks_V: Tensor) -> Tensor | None:
+    """Return `word_starts` for all tokens; those that PEFT puts before the embeddings of a text begin no word."""
+    B, T = values.shape[:2]
+    if word_starts is None:
+        if values.dim() == 3 and not torch.compiler.is_compiling() and marks_V.any():
+            raise ValueError(
+                "inputs_embeds do not tell which tokens go on with the word before them. Give word_starts, one number "
+                "per token, 1 at the first token of each word."
+            )
+        return None
+    if values.dim() == 3 and word_starts.shape[1] < T:
+        word_starts = F.pad(word_starts, (T - word_starts.shape[1], 0))
+    if word_starts.shape != (B, T):
+        raise ValueError(
+            f"word_starts has shape {tuple(word_starts.shape)}, but the input has {(B, T)} "
+            "(batch_size, sequence_length). Give one number per token, 1 at the first token of each word."
+        )
+    return word_starts
+
+
+def begin_words(marks_BT: Tensor, real_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (B, T) True at tokens that begin a word, and at blanks; neither is where `real_BT` is False."""
+    blanks_BT = real_BT & (marks_BT == BLANK)
+    continues_BT = (marks_BT == CONTINUES) | (marks_BT == CONTINUES + CLOSES)
+    open_BT = real_BT & ((marks_BT == 0) | (marks_BT == CONTINUES))
+    open_before_BT = F.pad(open_BT, (1, 0))[:, :-1]
+    return real_BT & ~blanks_BT & ~(open_before_BT & continues_BT), blanks_BT
 
 
 def pool_words(features_BTD: Tensor, words: Words, pooling: str) -> Tensor:
@@ -132,10 +176,22 @@ def answer_by_words(scores_BTC: Tensor, path_BT: Tensor, words: Words, label_nam
     label_BT1 = decoded_BT1.gather(1, first_BT1)
     goes_on_BT1 = (words.members_BT & ~words.starts_BT)[..., None]
     later_BT1 = torch.where(goes_on_BT1, later_C[label_BT1], label_BT1)
+    if "O" in label_names:
+        between_BT = label_of_blanks(label_BT1[..., 0], words, label_names)
+        later_BT1 = torch.where(words.blanks_BT[..., None], between_BT[..., None], later_BT1)
     answers_BTC = exchange(answers_BTC, later_BT1, label_BT1)
     top_BT1 = answers_BTC.gather(2, later_BT1)
     answers_BTC = torch.minimum(answers_BTC, top_BT1 - TIE).scatter(2, later_BT1, top_BT1)
     return torch.where(goes_on_BT1, answers_BTC * FADE, answers_BTC)
+
+
+def label_of_blanks(labels_BT: Tensor, words: Words, label_names: list[str]) -> Tensor:
+    """Return (B, T) the label of a blank at each place: that of the next word where an entity goes on, or O."""
+    goes_on_CC = torch.tensor(tag_tables(tuple(label_names))[3], device=labels_BT.device)
+    outside = label_names.index("O")
+    labels_BT = F.pad(labels_BT, (0, 1), value=outside)  # where there is no word
+    before_BT, after_BT = (labels_BT.gather(1, place_BT) for place_BT in words.around_BT2.unbind(2))
+    return torch.where(goes_on_CC[before_BT, after_BT], after_BT, outside)
 
 
 def exchange(scores_BTC: Tensor, one_BT1: Tensor, other_BT1: Tensor) -> Tensor:
@@ -144,16 +200,37 @@ def exchange(scores_BTC: Tensor, one_BT1: Tensor, other_BT1: Tensor) -> Tensor:
     return scores_BTC.scatter(2, one_BT1, second).scatter(2, other_BT1, first)
 
 
-def continuing_tokens(tokenizer: object) -> list[int]:
-    """Return the ids that go on with the word before them, for a tokenizer that marks them (WordPiece: `##ing`).
+def token_marks(tokenizer: Any) -> list[int]:
+    """Return what is known of each id of a tokenizer: `CONTINUES`, `CLOSES`, `BLANK` or 0.
 
-    Tokenizers that mark the beginning of words instead (byte-level BPE, SentencePiece) join punctuation to a word
-    without any mark, so for them there are none: each token is then a word of its own.
+    WordPiece marks what goes on (`##ing`). SentencePiece and byte-level BPE mark what stands after a space (`▁the`,
+    `Ġthe`): all else that begins with a letter or a digit goes on, but nothing does with punctuation or with scripts
+    that have no spaces. Of other tokenizers nothing is known.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    prefix = getattr(getattr(backend, "model", None), "continuing_subword_prefix", None)
-    if not prefix or backend is None:
+    if backend is None:
         return []
-    return sorted(
-        number for token, number in backend.get_vocab().items() if token.startswith(prefix) and token != prefix
-    )
+    vocabulary: dict[str, int] = backend.get_vocab()
+    prefix = getattr(backend.model, "continuing_subword_prefix", None)
+    marks = [0] * (max(vocabulary.values(), default=-1) + 1)
+    if prefix:
+        for token, number in vocabulary.items():
+            marks[number] = CONTINUES * (token.startswith(prefix) and token != prefix)
+    elif backend.decoder is not None and any(token[:1] in SPACES for token in vocabulary):
+        for token, number in vocabulary.items():
+            marks[number] = (
+                CONTINUES if token == tokenizer.unk_token else mark_of(token, backend.decoder.decode([token]))
+            )
+    return marks
+
+
+def mark_of(token: str, text: str) -> int:
+    """Return what is known of a token that shows a text, by a tokenizer that marks spaces."""
+    if not any(letter.isprintable() and not letter.isspace() for letter in text):
+        return BLANK
+    letters = text.strip()
+    first, last = (letter.isalnum() or letter == "\ufffd" for letter in (letters[0], letters[-1]))
+    has_space = token[0] in SPACES or text[0].isspace()
+    continues = first and not has_space and not UNSPACED.match(letters)
+    closes = not last or UNSPACED.match(letters[-1]) is not None
+    return CONTINUES * continues + CLOSES * closes

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from ..data import by_document
-from ..modeling.words_selfattn import continuing_labels, continuing_tokens
+from ..modeling.words_selfattn import begin_words, continuing_labels, token_marks
 
 IGNORED = -100
 
@@ -64,16 +65,20 @@ def encode_split(
         starts.append(spans[:, 0])
         ends.append(spans[:, 1])
 
-    encoded = tokenizer(texts, truncation=False, verbose=False, return_offsets_mapping=True)
-    offsets = encoded.pop("offset_mapping")
-    continuing = set(continuing_tokens(tokenizer))
+    encoded = tokenizer(
+        texts, truncation=False, verbose=False, return_offsets_mapping=True, return_special_tokens_mask=True
+    )
+    offsets, special = encoded.pop("offset_mapping"), encoded.pop("special_tokens_mask")
+    marks = torch.tensor(token_marks(tokenizer) or [0] * len(tokenizer))
     later = continuing_labels(label_names).tolist()
     columns: dict[str, list[Any]] = {**encoded, "labels": [], "places": []}
     for row, group in enumerate(groups):
-        words = words_of_tokens(offsets[row], starts[row], ends[row])
+        is_text = ~torch.tensor(special[row], dtype=torch.bool)[None]
+        begins, blanks = begin_words(marks[encoded["input_ids"][row]][None], is_text)
+        words = words_of_tokens(offsets[row], starts[row], ends[row], blanks[0].numpy())
         row_tags = [tag for i in group for tag in tags[i]]
         numbers = [number for i in group for number in range(first[i], first[i + 1])]
-        labels, places = label_tokens(words, encoded["input_ids"][row], row_tags, continuing, later)
+        labels, places = label_tokens(words, begins[0].tolist(), row_tags, later)
         has_label = [i for i, label in enumerate(labels) if label != IGNORED]
         for i, label in zip(has_label, legal_tags([labels[i] for i in has_label], label_names), strict=True):
             labels[i] = label
@@ -89,29 +94,30 @@ def plain_text(words: list[str]) -> tuple[str, list[tuple[int, int]]]:
     return " ".join(words), [(start, start + len(word)) for start, word in zip(starts, words, strict=False)]
 
 
-def words_of_tokens(offsets: list[tuple[int, int]], starts: Any, ends: Any) -> list[int]:
-    """Return the number of the word that each token is part of, -1 for none."""
+def words_of_tokens(offsets: list[tuple[int, int]], starts: Any, ends: Any, blanks: Any) -> list[int]:
+    """Return the number of the word that each token is part of, -1 for none, as for a token that shows nothing."""
     last = np.array([end - 1 for _, end in offsets])  # a token may begin with the space before its word
     words = np.searchsorted(starts, last, side="right") - 1
-    inside = np.array([start < end for start, end in offsets]) & (words >= 0) & (last < ends[words])
+    inside = np.array([start < end for start, end in offsets]) & ~blanks & (words >= 0) & (last < ends[words])
     return np.where(inside, words, -1).tolist()  # type: ignore[no-any-return]
 
 
 def label_tokens(
-    words: list[int], input_ids: list[int], tags: list[int], continuing: set[int], later: list[int]
+    words: list[int], begins: list[bool], tags: list[int], later: list[int]
 ) -> tuple[list[int], list[int]]:
     """Return the labels of the tokens, and at each that has one the number of its word, -1 elsewhere.
 
     Args:
         words: the number of each token's word, -1 for none.
+        begins: True at tokens that begin a word of the tokenizer.
     """
     labels, places, before = [], [], -1
-    for word, token in zip(words, input_ids, strict=True):
+    for word, begin in zip(words, begins, strict=True):
         is_first = word >= 0 and word != before
         if is_first:
             label = tags[word]
         else:
-            label = IGNORED if word < 0 or token in continuing else later[tags[word]]
+            label = later[tags[word]] if word >= 0 and begin else IGNORED
         labels.append(label)
         places.append(-1 if label == IGNORED else word)
         before = word if word >= 0 else before

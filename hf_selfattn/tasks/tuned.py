@@ -13,7 +13,6 @@ from ..arguments import ModelArguments
 from ..modeling import modeling_selfattn
 from ..modeling.configuration_selfattn import SelfAttnConfig
 from ..modeling.modeling_selfattn import SelfAttnForTokenClassification, SelfAttnPreTrainedModel
-from ..modeling.words_selfattn import continuing_tokens
 from .backbone import hub_options
 
 
@@ -51,7 +50,7 @@ def tuned_model(
         copy_answers(before, model, known, names)
     if isinstance(model, SelfAttnForTokenClassification):
         tokenizer = AutoTokenizer.from_pretrained(arguments.model, **hub_options(arguments))
-        model.continues_word[continuing_tokens(tokenizer)] = True
+        model.read_marks(tokenizer)
     kept = [name for name in names if same_task and name in known]
     fresh = [name for name in names if name not in kept]
     said = f"Training goes on from {arguments.model}, which was tuned before: backbone and heads are kept"

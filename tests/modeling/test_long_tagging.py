@@ -10,7 +10,7 @@ import torch
 from tiny_models import tiny_model, tiny_wordpiece
 from transformers import pipeline
 
-from hf_selfattn.modeling.words_selfattn import continuing_tokens
+from hf_selfattn.modeling.words_selfattn import token_marks
 
 NAMES = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 LABELS = {"id2label": dict(enumerate(NAMES)), "label2id": {name: i for i, name in enumerate(NAMES)}}
@@ -44,14 +44,14 @@ def batch_of(tokenizer: Any, random: np.random.Generator, rows: int) -> dict[str
         for i, (start, end) in enumerate(offsets[row]):
             if start < end:
                 labels[row, i] = NAMES.index({**inside, **begins}.get(start, "O"))
-    labels[torch.isin(encoded["input_ids"], torch.tensor(continuing_tokens(tokenizer)))] = -100
+    labels[torch.tensor(token_marks(tokenizer))[encoded["input_ids"]].bool()] = -100
     return {**encoded, "labels": labels}
 
 
 @pytest.fixture(scope="module")
 def tagger() -> Any:
     model, tokenizer, random = tiny_model("token", **LABELS), tiny_wordpiece(), np.random.default_rng(0)
-    model.continues_word[continuing_tokens(tokenizer)] = True
+    model.read_marks(tokenizer)
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=5e-3)
     for _ in range(100):
         optimizer.zero_grad()

@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoModelForTokenClassification, pipeline
 
 from hf_selfattn import SelfAttnForTokenClassification
 from hf_selfattn.modeling.crf_selfattn import crf_nll, transition_mask
-from hf_selfattn.modeling.words_selfattn import continuing_labels, continuing_tokens, find_words, pool_words
+from hf_selfattn.modeling.words_selfattn import continuing_labels, find_words, pool_words, token_marks
 
 NAMES = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 LABELS = {"id2label": dict(enumerate(NAMES)), "label2id": {name: i for i, name in enumerate(NAMES)}}
@@ -216,7 +216,7 @@ def test_new_tokens_begin_words() -> None:
 @pytest.mark.parametrize("strategy", ["none", "simple", "first", "max"])
 def test_pipeline_finds_whole_legal_entities(decoding: str, strategy: str) -> None:
     model, tokenizer = tagger(decoding), tiny_wordpiece()
-    assert continuing_tokens(tokenizer) == PIECES
+    assert [i for i, mark in enumerate(token_marks(tokenizer)) if mark] == PIECES
     tag = pipeline("token-classification", model=model, tokenizer=tokenizer, aggregation_strategy=strategy)
     entities = tag(TEXT)
     encoded = tokenizer(TEXT, return_offsets_mapping=True)

@@ -6,10 +6,10 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel, WordPiece
-from tokenizers.pre_tokenizers import BertPreTokenizer, Whitespace
-from tokenizers.processors import TemplateProcessing
+from tokenizers import Tokenizer, decoders, trainers
+from tokenizers.models import BPE, Unigram, WordLevel, WordPiece
+from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel, Metaspace, Sequence, Whitespace, WhitespaceSplit
+from tokenizers.processors import RobertaProcessing, TemplateProcessing
 from torch import Tensor
 from transformers import (
     BertConfig,
@@ -274,6 +274,40 @@ def tiny_wordpiece() -> PreTrainedTokenizerFast:
         sep_token="[SEP]",
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
+
+
+def family_tokenizer(family: str, texts: list[str], vocab_size: int = 300) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of the kind that a family has, trained on texts.
+
+    Args:
+        family: `bert` (WordPiece), `roberta` and `modernbert` (byte-level BPE, whose offsets leave out a space before
+            a word or have it), `xlm-roberta` and `deberta-v2` (SentencePiece, likewise).
+        texts: what it is trained on.
+        vocab_size: at most so many ids.
+    """
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    options: dict[str, Any] = {"vocab_size": vocab_size, "special_tokens": special, "show_progress": False}
+    if family == "bert":
+        tokenizer = Tokenizer(WordPiece(unk_token="<unk>"))
+        tokenizer.pre_tokenizer, tokenizer.decoder = BertPreTokenizer(), decoders.WordPiece()
+        tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(**options))
+    elif family in ("roberta", "modernbert"):
+        tokenizer = Tokenizer(BPE())
+        tokenizer.pre_tokenizer, tokenizer.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(**options, initial_alphabet=ByteLevel.alphabet())
+        tokenizer.train_from_iterator(texts, trainer)
+    else:
+        pieces = Metaspace()
+        tokenizer = Tokenizer(Unigram())
+        tokenizer.pre_tokenizer = Sequence([WhitespaceSplit(), pieces]) if family == "xlm-roberta" else pieces
+        tokenizer.decoder = decoders.Metaspace()
+        tokenizer.train_from_iterator(texts, trainers.UnigramTrainer(**options, unk_token="<unk>"))
+    ends = [("<s>", 0), ("</s>", 2)]
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    if family == "roberta":
+        tokenizer.post_processor = RobertaProcessing(ends[1], ends[0], add_prefix_space=False, trim_offsets=True)
+    names = {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token="<mask>", **names)
 
 
 def tiny_text(num_words: int, seed: int = 0) -> str:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from runs import HEADS, QUICK, rows_of, text_arguments, write_rows
+from runs import HEADS, QUICK, rows_of, stopped_after, text_arguments, write_rows
 from searches import search_together
 
 from hf_selfattn import run
@@ -60,6 +60,19 @@ def test_two_machines_share_the_trials_and_train_the_same_best(
     assert len({trial.user_attrs["worker"] for trial in study_of(both[0], tmp_path).trials}) == 2
     assert results[0]["splits"]["test"]["scores"] == results[1]["splits"]["test"]["scores"]
     assert run(text_arguments(both[1])) == results[1], "a finished run is read"
+
+
+def test_a_machine_that_goes_on_repeats_its_trial_and_no_other_does(tiny_backbone: str, tmp_path: Path) -> None:
+    one, other = (settings(tiny_backbone, tmp_path, "journal", name, trials=3) for name in ("one", "other"))
+    with stopped_after(trainings=1):
+        run(text_arguments(one))
+    with stopped_after(trainings=1):
+        run(text_arguments(other))
+    states = [trial.state.name for trial in study_of(one, tmp_path).trials]
+    assert states == ["COMPLETE", "RUNNING", "COMPLETE"], "each ended one, and the first was stopped in another"
+    results = run(text_arguments(one))
+    assert results["search"]["counts"] == {"complete": 3, "stopped": 1}
+    assert results["search"]["best"] == run(text_arguments(other))["search"]["best"]
 
 
 def test_a_machine_that_died_is_not_waited_for(
