@@ -253,7 +253,9 @@ def parse_arguments(words: Sequence[str], kind: type[AnyArguments]) -> AnyArgume
         ValueError: names the file or word, and the nearest valid key.
     """
     if {"--help", "-h"} & {*words}:
-        parser_of(kind).print_help()
+        parser = parser_of(kind)
+        parser.usage = f"{Path(sys.argv[0]).name} [SETTINGS.yaml ...] [KEY=VALUE ...]"
+        parser.print_help()
         sys.exit()
     settings: dict[str, Any] = {}
     for key, value in _settings(list(words)):
@@ -301,8 +303,6 @@ def parser_of(kind: type[RunArguments]) -> Any:
     if kind in PARSERS:
         return PARSERS[kind]
     parser = PARSERS[kind] = ArgumentParser(
-        prog=Path(sys.argv[0]).name,
-        usage=f"{Path(sys.argv[0]).name} [SETTINGS.yaml ...] [KEY=VALUE ...]",
         description=f"{(kind.__doc__ or '').splitlines()[0]} KEY=VALUE and --KEY VALUE are the same; a dot reaches "
         "inside, such as heads.num_groups=32. Every option of transformers.TrainingArguments may stand beside these.",
         exit_on_error=False,
