@@ -146,7 +146,7 @@ def test_a_killed_tagger_has_the_weights_of_a_whole_run(tmp_path: Path, decoding
     words = [sys.executable, "recipes/ner.py", f"model={tmp_path / 'backbone'}", f"heads.decoding={decoding}"]
     words += [f"{split}={tmp_path / split}.txt" for split in ROWS]
     words += ["num_train_epochs=12", "per_device_train_batch_size=2", "learning_rate=0.003", "seed=0", "bf16=false"]
-    words += ["heads.head_dim=8", "heads.block_size=8", "heads.subsequence_stride=4", "heads.word_pooling=attention"]
+    words += ["heads.head_dim=8", "heads.block_size=8", "heads.subsequence_stride=4"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*words, f"output_dir={whole}"], cwd=ROOT, check=True, env=environment(), timeout=300)
     said = kill_and_go_on([*words, f"output_dir={killed}"], killed)
