@@ -113,6 +113,34 @@ def test_a_trial_that_takes_much_longer_than_the_others_is_dead(
     assert is_waited_for(record) == expected
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"selection_metric": "macro_f1"},
+        {"heads": {**HEADS, "num_groups": 2}},
+        {"search": {"space": {"lora.r": [2, 4]}}},
+    ],
+    ids=["metric", "model", "space"],
+)
+def test_a_storage_of_another_search_is_refused(changes: dict[str, Any], tiny_backbone: str, tmp_path: Path) -> None:
+    one, other = (settings(tiny_backbone, tmp_path, "journal", name, trials=1) for name in ("one", "other"))
+    with stopped_after(trainings=1):
+        run(text_arguments(one))
+    changes = {**changes, "search": {**other["search"], **changes.get("search", {})}}
+    with pytest.raises(ValueError, match="search.storage=.* holds another search; it differs in"):
+        run(text_arguments({**other, **changes}))
+
+
+def test_a_storage_that_cannot_be_opened_is_named(
+    tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_selfattn.training.search.SECONDS_BETWEEN_LOOKS", 0.0)
+    given = settings(tiny_backbone, tmp_path, "journal", "run", trials=1)
+    given["search"]["storage"] = "nowhere://host/trials"
+    with pytest.raises(ValueError, match="search.storage='nowhere://host/trials' cannot be opened .* Give a journal"):
+        run(text_arguments(given))
+
+
 def test_where_the_trials_are_kept_is_no_part_of_a_run(tiny_backbone: str, tmp_path: Path) -> None:
     one, other = (
         text_arguments(settings(tiny_backbone, tmp_path, storage, storage, trials=3)) for storage in STORAGES
