@@ -96,26 +96,16 @@ class RightPaddedRows(NamedTuple):
     """Scores with the words of each row at its front, and the tables as scores.
 
     There are as many positions N as words in the longest row, of the T that came in.
-
-    Attributes:
-        scores_BNC: scores of the labels, 0 where there is no word.
-        mask_BN: True at words.
-        start: (C,) scores.
-        transitions: (C, C) scores.
-        end: (C,) scores.
-        order_BN: `x.gather(1, order_BN)` is right-padded.
-        place_BT: where in its row each of the T positions went; N or more where it is no word.
-        only_legality: True where the tables say only what is legal.
     """
 
-    scores_BNC: Tensor
-    mask_BN: Tensor
-    start: Tensor
-    transitions: Tensor
-    end: Tensor
-    order_BN: Tensor
-    place_BT: Tensor
-    only_legality: bool
+    scores_BNC: Tensor  # scores of the labels, 0 where there is no word
+    mask_BN: Tensor  # True at words
+    start: Tensor  # (C,) scores
+    transitions: Tensor  # (C, C) scores
+    end: Tensor  # (C,) scores
+    order_BN: Tensor  # `x.gather(1, order_BN)` is right-padded
+    place_BT: Tensor  # where in its row each of the T positions went; N or more where it is no word
+    only_legality: bool  # True where the tables say only what is legal
 
     def select(self, rows_B: Tensor) -> RightPaddedRows:
         """Return some of the rows."""

@@ -82,15 +82,10 @@ def predict(trainer: Trainer, tokens: Dataset, problem: str) -> Array:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What turns logits into calibrated answers; without arguments it changes nothing.
+    """What turns logits into calibrated answers; without arguments it changes nothing."""
 
-    Args:
-        temperature: divides the logits.
-        thresholds: least probability of each label of a multi-label problem.
-    """
-
-    temperature: float = 1.0
-    thresholds: list[float] | None = None
+    temperature: float = 1.0  # divides the logits
+    thresholds: list[float] | None = None  # least probability of each label of a multi-label problem
 
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers as they stand in `results.json`."""

@@ -44,17 +44,11 @@ def default_folder() -> Path:
 
 
 class Place(NamedTuple):
-    """Where the features of a row stand.
+    """Where the features of a row stand."""
 
-    Attributes:
-        shard: its file.
-        start: first token of the row in it.
-        stop: the token after its last.
-    """
-
-    shard: Path
-    start: int
-    stop: int
+    shard: Path  # its file
+    start: int  # first token of the row in it
+    stop: int  # the token after its last
 
 
 class FeatureStore:

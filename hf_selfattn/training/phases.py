@@ -37,17 +37,11 @@ ONE_PHASE = {"tuning": "lora", "probe_epochs": None, "probe_learning_rate": None
 
 @dataclass(frozen=True)
 class Fitted:
-    """A training that has come to its end.
+    """A training that has come to its end."""
 
-    Args:
-        trainer: holds the model.
-        run_state: what happened on the way.
-        record: how the training went.
-    """
-
-    trainer: RecipeTrainer
+    trainer: RecipeTrainer  # it holds the model
     run_state: RunState
-    record: dict[str, Any]
+    record: dict[str, Any]  # how it went
 
 
 def prepare(task: Task[Any], data: Any) -> Prepared:

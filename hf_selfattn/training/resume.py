@@ -21,21 +21,13 @@ from .trainer import RecipeTrainer
 
 @dataclass
 class RunState:
-    """What happened to a run; it is written at once and outlives the process.
+    """What happened to a run; it is written at once and outlives the process."""
 
-    Args:
-        starts: how often the command was given until training was done.
-        resumed_from: the step of the checkpoint that each later start went on from; 0 where there was none.
-        interruptions: how often Ctrl-C, or another signal, ended it.
-        skipped: checkpoints that were not whole, and why.
-        smaller_batches: options that were changed because the memory was too small, one record each time.
-    """
-
-    starts: int = 0
-    resumed_from: list[int] = field(default_factory=list)
-    interruptions: int = 0
-    skipped: list[str] = field(default_factory=list)
-    smaller_batches: list[dict[str, int]] = field(default_factory=list)
+    starts: int = 0  # how often the command was given until training was done
+    resumed_from: list[int] = field(default_factory=list)  # the step that each later start went on from, or 0
+    interruptions: int = 0  # how often Ctrl-C, or another signal, ended it
+    skipped: list[str] = field(default_factory=list)  # checkpoints that were not whole, and why
+    smaller_batches: list[dict[str, int]] = field(default_factory=list)  # what a too small memory changed
 
     def options(self) -> dict[str, int]:
         """Return the options of the training that were changed because the memory was too small."""

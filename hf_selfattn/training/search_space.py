@@ -54,19 +54,12 @@ class Choices:
 
 @dataclass(frozen=True)
 class Range:
-    """A range of numbers, both ends included; of whole numbers where both ends are whole.
-
-    Args:
-        low: the lower end.
-        high: the upper end.
-        log: whether numbers are drawn evenly on the logarithmic scale.
-        step: distance of the numbers.
-    """
+    """A range of numbers, both ends included; of whole numbers where both ends are whole."""
 
     low: float
     high: float
-    log: bool = False
-    step: float | None = None
+    log: bool = False  # drawn evenly on the logarithmic scale
+    step: float | None = None  # distance of the numbers
 
     def draw(self, trial: BaseTrial, key: str) -> Any:
         """Return the value of a trial."""
@@ -77,21 +70,13 @@ class Range:
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked `search` or `sweep` argument.
+    """A checked `search` or `sweep` argument."""
 
-    Args:
-        kind: `search` or `sweep`.
-        trials: number of trainings.
-        space: what each setting may be, by its key.
-        given: the space as the user wrote it.
-        storage: journal file or database URL that several machines share; None keeps the trials with the run.
-    """
-
-    kind: str
-    trials: int
-    space: Mapping[str, Choices | Range]
-    given: dict[str, Any]
-    storage: str | None = None
+    kind: str  # `search` or `sweep`
+    trials: int  # number of trainings
+    space: Mapping[str, Choices | Range]  # what each setting may be, by its key
+    given: dict[str, Any]  # the space as the user wrote it
+    storage: str | None = None  # file or URL that several machines share; None keeps the trials with the run
 
     def combinations(self) -> Iterator[dict[str, Any]]:
         """Yield the settings of each combination of a sweep; a search has none."""

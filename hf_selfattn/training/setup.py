@@ -41,19 +41,12 @@ GROUPED = "group_by_length"
 
 @dataclass(frozen=True)
 class Prepared:
-    """What every phase of a training reads.
+    """What every phase of a training reads."""
 
-    Args:
-        data: checked data with the splits train and validation.
-        tokens: tokenised splits.
-        tokenizer: the backbone's tokenizer.
-        backbone_config: configuration of the backbone as it was trained.
-    """
-
-    data: Any
-    tokens: dict[str, Dataset]
-    tokenizer: PreTrainedTokenizerBase
-    backbone_config: PreTrainedConfig
+    data: Any  # checked, with the splits train and validation
+    tokens: dict[str, Dataset]  # tokenised splits
+    tokenizer: PreTrainedTokenizerBase  # the backbone's
+    backbone_config: PreTrainedConfig  # as the backbone was trained
 
 
 def build_trainer(
