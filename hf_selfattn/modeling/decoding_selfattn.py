@@ -113,11 +113,7 @@ class RightPaddedRows(NamedTuple):
         return self._replace(**{name: getattr(self, name)[rows_B] for name in per_row})
 
     def put_back(self, values: Tensor, fill: float) -> Tensor:
-        """Return (B, T, …) values of the words in the order that they came in.
-
-        Args:
-            values: (B, N, …) values of the words.
-        """
+        """Return values of the words, (B, N, …), as (B, T, …) in the order that they came in."""
         is_word = self.mask_BN.view(*self.mask_BN.shape, *(1,) * (values.dim() - 2))
         values = F.pad(values.masked_fill(~is_word, fill), (0, 0) * (values.dim() - 2) + (0, 1), value=fill)
         return gather_tokens(values, self.place_BT.clamp(max=values.shape[1] - 1))

@@ -62,9 +62,6 @@ def predict(trainer: Trainer, tokens: Dataset, problem: str) -> Array:
     """Return the logits of every row, in the order of the rows.
 
     Rows of like length stand together in a batch, so that little padding is read.
-
-    Raises:
-        ValueError: if a row got no prediction, or more than one.
     """
     order = order_by_length(tokens)
     prediction = trainer.predict(tokens.select(order))
@@ -93,11 +90,7 @@ class Calibration:
 
 
 def fit_calibration(data: ClassificationData, logits: Array) -> Calibration:
-    """Fit temperature and thresholds on the validation split; a regression has neither.
-
-    Args:
-        logits: (N, C) of the validation split.
-    """
+    """Fit temperature and thresholds on logits (N, C) of the validation split; a regression has neither."""
     if data.problem == "regression":
         return Calibration()
     references = as_references(data.splits["validation"]["label"][:], data.problem)
@@ -156,12 +149,7 @@ def score_answers(data: ClassificationData, answers: dict[str, Array], seconds: 
 
 
 def write_predictions(path: Path, references: Sequence[Any], outputs: NDArray[Any]) -> None:
-    """Write one line per row: its number, the right answer and the model's output.
-
-    Args:
-        references: (N,) or (N, C) right answers.
-        outputs: (N, C) probabilities or (N,) values.
-    """
+    """Write one line per row: its number, the right answer, (N,) or (N, C), and the output, (N, C) or (N,)."""
     rows = (
         json.dumps({"row": number, "reference": reference, "output": output})
         for number, (reference, output) in enumerate(zip(references, outputs.tolist(), strict=True))

@@ -35,11 +35,7 @@ class RunState:
 
 
 def read_run_state(folder: Path) -> RunState:
-    """Return what happened to a run until now.
-
-    Raises:
-        ValueError: if the record does not parse.
-    """
+    """Return what happened to a run until now."""
     path = folder / RUN_STATE_FILE
     return RunState(**read_json(path)) if path.is_file() else RunState()
 
@@ -57,9 +53,6 @@ def fit(
 
     Args:
         build: makes a fresh model and its `Trainer` with such options of `TrainingArguments`.
-
-    Raises:
-        ValueError: if a loss is not finite, a checkpoint cannot be written or the memory is too small.
     """
     state = from_main(lambda: started(output_dir))
     while True:
@@ -86,11 +79,7 @@ def started(output_dir: Path) -> RunState:
 
 
 def train_to_end(trainer: RecipeTrainer, state: RunState, output_dir: Path, may_shrink: bool) -> dict[str, int] | None:
-    """Train to the end and return None, or the options of a smaller batch where the memory was too small.
-
-    Raises:
-        ValueError: if the memory is too small and no smaller batch is to be tried.
-    """
+    """Train to the end and return None, or the options of a smaller batch where the memory was too small."""
     checkpoint = resume_point(trainer, state, output_dir)
     if checkpoint is not None and ended(checkpoint):
         trainer.train_nothing_more()

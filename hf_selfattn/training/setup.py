@@ -133,9 +133,6 @@ def training_arguments(
     """Return the options of `Trainer`, the user's before the defaults, and whether rows of like length come together.
 
     `Trainer` would put the rows of the evaluation in another order, too: it is told of a random one instead.
-
-    Raises:
-        ValueError: if the validation split has no such metric as is to pick the checkpoint.
     """
     arguments = task.arguments
     metric = arguments.selection_metric or task.selection_metric(data)
