@@ -84,11 +84,7 @@ def find_columns(
     text_pair_column: str | None = None,
     label_column: str | None = None,
 ) -> tuple[Columns, list[str]]:
-    """Find the columns of texts and labels by the names given or by known names; return them, and notes on them.
-
-    Raises:
-        ValueError: a column is missing or several could be meant; the message lists the columns found.
-    """
+    """Find the columns of texts and labels by the names given or by known names; return them, and notes on them."""
     if not splits:
         raise ValueError("no splits: give at least one of train, validation, test.")
     first = next(iter(splits.values()))

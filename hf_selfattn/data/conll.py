@@ -28,9 +28,6 @@ def conll_rows(lines: Iterable[str], path: Path) -> Iterator[dict[str, Any]]:
         Per sentence: the columns (lists of n strings) under their numbers "0", "1", … or the names of
         ``# global.columns``; ``__lines__`` (n line numbers); ``document``, "file#id" or "file:line", None in a file
         without document borders.
-
-    Raises:
-        ValueError: lines with another number of columns than the first.
     """
     separator: re.Pattern[str] | None = None
     names: list[str] = []

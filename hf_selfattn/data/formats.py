@@ -57,12 +57,6 @@ def read_table(path: Path) -> pa.Table:
     counts) and ``file[index]`` (from 0) for JSON arrays, Parquet and Arrow.
     CSV cells stay text, whatever they look like; a JSON column of mixed types keeps its values as JSON. A row of a
     CoNLL column file is a sentence (see `conll.conll_rows`).
-
-    Args:
-        path: a file whose ending is in `ROWS` or `TABLES`, perhaps followed by one of `COMPRESSIONS`.
-
-    Raises:
-        ValueError: unknown ending, empty file, not UTF-8, or rows that do not parse (each with file and line).
     """
     ending = format_of(path)
     if ending not in ROWS and ending not in TABLES:

@@ -40,9 +40,6 @@ def to_polarity(
     Args:
         splits: raw splits whose label column holds numbers around 0.
         band: a text whose valence is nearer to 0 than this is neutral.
-
-    Raises:
-        ValueError: a label is no number (with file and row), or the band is negative.
     """
     if band < 0:
         raise ValueError(f"neutral_band={band} must be at least 0.")

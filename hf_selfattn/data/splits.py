@@ -99,12 +99,7 @@ def k_folds(
 
 @dataclass
 class Duplicates:
-    """Rows that repeat another row.
-
-    Args:
-        inside: per split, (index, index of its first twin in the split).
-        across: per pair of splits that have any, (index in the first, index of the first twin in the second).
-    """
+    """Rows that repeat another row, each as (index, index of its first twin): inside each split, and of two splits."""
 
     inside: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     across: dict[tuple[str, str], list[tuple[int, int]]] = field(default_factory=dict)

@@ -58,11 +58,7 @@ def model_card(results: dict[str, Any], *, name: str | None = None) -> str:
 
 
 def check_results(results: dict[str, Any]) -> None:
-    """Check that there is everything that a card is written from.
-
-    Raises:
-        ValueError: names what is missing.
-    """
+    """Check that there is everything that a card is written from; an error names what is missing."""
     if "runs" in results:
         names = ", ".join(results["runs"])
         raise ValueError(f"These results are of several runs ({names}), each a model of its own. Give those of one.")

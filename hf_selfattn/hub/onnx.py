@@ -24,11 +24,7 @@ CHECKED = ((5,), (200,), (7, 64, 63))  # tokens of the rows of each batch; the l
 
 
 class Scores(nn.Module):
-    """The model with one tensor as its output: the scores of a classifier, the features of a model without a task.
-
-    Args:
-        model: a model of this package.
-    """
+    """The model with one tensor as its output: the scores of a classifier, the features of a model without a task."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -110,11 +106,7 @@ def dynamic_shapes(names: Sequence[str]) -> dict[str, dict[int, Any]]:
 
 
 def refuse_unexportable(model: Any, word_starts: bool) -> None:
-    """Raise an error for a model that cannot be exported, or not with these inputs.
-
-    Raises:
-        ValueError: says what is in the way and how to mend it.
-    """
+    """Raise an error for a model that cannot be exported, or not with these inputs."""
     if isinstance(model, nn.Module) and any(type(module).__module__.startswith("peft.") for module in model.modules()):
         raise ValueError(
             f"The {type(model).__name__} has adapters that are not merged. Merge them: "
@@ -157,11 +149,7 @@ def example_batch(model: PreTrainedModel, lengths: Sequence[int], word_starts: b
 
 
 def compare_with_onnxruntime(model: PreTrainedModel, path: Path, word_starts: bool) -> None:
-    """Raise an error where a graph's output differs from the model's, in batches of several sizes and lengths.
-
-    Raises:
-        ValueError: names the batch and the difference.
-    """
+    """Raise an error where a graph's output differs from the model's, in batches of several sizes and lengths."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -48,11 +48,7 @@ class PushTarget:
 
 
 def push_target(arguments: RunArguments) -> PushTarget | None:
-    """Return where the result of a recipe goes, or None where it stays.
-
-    Raises:
-        ValueError: if the run makes several models, or a proposal is asked for together with checkpoints.
-    """
+    """Return where the result of a recipe goes, or None where it stays."""
     given = arguments.options
     if not given.get("push_to_hub"):
         return None
@@ -114,11 +110,7 @@ def push_run(
 
 
 def open_repository(target: PushTarget) -> PushTarget:
-    """Make the repository and the branch where there are none, and return the target with the full name.
-
-    Raises:
-        ValueError: if there is no token that may write there.
-    """
+    """Make the repository and the branch where there are none, and return the target with the full name."""
     api = HfApi(token=target.token)
     with explained(target, "log in with `hf auth login`, or set HF_TOKEN to a valid token"):
         api.whoami()
@@ -143,11 +135,7 @@ def explained(target: PushTarget, remedy: str) -> Iterator[None]:
 
 
 def push(folder: Path, target: PushTarget) -> str:
-    """Push the result of a run to an open repository, pull it back, compare it, and return the address of the commit.
-
-    Raises:
-        ValueError: if the push fails, with the command that repeats it.
-    """
+    """Push the result of a run to an open repository, pull it back, compare it, and return its address."""
     api = HfApi(token=target.token)
     try:
         name_card(folder, target.repo_id)
@@ -210,11 +198,7 @@ def stale_files(remote: list[str], files: list[str]) -> list[str]:
 
 
 def check_arrived(folder: Path, files: list[str], target: PushTarget, commit: CommitInfo) -> None:
-    """Pull every file back, past the cache, and compare it with what was sent.
-
-    Raises:
-        ValueError: names a file that differs.
-    """
+    """Pull every file back, past the cache, and compare it with what was sent."""
     for path in files:
         with TemporaryDirectory() as fresh:
             pulled = hf_hub_download(

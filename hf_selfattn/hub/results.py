@@ -67,11 +67,7 @@ def backbone_record(name: str, revision: str | None = None) -> dict[str, Any]:
 
 
 def open_run(output_dir: Path, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the results of a finished run with the same arguments, or claim the folder for a new or resumed one.
-
-    Raises:
-        ValueError: if the folder holds another run, or files that no run of ours wrote.
-    """
+    """Return the results of a finished run with the same arguments, or claim the folder for a new or resumed one."""
     mine = json.loads(json.dumps(arguments))
     claimed = output_dir / ARGUMENTS_FILE
     if claimed.is_file():

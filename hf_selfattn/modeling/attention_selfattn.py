@@ -40,22 +40,13 @@ HALF_TYPES = (torch.float16, torch.bfloat16)
 
 @dataclass
 class HeadMasks:
-    """What both heads need to know of the padding, made once for all layers.
+    """What both heads need to know of the padding, made once for all layers."""
 
-    Attributes:
-        lengths_B: number of real tokens of each right-padded row.
-        window_bias: additive mask of the self-attention, (B, K, W) over its windows, or None where nothing is masked.
-        block_bias: additive mask of the grouped attention, (B, K, W + K) over near and far field, or None for
-            FlexAttention, which reads the lengths.
-        window_attention: what the self-attention computes with, of `choose_window_attention`.
-        grouped_attention: what the grouped attention computes with, of `choose_grouped_attention`.
-    """
-
-    lengths_B: Tensor
-    window_bias: Tensor | None
-    block_bias: Tensor | None
-    window_attention: str
-    grouped_attention: str
+    lengths_B: Tensor  # number of real tokens of each right-padded row
+    window_bias: Tensor | None  # additive mask of the windows, (B, K, W), or None where nothing is masked
+    block_bias: Tensor | None  # that of near and far field, (B, K, W + K), or None for FlexAttention
+    window_attention: str  # of `choose_window_attention`
+    grouped_attention: str  # of `choose_grouped_attention`
 
 
 def head_masks(config: SelfAttnConfig, features_BND: Tensor, lengths_B: Tensor | None) -> HeadMasks:

@@ -130,21 +130,13 @@ def attach_backbone(model: PreTrainedModel, name_or_path: str, hub_options: dict
 
 @dataclass
 class BackboneFeatures:
-    """What the heads know of an input, be it a text, an image or a sound.
+    """What the heads know of an input, be it a text, an image or a sound."""
 
-    Attributes:
-        layers: the hidden states (B, N, D) that the heads mix; of each row, what is real stands first.
-        lengths_B: how many of a row's N positions are real, or None where all are.
-        inverse_BT: the place of each position of the input, or None where the order is the same.
-        hidden_states: all hidden states that were computed, in the order of `layers`.
-        attentions: the backbone's attentions, where they were asked for.
-    """
-
-    layers: tuple[Tensor, ...]
-    lengths_B: Tensor | None = None
-    inverse_BT: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] = ()
-    attentions: tuple[Tensor, ...] | None = None
+    layers: tuple[Tensor, ...]  # (B, N, D) that the heads mix; of each row, what is real stands first
+    lengths_B: Tensor | None = None  # how many of a row's N positions are real, or None where all are
+    inverse_BT: Tensor | None = None  # the place of each position of the input, or None where the order is the same
+    hidden_states: tuple[Tensor, ...] = ()  # all that were computed, in the order of `layers`
+    attentions: tuple[Tensor, ...] | None = None  # the backbone's, where they were asked for
 
     def in_input_order(self, features_BND: Tensor) -> Tensor:
         """Return features, such as one of the layers, in the order of the input: (B, T, D)."""

@@ -96,26 +96,16 @@ class RightPaddedRows(NamedTuple):
     """Scores with the words of each row at its front, and the tables as scores.
 
     There are as many positions N as words in the longest row, of the T that came in.
-
-    Attributes:
-        scores_BNC: scores of the labels, 0 where there is no word.
-        mask_BN: True at words.
-        start: (C,) scores.
-        transitions: (C, C) scores.
-        end: (C,) scores.
-        order_BN: `x.gather(1, order_BN)` is right-padded.
-        place_BT: where in its row each of the T positions went; N or more where it is no word.
-        only_legality: True where the tables say only what is legal.
     """
 
-    scores_BNC: Tensor
-    mask_BN: Tensor
-    start: Tensor
-    transitions: Tensor
-    end: Tensor
-    order_BN: Tensor
-    place_BT: Tensor
-    only_legality: bool
+    scores_BNC: Tensor  # scores of the labels, 0 where there is no word
+    mask_BN: Tensor  # True at words
+    start: Tensor  # (C,) scores
+    transitions: Tensor  # (C, C) scores
+    end: Tensor  # (C,) scores
+    order_BN: Tensor  # `x.gather(1, order_BN)` is right-padded
+    place_BT: Tensor  # where in its row each of the T positions went; N or more where it is no word
+    only_legality: bool  # True where the tables say only what is legal
 
     def select(self, rows_B: Tensor) -> RightPaddedRows:
         """Return some of the rows."""
@@ -123,11 +113,7 @@ class RightPaddedRows(NamedTuple):
         return self._replace(**{name: getattr(self, name)[rows_B] for name in per_row})
 
     def put_back(self, values: Tensor, fill: float) -> Tensor:
-        """Return (B, T, …) values of the words in the order that they came in.
-
-        Args:
-            values: (B, N, …) values of the words.
-        """
+        """Return values of the words, (B, N, …), as (B, T, …) in the order that they came in."""
         is_word = self.mask_BN.view(*self.mask_BN.shape, *(1,) * (values.dim() - 2))
         values = F.pad(values.masked_fill(~is_word, fill), (0, 0) * (values.dim() - 2) + (0, 1), value=fill)
         return gather_tokens(values, self.place_BT.clamp(max=values.shape[1] - 1))

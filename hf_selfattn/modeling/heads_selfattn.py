@@ -20,21 +20,13 @@ from .configuration_selfattn import SelfAttnConfig
 
 @dataclass
 class HeadsOutput:
-    """What `SelfAttnHeads` returns; the lists have one entry per head layer and are empty unless asked for.
+    """What `SelfAttnHeads` returns; the lists have one entry per head layer and are empty unless asked for."""
 
-    Attributes:
-        features: (B, N, D) the weighted sum.
-        group_ids: (B, H, N) the group of each token in each head.
-        group_probs: (B, H, N, G) softmax of the similarity to each group.
-        summary_attentions: (B, H, N, K) attention of each token to the summary of each block.
-        fusion_weights: (2,) weights of the self-attention and of the grouped attention.
-    """
-
-    features: Tensor
-    group_ids: tuple[Tensor, ...]
-    group_probs: tuple[Tensor, ...]
-    summary_attentions: tuple[Tensor, ...]
-    fusion_weights: tuple[Tensor, ...]
+    features: Tensor  # (B, N, D) the weighted sum
+    group_ids: tuple[Tensor, ...]  # (B, H, N) the group of each token in each head
+    group_probs: tuple[Tensor, ...]  # (B, H, N, G) softmax of the similarity to each group
+    summary_attentions: tuple[Tensor, ...]  # (B, H, N, K) attention of each token to the summary of each block
+    fusion_weights: tuple[Tensor, ...]  # (2,) weights of the self-attention and of the grouped attention
 
     def as_fields(self, inverse_BN: Tensor | None) -> dict[str, tuple[Tensor, ...]]:
         """Return the fields that a model's output takes over, their tokens in the order of the input."""

@@ -16,20 +16,12 @@ from torch.nn import functional as F
 
 @dataclass
 class Subsequences:
-    """Where each slot of each window comes from, and where each token's features are found again.
+    """Where each slot of each window comes from, and where each token's features are found again."""
 
-    Attributes:
-        source_BSW: index into the row's T tokens for each slot; the special tokens that frame a window are the row's
-            own. 0 in padding slots.
-        segment_source_BSW: the same for segment ids: a closing special token has that of the text token before it.
-        mask_BSW: True where the slot holds a token.
-        slot_BT: for each token of the row, the index into its S * W slots from which its features are taken.
-    """
-
-    source_BSW: Tensor
-    segment_source_BSW: Tensor
-    mask_BSW: Tensor
-    slot_BT: Tensor
+    source_BSW: Tensor  # index into the row's T tokens, its special ones among them; 0 in padding slots
+    segment_source_BSW: Tensor  # for segment ids: a closing special token has that of the text before it
+    mask_BSW: Tensor  # True where the slot holds a token
+    slot_BT: Tensor  # index into the S * W slots of the row from which the features of a token are taken
 
     def trim(self) -> "Subsequences":
         """Return the same plan without the windows and slots that no row uses, or while compiling, that none could."""
@@ -48,23 +40,14 @@ class Subsequences:
 
 @dataclass
 class TokenRows:
-    """Tokens of right-padded rows, and where they stood in the input.
+    """Tokens of right-padded rows, and where they stood in the input."""
 
-    Attributes:
-        values: (B, N) ids or (B, N, D) embeddings.
-        types_BN: segment ids, or None.
-        mask_BN: True at real tokens, or None where no token is padding.
-        lengths_B: number of real tokens of each row, or None where no token is padding.
-        order_BN: the place in the input of each token, or None where the order is the same.
-        inverse_BT: the place among these of each token of the input, or None where the order is the same.
-    """
-
-    values: Tensor
-    types_BN: Tensor | None
-    mask_BN: Tensor | None = None
-    lengths_B: Tensor | None = None
-    order_BN: Tensor | None = None
-    inverse_BT: Tensor | None = None
+    values: Tensor  # (B, N) ids or (B, N, D) embeddings
+    types_BN: Tensor | None  # segment ids, or None
+    mask_BN: Tensor | None = None  # True at real tokens, or None where no token is padding
+    lengths_B: Tensor | None = None  # number of real tokens, or None where no token is padding
+    order_BN: Tensor | None = None  # place in the input of each token, or None where the order is the same
+    inverse_BT: Tensor | None = None  # place among these of each token of the input, or None likewise
 
     def select(self, rows: Tensor) -> "TokenRows":
         """Return the values, types and mask of some of the rows."""

@@ -31,21 +31,13 @@ UNSPACED = re.compile("[\u0e00-\u109f\u1780-\u17ff\u2e80-\u30ff\u31f0-\u9fff\uf9
 
 @dataclass
 class Words:
-    """Which tokens belong to which word.
+    """Which tokens belong to which word."""
 
-    Attributes:
-        starts_BT: True at the first token of each word.
-        members_BT: True at every token of a word; special tokens, blanks and padding belong to none.
-        first_BT: index of the first token of a token's word; its own where it belongs to none.
-        blanks_BT: True at tokens that show nothing.
-        around_BT2: index of the first token of the word before, or of its own, and of the word after; T for none.
-    """
-
-    starts_BT: Tensor
-    members_BT: Tensor
-    first_BT: Tensor
-    blanks_BT: Tensor
-    around_BT2: Tensor
+    starts_BT: Tensor  # True at the first token of each word
+    members_BT: Tensor  # True at every token of a word; special tokens, blanks and padding belong to none
+    first_BT: Tensor  # index of the first token of a token's word; its own where it belongs to none
+    blanks_BT: Tensor  # True at tokens that show nothing
+    around_BT2: Tensor  # first token of the word before, or of its own, and of the word after; T for none
 
 
 def find_words(

@@ -21,11 +21,7 @@ def register_task(task: type[Task[Any]]) -> type[Task[Any]]:
 
 
 def task_of(arguments: RunArguments) -> Task[Any]:
-    """Return the task of a run.
-
-    Raises:
-        ValueError: if no task of that name is registered.
-    """
+    """Return the task of a run."""
     if arguments.task not in TASKS:
         raise ValueError(f"There is no task {arguments.task!r}; there are {', '.join(TASKS)}. Call register_task.")
     return TASKS[arguments.task](arguments)

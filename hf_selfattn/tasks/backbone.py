@@ -41,11 +41,7 @@ def hub_options(arguments: ModelArguments) -> dict[str, str]:
 
 
 def open_backbone(arguments: ModelArguments) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
-    """Return the configuration and the tokenizer of the backbone.
-
-    Raises:
-        ValueError: if there is no such backbone.
-    """
+    """Return the configuration and the tokenizer of the backbone."""
     options = hub_options(arguments)
     if (Path(arguments.model) / "adapter_config.json").is_file():
         raise ValueError(

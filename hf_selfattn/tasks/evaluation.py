@@ -62,9 +62,6 @@ def predict(trainer: Trainer, tokens: Dataset, problem: str) -> Array:
     """Return the logits of every row, in the order of the rows.
 
     Rows of like length stand together in a batch, so that little padding is read.
-
-    Raises:
-        ValueError: if a row got no prediction, or more than one.
     """
     order = order_by_length(tokens)
     prediction = trainer.predict(tokens.select(order))
@@ -82,15 +79,10 @@ def predict(trainer: Trainer, tokens: Dataset, problem: str) -> Array:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What turns logits into calibrated answers; without arguments it changes nothing.
+    """What turns logits into calibrated answers; without arguments it changes nothing."""
 
-    Args:
-        temperature: divides the logits.
-        thresholds: least probability of each label of a multi-label problem.
-    """
-
-    temperature: float = 1.0
-    thresholds: list[float] | None = None
+    temperature: float = 1.0  # divides the logits
+    thresholds: list[float] | None = None  # least probability of each label of a multi-label problem
 
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers as they stand in `results.json`."""
@@ -98,11 +90,7 @@ class Calibration:
 
 
 def fit_calibration(data: ClassificationData, logits: Array) -> Calibration:
-    """Fit temperature and thresholds on the validation split; a regression has neither.
-
-    Args:
-        logits: (N, C) of the validation split.
-    """
+    """Fit temperature and thresholds on logits (N, C) of the validation split; a regression has neither."""
     if data.problem == "regression":
         return Calibration()
     references = as_references(data.splits["validation"]["label"][:], data.problem)
@@ -161,12 +149,7 @@ def score_answers(data: ClassificationData, answers: dict[str, Array], seconds: 
 
 
 def write_predictions(path: Path, references: Sequence[Any], outputs: NDArray[Any]) -> None:
-    """Write one line per row: its number, the right answer and the model's output.
-
-    Args:
-        references: (N,) or (N, C) right answers.
-        outputs: (N, C) probabilities or (N,) values.
-    """
+    """Write one line per row: its number, the right answer, (N,) or (N, C), and the output, (N, C) or (N,)."""
     rows = (
         json.dumps({"row": number, "reference": reference, "output": output})
         for number, (reference, output) in enumerate(zip(references, outputs.tolist(), strict=True))

@@ -71,8 +71,7 @@ def smoothed_loss(smoothing: float) -> LossFunction:
 def balanced_weights(references: NDArray[Any], num_labels: int) -> Tensor:
     """Return the weight of each class, N / (C * its rows), or of each label's positives, negatives / positives.
 
-    Args:
-        references: (N,) class numbers, or (N, C) 0 and 1. A class without rows has the weight 1.
+    The references are (N,) class numbers, or (N, C) 0 and 1. A class without rows has the weight 1.
     """
     if references.ndim == 2:
         positives = references.sum(axis=0)

@@ -15,17 +15,11 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Problem:
-    """What training needs to know of a problem beyond its labels.
+    """What training needs to know of a problem beyond its labels."""
 
-    Args:
-        problem_type: the name that the model's configuration has for it.
-        probabilities: logits (N, C) to what is scored, (N, C) or (N,).
-        selection_metric: metric of the validation split that picks the checkpoint.
-    """
-
-    problem_type: str
-    probabilities: Callable[[Array], Array]
-    selection_metric: str
+    problem_type: str  # the name that the model's configuration has for it
+    probabilities: Callable[[Array], Array]  # logits (N, C) to what is scored, (N, C) or (N,)
+    selection_metric: str  # metric of the validation split that picks the checkpoint
 
 
 PROBLEMS = {

@@ -69,11 +69,7 @@ class SentimentAnalysis(TextClassification):
         return {"polarity": score_polarity(data, values, self.arguments.neutral_band)}
 
     def baselines(self, data: ClassificationData) -> dict[str, Any]:
-        """Score TF-IDF and, where it is asked for, the lexicon.
-
-        Raises:
-            ValueError: if the lexicon cannot answer the problem, or its package is missing.
-        """
+        """Score TF-IDF and, where it is asked for, the lexicon."""
         record = super().baselines(data)
         if not self.arguments.lexicon:
             return record
@@ -92,12 +88,7 @@ class SentimentAnalysis(TextClassification):
 
 
 def score_polarity(data: ClassificationData, values: dict[str, Array], band: float) -> dict[str, Any]:
-    """Score the polarity classes that a regression of valence implies, by split.
-
-    Args:
-        values: (N,) predicted valence, by split.
-        band: a text whose valence is nearer to 0 than this is neutral.
-    """
+    """Score the polarity classes that a regression of valence (N,) implies, by split; within the band is neutral."""
     truth = {name: as_references(data.splits[name]["label"][:], data.problem) for name in values}
     error = max(float(np.sqrt(np.mean((values["validation"] - truth["validation"]) ** 2))), 1e-6)
     record = {}

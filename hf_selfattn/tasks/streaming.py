@@ -102,9 +102,6 @@ def load_stream(arguments: TextClassificationArguments) -> ClassificationData:
     """Open train as a stream, find its labels, and load and check the other splits.
 
     Where `label_names` are given, train is not read before training; else a first pass reads and checks it.
-
-    Raises:
-        ValueError: for arguments that a stream cannot serve, and as `prepare_classification`.
     """
     refuse_what_needs_all_rows(arguments)
     with PartialState().local_main_process_first():
@@ -137,11 +134,7 @@ def load_stream(arguments: TextClassificationArguments) -> ClassificationData:
 
 
 def refuse_what_needs_all_rows(arguments: TextClassificationArguments) -> None:
-    """Raise an error for arguments that a stream cannot serve.
-
-    Raises:
-        ValueError: names the argument and the reason.
-    """
+    """Raise an error for arguments that a stream cannot serve."""
     for name, reason in NOT_STREAMED.items():
         if getattr(arguments, name):
             raise ValueError(f"streaming=true and {name} do not go together: {reason}. Leave one of them out.")
@@ -158,11 +151,7 @@ def refuse_what_needs_all_rows(arguments: TextClassificationArguments) -> None:
 
 
 def open_sources(arguments: TextClassificationArguments) -> tuple[Callable[[], Iterator[Row]], dict[str, Dataset]]:
-    """Return what begins a pass over the raw rows of train, and the other splits, which are read whole.
-
-    Raises:
-        ValueError: if the data set of the hub cannot be opened, or has no train or validation split.
-    """
+    """Return what begins a pass over the raw rows of train, and the other splits, which are read whole."""
     if arguments.dataset is None:
         whole = load_splits(validation=arguments.validation, test=arguments.test, extra=arguments.test_files or None)
         return partial(stream_files, find_files(arguments.train or [])), dict(whole)

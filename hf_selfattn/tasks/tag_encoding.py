@@ -17,11 +17,7 @@ IGNORED = -100
 
 
 def legal_tags(tags: list[int], label_names: list[str]) -> list[int]:
-    """Return tags in which an I-X that goes on with no entity of type X begins one, as conlleval reads it.
-
-    Args:
-        label_names: the C names in IOB2.
-    """
+    """Return tags in which an I-X that goes on with no entity of type X begins one, as conlleval reads it."""
     mended: list[int] = []
     before = "O"
     for tag in tags:
@@ -38,15 +34,9 @@ def encode_split(
 ) -> Dataset:
     """Tokenise sentences, or whole documents, as a plain text of their words, so as a pipeline does.
 
-    Args:
-        label_names: the C names in IOB2.
-
     Returns:
         The tokenizer's columns, `labels` and `length`, and `places`: at each token with a label the number of its word
         among all words of the split, -1 elsewhere.
-
-    Raises:
-        ValueError: if the tokenizer gives no offsets.
     """
     if not tokenizer.is_fast:
         raise ValueError(f"{type(tokenizer).__name__} gives no offsets. Take a backbone with a fast tokenizer.")
@@ -130,13 +120,7 @@ def tags_of_words(
     """Return the label of every word of every sentence: that of its first part in an entity, else none.
 
     A pipeline shows an entity that covers a part of a word, so the word is in it. A word of which the tokenizer left
-    nothing is in no entity.
-
-    Args:
-        found: (N, T) the label of each token.
-
-    Raises:
-        ValueError: if a row got no prediction, or more than one.
+    nothing is in no entity. The labels found are (N, T), one for each token.
     """
     places: list[list[int]] = tokens["places"][:]
     if len(found) != len(tokens) or sorted(order) != list(range(len(tokens))):

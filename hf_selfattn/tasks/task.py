@@ -116,12 +116,7 @@ class Task(ABC, Generic[AnyRunArguments]):
         }
 
     def build_model(self, data: Any, backbone_config: PreTrainedConfig) -> PreTrainedModel | PeftModel:
-        """Return the model that trains: fresh heads on a backbone, or a tuned model; with adapters where asked for.
-
-        Args:
-            data: checked data.
-            backbone_config: configuration of the backbone as it was trained.
-        """
+        """Return the model that trains: fresh heads on a backbone, or a tuned model; with adapters where asked for."""
         arguments = self.arguments
         if is_tuned(arguments):
             model, said = tuned_model(self.model_class, arguments, self.label_options(data))

@@ -102,11 +102,7 @@ class TokenClassification(Task[NerArguments]):
             )
 
     def with_validation(self, data: TaggingData) -> TaggingData:
-        """Return the data with a validation split, made of documents of train where there is none.
-
-        Raises:
-            ValueError: if train has one document only.
-        """
+        """Return the data with a validation split, made of documents of train where there is none."""
         if "validation" in data.splits:
             return data
         train = data.splits["train"]
@@ -192,15 +188,7 @@ class TokenClassification(Task[NerArguments]):
 def split_record(
     name: str, split: Dataset, predictions: list[list[int]], label_names: list[str], known: Any
 ) -> dict[str, Any]:
-    """Return scores and errors of an evaluation split.
-
-    Args:
-        name: of the split.
-        split: its sentences.
-        predictions: labels of the words of each.
-        label_names: the C names of the labels.
-        known: the entities of train, as `entity_strings` gives them.
-    """
+    """Return scores and errors of an evaluation split, from its predicted labels and the entities of train."""
     references, words = split["tags"][:], split["tokens"][:]
     scores = score_spans(references, predictions, label_names, documents=split["document"][:])
     errors = error_analysis(references, predictions, label_names, words, places=split[ORIGIN][:], known=known)
@@ -222,12 +210,7 @@ def entity_counts(data: TaggingData) -> dict[str, int]:
 
 
 def likeliest_labels(logits: Any, labels: Any) -> Any:
-    """Return (B, T) the label of each token, which is all that scores need.
-
-    Args:
-        logits: (B, T, C) what the model put out, perhaps with more behind it.
-        labels: (B, T) the right answers.
-    """
+    """Return (B, T) the label of each token, of logits (B, T, C) and perhaps more: all that scores need."""
     return (logits[0] if isinstance(logits, tuple) else logits).argmax(dim=-1)
 
 
@@ -247,9 +230,6 @@ def predict_tags(trainer: Trainer, tokens: Dataset, split: Dataset, label_names:
     """Return the label of every word of every sentence, in the order of the sentences; legal in each.
 
     Rows of like length stand together in a batch, so that little padding is read.
-
-    Raises:
-        ValueError: if a row got no prediction, or more than one.
     """
     order = order_by_length(tokens).tolist()
     found: Array = np.asarray(trainer.predict(tokens.select(order)).predictions)

@@ -23,9 +23,6 @@ def tuned_model(
 
     Labels of the same name keep their answers, others start fresh; of a model of another task backbone and heads are
     kept. An adapter is merged into its backbone.
-
-    Raises:
-        ValueError: if `heads` would change the shape of heads that are trained already.
     """
     before = open_tuned(model_class, arguments)
     config = copy.deepcopy(before.config)

@@ -53,12 +53,9 @@ def put_checkpoint(side: Path, checkpoint: Path) -> None:
 
 
 def drop_checkpoints(folder: Path, limit: int | None, best_step: int | None) -> None:
-    """Delete the oldest checkpoints of a run; the newest and the best stay.
+    """Delete the oldest checkpoints of a run above a limit, if there is one; the newest and the best stay.
 
     Each is renamed before it is deleted: a folder with the name of a checkpoint never holds half of one.
-
-    Args:
-        limit: number of checkpoints that stay; None or 0 for all.
     """
     if not limit:
         return
@@ -80,8 +77,7 @@ def clear_unfinished(folder: Path) -> None:
 def newest_whole(folder: Path, needs_best: bool) -> tuple[Path | None, list[str]]:
     """Return the newest checkpoint that is whole, and what is wrong with each newer one, which is set aside.
 
-    Args:
-        needs_best: whether the best checkpoint that the newest one speaks of must be whole, too.
+    With `needs_best` the best checkpoint that it speaks of must be whole, too.
     """
     skipped: list[str] = []
     for checkpoint in checkpoints_of(folder):

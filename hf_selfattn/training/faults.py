@@ -115,11 +115,7 @@ def rows_in_words(batch: Mapping[str, Any], train: Any) -> str:
 
 
 def rows_of_batch(batch: Mapping[str, Any], train: Dataset) -> list[int]:
-    """Return the rows of train whose tokens a batch holds, found by comparing them.
-
-    Args:
-        batch: input_ids and attention_mask (B, T).
-    """
+    """Return the rows of train whose tokens a batch (B, T) holds, found by comparing them."""
     mask = batch["attention_mask"].bool() if "attention_mask" in batch else torch.ones_like(batch["input_ids"]).bool()
     wanted = {tuple(ids[kept].tolist()) for ids, kept in zip(batch["input_ids"], mask, strict=True)}
     return [number for number, row in enumerate(train) if tuple(row["input_ids"]) in wanted]

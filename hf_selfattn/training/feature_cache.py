@@ -44,17 +44,11 @@ def default_folder() -> Path:
 
 
 class Place(NamedTuple):
-    """Where the features of a row stand.
+    """Where the features of a row stand."""
 
-    Attributes:
-        shard: its file.
-        start: first token of the row in it.
-        stop: the token after its last.
-    """
-
-    shard: Path
-    start: int
-    stop: int
+    shard: Path  # its file
+    start: int  # first token of the row in it
+    stop: int  # the token after its last
 
 
 class FeatureStore:
@@ -103,14 +97,7 @@ class FeatureStore:
         return found
 
     def add(self, keys: Sequence[bytes], rows: Sequence[Tensor]) -> None:
-        """Write a shard.
-
-        Args:
-            rows: features (T, L, D) of each.
-
-        Raises:
-            ValueError: if the type cannot hold the features, or the disk does not take them.
-        """
+        """Write a shard of the features (T, L, D) of rows."""
         tensors = {
             "keys": torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).view(-1, KEY_BYTES),
             "lengths": torch.tensor([len(row) for row in rows]),
@@ -180,11 +167,7 @@ class CachedFeatures:
             self.rows[name] = split.add_column("features", numbers).with_transform(self.store.fill)
 
     def prepare(self, model: nn.Module, device: torch.device | str) -> dict[str, Any]:
-        """Compute the features that are not there yet, and return what was there and what it took.
-
-        Raises:
-            ValueError: if the disk has too little room, or the type cannot hold a feature.
-        """
+        """Compute the features that are not there yet, and return what was there and what it took."""
         watch, state = Stopwatch(), PartialState()
         self.store.folder = self.folder / f"{features_fingerprint(model, self.tokenizer)}-{self.dtype}"
         missing = self.missing()
@@ -207,11 +190,7 @@ class CachedFeatures:
         return sorted(first_of.values(), key=lambda number: (self.lengths[number], number))
 
     def announce(self, missing: Sequence[int], config: Any) -> dict[str, Any]:
-        """Say how large the features are, and return it.
-
-        Raises:
-            ValueError: if the disk has less room than the missing ones take.
-        """
+        """Say how large the features are, and return it; an error names a disk with less room than that."""
         per_token = bytes_of_token(self.dtype, config.num_mixed_layers, config.hidden_size)
         needed = per_token * sum(self.lengths[number] for number in missing)
         record = {
@@ -264,11 +243,7 @@ class CachedFeatures:
 
 @torch.no_grad()
 def features_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return the features (B, T, L, D) that the heads of a model read: its last L hidden states, windows merged.
-
-    Args:
-        batch: what the model reads, (B, T) each, on its device.
-    """
+    """Return the features (B, T, L, D) that the heads of a model read: its last L hidden states, windows merged."""
     found = base_model(model).base_model.backbone_features(**batch)
     return torch.stack([found.in_input_order(layer) for layer in found.layers], dim=2)
 
@@ -345,15 +320,9 @@ def feature_collator(collate: Collate) -> Collate:
 
 
 def packed(features: Tensor, dtype: str) -> dict[str, Tensor]:
-    """Return features as they are stored; in 8 bits with one scale for each token and layer.
+    """Return features (N, L, D) of N tokens as they are stored; in 8 bits with one scale for each token and layer.
 
     In 8 bits a value is off by at most 1/254 of the greatest magnitude in its token and layer.
-
-    Args:
-        features: (N, L, D) of N tokens.
-
-    Raises:
-        ValueError: if a value is not finite, as it is or in this type.
     """
     if dtype == "int8":
         scales = (features.float().abs().amax(dim=-1) / 127).clamp(min=torch.finfo(torch.float32).tiny)

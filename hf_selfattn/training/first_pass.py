@@ -28,9 +28,7 @@ def standardise_features(
 
     Of several mixed layers each is given variance 1 first (`layer_scale`): the hidden states of a backbone that
     normalises before its layers grow from one layer to the next, and the last ones would drown the others.
-
-    Args:
-        model: a model of this package, with or without adapters; one without heads is left as it is.
+    A model without heads is left as it is.
     """
     heads = [module for module in model.modules() if isinstance(module, SelfAttnHeads)]  # PEFT keeps a second copy
     if not heads:

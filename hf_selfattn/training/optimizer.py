@@ -36,11 +36,7 @@ def learning_rate_groups(
     heads_rate: float,
     is_head: Callable[[str], bool] = is_on_backbone,
 ) -> list[dict[str, Any]]:
-    """Return parameter groups of which the heads have a rate of their own; biases and norms have no weight decay.
-
-    Raises:
-        ValueError: if the rate is out of range.
-    """
+    """Return parameter groups of which the heads have a rate of their own; biases and norms have no weight decay."""
     if not heads_rate > 0:
         raise ValueError(f"heads_learning_rate={heads_rate} must be above 0.")
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
@@ -68,11 +64,7 @@ def heads_rate_of(model: nn.Module, options: TrainingArguments, task: Task[Any])
 def grouped_optimizer(
     model: PreTrainedModel, options: TrainingArguments, task: Task[Any]
 ) -> torch.optim.Optimizer | None:
-    """Return the optimizer that `Trainer` would make, with rates of the parts; None where it has to make it.
-
-    Raises:
-        ValueError: if rates are given for an optimizer that arranges the parameters itself.
-    """
+    """Return the optimizer that `Trainer` would make, with rates of the parts; None where it has to make it."""
     heads_rate = heads_rate_of(model, options, task)
     if heads_rate is None:
         return None

@@ -37,17 +37,11 @@ ONE_PHASE = {"tuning": "lora", "probe_epochs": None, "probe_learning_rate": None
 
 @dataclass(frozen=True)
 class Fitted:
-    """A training that has come to its end.
+    """A training that has come to its end."""
 
-    Args:
-        trainer: holds the model.
-        run_state: what happened on the way.
-        record: how the training went.
-    """
-
-    trainer: RecipeTrainer
+    trainer: RecipeTrainer  # it holds the model
     run_state: RunState
-    record: dict[str, Any]
+    record: dict[str, Any]  # how it went
 
 
 def prepare(task: Task[Any], data: Any) -> Prepared:
@@ -72,11 +66,7 @@ def fit_phases(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:
 
 
 def fit_phase(task: Task[Any], prepared: Prepared, output_dir: Path, heads: dict[str, Tensor] | None = None) -> Fitted:
-    """Train to the end of a phase.
-
-    Args:
-        heads: weights that the heads of a LoRA phase start from, by name; fresh ones where they are not given.
-    """
+    """Train to the end of a phase, from such weights of the heads by name, or from fresh ones."""
 
     def build(options: dict[str, Any]) -> RecipeTrainer:
         of_these = with_arguments(task, options=options)
@@ -157,11 +147,7 @@ def write_heads(path: Path, heads: dict[str, Tensor], record: dict[str, Any]) ->
 
 
 def read_heads(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the weights of the first phase by name, and how its training went.
-
-    Raises:
-        ValueError: if it is broken.
-    """
+    """Return the weights of the first phase by name, and how its training went."""
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["training"])  # noqa: SIM118

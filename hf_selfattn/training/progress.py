@@ -60,9 +60,6 @@ class Progress(TrainerCallback):
 
     The throughput counts tokens that are no padding, in all processes together, over the time of the training steps;
     the time left is that of the steps that are left, with evaluations as frequent as they were so far.
-
-    Args:
-        line: what it writes to.
     """
 
     def __init__(self, line: Line) -> None:

@@ -21,21 +21,13 @@ from .trainer import RecipeTrainer
 
 @dataclass
 class RunState:
-    """What happened to a run; it is written at once and outlives the process.
+    """What happened to a run; it is written at once and outlives the process."""
 
-    Args:
-        starts: how often the command was given until training was done.
-        resumed_from: the step of the checkpoint that each later start went on from; 0 where there was none.
-        interruptions: how often Ctrl-C, or another signal, ended it.
-        skipped: checkpoints that were not whole, and why.
-        smaller_batches: options that were changed because the memory was too small, one record each time.
-    """
-
-    starts: int = 0
-    resumed_from: list[int] = field(default_factory=list)
-    interruptions: int = 0
-    skipped: list[str] = field(default_factory=list)
-    smaller_batches: list[dict[str, int]] = field(default_factory=list)
+    starts: int = 0  # how often the command was given until training was done
+    resumed_from: list[int] = field(default_factory=list)  # the step that each later start went on from, or 0
+    interruptions: int = 0  # how often Ctrl-C, or another signal, ended it
+    skipped: list[str] = field(default_factory=list)  # checkpoints that were not whole, and why
+    smaller_batches: list[dict[str, int]] = field(default_factory=list)  # what a too small memory changed
 
     def options(self) -> dict[str, int]:
         """Return the options of the training that were changed because the memory was too small."""
@@ -43,11 +35,7 @@ class RunState:
 
 
 def read_run_state(folder: Path) -> RunState:
-    """Return what happened to a run until now.
-
-    Raises:
-        ValueError: if the record does not parse.
-    """
+    """Return what happened to a run until now."""
     path = folder / RUN_STATE_FILE
     return RunState(**read_json(path)) if path.is_file() else RunState()
 
@@ -65,9 +53,6 @@ def fit(
 
     Args:
         build: makes a fresh model and its `Trainer` with such options of `TrainingArguments`.
-
-    Raises:
-        ValueError: if a loss is not finite, a checkpoint cannot be written or the memory is too small.
     """
     state = from_main(lambda: started(output_dir))
     while True:
@@ -94,11 +79,7 @@ def started(output_dir: Path) -> RunState:
 
 
 def train_to_end(trainer: RecipeTrainer, state: RunState, output_dir: Path, may_shrink: bool) -> dict[str, int] | None:
-    """Train to the end and return None, or the options of a smaller batch where the memory was too small.
-
-    Raises:
-        ValueError: if the memory is too small and no smaller batch is to be tried.
-    """
+    """Train to the end and return None, or the options of a smaller batch where the memory was too small."""
     checkpoint = resume_point(trainer, state, output_dir)
     if checkpoint is not None and ended(checkpoint):
         trainer.train_nothing_more()

@@ -76,11 +76,7 @@ def run(arguments: RunArguments) -> dict[str, Any]:
 
 @contextmanager
 def alone_in(output_dir: Path) -> Iterator[None]:
-    """Keep other runs out of the folder of a run for as long as this one takes.
-
-    Raises:
-        ValueError: if another run is in it.
-    """
+    """Keep other runs out of the folder of a run for as long as this one takes."""
     with ExitStack() as held:
         trouble = from_main(lambda: lock(held, output_dir))
         if trouble is not None:
@@ -113,11 +109,7 @@ def train(task: Task[Any], plan: Plan | None, data: Any, output_dir: Path) -> di
 
 
 def claim(output_dir: Path, arguments: RunArguments) -> dict[str, Any] | None:
-    """Return the results of the finished run of these arguments, or take the folder for it, the main process first.
-
-    Raises:
-        ValueError: if the folder holds something else.
-    """
+    """Return the results of the finished run of these arguments, or take the folder for it, the main process first."""
     with PartialState().main_process_first():
         finished = open_run(output_dir, arguments.without_places())
         if finished is None and PartialState().is_main_process:

@@ -51,9 +51,6 @@ def search(plan: Plan, arguments: RunArguments, data: Any, output_dir: Path) -> 
 
     No evaluation split but validation is read. The score of a trial is the best that it reached, as training keeps its
     best checkpoint; in a sweep over seeds the best is that in the mean over them.
-
-    Raises:
-        ValueError: if every trial failed.
     """
     path = output_dir / f"{plan.kind}.json"
     arguments = replace(arguments, search={}, sweep={})
@@ -114,11 +111,7 @@ def open_study(plan: Plan, arguments: RunArguments, output_dir: Path, larger: bo
 
 
 def create_study(plan: Plan, output_dir: Path, direction: Literal["maximize", "minimize"]) -> optuna.Study:
-    """Make the study, or open the one that is there.
-
-    Raises:
-        ValueError: if the storage cannot be opened, more than once: two machines may make it at the same moment.
-    """
+    """Make the study, or open the one that is there; try it again, for two machines may make it at the same moment."""
     import optuna
 
     tries = 5

@@ -54,19 +54,12 @@ class Choices:
 
 @dataclass(frozen=True)
 class Range:
-    """A range of numbers, both ends included; of whole numbers where both ends are whole.
-
-    Args:
-        low: the lower end.
-        high: the upper end.
-        log: whether numbers are drawn evenly on the logarithmic scale.
-        step: distance of the numbers.
-    """
+    """A range of numbers, both ends included; of whole numbers where both ends are whole."""
 
     low: float
     high: float
-    log: bool = False
-    step: float | None = None
+    log: bool = False  # drawn evenly on the logarithmic scale
+    step: float | None = None  # distance of the numbers
 
     def draw(self, trial: BaseTrial, key: str) -> Any:
         """Return the value of a trial."""
@@ -77,21 +70,13 @@ class Range:
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked `search` or `sweep` argument.
+    """A checked `search` or `sweep` argument."""
 
-    Args:
-        kind: `search` or `sweep`.
-        trials: number of trainings.
-        space: what each setting may be, by its key.
-        given: the space as the user wrote it.
-        storage: journal file or database URL that several machines share; None keeps the trials with the run.
-    """
-
-    kind: str
-    trials: int
-    space: Mapping[str, Choices | Range]
-    given: dict[str, Any]
-    storage: str | None = None
+    kind: str  # `search` or `sweep`
+    trials: int  # number of trainings
+    space: Mapping[str, Choices | Range]  # what each setting may be, by its key
+    given: dict[str, Any]  # the space as the user wrote it
+    storage: str | None = None  # file or URL that several machines share; None keeps the trials with the run
 
     def combinations(self) -> Iterator[dict[str, Any]]:
         """Yield the settings of each combination of a sweep; a search has none."""
@@ -102,11 +87,7 @@ class Plan:
 
 
 def read_plan(arguments: RunArguments) -> Plan | None:
-    """Return what the arguments ask to search or to sweep, or None.
-
-    Raises:
-        ValueError: names the key that is wrong, what is allowed, and the nearest valid key; or the missing package.
-    """
+    """Return what the arguments ask to search or to sweep, or None; an error names the nearest valid key."""
     if not (arguments.search or arguments.sweep):
         return None
     if arguments.search and arguments.sweep:
@@ -160,14 +141,7 @@ def read_sweep(arguments: RunArguments) -> Plan:
 def read_space(
     given: Mapping[str, Any], arguments: RunArguments, where: str, **more: Any
 ) -> dict[str, Choices | Range]:
-    """Read the entries of a space.
-
-    Args:
-        given: by key a list of values, or a mapping with `low` and `high` and perhaps `log` or `step`.
-
-    Raises:
-        ValueError: names the key that is wrong and what is allowed.
-    """
+    """Read the entries of a space: lists of values, or mappings with `low`, `high` and perhaps `log` or `step`."""
     known, space = searchable(arguments, **more), {}
     for key, entry in flat(given).items():
         if key not in known:
@@ -208,11 +182,7 @@ def flat(space: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_entry(name: str, entry: Any, default: Any) -> Choices | Range:
-    """Read what one setting may be.
-
-    Raises:
-        ValueError: names the setting and what is wrong with it.
-    """
+    """Read what one setting may be."""
     counted = isinstance(default, int) and not isinstance(default, bool)
     if isinstance(entry, list):
         return read_choices(name, entry, counted)
@@ -236,11 +206,7 @@ def read_entry(name: str, entry: Any, default: Any) -> Choices | Range:
 
 
 def read_choices(name: str, values: list[Any], counted: bool) -> Choices:
-    """Read a list of values; numbers become of one type.
-
-    Raises:
-        ValueError: for a list that is empty, or holds something twice or of another kind.
-    """
+    """Read a list of values; numbers become of one type."""
     if not values:
         raise ValueError(f"{name} is an empty list. Give at least one value.")
     for value in values:
@@ -265,11 +231,7 @@ def is_number(value: Any) -> bool:
 
 
 def number(name: str, value: Any, counted: bool = False) -> int | float:
-    """Return a finite number, a whole one where things are counted.
-
-    Raises:
-        ValueError: if it is none.
-    """
+    """Return a finite number, a whole one where things are counted."""
     found = (float(value) if isinstance(value, str) else value) if is_number(value) else float("nan")
     if not abs(found) < float("inf"):
         raise ValueError(f"{name}={value!r} is no finite number.")

@@ -41,19 +41,12 @@ GROUPED = "group_by_length"
 
 @dataclass(frozen=True)
 class Prepared:
-    """What every phase of a training reads.
+    """What every phase of a training reads."""
 
-    Args:
-        data: checked data with the splits train and validation.
-        tokens: tokenised splits.
-        tokenizer: the backbone's tokenizer.
-        backbone_config: configuration of the backbone as it was trained.
-    """
-
-    data: Any
-    tokens: dict[str, Dataset]
-    tokenizer: PreTrainedTokenizerBase
-    backbone_config: PreTrainedConfig
+    data: Any  # checked, with the splits train and validation
+    tokens: dict[str, Dataset]  # tokenised splits
+    tokenizer: PreTrainedTokenizerBase  # the backbone's
+    backbone_config: PreTrainedConfig  # as the backbone was trained
 
 
 def build_trainer(
@@ -140,9 +133,6 @@ def training_arguments(
     """Return the options of `Trainer`, the user's before the defaults, and whether rows of like length come together.
 
     `Trainer` would put the rows of the evaluation in another order, too: it is told of a random one instead.
-
-    Raises:
-        ValueError: if the validation split has no such metric as is to pick the checkpoint.
     """
     arguments = task.arguments
     metric = arguments.selection_metric or task.selection_metric(data)

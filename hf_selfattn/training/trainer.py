@@ -82,11 +82,7 @@ class RecipeTrainer(Trainer):
         return loss
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a checkpoint aside, rename it when it is whole, push it, and delete older ones.
-
-        Raises:
-            ValueError: if it cannot be written; the earlier ones are whole.
-        """
+        """Write a checkpoint aside, rename it when it is whole, push it, and delete older ones."""
         folder, push = Path(self.args.output_dir), self.args.push_to_hub
         side, checkpoint = folder / WRITING, folder / checkpoint_name(self.state.global_step)
         with cleared_if_not_written(side, checkpoint):
@@ -113,11 +109,7 @@ class RecipeTrainer(Trainer):
             self.state.best_model_checkpoint = str(folder / checkpoint_name(self.state.best_global_step))
 
     def stop_at(self, step: int) -> None:
-        """Save the weights of the last good step, and raise an error that names the step and the rows of the batch.
-
-        Raises:
-            NotFinite: always.
-        """
+        """Save the weights of the last good step, and raise an error that names the step and the rows of the batch."""
         last = Path(self.args.output_dir) / checkpoint_name(self.state.global_step)
         self.accelerator.wait_for_everyone()
         if self.state.global_step and not last.is_dir():
@@ -131,11 +123,7 @@ class RecipeTrainer(Trainer):
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the training at the end of a step, with a checkpoint.
-
-    Args:
-        number: of the signal.
-    """
+    """A signal ended the training at the end of a step, with a checkpoint."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -147,9 +135,6 @@ class Watch(TrainerCallback):
 
     At the first signal (`SIGNALS`: Ctrl-C, what clusters and containers send to end a process, or before they take the
     machine away) a checkpoint is saved at the end of the running step; a second one stops at once.
-
-    Args:
-        trainer: whose steps are watched.
     """
 
     def __init__(self, trainer: RecipeTrainer):
@@ -257,11 +242,7 @@ def changed(args: TrainingArguments, **values: Any) -> Iterator[None]:
 
 @contextmanager
 def cleared_if_not_written(side: Path, checkpoint: Path) -> Iterator[None]:
-    """Delete a half-written checkpoint and say why it could not be written.
-
-    Raises:
-        ValueError: if it could not be written.
-    """
+    """Delete a half-written checkpoint and say why it could not be written."""
     try:
         yield
     except Exception as error:
