@@ -71,9 +71,10 @@ class DataArguments:
 
     Args:
         train: files, globs or lists of them (CSV, TSV, JSON, JSONL, Parquet, Arrow, column files, compressed).
-        validation: files of the validation split; a part of train where there is none.
-        test: files of the test split.
-        test_files: further test sets by name, such as `test_files.other=FILE`.
+        validation: files of the validation split, or the split of `dataset` that is it, such as `validation_matched`;
+            a part of train where there is none.
+        test: files of the test split, or a split of `dataset`.
+        test_files: further test sets by name: files or splits of `dataset`, such as `test_files.other=FILE`.
         dataset: a data set on the hub, or a folder of `save_to_disk`, instead of files.
         dataset_config: configuration of that data set.
         revision: branch, tag or commit of that data set.

@@ -8,10 +8,10 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Union
+from typing import Any, Union
 
 import datasets
 import pyarrow as pa
@@ -39,7 +39,7 @@ def load_splits(
 
     Args:
         train, validation, test: a path, a glob or a list of them (CSV, TSV, JSON, JSONL, Parquet, Arrow, CoNLL
-            columns, also compressed); the files of one split are joined.
+            columns, also compressed); the files of one split are joined. Or the name of a split of ``dataset``.
         dataset: a hub name, a folder written by ``save_to_disk``, a `Dataset` (becomes train) or a `DatasetDict`.
         extra: further test sets by name: files, or the name of a split of ``dataset``.
 
@@ -61,19 +61,34 @@ def load_splits(
     if clash:
         raise ValueError(f"extra test set(s) {clash}: these names are taken; choose others than {STANDARD_SPLITS}.")
     given = {} if dataset is None else _open_dataset(dataset, dataset_config, revision)
-    twice = [name for name in files if name in given]
+    named = {
+        name: split for name, spec in {**files, **extra}.items() if (split := split_named(spec, given)) is not None
+    }
+    twice = [name for name in files if name in given and name not in named]
     if twice:
-        raise ValueError(f"split(s) {twice} are given as files and stand in dataset={dataset!r} too; give only one.")
+        raise ValueError(
+            f"split(s) {twice} are given as files and stand in dataset={dataset!r} too; give only one, or the name of "
+            f"one of its splits {[*given]}."
+        )
     splits = {name: split for name, split in given.items() if name in STANDARD_SPLITS}
     for name, spec in {**files, **extra}.items():
-        from_dataset = isinstance(spec, str) and name in extra and spec in given
-        splits[name] = given[str(spec)] if from_dataset else _open_files(spec, name)
-    unused = [name for name in given if name not in splits and name not in extra.values()]
+        splits[name] = given[named[name]] if name in named else _open_files(spec, name)
+    used = {*named.values(), *(name for name in STANDARD_SPLITS if name not in named)}
+    unused = [name for name in given if name not in used]
     if unused:
-        message = "Splits %s of the data set are not used; extra={name: split} makes them test sets."
-        logging.getLogger(__name__).warning(message, unused)
+        logging.getLogger(__name__).warning(
+            "Splits %s of the data set are not used; test_files.NAME=SPLIT makes one of them a test set, "
+            "validation=SPLIT or test=SPLIT that split.",
+            unused,
+        )
     order = [name for name in STANDARD_SPLITS if name in splits] + list(extra)
     return DatasetDict({name: splits[name] for name in order})
+
+
+def split_named(spec: Any, splits: Collection[str]) -> str | None:
+    """Return the split that is meant where a split of the data set may stand for files."""
+    name = SPLIT_ALIASES.get(spec, spec) if isinstance(spec, str) else None
+    return name if name in splits else None
 
 
 def find_files(spec: DataFiles, split: str = "train") -> list[Path]:

@@ -8,6 +8,7 @@ times as long as plain matrix products, forward and backward together; on 512 to
 from __future__ import annotations
 
 import copy
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,21 @@ def open_backbone(arguments: ModelArguments) -> tuple[PreTrainedConfig, PreTrain
     try:
         config = AutoConfig.from_pretrained(arguments.model, **options)
         tokenizer = AutoTokenizer.from_pretrained(arguments.model, **options)
-        return getattr(config, "backbone_config", config), tokenizer
     except OSError as error:
         raise ValueError(
             f"The backbone model={arguments.model!r} cannot be opened. Give a name on the hub or a folder with "
             f"config.json, weights and tokenizer. {error}"
         ) from error
+    if tokenizer.pad_token is None:
+        filling = tokenizer.eos_token or tokenizer.unk_token
+        if filling is None:
+            raise ValueError(
+                f"The tokenizer of model={arguments.model!r} has no token to pad rows with. Save a copy with one: "
+                "tokenizer.add_special_tokens({'pad_token': '[PAD]'}), and the backbone with resized embeddings."
+            )
+        logging.getLogger(__name__).warning("The tokenizer has no padding token; %s pads (and is masked).", filling)
+        tokenizer.pad_token = filling
+    return getattr(config, "backbone_config", config), tokenizer
 
 
 def is_tuned(arguments: ModelArguments) -> bool:

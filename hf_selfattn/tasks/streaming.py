@@ -21,7 +21,7 @@ from ..data import ClassificationData, load_splits, prepare_classification
 from ..data.columns import find_columns
 from ..data.formats import ORIGIN, Row
 from ..data.labels import read_scheme
-from ..data.load import SPLIT_ALIASES, STANDARD_SPLITS, find_files
+from ..data.load import SPLIT_ALIASES, find_files, split_named
 from ..data.streams import Stream, stream_files, stream_split, survey
 from .text_arguments import TextClassificationArguments
 
@@ -165,11 +165,21 @@ def open_sources(arguments: TextClassificationArguments) -> tuple[Callable[[], I
             "save_to_disk needs no streaming, since it is never read into memory whole."
         ) from error
     by_name = {SPLIT_ALIASES.get(name, name): split for name, split in streams.items()}
-    if missing := {"train", "validation"} - {*by_name}:
-        raise ValueError(f"dataset={arguments.dataset!r} has the splits {list(streams)}; streaming needs {missing}.")
+    given = {"train": arguments.train, "validation": arguments.validation, "test": arguments.test}
+    wanted = {name: name if spec is None else split_named(spec, by_name) for name, spec in given.items()}
+    wanted |= {name: split_named(spec, by_name) for name, spec in arguments.test_files.items()}
+    if missing := [
+        name for name, split in wanted.items() if split not in by_name and (name, split) != ("test", "test")
+    ]:
+        raise ValueError(
+            f"dataset={arguments.dataset!r} has the splits {list(streams)}, of which streaming needs {missing}. Name "
+            "them, such as validation=SPLIT."
+        )
+    places = {name: str(split) for name, split in wanted.items() if split in by_name}
     evaluation = {
-        name: Dataset.from_list(list(stream_split(by_name[name], f"{arguments.dataset}/{name}")))
-        for name in STANDARD_SPLITS[1:]
-        if name in by_name
+        name: Dataset.from_list(list(stream_split(by_name[split], f"{arguments.dataset}/{split}")))
+        for name, split in places.items()
+        if name != "train"
     }
-    return partial(stream_split, by_name["train"], f"{arguments.dataset}/train"), evaluation
+    train = places["train"]
+    return partial(stream_split, by_name[train], f"{arguments.dataset}/{train}"), evaluation

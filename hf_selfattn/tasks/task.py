@@ -63,6 +63,14 @@ class Task(ABC, Generic[AnyRunArguments]):
     def check(self) -> dict[str, Any]:
         """Print a report on the data, bad rows and all, and return it."""
 
+    def outlook(self, known: list[str]) -> list[str]:
+        """Return what a run would say of the data beside what is known, or the error that it would stop with."""
+        try:
+            data = self.with_validation(self.load())
+        except ValueError as error:
+            return [f"A run would stop: {str(error).splitlines()[0]}"]
+        return [f"In a run: {note}" for note in data.notes if note not in known]
+
     @abstractmethod
     def tokenise(self, data: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str, Dataset]:
         """Return the splits as the model reads them, with the columns `labels` and `length`."""

@@ -83,6 +83,7 @@ class TextClassification(Task[TextClassificationArguments]):
         window = window_of(backbone_config, tokenizer)
         report = check_classification(splits, tokenizer, window, **self.arguments.columns())
         report["notes"][:0] = notes
+        report["notes"] += self.outlook(report["notes"])
         say(format_report(report))
         return report
 

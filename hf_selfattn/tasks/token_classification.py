@@ -123,6 +123,7 @@ class TokenClassification(Task[NerArguments]):
         backbone_config, tokenizer = open_backbone(self.arguments)
         window = window_of(backbone_config, tokenizer)
         report = check_tagging(raw_splits(self.arguments), tokenizer, window, **self.arguments.columns())
+        report["notes"] += self.outlook(report["notes"])
         say(format_report(report))
         return report
 

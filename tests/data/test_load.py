@@ -324,3 +324,20 @@ def test_a_quoted_cell_of_several_lines_is_named_in_tsv_and_said_in_csv(tmp_path
     data = prepare_classification(load_splits(train=tmp_path / "a.csv"))
     assert len(data.splits["train"]) == 2
     assert any("the text has several lines" in note and "a.csv:3" in note for note in data.notes)
+
+
+def test_a_split_of_the_data_set_may_stand_for_files(caplog: pytest.LogCaptureFixture) -> None:
+    names = ["train", "validation_matched", "validation_mismatched", "test_matched", "test"]
+    source = DatasetDict({name: Dataset.from_dict({"text": [name], "label": [1]}) for name in names})
+    splits = load_splits(dataset=source, validation="validation_matched", extra={"other": "validation_mismatched"})
+    shown = {name: split["text"][0] for name, split in splits.items()}
+    assert shown == {
+        "train": "train",
+        "validation": "validation_matched",
+        "test": "test",
+        "other": "validation_mismatched",
+    }
+    assert "['test_matched'] of the data set are not used; test_files.NAME=SPLIT" in caplog.text
+    assert load_splits(dataset=source, test="test_matched")["test"]["text"][0] == "test_matched"
+    with pytest.raises(ValueError, match="validation: no file matches 'validation_mtched'"):
+        load_splits(dataset=source, validation="validation_mtched")
