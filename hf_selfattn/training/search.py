@@ -6,6 +6,7 @@ fail are kept with their error, and several machines can share one search throug
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import socket
@@ -96,6 +97,14 @@ def open_study(plan: Plan, arguments: RunArguments, output_dir: Path, larger: bo
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     output_dir.mkdir(parents=True, exist_ok=True)
     study = create_study(plan, output_dir, "maximize" if larger else "minimize")
+    mine = json.loads(json.dumps({**arguments.without_places(), "space": plan.given}))
+    theirs = study.user_attrs.get("arguments", mine)
+    if differing := sorted(key for key in mine if mine[key] != theirs.get(key)):
+        raise ValueError(
+            f"search.storage={plan.storage!r} holds another search; it differs in {', '.join(differing)}. Give another "
+            "storage."
+        )
+    study.set_user_attr("arguments", mine)
     # A search that goes on, or on another machine, must not draw again what was drawn first.
     here = zlib.crc32(worker(output_dir).encode()) if plan.storage else 0
     seed = (arguments.seed + len(study.trials) + here) % 2**32
