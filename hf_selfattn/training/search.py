@@ -101,7 +101,7 @@ def open_study(plan: Plan, arguments: RunArguments, output_dir: Path, larger: bo
     theirs = study.user_attrs.get("arguments", mine)
     if differing := sorted(key for key in mine if mine[key] != theirs.get(key)):
         raise ValueError(
-            f"search.storage={plan.storage!r} holds another search, which differs in {', '.join(differing)}. "
+            f"search.storage={plan.storage!r} holds another search; it differs in {', '.join(differing)}. "
             "Give another storage."
         )
     study.set_user_attr("arguments", mine)

@@ -7,11 +7,13 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from runs import settings, stopped_after, text_arguments
+from runs import LABELS, Stopped, rows_of, settings, stopped_after, text_arguments, with_callback, write_rows
 from safetensors.torch import load_file
+from transformers import Trainer, TrainerCallback
 
 from hf_selfattn import run
 from hf_selfattn.hub.summary import story
@@ -171,6 +173,55 @@ def test_without_a_whole_checkpoint_training_begins_anew_and_says_so(
     results = run(text_arguments(given))
     assert "No checkpoint is whole: training begins anew." in capsys.readouterr().out
     assert results["run_state"]["resumed_from"] == [0] and results["training"]["steps"] == 6
+
+
+class Steps(TrainerCallback):
+    """Counts the steps of all trainings."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.count += 1
+
+
+STREAM = {"streaming": True, "max_steps": 6, "num_train_epochs": 1, "label_names": [*LABELS]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"tuning": "full", "early_stopping_patience": 1, "num_train_epochs": 9, "learning_rate": 0.0}, STREAM],
+    ids=["to its end", "early", "on a stream"],
+)
+def test_a_training_that_ended_is_scored_and_not_trained_again(
+    changes: dict[str, Any], tiny_backbone: str, tmp_path: Path
+) -> None:
+    """The process ended between the last step and the results."""
+
+    def end(*_: Any, **__: Any) -> None:
+        raise Stopped
+
+    (tmp_path / "whole").mkdir()
+    rows = write_rows(tmp_path / "rows.jsonl", rows_of("single_label_classification", 12, seed=3))
+    changes = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "validation": rows, **changes}
+    whole = run(text_arguments(settings(tiny_backbone, tmp_path / "whole", **changes)))
+    given = settings(tiny_backbone, tmp_path, **changes)
+    steps = Steps()
+    with pytest.MonkeyPatch.context() as patch:
+        with_callback(patch, steps)
+        patch.setattr(Trainer, "predict", end)
+        with pytest.raises(Stopped):
+            run(text_arguments(given))
+        assert steps.count == whole["training"]["steps"] > 1
+        patch.undo()
+        with_callback(patch, steps)
+        results = run(text_arguments(given))
+    assert steps.count == results["training"]["steps"] == whole["training"]["steps"], "no step was made again"
+    assert results["run_state"]["resumed_from"] == [whole["training"]["steps"]]
+    for name in ("best_step", "best_metric"):
+        assert results["training"][name] == whole["training"][name]
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole/run", "run"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_folder_that_was_moved_keeps_its_best_checkpoint(tiny_backbone: str, tmp_path: Path) -> None:

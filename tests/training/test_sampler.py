@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from accelerate.data_loader import BatchSamplerShard
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
+from runs import text_arguments
 from torch.utils.data import BatchSampler
+from transformers import Trainer
 
+from hf_selfattn.data import ClassificationData
+from hf_selfattn.tasks import task_of
 from hf_selfattn.training.sampler import Excerpts, GroupedByLength
+from hf_selfattn.training.setup import training_arguments
 
 CLS, SEP = 1, 2
 
@@ -93,6 +100,26 @@ def test_rows_of_like_length_stand_together_in_another_order_every_epoch() -> No
         return sum(16 * max(values[i : i + 16]) - sum(values[i : i + 16]) for i in range(0, 800, 16))
 
     assert sorted(grouped) == sorted(lengths) and padding(grouped) < 0.3 * padding(lengths)
+
+
+@pytest.mark.parametrize(
+    ("given", "strategy", "groups"),
+    [({}, "random", True), ("group_by_length", "random", True), ("sequential", "sequential", False)],
+)
+def test_train_is_grouped_unless_told_otherwise_and_the_evaluation_is_in_order(
+    given: Any, strategy: str, groups: bool, tmp_path: Path
+) -> None:
+    """`Trainer` would put the rows of the evaluation in another order, too, if it heard of the grouping."""
+    options = {"train_sampling_strategy": given} if given else {}
+    options["remove_unused_columns"] = False
+    task = task_of(text_arguments({"model": "m", "output_dir": "o", **options}))
+    splits = DatasetDict({"validation": Dataset.from_dict({"label": [0, 1]})})
+    data = ClassificationData(splits, "single_label_classification", ["a", "b"])
+    made, grouped = training_arguments(task, data, tmp_path)
+    assert (made.train_sampling_strategy, grouped) == (strategy, groups)
+    rows = Dataset.from_dict({"length": [9, 2, 7, 4]})
+    trainer = Trainer(model=torch.nn.Linear(1, 1), args=made, eval_dataset=rows, data_collator=lambda rows: rows)
+    assert [row["length"] for batch in trainer.get_eval_dataloader() for row in batch] == [9, 2, 7, 4]
 
 
 def test_the_last_update_is_left_out_where_that_is_asked_for() -> None:
