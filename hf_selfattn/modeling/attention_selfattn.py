@@ -5,7 +5,7 @@
 Shape suffixes: B rows, N tokens, D features, H heads, K blocks, W tokens of a block, G groups, E width of a head.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import cast
@@ -100,6 +100,12 @@ def window_width(window: int, num_tokens: int) -> int:
     return window if torch.compiler.is_exporting() else min(window, num_tokens)
 
 
+def first_prototypes(shape: Sequence[int]) -> Tensor:
+    """Return random directions (H, G, E), the same in every model, as a buffer is to be before data set it."""
+    numbers = torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu", dtype=torch.float32)
+    return F.normalize(numbers, dim=-1)
+
+
 class SelfAttentionHead(nn.Module):
     """Multi-head attention inside consecutive windows of the features.
 
@@ -173,13 +179,15 @@ class GroupedAttentionHead(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, self.num_heads * (2 * self.head_dim + projected_dim))
         self.metric = nn.Linear(config.hidden_size, config.group_dim, bias=False)
         self.metric_scale = nn.Parameter(torch.ones(self.num_heads))
-        self.prototypes = nn.Buffer(torch.empty(self.num_heads, config.num_groups, config.group_dim))
+        shape = (self.num_heads, config.num_groups, config.group_dim)
+        self.prototypes = nn.Buffer(first_prototypes(shape).to(torch.get_default_device()))
         self.output = nn.Linear(self.num_heads * self.value_dim, config.hidden_size)
 
     def reset_weights(self) -> None:
         """Fill what the head holds itself, unless it was loaded."""
         init.ones_(self.metric_scale)
-        init.copy_(self.prototypes, F.normalize(torch.randn_like(self.prototypes), dim=-1))
+        torch.randn_like(self.prototypes)  # they were drawn here once: a seed goes on giving the weights that it gave
+        init.copy_(self.prototypes, first_prototypes(self.prototypes.shape))
 
     def forward(
         self, features_BND: Tensor, masks: HeadMasks, output_attentions: bool = False

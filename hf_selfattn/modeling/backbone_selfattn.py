@@ -4,9 +4,11 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -141,6 +143,31 @@ class BackboneFeatures:
     def in_input_order(self, features_BND: Tensor) -> Tensor:
         """Return features, such as one of the layers, in the order of the input: (B, T, D)."""
         return features_BND if self.inverse_BT is None else gather_tokens(features_BND, self.inverse_BT)
+
+
+def copied(layer: Tensor, place: Callable[[Tensor], Tensor], goes_on: bool = False) -> Tensor:
+    """Return hidden states at other places; after `retain_grad` they get the gradient of those that they are made of.
+
+    Args:
+        layer: hidden states, of a backbone or copied before.
+        place: gives copies of them, or of their gradient, at the other places.
+        goes_on: whether the copy is copied again before it is returned.
+    """
+    copy = place(layer)
+    source, before = vars(layer).pop("source", (layer, None))
+    if copy is layer or not layer.requires_grad or torch.compiler.is_compiling():
+        return copy
+    kept = ref(copy)  # a strong one would keep the graph alive
+
+    def pass_on(gradient: Tensor) -> None:
+        found = kept()
+        if found is not None and found.retains_grad:
+            found.grad = place(gradient if before is None else before(gradient))
+
+    source.register_hook(pass_on)
+    if goes_on:
+        vars(copy)["source"] = source, place
+    return copy
 
 
 def as_sequence(features: Tensor) -> Tensor:

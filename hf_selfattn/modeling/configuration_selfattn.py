@@ -20,7 +20,9 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.utils import auto_docstring
+from transformers.utils import auto_docstring, logging
+
+logger = logging.get_logger(__name__)
 
 AUTO_MAP = {
     "AutoConfig": "configuration_selfattn.SelfAttnConfig",
@@ -60,6 +62,9 @@ GONE = {
     "subsequence_keep_rate": "every window is read; to train on excerpts of texts take the recipes' sample_tokens",
     "token_keep_rate": "every token is read; to train on excerpts of texts take the recipes' sample_tokens",
 }
+
+# Sizes of the backbone that can be set here.
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 # Keys that `PreTrainedConfig` takes without declaring them as fields.
 INHERITED_KEYS = frozenset(
@@ -219,7 +224,10 @@ class SelfAttnConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         refuse_unknown_keys(type(self), kwargs)
+        sizes = {name: getattr(self, name) for name in SIZES}
         self.backbone_config = build_backbone_config(self.backbone_config)
+        for name, value in sizes.items():
+            setattr(self, name, value)
         super().__post_init__(**kwargs)
         self.auto_map = dict(AUTO_MAP)
         self._mirror_backbone()
@@ -227,6 +235,42 @@ class SelfAttnConfig(PreTrainedConfig):
         self._check_heads()
         self._check_answers()
         self._check_places()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        backbone = self.__dict__.get("backbone_config")
+        if name in SIZES and value and isinstance(backbone, PreTrainedConfig):
+            if getattr(backbone, name, value) != value:
+                setattr(backbone, name, value)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Open a configuration: what is not known of it, as a later version may have written, is kept.
+
+        Sizes are those of the backbone's own configuration, and thresholds and temperature belong to the labels that
+        they were fitted for.
+        """
+        known, unknown = known_fields(cls), {}
+        for name in [name for name in config_dict if name not in known and name not in GONE]:
+            unknown[name] = config_dict[name]
+        if unknown:
+            logger.warning(f"{cls.__name__} does not know {sorted(unknown)}, which are kept as they are.")
+        passed = {name: value for name, value in config_dict.items() if name not in (*unknown, *SIZES)}
+        if other_labels(config_dict, kwargs):
+            passed |= {"thresholds": None, "temperature": 1.0}
+        opened = super().from_dict(passed, **kwargs)
+        for name, value in unknown.items():
+            setattr(opened[0] if isinstance(opened, tuple) else opened, name, value)
+        return opened
+
+    def forget_calibration(self) -> None:
+        """Take temperature and thresholds back: they were fitted for weights that training changes."""
+        if self.temperature != 1 or self.thresholds is not None:
+            logger.warning(
+                f"Training starts: temperature={self.temperature} and thresholds={self.thresholds}, which belong to "
+                "the weights before it, are set back to 1.0 and None."
+            )
+            self.temperature, self.thresholds = 1.0, None
 
     def _mirror_backbone(self) -> None:
         width = getattr(self.backbone_config, "hidden_size", None)
@@ -353,9 +397,25 @@ def check_backbone_name(name: str | None) -> None:
         )
 
 
+def known_fields(config_class: type[PreTrainedConfig]) -> set[str]:
+    """Return the keys that a configuration takes."""
+    return {item.name for item in fields(config_class)} | INHERITED_KEYS
+
+
+def other_labels(stored: dict[str, Any], asked: dict[str, Any]) -> bool:
+    """Return whether a configuration is opened for other labels, or another kind of them, than it was stored with."""
+    names = {int(number): name for number, name in (stored.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}).items()}
+    wanted = asked.get("id2label")
+    return (
+        asked.get("num_labels", len(names)) != len(names)
+        or (wanted is not None and {int(number): name for number, name in wanted.items()} != names)
+        or asked.get("problem_type", stored.get("problem_type")) != stored.get("problem_type")
+    )
+
+
 def refuse_unknown_keys(config_class: type[PreTrainedConfig], options: dict[str, Any]) -> None:
     """Raise an error for the first key that no field of the configuration has."""
-    known = {item.name for item in fields(config_class)} | INHERITED_KEYS
+    known = known_fields(config_class)
     for key in options:
         if key in known or key.startswith("_"):
             continue

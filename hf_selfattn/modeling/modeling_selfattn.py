@@ -32,6 +32,7 @@ from .backbone_selfattn import (
     backbone_frame,
     backbone_source,
     build_backbone,
+    copied,
     kept_layers,
     refuse_decoder,
     refuse_quantised,
@@ -40,7 +41,14 @@ from .configuration_selfattn import SelfAttnConfig, check_backbone_name, refuse_
 from .crf_selfattn import LinearChainCRF
 from .heads_selfattn import ClassQueryClassifier, SelfAttnHeads, SelfAttnLayer, build_sequence_classifier
 from .loss_selfattn import mean_loss, sequence_loss
-from .outputs_selfattn import SelfAttnClassifierOutput, SelfAttnModelOutput, wanted_outputs, without_features
+from .outputs_selfattn import (
+    SelfAttnClassifierOutput,
+    SelfAttnModelOutput,
+    returns_weights,
+    wanted_layers,
+    wanted_outputs,
+    without_features,
+)
 from .peft_selfattn import (
     mask_of_tokens,
     past_length,
@@ -214,15 +222,17 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
         found = self.backbone_features(
             input_ids, attention_mask, token_type_ids, inputs_embeds, past_key_values, features, want, **main_input
         )
-        heads = self.heads(found.layers, found.lengths_B, want["output_attentions"])
+        record = bool(want["output_attentions"]) and returns_weights(self)
+        heads = self.heads(found.layers, found.lengths_B, record)
         hidden_states = None
         if want["output_hidden_states"]:
-            hidden_states = tuple(found.in_input_order(layer) for layer in found.hidden_states)
+            states = tuple(copied(layer, found.in_input_order) for layer in found.hidden_states)
+            hidden_states = wanted_layers(states, want["output_hidden_states"])
         return SelfAttnModelOutput(
             last_hidden_state=found.in_input_order(heads.features),
             hidden_states=hidden_states,
             attentions=found.attentions,
-            **heads.as_fields(found.inverse_BT) if want["output_attentions"] else {},
+            **heads.as_fields(found.inverse_BT) if record else {},
         )
 
     def backbone_features(
@@ -233,7 +243,7 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         features: torch.Tensor | None = None,
-        want: dict[str, bool] | None = None,
+        want: dict[str, Any] | None = None,
         **main_input: torch.Tensor,
     ) -> BackboneFeatures:
         r"""
@@ -275,17 +285,17 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
         return BackboneFeatures(layers, lengths_B, inverse_BT, hidden_states, attentions)
 
     def _run_backbone(
-        self, inputs: dict[str, Any], output_attentions: bool, output_hidden_states: bool
+        self, inputs: dict[str, Any], output_attentions: bool, output_hidden_states: bool | list[int]
     ) -> HiddenStates:
         """Run the backbone; return its hidden states (only the last one where no more are needed) and attentions."""
-        every_layer = output_hidden_states or self.config.num_mixed_layers > 1
+        every_layer = bool(output_hidden_states) or self.config.num_mixed_layers > 1
         outputs = self.backbone(
             output_attentions=output_attentions, output_hidden_states=every_layer, return_dict=True, **inputs
         )
         hidden_states = outputs.hidden_states if every_layer else (outputs.last_hidden_state,)
         return tuple(map(as_sequence, hidden_states)), outputs.attentions if output_attentions else None
 
-    def _read(self, rows: TokenRows, past: Cache | None, **want: bool) -> HiddenStates:
+    def _read(self, rows: TokenRows, past: Cache | None, **want: Any) -> HiddenStates:
         """Run the backbone on rows that fit into its window."""
         inputs: dict[str, Any] = {"input_ids" if rows.values.dim() == 2 else "inputs_embeds": rows.values}
         inputs |= {"attention_mask": None if rows.mask_BN is None else rows.mask_BN.long()}
@@ -293,7 +303,7 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
         inputs |= {} if past is None else past_options(self.backbone, past, rows.mask_BN, rows.values)
         return self._run_backbone(inputs, **want)
 
-    def _read_in_windows(self, rows: TokenRows, past: Cache | None, **want: bool) -> HiddenStates:
+    def _read_in_windows(self, rows: TokenRows, past: Cache | None, **want: Any) -> HiddenStates:
         """Split right-padded rows into windows, run the backbone on them and merge its hidden states."""
         config, window = self.config, self.window - past_length(past)
         frame = config.prefix_token_ids, config.suffix_token_ids
@@ -301,15 +311,18 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
         filled = rows_of_windows(rows, windows, config.pad_token_id or 0)
         B, S, _ = windows.mask_BSW.shape
         number = torch.arange(B * S, device=filled.values.device)
-        if torch.compiler.is_compiling():
-            hidden_states, attentions = self._read(filled, past_of_rows(past, number // S), **want)
-        else:  # a short row has fewer windows than a long one
+        is_compiling = torch.compiler.is_compiling()
+        if not is_compiling:  # a short row has fewer windows than a long one
             number = number[cast(Tensor, filled.mask_BN).any(dim=1)]
-            hidden_states, attentions = self._read(filled.select(number), past_of_rows(past, number // S), **want)
-            hidden_states = tuple(
-                layer.new_zeros(B * S, *layer.shape[1:]).index_copy(0, number, layer) for layer in hidden_states
-            )
-        return tuple(merge(layer.unflatten(0, (B, S)), windows) for layer in hidden_states), attentions
+            filled = filled.select(number)
+        hidden_states, attentions = self._read(filled, past_of_rows(past, number // S), **want)
+
+        def merged(layer: Tensor) -> Tensor:
+            if not is_compiling:
+                layer = layer.new_zeros(B * S, *layer.shape[1:]).index_copy(0, number, layer)
+            return merge(layer.unflatten(0, (B, S)), windows)
+
+        return tuple(copied(layer, merged, goes_on=True) for layer in hidden_states), attentions
 
 
 @auto_docstring
@@ -347,6 +360,8 @@ class SelfAttnForSequenceClassification(SelfAttnPreTrainedModel):
         inputs = (input_ids, attention_mask, token_type_ids, inputs_embeds, past_key_values)
         outputs = self.model(*inputs, features=features, return_dict=True, **kwargs)
         attention_mask = mask_of_tokens(attention_mask, outputs.last_hidden_state, past_key_values)
+        if self.training and labels is not None:
+            self.config.forget_calibration()
         logits = self.classifier(outputs.last_hidden_state, attention_mask) / self.config.temperature
         loss = None if labels is None else sequence_loss(self.config, logits.float(), labels, num_items_in_batch)
         return SelfAttnClassifierOutput(loss=loss, logits=logits, **without_features(outputs))

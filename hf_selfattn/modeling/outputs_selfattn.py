@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput, auto_docstring
+from transformers.utils import ModelOutput, auto_docstring, logging
 
 from .attention_selfattn import refuse_gradients_of_flex
+
+logger = logging.get_logger(__name__)
 
 
 @auto_docstring
@@ -19,7 +21,7 @@ class SelfAttnModelOutput(ModelOutput):
     last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
         The weighted sum of the backbone's features, the self-attention and the grouped attention.
     hidden_states (`tuple(torch.FloatTensor)`, *optional*):
-        The backbone's hidden states, merged where the input was split.
+        The backbone's hidden states, merged where the input was split; None for layers that were not asked for.
     attentions (`tuple(torch.FloatTensor)`, *optional*):
         The backbone's attentions; where the input was split, one entry of the batch per window.
     group_ids (`tuple(torch.LongTensor)`, *optional*):
@@ -34,7 +36,7 @@ class SelfAttnModelOutput(ModelOutput):
     """
 
     last_hidden_state: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
+    hidden_states: tuple[torch.Tensor | None, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     group_ids: tuple[torch.Tensor, ...] | None = None
     group_probs: tuple[torch.Tensor, ...] | None = None
@@ -51,7 +53,7 @@ class SelfAttnClassifierOutput(ModelOutput):
     logits (`torch.FloatTensor`):
         `(batch_size, num_labels)` for sequences, `(batch_size, sequence_length, num_labels)` for tokens.
     hidden_states (`tuple(torch.FloatTensor)`, *optional*):
-        The backbone's hidden states, merged where the input was split.
+        The backbone's hidden states, merged where the input was split; None for layers that were not asked for.
     attentions (`tuple(torch.FloatTensor)`, *optional*):
         The backbone's attentions; where the input was split, one entry of the batch per window.
     group_ids (`tuple(torch.LongTensor)`, *optional*):
@@ -67,7 +69,7 @@ class SelfAttnClassifierOutput(ModelOutput):
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
+    hidden_states: tuple[torch.Tensor | None, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     group_ids: tuple[torch.Tensor, ...] | None = None
     group_probs: tuple[torch.Tensor, ...] | None = None
@@ -80,22 +82,36 @@ def without_features(outputs: SelfAttnModelOutput) -> dict[str, Any]:
     return {name: value for name, value in outputs.items() if name != "last_hidden_state"}
 
 
-def wanted_outputs(model: PreTrainedModel, kwargs: dict[str, Any]) -> dict[str, bool]:
-    """Return which optional outputs the caller of a model wants."""
+def wanted_outputs(model: PreTrainedModel, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return which optional outputs the caller of a model wants: all, none, or the hidden states of some layers."""
     want = {}
     for name in ("output_attentions", "output_hidden_states"):
         asked = kwargs.pop(name, None)
-        want[name] = bool(getattr(model.config, name) if asked is None else asked)
+        want[name] = getattr(model.config, name) if asked is None else asked
     if unknown := {name for name, value in kwargs.items() if value is not None}:
         raise ValueError(
             f"{type(model).__name__} does not read {sorted(unknown)}. It takes input_ids or inputs_embeds, "
             "attention_mask, token_type_ids, features, output_attentions, output_hidden_states and return_dict."
         )
-    # Nothing is dispatched here: the user is told which attention returns weights. trf-ignore: TRF051
-    if want["output_attentions"] and model.config._attn_implementation != "eager":
-        raise ValueError(
-            f"attn_implementation={model.config._attn_implementation!r} computes no attention weights. Load the "
-            "model with attn_implementation='eager', or call model.set_attn_implementation('eager')."
+    if want["output_attentions"] and not returns_weights(model):
+        logger.warning_once(
+            f"attn_implementation={model.config._attn_implementation!r} computes no attention weights: what is "
+            "returned of them is empty. Load the model with attn_implementation='eager', or call "
+            "model.set_attn_implementation('eager')."
         )
     refuse_gradients_of_flex(model.config._attn_implementation, model.base_model.heads)
     return want
+
+
+def returns_weights(model: PreTrainedModel) -> bool:
+    """Return whether a model's attention returns its weights."""
+    # Nothing is dispatched here: the user is told which attention returns weights. trf-ignore: TRF051
+    return bool(model.config._attn_implementation == "eager")
+
+
+def wanted_layers(layers: tuple[torch.Tensor, ...], wanted: bool | list[int]) -> tuple[torch.Tensor | None, ...]:
+    """Return hidden states: all of them, or None for those that are not in a list of places."""
+    if isinstance(wanted, bool):
+        return layers
+    places = {range(len(layers))[place] for place in wanted}
+    return tuple(layer if place in places else None for place, layer in enumerate(layers))

@@ -1,15 +1,37 @@
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub.errors import StrictDataclassFieldValidationError
-from tiny_models import BACKBONES, CLS, HIDDEN_SIZE, SEP, VOCAB_SIZE, WINDOW, tiny_config
-from transformers import AutoConfig, BertConfig, CLIPConfig, Wav2Vec2Config
+from tiny_models import (
+    BACKBONES,
+    CLS,
+    HIDDEN_SIZE,
+    SEP,
+    VOCAB_SIZE,
+    WINDOW,
+    tiny_batch,
+    tiny_config,
+    tiny_labels,
+    tiny_model,
+)
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    CLIPConfig,
+    Wav2Vec2Config,
+)
+from transformers.utils import logging
 
-from hf_selfattn import SelfAttnConfig
+from hf_selfattn import SelfAttnConfig, SelfAttnModel
 from hf_selfattn.modeling.configuration_selfattn import AUTO_MAP, GONE, backbone_window
 
 
@@ -129,3 +151,86 @@ def test_special_tokens_are_saved(tmp_path: Path) -> None:
     tiny_config().save_pretrained(tmp_path)
     reopened = SelfAttnConfig.from_pretrained(tmp_path)
     assert (reopened.prefix_token_ids, reopened.suffix_token_ids) == ([CLS], [SEP])
+
+
+def test_what_a_later_version_wrote_is_kept_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny_model(num_labels=3)
+    model.config.my_note, model.config.tie_word_embeddings, model.config.batch_norm_eps = "x", False, 1.0
+    model.save_pretrained(tmp_path)
+    logging.get_logger("hf_selfattn").propagate = logging.get_logger("transformers").propagate = True
+    with caplog.at_level("WARNING"):
+        opened = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert "does not know ['batch_norm_eps', 'my_note', 'tie_word_embeddings']" in caplog.text
+    opened.save_pretrained(tmp_path / "again")
+    config = AutoConfig.from_pretrained(tmp_path / "again")
+    assert (config.my_note, config.tie_word_embeddings, config.batch_norm_eps) == ("x", False, 1.0)
+    with pytest.raises(ValueError, match="Did you mean 'num_groups'"):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path, num_gruops=3)
+    text = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**text, "num_sortings": 2}))
+    with pytest.raises(ValueError, match="num_sortings is gone"):
+        AutoConfig.from_pretrained(tmp_path)
+
+
+def test_sizes_reach_the_backbone(tmp_path: Path) -> None:
+    config = tiny_config()
+    config.vocab_size, config.num_hidden_layers = 10, 1
+    model = SelfAttnModel(config)
+    assert model.get_input_embeddings().num_embeddings == 10 and len(model.backbone.encoder.layer) == 1
+    narrow = SelfAttnConfig(backbone_config=deepcopy(BACKBONES["bert"]), hidden_size=16)
+    assert narrow.hidden_size == narrow.backbone_config.hidden_size == 16
+    tiny_model("model").save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="mismatch"):
+        AutoModel.from_pretrained(tmp_path, vocab_size=10)
+    opened = AutoModel.from_pretrained(tmp_path, vocab_size=10, ignore_mismatched_sizes=True)
+    assert opened.get_input_embeddings().num_embeddings == opened.config.vocab_size == 10
+    text = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**text, "vocab_size": 7}))
+    assert AutoConfig.from_pretrained(tmp_path).vocab_size == VOCAB_SIZE, "the backbone's own is the one that counts"
+
+
+OTHER_LABELS: list[dict[str, Any]] = [
+    {"num_labels": 5},
+    {"num_labels": 2},
+    {"problem_type": "regression", "num_labels": 1},
+    {"problem_type": "single_label_classification"},
+    {"id2label": {0: "x", 1: "y", 2: "z"}, "label2id": {"x": 0, "y": 1, "z": 2}},
+]
+
+
+@pytest.mark.parametrize("options", OTHER_LABELS)
+def test_other_labels_drop_thresholds_and_temperature(options: dict[str, Any], tmp_path: Path) -> None:
+    model = tiny_model("multi_label", thresholds=[0.2, 0.5, 0.7], temperature=0.6)
+    model.save_pretrained(tmp_path)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path, ignore_mismatched_sizes=True, **options)
+    for config in (AutoConfig.from_pretrained(tmp_path, **options), model.config):
+        assert (config.thresholds, config.temperature) == (None, 1.0)
+        assert all(getattr(config, name) == value for name, value in options.items())
+    assert model(**tiny_batch([9])).logits.shape == (1, model.config.num_labels)
+    same = AutoConfig.from_pretrained(tmp_path, num_labels=3, problem_type="multi_label_classification")
+    assert (same.thresholds, same.temperature) == ([0.2, 0.5, 0.7], 0.6)
+    given = AutoConfig.from_pretrained(tmp_path, num_labels=2, thresholds=[0.1, 0.9])
+    assert given.thresholds == [0.1, 0.9]
+
+
+def test_training_forgets_the_temperature() -> None:
+    model, batch = tiny_model("multi_label", thresholds=[0.2, 0.5, 0.7], temperature=0.5), tiny_batch([9, 5])
+    labels = tiny_labels("multi_label", batch)
+    plain = tiny_model("multi_label")
+    model(**batch, **labels)
+    assert model.config.temperature == 0.5, "evaluation changes nothing"
+    for module in (model, plain):
+        module.train()
+        for dropout in (part for part in module.modules() if isinstance(part, nn.Dropout)):
+            dropout.p = 0.0
+    assert torch.equal(model(**batch, **labels).loss, plain(**batch, **labels).loss)
+    assert (model.config.temperature, model.config.thresholds) == (1.0, None)
+
+
+def test_prototypes_are_made_again_from_the_meta_device() -> None:
+    with torch.device("meta"):
+        model = SelfAttnModel(tiny_config())
+    model.to_empty(device="cpu").init_weights()
+    assert {n: b.tolist() for n, b in model.named_buffers()} == {
+        n: b.tolist() for n, b in SelfAttnModel(tiny_config()).named_buffers()
+    }

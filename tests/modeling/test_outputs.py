@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -49,10 +50,43 @@ def test_backbone_attentions_of_a_split_input_are_one_per_window() -> None:
     assert all(layer.shape == (windows, heads, layer.shape[2], layer.shape[2]) for layer in outputs.attentions)
 
 
-def test_output_attentions_needs_eager() -> None:
-    model = tiny_model()
-    with pytest.raises(ValueError, match="attn_implementation='sdpa' computes no attention weights.*eager"):
-        model(**tiny_batch([5]), output_attentions=True)
+def test_output_attentions_of_other_kernels_are_empty() -> None:
+    model, batch = tiny_model(), tiny_batch([40, 5])
+    outputs = model(**batch, output_attentions=True)
+    assert not outputs.attentions and outputs.group_ids is None
+    assert torch.equal(outputs.logits, model(**batch).logits)
+
+
+@pytest.mark.parametrize("task", ["model", "single_label", "token"])
+@pytest.mark.parametrize("rows", [LONG, [7, 5]])
+def test_hidden_states_of_some_layers(task: str, rows: list[int]) -> None:
+    model, batch = tiny_model(task, num_mixed_layers=2), tiny_batch(rows, padding_side="left")
+    every = model(**batch, output_hidden_states=True).hidden_states
+    some = model(**batch, output_hidden_states=[0, -1]).hidden_states
+    assert [layer is None for layer in some] == [False, True, False]
+    assert torch.equal(some[0], every[0]) and torch.equal(some[2], every[2])
+    with pytest.raises(IndexError):
+        model(**batch, output_hidden_states=[3])
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("rows", [LONG, [7, 5]])
+def test_hidden_states_get_their_gradient(rows: list[int], side: str) -> None:
+    model, batch = tiny_model(), tiny_batch(rows, padding_side=side)
+    outputs = model(**batch, output_hidden_states=True)
+    torch.save(outputs.hidden_states, BytesIO())  # plain tensors
+    for layer in outputs.hidden_states:
+        layer.retain_grad()
+    outputs.logits.sum().backward()
+    real = batch["attention_mask"].bool()
+    for layer in outputs.hidden_states:
+        assert layer.grad.shape == layer.shape
+        assert layer.grad[real].abs().sum(dim=-1).gt(0).all()
+    alone = model(batch["input_ids"][1, real[1]][None], output_hidden_states=True)
+    alone.hidden_states[-1].retain_grad()
+    alone.logits.sum().backward()
+    expected = outputs.hidden_states[-1].grad[1, real[1]]
+    torch.testing.assert_close(alone.hidden_states[-1].grad[0], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_without_grouped_heads_there_are_no_groups() -> None:
