@@ -111,13 +111,12 @@ def test_train_is_grouped_unless_told_otherwise_and_the_evaluation_is_in_order(
 ) -> None:
     """`Trainer` would put the rows of the evaluation in another order, too, if it heard of the grouping."""
     options = {"train_sampling_strategy": given} if given else {}
-    options["remove_unused_columns"] = False
     task = task_of(text_arguments({"model": "m", "output_dir": "o", **options}))
     splits = DatasetDict({"validation": Dataset.from_dict({"label": [0, 1]})})
     data = ClassificationData(splits, "single_label_classification", ["a", "b"])
     made, grouped = training_arguments(task, data, tmp_path)
     assert (made.train_sampling_strategy, grouped) == (strategy, groups)
-    rows = Dataset.from_dict({"length": [9, 2, 7, 4]})
+    rows, made.remove_unused_columns = Dataset.from_dict({"length": [9, 2, 7, 4]}), False
     trainer = Trainer(model=torch.nn.Linear(1, 1), args=made, eval_dataset=rows, data_collator=lambda rows: rows)
     assert [row["length"] for batch in trainer.get_eval_dataloader() for row in batch] == [9, 2, 7, 4]
 
