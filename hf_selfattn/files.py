@@ -98,11 +98,7 @@ def delete(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[str | None]:
-    """Hold a lock file, which is gone with the process that holds it; yield who held it and is gone, or None.
-
-    Raises:
-        ValueError: if another process holds it, with its host and number.
-    """
+    """Hold a lock file, which is gone with the process that holds it; yield who held it and is gone, or None."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         before = holder_of(file)

@@ -163,9 +163,6 @@ def find_tagging_columns(
     Args:
         split: raw rows. Of a CoNLL column file the first column is the token and the last the tag.
         token_column, tag_column: a name, or the number of a column from 0 (from the last: -1).
-
-    Raises:
-        ValueError: a column is missing or two are the same; the message lists the columns found.
     """
     conll = LINES in split.column_names
     found, place = found_columns(split), split[0][ORIGIN]

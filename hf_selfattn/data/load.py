@@ -41,7 +41,6 @@ def load_splits(
         train, validation, test: a path, a glob or a list of them (CSV, TSV, JSON, JSONL, Parquet, Arrow, CoNLL
             columns, also compressed); the files of one split are joined. Or the name of a split of ``dataset``.
         dataset: a hub name, a folder written by ``save_to_disk``, a `Dataset` (becomes train) or a `DatasetDict`.
-        extra: further test sets by name: files, or the name of a split of ``dataset``.
 
     Returns:
         The splits, in the order train, validation, test, extra. Files are read once per content into the cache of

@@ -159,9 +159,6 @@ def to_iob2(tags: Sequence[str], scheme: str) -> tuple[list[str], list[tuple[int
 
     Returns:
         n tags in IOB2, and the broken ones as (index of the word, what is wrong and how it is read).
-
-    Raises:
-        LabelError: a tag is none of the scheme.
     """
     result: list[str] = []
     broken: list[tuple[int, str]] = []

@@ -65,9 +65,6 @@ def tag_words(text: str, words: Sequence[tuple[int, int]], spans: Sequence[Span]
 
     Returns:
         n tags, and the spans that cut a word; they are widened to it.
-
-    Raises:
-        LabelError: a span without a word, or two spans in one word.
     """
     starts, ends = [start for start, _ in words], [end for _, end in words]
     tags = [OUTSIDE] * len(words)

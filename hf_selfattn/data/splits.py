@@ -35,9 +35,6 @@ def make_validation(
     Args:
         fraction: share of the rows of train that goes to validation, between 0 and 1.
         group_column: a kept column; all rows of one group then stay on one side (about ``fraction`` of the rows).
-
-    Raises:
-        ValueError: ``fraction`` out of range, no train split, too few rows or groups, or an unknown group column.
     """
     if "validation" in data.splits:
         return data
@@ -70,9 +67,6 @@ def k_folds(
     """Yield k data sets, each with another stratified k-th of train as its test split.
 
     Other splits pass through unchanged; see `make_validation` for ``group_column``.
-
-    Raises:
-        ValueError: ``k`` out of range, no train split, a test split, or an unknown group column.
     """
     train = _train_of(data)
     if "test" in data.splits:
@@ -134,9 +128,6 @@ def deduplicate(data: ClassificationData, *, inside_evaluation: bool = False) ->
     """Drop repeated rows of train, and rows of train that also stand in an evaluation split.
 
     The first of the twins is kept; the notes count them and name those with different labels.
-
-    Raises:
-        ValueError: nothing of train is left.
     """
     keys = {name: text_keys(split, _text_columns(split)) for name, split in data.splits.items()}
     duplicates = find_duplicates(keys)

@@ -46,9 +46,6 @@ def fit_temperature(problem: str, references: ArrayLike, logits: ArrayLike) -> f
     Args:
         references: (N,) ints, or (N, C) 0/1 for multi-label, of the validation split.
         logits: (N, C), before softmax (sigmoid for multi-label).
-
-    Raises:
-        ValueError: the problem has no probabilities, shapes differ, a logit is not finite or a reference no class.
     """
     if problem == "regression":
         raise ValueError("problem is 'regression', whose outputs are no probabilities: it has no temperature.")

@@ -65,9 +65,6 @@ def as_evaluate_module(
 
     Its `compute` takes label ids (0/1 lists for multi-label, values for regression) as predictions, but probabilities
     for roc_auc, mean_average_precision, ece, brier and nll. The result has no entry where the metric is undefined.
-
-    Raises:
-        ValueError: the problem or the metric is unknown.
     """
     check_problem(problem)
     known = sum(EVALUATE_METRICS[problem], ())

@@ -81,11 +81,7 @@ def paired_bootstrap_spans(
     resamples: int = 2000,
     seed: int = 0,
 ) -> PairedTest:
-    """Test whether two systems differ, by drawing the same documents for both (see `paired_bootstrap`).
-
-    Raises:
-        ValueError: the inputs do not fit each other, or the metric is unknown or undefined on the data.
-    """
+    """Test whether two systems differ, by drawing the same documents for both (see `paired_bootstrap`)."""
     check_confidence(confidence)
     groups = _document_numbers(documents, len(references))
     statistics = []

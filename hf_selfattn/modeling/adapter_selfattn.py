@@ -56,19 +56,12 @@ def open_adapter_checkpoint(
     """Open a checkpoint without backbone weights.
 
     Args:
-        model_class: class of the model.
-        name_or_path: the checkpoint: a name on the hub or a folder.
-        config: its configuration, where the caller has one.
         options: of `from_pretrained`: those of files on the hub, `dtype`, `attn_implementation`, `device_map` for one
             device, `output_loading_info`, fields of the configuration; `backbone_name_or_path`, where the backbone is;
             `with_adapter=False` for the model that the adapter stands on; `is_trainable`.
 
     Returns:
         The model, its adapter inside; it holds the `PeftModel` in `adapted`.
-
-    Raises:
-        ValueError: if the backbone is missing or another one, if the adapter does not fit, or for an option that such
-            a checkpoint does not have.
     """
     hub = only_hub(options)
     unread = (*UNREAD_OPTIONS, *HUB_OPTIONS)
@@ -267,11 +260,7 @@ def carries_adapter(model: PreTrainedModel) -> bool:
 
 
 def save_adapter_checkpoint(adapted: Any, folder: str | os.PathLike[str]) -> None:
-    """Write the adapter of a model, its heads and its configuration, without the weights of the backbone.
-
-    Raises:
-        ValueError: if the backbone is not one that `from_backbone` opened, or not exactly one adapter is active.
-    """
+    """Write the adapter of a model, its heads and its configuration, without the weights of the backbone."""
     model, folder = adapted.get_base_model(), Path(folder)
     if model.config.backbone_hash is None:
         raise ValueError(

@@ -146,13 +146,7 @@ class BackboneFeatures:
 
 
 def copied(layer: Tensor, place: Callable[[Tensor], Tensor], goes_on: bool = False) -> Tensor:
-    """Return hidden states at other places; after `retain_grad` they get the gradient of those that they are made of.
-
-    Args:
-        layer: hidden states, of a backbone or copied before.
-        place: gives copies of them, or of their gradient, at the other places.
-        goes_on: whether the copy is copied again before it is returned.
-    """
+    """Return hidden states at other places; after `retain_grad` they get the gradient of their source."""
     copy = place(layer)
     source, before = vars(layer).pop("source", (layer, None))
     if copy is layer or not layer.requires_grad or torch.compiler.is_compiling():

@@ -32,16 +32,8 @@ AUTO_MAP = {
 }
 
 # Position embeddings of these families start at `pad_token_id + 1`, so that many rows of the table are never used.
-OFFSET_POSITION_FAMILIES = (
-    "camembert",
-    "data2vec-text",
-    "longformer",
-    "mpnet",
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "xmod",
+OFFSET_POSITION_FAMILIES = tuple(
+    ("camembert data2vec-text longformer mpnet roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod").split()
 )
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")

@@ -43,9 +43,6 @@ def decode(
         start: (C,) table of the first label, boolean or scores.
         transitions: (C, C) table from row to column.
         end: (C,) table of the last label.
-
-    Raises:
-        ValueError: if the shapes do not fit.
     """
     rows = right_padded(scores_BNC, mask_BN, start, transitions, end)
     return best_sequences(rows), label_probabilities(rows)

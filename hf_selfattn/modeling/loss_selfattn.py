@@ -32,9 +32,6 @@ def sequence_loss(
 
     Args:
         labels: (B,) class numbers, (B, C) 0 and 1 for multi-label classification, or (B,) numbers for regression.
-
-    Raises:
-        ValueError: if there is not one label for each row, or for each row and class.
     """
     problem_type = problem_type_of(config, labels)
     if problem_type == "single_label_classification":

@@ -85,7 +85,6 @@ def mask_of_tokens(attention_mask: Tensor | None, values: Tensor, past_key_value
     Args:
         attention_mask: (B, T) or (B, P + T), or None.
         values: (B, T) ids or (B, T, D) embeddings.
-        past_key_values: P learned keys and values of each row, or None.
     """
     if attention_mask is None or past_key_values is None:
         return attention_mask

@@ -61,9 +61,6 @@ def right_padded_rows(values: Tensor, attention_mask: Tensor | None, types_BT: T
     Args:
         values: (B, T) ids or (B, T, D) embeddings.
         attention_mask: (B, T), not 0 at real tokens, or None.
-
-    Raises:
-        ValueError: if there are no tokens, or the mask has another shape than the input.
     """
     if values.shape[1] == 0:
         raise ValueError("The input has no tokens. Give each row at least one, if only padding.")

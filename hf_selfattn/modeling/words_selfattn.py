@@ -52,11 +52,7 @@ def find_words(
     Args:
         values: (B, T) ids or (B, T, D) embeddings, in which special tokens cannot be told from others.
         attention_mask: (B, T), not 0 at real tokens, or None.
-        marks_V: what is known of each id, of `token_marks`.
         word_starts: (B, T), not 0 at the first token of each word, or None to find them by `marks_V`.
-
-    Raises:
-        ValueError: if word_starts has another shape than the input, or is missing where embeddings hide the words.
     """
     word_starts = checked_starts(word_starts, values, marks_V)
     real_BT = real_tokens(attention_mask, values)

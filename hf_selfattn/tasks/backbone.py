@@ -84,9 +84,6 @@ def backbone_settings(arguments: ModelArguments, backbone_config: PreTrainedConf
 
     Dropout inside the backbone's attention is off unless `backbone` sets it: it keeps attention from its fused
     kernel, which costs more than half of a step on 512 tokens, and the heads have their own.
-
-    Raises:
-        ValueError: for 4 bits without an accelerator: on a CPU bitsandbytes cannot train after an evaluation.
     """
     if arguments.quantization == "nf4" and not torch.accelerator.is_available():
         raise ValueError("quantization='nf4' trains on an accelerator only, and here is none. Set quantization=int8.")

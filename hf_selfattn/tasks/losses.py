@@ -28,9 +28,6 @@ def build_loss(
     Args:
         references: right answers of the training rows, from which balanced weights are counted.
         label_smoothing: of `Trainer`, which smooths the plain cross entropy of classes and nothing else.
-
-    Raises:
-        ValueError: for an option that the problem does not have.
     """
     has_classes = problem in ("single_label_classification", "ordinal")
     if problem == "regression" and class_weights:

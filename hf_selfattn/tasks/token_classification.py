@@ -150,11 +150,7 @@ class TokenClassification(Task[NerArguments]):
         options: TrainingArguments,
         tokenizer: PreTrainedTokenizerBase,
     ) -> dict[str, Any]:
-        """Return collator and metrics for `Trainer`; the loss is the model's own, or a smoothed one.
-
-        Raises:
-            ValueError: for label smoothing of a CRF, whose loss is that of whole sequences.
-        """
+        """Return collator and metrics for `Trainer`; the loss is the model's own, or a smoothed one."""
         smoothing = options.label_smoothing_factor
         if smoothing and self.arguments.heads.get("decoding") == "crf":
             raise ValueError("heads.decoding=crf has a loss of its own: leave label_smoothing_factor out.")

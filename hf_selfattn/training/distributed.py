@@ -20,9 +20,6 @@ def join_processes(arguments: RunArguments) -> None:
 
     Without a word on it `PartialState` looks for accelerators alone: on a machine that has none every process would
     take itself for the only one until `TrainingArguments` are made.
-
-    Raises:
-        ValueError: if the launcher was asked for several processes and started one.
     """
     alone = "WORLD_SIZE" not in os.environ
     state = PartialState(cpu=bool(arguments.options.get("use_cpu", not torch.accelerator.is_available())))
@@ -36,9 +33,6 @@ def refuse_lone_process() -> None:
     Unless `--multi_gpu` is given, it starts one process on a machine without accelerators, whatever `--num_processes`
     says. The number is not passed on; what shows it is the address where several processes would meet, which it sets
     (beside `ACCELERATE_USE_CPU=True` or `False`) for more than one process only.
-
-    Raises:
-        ValueError: says how to start several processes.
     """
     one_process_path = os.environ.get("ACCELERATE_USE_CPU") in ("True", "False")
     if one_process_path and "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:

@@ -19,21 +19,12 @@ if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 # What decides how well a model learns. The rest decides what is measured, and must be the same in all trials.
-OPTIONS = (
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "gradient_accumulation_steps",
-    "label_smoothing_factor",
-    "learning_rate",
-    "lr_scheduler_type",
-    "max_grad_norm",
-    "max_steps",
-    "num_train_epochs",
-    "optim",
-    "per_device_train_batch_size",
-    "warmup_steps",
-    "weight_decay",
+OPTIONS = tuple(
+    (
+        "adam_beta1 adam_beta2 adam_epsilon gradient_accumulation_steps label_smoothing_factor learning_rate "
+        "lr_scheduler_type max_grad_norm max_steps num_train_epochs optim per_device_train_batch_size "
+        "warmup_steps weight_decay"
+    ).split()
 )
 OWN = ("heads_learning_rate", "probe_epochs", "probe_learning_rate")
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "use_rslora": False, "use_dora": False, "target_modules": None}

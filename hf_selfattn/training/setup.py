@@ -110,11 +110,7 @@ def some_rows(tokens: Any, tokenizer: PreTrainedTokenizerBase, seed: int) -> lis
 
 
 def excerpts_of(task: Task[Any], data: Any, model: torch.nn.Module) -> Excerpts:
-    """Return what samples the long texts of train.
-
-    Raises:
-        ValueError: for text pairs, where an excerpt could lose one of the two.
-    """
+    """Return what samples the long texts of train."""
     length = task.arguments.sample_tokens
     if "text_pair" in data.splits["train"].column_names:
         raise ValueError(f"sample_tokens={length}, but the rows are text pairs. Set sample_tokens=0.")
