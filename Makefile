@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast lint study results clean
+.PHONY: help demo test fast lint peers study results clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -22,6 +22,10 @@ fast: $(VENV)/test  ## run the tests that need no real data
 
 lint: $(VENV)/test  ## check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+peers: $(VENV)/test  ## run the tests of Transformers on our classes: make peers TRANSFORMERS=CHECKOUT
+	$(BIN)/pip install --quiet parameterized pytest-timeout Pillow httpx importlib_metadata
+	$(BIN)/python tests/support/peer_suite.py $(TRANSFORMERS)
 
 study: $(VENV)/test  ## run what is missing of the experiments (hours), test the differences, write the results
 	$(BIN)/pip install --quiet -c constraints.txt setfit sentence-transformers
