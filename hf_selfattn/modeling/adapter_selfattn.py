@@ -62,9 +62,6 @@ def open_adapter_checkpoint(
     """Open a checkpoint without backbone weights.
 
     Args:
-        model_class: class of the model.
-        name_or_path: the checkpoint: a name on the hub or a folder.
-        config: its configuration, where the caller has one.
         options: of `from_pretrained`: those of files on the hub, `dtype`, `attn_implementation`, `device_map` for one
             device, `output_loading_info`, fields of the configuration; `backbone_name_or_path`, where the backbone is;
             `with_adapter=False` for the model that the adapter stands on; `is_trainable`.

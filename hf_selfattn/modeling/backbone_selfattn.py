@@ -157,7 +157,6 @@ def copied(layer: Tensor, place: Callable[[Tensor], Tensor], goes_on: bool = Fal
     """Return hidden states at other places; after `retain_grad` they get the gradient of those that they are made of.
 
     Args:
-        layer: hidden states, of a backbone or copied before.
         place: gives copies of them, or of their gradient, at the other places.
         goes_on: whether the copy is copied again before it is returned.
     """
@@ -186,14 +185,7 @@ def as_sequence(features: Tensor) -> Tensor:
 def kept_layers(
     features: Tensor, shape: tuple[int, ...], order_BN: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, ...]:
-    """Return the hidden states (B, N, D) that features of an earlier run hold.
-
-    Args:
-        features: (B, T, L, D) the backbone's last L hidden states of each token.
-        shape: what these tokens and the heads need.
-        order_BN: the places of the tokens that come first in each row, or None where they stand in order.
-        dtype: that the heads read.
-    """
+    """Return the hidden states (B, N, D), in the order of the heads, of features (B, T, L, D) of an earlier run."""
     if features.shape != shape:
         raise ValueError(
             f"features have shape {tuple(features.shape)}, but these tokens and the {shape[2]} layers that the heads "

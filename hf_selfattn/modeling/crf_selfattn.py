@@ -80,12 +80,6 @@ class LinearChainCRF(nn.Module):
 
     The parameters are allocated only: `reset_weights` fills them with 0, which gives the legal-transition model. The
     buffers are not saved: they are the `transition_mask` of the label names.
-
-    Args:
-        label_names: the C names in the order of the labels.
-
-    Raises:
-        ValueError: if there are no labels.
     """
 
     legal_start: Tensor

@@ -59,13 +59,8 @@ def find_words(
 
     Args:
         values: (B, T) ids or (B, T, D) embeddings, in which special tokens cannot be told from others.
-        attention_mask: (B, T), not 0 at real tokens, or None.
-        special_token_ids: ids that belong to no word.
         marks_V: what is known of each id, of `token_marks`.
         word_starts: (B, T), not 0 at the first token of each word, or None to find them by `marks_V`.
-
-    Raises:
-        ValueError: if word_starts has another shape than the input, or is missing where embeddings hide the words.
     """
     word_starts = checked_starts(word_starts, values, marks_V)
     real_BT = real_tokens(attention_mask, values)
@@ -122,13 +117,7 @@ def begin_words(marks_BT: Tensor, real_BT: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pool_words(features_BTD: Tensor, words: Words, pooling: str) -> Tensor:
-    """Return (B, T, D) one feature for each word, at all of its tokens; a token of no word keeps its own.
-
-    Args:
-        features_BTD: features of the tokens.
-        words: where the words are.
-        pooling: "first" for the word's first token, "mean" for the mean of all.
-    """
+    """Return (B, T, D) one feature for each word, their mean or the first, at all of its tokens."""
     index_BTD = words.first_BT[..., None].expand_as(features_BTD)
     if pooling == "first":
         return features_BTD.gather(1, index_BTD)
@@ -175,8 +164,6 @@ def answer_by_words(scores_BTC: Tensor, path_BT: Tensor, words: Words, label_nam
     Args:
         scores_BTC: scores of the labels; of a word, those at its first token count.
         path_BT: decoded labels at the first token of each word; any number elsewhere.
-        words: where the words are.
-        label_names: the C names in the order of the labels.
     """
     best_BT1 = scores_BTC.argmax(dim=2, keepdim=True)
     decoded_BT1 = torch.where(words.starts_BT, path_BT, 0)[..., None]
