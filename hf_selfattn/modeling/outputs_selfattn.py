@@ -44,10 +44,27 @@ class SelfAttnModelOutput(ModelOutput):
     fusion_weights: tuple[torch.Tensor, ...] | None = None
 
 
+@auto_docstring
 @dataclass
 class SelfAttnClassifierOutput(ModelOutput):
-    """Loss, where labels were given, and logits: `(batch_size, num_labels)` for sequences, `(batch_size,
-    sequence_length, num_labels)` for tokens. The other fields are those of [`SelfAttnModelOutput`].
+    r"""
+    loss (`torch.FloatTensor`, *optional*):
+        The loss, where labels were given.
+    logits (`torch.FloatTensor`):
+        `(batch_size, num_labels)` for sequences, `(batch_size, sequence_length, num_labels)` for tokens.
+    hidden_states (`tuple(torch.FloatTensor)`, *optional*):
+        The backbone's hidden states, merged where the input was split; None for layers that were not asked for.
+    attentions (`tuple(torch.FloatTensor)`, *optional*):
+        The backbone's attentions; where the input was split, one entry of the batch per window.
+    group_ids (`tuple(torch.LongTensor)`, *optional*):
+        For each head layer, the group of each token, `(batch_size, heads, sequence_length)`.
+    group_probs (`tuple(torch.FloatTensor)`, *optional*):
+        For each head layer, the probability of each group, `(batch_size, heads, sequence_length, groups)`.
+    summary_attentions (`tuple(torch.FloatTensor)`, *optional*):
+        For each head layer, the attention of each token to the summary of each block,
+        `(batch_size, heads, sequence_length, blocks)`.
+    fusion_weights (`tuple(torch.FloatTensor)`, *optional*):
+        For each head layer, the weights of the self-attention and of the grouped attention.
     """
 
     loss: torch.Tensor | None = None
