@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast lint docs study results clean
+.PHONY: help demo test fast lint docs peers study results clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -25,6 +25,10 @@ lint: $(VENV)/test  ## check style and types
 
 docs: $(VENV)/docs  ## build the pages of docs/ into a site, in site/
 	$(BIN)/mkdocs build --strict --quiet
+
+peers: $(VENV)/test  ## run the tests of Transformers on our classes: make peers TRANSFORMERS=CHECKOUT
+	$(BIN)/pip install --quiet parameterized pytest-timeout Pillow httpx importlib_metadata
+	$(BIN)/python tests/support/peer_suite.py $(TRANSFORMERS)
 
 study: $(VENV)/test  ## run what is missing of the experiments (hours), test the differences, write the results
 	$(BIN)/pip install --quiet -c constraints.txt setfit sentence-transformers

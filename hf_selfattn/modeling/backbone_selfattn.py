@@ -172,12 +172,7 @@ def as_sequence(features: Tensor) -> Tensor:
 def kept_layers(
     features: Tensor, shape: tuple[int, ...], order_BN: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, ...]:
-    """Return the hidden states (B, N, D) that features of an earlier run hold.
-
-    Args:
-        features: (B, T, L, D) the backbone's last L hidden states of each token.
-        order_BN: the places of the tokens that come first in each row, or None where they stand in order.
-    """
+    """Return the hidden states (B, N, D), in the order of the heads, of features (B, T, L, D) of an earlier run."""
     if features.shape != shape:
         raise ValueError(
             f"features have shape {tuple(features.shape)}, but these tokens and the {shape[2]} layers that the heads "

@@ -237,14 +237,9 @@ class SelfAttnConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Open a configuration: what is not known of it, as a later version may have written, is kept.
-
-        Sizes are those of the backbone's own configuration, and thresholds and temperature belong to the labels that
-        they were fitted for.
-        """
-        known, unknown = known_fields(cls), {}
-        for name in [name for name in config_dict if name not in known and name not in GONE]:
-            unknown[name] = config_dict[name]
+        """Open a configuration: what a later version has written is kept, and the backbone's own sizes count."""
+        known = known_fields(cls) | set(GONE)
+        unknown = {name: value for name, value in config_dict.items() if name not in known}
         if unknown:
             logger.warning(f"{cls.__name__} does not know {sorted(unknown)}, which are kept as they are.")
         passed = {name: value for name, value in config_dict.items() if name not in (*unknown, *SIZES)}

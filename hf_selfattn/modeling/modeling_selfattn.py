@@ -217,20 +217,19 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
             The backbone's last hidden states of these tokens, as computed before: the backbone is not run, and
             `hidden_states` are these alone.
         """
-        main_input: dict[str, Any] = {name: kwargs.pop(name) for name in (self.main_input_name,) if name in kwargs}
+        main_input = {name: kwargs.pop(name) for name in (self.main_input_name,) if name in kwargs}
         want = wanted_outputs(self, kwargs)
         found = self.backbone_features(
             input_ids, attention_mask, token_type_ids, inputs_embeds, past_key_values, features, want, **main_input
         )
         record = bool(want["output_attentions"]) and returns_weights(self)
         heads = self.heads(found.layers, found.lengths_B, record)
-        hidden_states = None
+        states = None
         if want["output_hidden_states"]:
             states = tuple(copied(layer, found.in_input_order) for layer in found.hidden_states)
-            hidden_states = wanted_layers(states, want["output_hidden_states"])
         return SelfAttnModelOutput(
             last_hidden_state=found.in_input_order(heads.features),
-            hidden_states=hidden_states,
+            hidden_states=None if states is None else wanted_layers(states, want["output_hidden_states"]),
             attentions=found.attentions,
             **heads.as_fields(found.inverse_BT) if record else {},
         )
@@ -471,6 +470,9 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
     def words_of(self, values: Tensor, attention_mask: Tensor | None, word_starts: Tensor | None) -> Words:
         """Return the words of tokens, which are ids (B, T) or embeddings (B, T, D)."""
         special = [*self.config.prefix_token_ids, *self.config.suffix_token_ids]
+        if values.dim() == 3 and word_starts is not None:  # embeddings come framed
+            real_BT = values.new_ones(values.shape[:2]) if attention_mask is None else attention_mask
+            attention_mask = real_BT * (real_BT.flip(1).cumsum(1).flip(1) > len(self.config.suffix_token_ids))
         return find_words(values, attention_mask, special, self.continues_word, word_starts)
 
     def label_scores(self, features_BTD: Tensor, words: Words) -> Tensor:

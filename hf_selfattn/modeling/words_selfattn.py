@@ -51,7 +51,7 @@ def find_words(
 
     Args:
         values: (B, T) ids or (B, T, D) embeddings, in which special tokens cannot be told from others.
-        attention_mask: (B, T), not 0 at real tokens, or None.
+        marks_V: what is known of each id, of `token_marks`.
         word_starts: (B, T), not 0 at the first token of each word, or None to find them by `marks_V`.
     """
     word_starts = checked_starts(word_starts, values, marks_V)
@@ -109,7 +109,7 @@ def begin_words(marks_BT: Tensor, real_BT: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pool_words(features_BTD: Tensor, words: Words, pooling: str) -> Tensor:
-    """Return (B, T, D) one feature for each word, at all of its tokens; a token of no word keeps its own."""
+    """Return (B, T, D) one feature for each word, their mean or the first, at all of its tokens."""
     index_BTD = words.first_BT[..., None].expand_as(features_BTD)
     if pooling == "first":
         return features_BTD.gather(1, index_BTD)

@@ -238,3 +238,18 @@ def test_pipeline_finds_whole_legal_entities(decoding: str, strategy: str) -> No
             spans[-1][3] = False
     assert [(x["start"], x["end"], x["entity_group"]) for x in entities] == [tuple(span[:3]) for span in spans]
     assert len(spans) > 10 and entities[-1]["end"] > len(TEXT) - 20
+
+
+def test_embeddings_need_word_starts() -> None:
+    model, batch = tagger(), tiny_batch([12, 7])
+    batch["input_ids"][:, 3] = PIECES[0]
+    starts = torch.tensor([word_starts_by_loop(ids) for ids in batch["input_ids"].tolist()]).long()
+    embeddings = model.get_input_embeddings()(batch["input_ids"])
+    with pytest.raises(ValueError, match="inputs_embeds do not tell which tokens go on.*Give word_starts"):
+        model(inputs_embeds=embeddings, attention_mask=batch["attention_mask"])
+    expected = model(**batch).logits
+    actual = model(inputs_embeds=embeddings, attention_mask=batch["attention_mask"], word_starts=starts).logits
+    words = torch.stack(
+        [torch.tensor([token not in (0, 3, 4) for token in ids]) for ids in batch["input_ids"].tolist()]
+    )
+    torch.testing.assert_close(actual[words], expected[words])
