@@ -231,7 +231,7 @@ def background(results: dict[str, Any]) -> dict[str, Any]:
     """Return data, arguments, machine and time of a run."""
     given = results["arguments"]
     data = [
-        [public(name), escape(data_name(given, name)), f"{split['rows']:,}", escape(split.get("fingerprint", ""))]
+        [public(name), escape(data_name(given, name)), f"{split['rows']:,}", escape(split.get("fingerprint") or "")]
         for name, split in results["splits"].items()
     ]
     listed = {key: value for key, value in given.items() if key not in SHOWN_ELSEWHERE}
@@ -248,7 +248,7 @@ def background(results: dict[str, Any]) -> dict[str, Any]:
 def train_rows(train: dict[str, Any]) -> dict[str, Any]:
     """Return number and fingerprint of the rows of train; a stream has none, and perhaps was not counted."""
     count = f"{train['rows']:,} rows" if train["rows"] else "rows"
-    return {"count": count, "fingerprint": escape(train.get("fingerprint", "")), "streamed": train.get("streamed")}
+    return {"count": count, "fingerprint": escape(train.get("fingerprint") or ""), "streamed": train.get("streamed")}
 
 
 def shown_settings(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
