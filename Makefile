@@ -15,7 +15,7 @@ demo: $(VENV)/demo  ## install, train a sentiment classifier on real reviews, le
 
 test: $(VENV)/test  ## install what the tests need and run them all, a file at a time in each of three processes, which wait in turn
 	$(BIN)/python benchmarks/fetch.py minilm vader conll2003
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 10
 
 fast: $(VENV)/test  ## run the tests that need no real data
 	$(BIN)/python -m pytest -m "not slow"
