@@ -15,7 +15,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_models import main_output, tiny_batch, tiny_labels, tiny_model
 from torch import Tensor, nn
 
-from hf_selfattn import SelfAttnForSequenceClassification
 from hf_selfattn.adapters import add_lora, lora_config, method_config, mixed_logits
 
 TASKS = {"single_label": "SEQ_CLS", "token": "TOKEN_CLS"}
@@ -229,19 +228,6 @@ def test_training_changes_what_trains_and_nothing_else() -> None:
         optimizer.step()
     changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
     assert changed == trainable(model)
-
-
-def test_code_of_the_page_on_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (Path(__file__).parent.parent / "docs/adapters.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    blocks = [block for block in blocks if "NAME" not in block]  # those are tested in test_adapter_checkpoints.py
-    assert len(blocks) == 3
-    monkeypatch.setattr(SelfAttnForSequenceClassification, "from_backbone", lambda name, **options: tiny_model())
-    names: dict[str, Any] = {}
-    for block in blocks:
-        exec(block, names)
-    assert names["logits"].shape == (2, 3) and set(names["adapted"].peft_config) == {"news"}
-    assert type(names["merged"]) is SelfAttnForSequenceClassification
 
 
 @pytest.mark.slow

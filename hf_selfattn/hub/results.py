@@ -18,7 +18,7 @@ from ..files import read_json
 
 RESULTS_FILE = "results.json"
 ARGUMENTS_FILE = "arguments.json"
-LOCK_FILE = ".lock"
+LOCK_FILE = "_lock"  # `Trainer` pushes no file whose name begins so
 RUN_STATE_FILE = "run_state.json"
 CARD_FILE = "README.md"
 PACKAGES = ("hf-selfattn", "torch", "transformers", "datasets", "accelerate", "peft", "scikit-learn", "numpy")

@@ -148,8 +148,10 @@ class BackboneFeatures:
 def copied(layer: Tensor, place: Callable[[Tensor], Tensor], goes_on: bool = False) -> Tensor:
     """Return hidden states at other places; after `retain_grad` they get the gradient of their source."""
     copy = place(layer)
+    if torch.compiler.is_compiling():
+        return copy
     source, before = vars(layer).pop("source", (layer, None))
-    if copy is layer or not layer.requires_grad or torch.compiler.is_compiling():
+    if copy is layer or not layer.requires_grad:
         return copy
     kept = ref(copy)  # a strong one would keep the graph alive
 

@@ -9,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from hub_state import USER, Fault, Hub
 from huggingface_hub import CommitInfo, ModelCard
 from runs import text_arguments
 from tiny_models import aligned, tiny_model, tiny_text
-from transformers import AutoModelForSequenceClassification, TrainingArguments
+from transformers import AutoModelForSequenceClassification
 
 from hf_selfattn import TextClassificationArguments, run
 from hf_selfattn.files import read_json
@@ -371,38 +370,6 @@ def test_the_installed_package_wins_over_the_code_of_a_repository(folder: Path, 
         path.write_text(f"{path.read_text()}\nopen({str(marker)!r}, 'w').close()\n")
     assert type(AutoModelForSequenceClassification.from_pretrained(folder)).__module__.startswith("hf_selfattn.")
     assert not marker.exists()
-
-
-@pytest.mark.slow
-def test_what_the_page_on_the_hub_says(recipe: dict[str, Any], folder: Path, hub: Hub, tmp_path: Path) -> None:
-    page = (ROOT / "docs/hub.md").read_text(encoding="utf-8").replace("USER/MODEL", REPO)
-    blocks = re.findall(r"```(?:bash|python)\n(.*?)```", page, re.DOTALL)
-    by_recipe, by_code, pull, offline, without_package = blocks
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / "recipes").symlink_to(ROOT / "recipes")
-    (home / "rows.yaml").write_text(json.dumps(recipe))
-    (home / "answer.py").write_text(pull)
-    shutil.copytree(folder, home / "runs/mine")
-
-    run_with_hub([sys.executable, *by_recipe.split()[1:]], hub, home)
-    assert set(hub.files(REPO)) == {".gitattributes", *files_to_push(home / "runs/mine")}
-    del hub.repos["models", REPO]
-    run_with_hub(by_code, hub, home)
-    assert hub.repos["models", REPO].private and len(hub.history(REPO)) == 2
-
-    run_with_hub(pull, hub, home)
-    seen = len(hub.requests)
-    variable, program, script = offline.split()
-    assert (variable, program) == ("HF_HUB_OFFLINE=1", "python")
-    run_with_hub([sys.executable, script], hub, home, offline=True)
-    assert len(hub.requests) == seen
-    run_with_hub(without_package, hub, tmp_path / "other", package=False)
-
-    options = set(re.findall(r"^\| `(hub_\w+)", page, re.MULTILINE))
-    assert len(options) == 8
-    known = {item.name for kind in (TextClassificationArguments, TrainingArguments) for item in fields(kind)}
-    assert options <= known
 
 
 def test_files_of_a_result(tmp_path: Path) -> None:

@@ -126,7 +126,8 @@ def test_vader_refuses_what_it_cannot_answer(vader):
 
 
 def test_vader_says_how_to_install_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "vaderSentiment", None)
+    for name in ("vaderSentiment", "vaderSentiment.vaderSentiment"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ValueError, match="pip install vaderSentiment"):
         vader_baseline(["good"], "regression")
 

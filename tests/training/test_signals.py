@@ -36,13 +36,13 @@ def wait_for(pattern: str, folder: Path, process: subprocess.Popen[str]) -> None
 
 
 def test_a_lock_is_held_by_one_and_gone_with_it(tmp_path: Path) -> None:
-    with locked(tmp_path / "a/.lock") as before:
+    with locked(tmp_path / "a/_lock") as before:
         assert before is None
-        with pytest.raises(ValueError, match=rf"is in use by process {os.getpid()} on "), locked(tmp_path / "a/.lock"):
+        with pytest.raises(ValueError, match=rf"is in use by process {os.getpid()} on "), locked(tmp_path / "a/_lock"):
             pass
-    assert not (tmp_path / "a/.lock").exists()
-    (tmp_path / "a/.lock").write_text("process 1234567 on elsewhere")
-    with locked(tmp_path / "a/.lock") as before:
+    assert not (tmp_path / "a/_lock").exists()
+    (tmp_path / "a/_lock").write_text("process 1234567 on elsewhere")
+    with locked(tmp_path / "a/_lock") as before:
         assert before == "process 1234567 on elsewhere"
 
 
@@ -51,10 +51,10 @@ def test_a_lock_that_a_killed_run_left_is_taken_over_and_said(
 ) -> None:
     given = settings(tiny_backbone, tmp_path, num_train_epochs=1)
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/.lock").write_text("process 1234567 on elsewhere")
+    (tmp_path / "run/_lock").write_text("process 1234567 on elsewhere")
     run(text_arguments(given))
     assert "was in use by process 1234567 on elsewhere, which is gone" in capsys.readouterr().out
-    assert not (tmp_path / "run/.lock").exists()
+    assert not (tmp_path / "run/_lock").exists()
 
 
 @pytest.mark.slow
