@@ -184,7 +184,8 @@ from hf_selfattn import run
 
 def error(token, name, **more):
     try:
-        run(build_arguments({{**{recipe!r}, "output_dir": name, "push_to_hub": True, "hub_token": token, **more}}))
+        given = {{**{recipe!r}, "output_dir": name, "push_to_hub": True, "hub_token": token, **more}}
+        run(build_arguments(given, TextClassificationArguments))
     except ValueError as caught:
         print("REFUSED", caught)
 
