@@ -207,9 +207,14 @@ def add_saved_adapter(model: PreTrainedModel, folder: Path, is_trainable: bool, 
         from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
     except ImportError as error:
         raise ImportError("This checkpoint holds an adapter; opening it needs PEFT: pip install peft") from error
-    adapted = PeftModel.from_pretrained(
-        model, str(folder), adapter_name=ADAPTER_NAME, is_trainable=is_trainable, torch_device="cpu"
-    )
+    mend = "Fetch the checkpoint again, or open it with the versions of PEFT and Transformers that wrote it."
+    options: dict[str, Any] = {"is_trainable": is_trainable, "torch_device": "cpu"}
+    try:
+        adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=ADAPTER_NAME, **options)
+    except Exception as error:  # PEFT has no error of its own for a file that was changed, or that is too new for it
+        raise ValueError(
+            f"{folder / ADAPTER_CONFIG} does not open ({type(error).__name__}: {error}). {mend}"
+        ) from error
     refuse_prompts(adapted)
     needed = plain_names(get_peft_model_state_dict(adapted, adapter_name=ADAPTER_NAME, save_embedding_layers=False))
     needed |= set(other_weights(adapted))
@@ -217,8 +222,7 @@ def add_saved_adapter(model: PreTrainedModel, folder: Path, is_trainable: bool, 
     if needed != found:
         raise ValueError(
             f"The adapter in {folder} does not fit its model: it lacks {sorted(needed - found)[:5]} and has left over "
-            f"{sorted(found - needed)[:5]}. Fetch the checkpoint again, or open it with the versions of PEFT and "
-            "Transformers that wrote it."
+            f"{sorted(found - needed)[:5]}. {mend}"
         )
     opened: Any = adapted.get_base_model()
     opened.adapted = (adapted,)  # in a tuple: as a submodule it would contain itself

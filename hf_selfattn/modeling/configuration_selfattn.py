@@ -366,7 +366,8 @@ def build_backbone_config(backbone_config: dict[str, Any] | PreTrainedConfig | N
     """Return the backbone's configuration as an object of its own class."""
     if isinstance(backbone_config, PreTrainedConfig):
         return backbone_config
-    options = dict(backbone_config or {"model_type": "bert"})
+    options = backbone_config or {"model_type": "bert"}
+    options = dict(options) if isinstance(options, dict) else {}
     model_type = options.pop("model_type", None)
     if model_type is None:
         raise ValueError(

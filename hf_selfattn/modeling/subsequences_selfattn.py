@@ -19,7 +19,7 @@ class Subsequences:
     """Where each slot of each window comes from, and where each token's features are found again."""
 
     source_BSW: Tensor  # index into the row's T tokens, its special ones among them; 0 in padding slots
-    segment_source_BSW: Tensor  # for segment ids: a closing special token has that of the text before it
+    segment_source_BSW: Tensor  # for segment ids: a closing token but the row's own has that of the text before it
     mask_BSW: Tensor  # True where the slot holds a token
     slot_BT: Tensor  # index into the S * W slots of the row from which the features of a token are taken
 
@@ -222,6 +222,8 @@ def split(
     segment_source_BSW = (first_BS1 + torch.minimum(in_text_BSW, size_BS[..., None] - 1)).clamp(min=0)
     source_BSW = torch.where(is_prefix_BSW, slot_W, first_BS1 + in_text_BSW)
     source_BSW = torch.where(is_suffix_BSW, (prefix_B1 + text_B1)[..., None] + in_suffix_BSW, source_BSW)
+    is_end_BSW = is_suffix_BSW & (window_S == count_B1 - 1)[..., None]
+    segment_source_BSW = torch.where(is_end_BSW, source_BSW, segment_source_BSW)
     mask_BSW = is_prefix_BSW | is_text_BSW | is_suffix_BSW
 
     token_T = torch.arange(num_tokens, device=lengths_B.device)[None]
