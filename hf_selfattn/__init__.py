@@ -36,6 +36,7 @@ PUBLIC = {
     "hub.push": ("push_run",),
     "hub.saving": ("save_adapter", "save_model"),
     "metrics": ("compare", "score", "score_spans"),
+    "metrics.evaluate_modules": ("as_evaluate_module",),
     "tasks": ("NerArguments", "SentimentArguments", "Task", "TextClassificationArguments", "register_task"),
     "training.faults": ("faults_explained",),
     "training.first_pass": ("fit_codebooks", "standardise_features"),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import DatasetDict, Value
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from .columns import find_columns
 from .formats import ORIGIN
@@ -24,7 +24,7 @@ def polarity_of(valence: NDArray[Any], band: float) -> NDArray[Any]:
 
 def polarity_probabilities(valence: NDArray[Any], band: float, error: float) -> NDArray[Any]:
     """Return the probability of each polarity (N, 3), the true valence being normal around the predicted one (N,)."""
-    below, above = norm.cdf((-band - valence) / error), norm.sf((band - valence) / error)
+    below, above = ndtr((-band - valence) / error), ndtr((valence - band) / error)
     return np.stack([below, 1 - below - above, above], axis=1)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold
 
 from .classification import ClassificationData
 from .columns import column_values
@@ -227,6 +226,8 @@ def _groups(split: Dataset, column: str) -> NDArray[Any]:
 
 def _group_folds(strata: Ints, groups: NDArray[Any], k: int, seed: int) -> Ints:
     """Assign whole groups to k folds with similar classes (sklearn's `StratifiedGroupKFold`)."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
     n_groups = len(np.unique(groups))
     if n_groups < 2 or k > n_groups:
         raise ValueError(

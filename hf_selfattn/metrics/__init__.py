@@ -1,8 +1,7 @@
-"""Scores with confidence intervals, paired tests, calibration and `evaluate` modules, all without a network."""
+"""Scores with confidence intervals, paired tests and calibration, all without a network."""
 
 from .calibration import fit_temperature, fit_thresholds
 from .comparison import PairedTest, compare, paired_bootstrap
-from .evaluate_modules import as_evaluate_module
 from .inputs import PROBLEMS, predicted_labels
 from .intervals import Score
 from .scores import LOWER_IS_BETTER, metric_values, score
@@ -14,7 +13,6 @@ __all__ = [
     "PROBLEMS",
     "PairedTest",
     "Score",
-    "as_evaluate_module",
     "compare",
     "entity_strings",
     "error_analysis",

@@ -9,9 +9,6 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import ArrayLike
 from scipy.special import softmax
-from sklearn.dummy import DummyClassifier
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression, Ridge
 
 from ..metrics.inputs import Array, check_problem
 
@@ -104,6 +101,8 @@ def vader_baseline(texts: Sequence[str], problem: str, label_names: Sequence[str
 
 
 def _vectorizer(texts: Sequence[str]) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer  # here, because few of the commands need it
+
     joined = "".join(texts)
     if not joined.strip():
         raise ValueError("Every training text is empty: the TF-IDF baseline has nothing to learn from.")
@@ -120,6 +119,8 @@ def _vectorizer(texts: Sequence[str]) -> Any:
 
 def _fit(problem: str, features: Any, references: Array, seed: int, num_labels: int | None) -> Callable[[Any], Array]:
     if problem == "regression":
+        from sklearn.linear_model import Ridge
+
         ridge = Ridge(alpha=1.0, random_state=seed).fit(features, references)
         return lambda rows: np.asarray(ridge.predict(rows))
     if problem == "multi_label_classification":
@@ -135,6 +136,9 @@ def _fit(problem: str, features: Any, references: Array, seed: int, num_labels: 
 
 
 def _fit_classifier(features: Any, labels: Array, num_labels: int, seed: int) -> Callable[[Any], Array]:
+    from sklearn.dummy import DummyClassifier
+    from sklearn.linear_model import LogisticRegression
+
     if len(np.unique(labels)) == 1:
         model = DummyClassifier(strategy="prior")
     else:

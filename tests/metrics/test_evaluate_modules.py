@@ -9,7 +9,7 @@ import transformers
 from datasets import Dataset
 from sklearn import metrics as reference
 
-from hf_selfattn.metrics import as_evaluate_module, score
+from hf_selfattn import as_evaluate_module, score
 
 TRUTH, PREDICTED = [0, 1, 2, 1, 0, 2, 2, 1], [0, 1, 1, 1, 0, 2, 0, 1]
 
