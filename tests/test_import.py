@@ -39,7 +39,7 @@ def test_the_import_costs_little_beside_the_classes_that_it_registers() -> None:
     """Both parts stand in one process; in the quietest of several the share is at its truest."""
     code = f"from time import process_time as now\nbegin = now(){BASES}between = now()\nimport hf_selfattn\n"
     code += "print((now() - begin) / (between - begin))"
-    assert min(float(answer(code)) for _ in range(5)) <= 1.05
+    assert any(float(answer(code)) <= 1.05 for _ in range(5))
 
 
 def test_every_public_name_is_found_when_it_is_asked_for() -> None:
