@@ -173,6 +173,8 @@ def _check_names(names: Iterable[str], path: Path) -> None:
     for name in names:
         if name in seen:
             raise ValueError(f"{path}:1: two columns are named '{name}' ('{ORIGIN}' is reserved). Rename one of them.")
+        if "\0" in name:
+            raise ValueError(f"{path}:1: the column name {name!r} holds a NUL, which no table can have. Rename it.")
         seen.add(name)
 
 
