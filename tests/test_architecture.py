@@ -21,13 +21,15 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 BELOW = {
     "files": set(),
     "arguments": set(),
+    "machine": set(),
     "modeling": set(),
     "metrics": set(),
     "adapters": {"modeling"},
     "data": {"arguments", "files"},
     "tasks": {"adapters", "arguments", "data", "files", "metrics", "modeling"},
     "hub": {"adapters", "arguments", "files", "metrics", "modeling"},
-    "training": {"adapters", "arguments", "data", "files", "hub", "metrics", "modeling", "tasks"},
+    "training": {"adapters", "arguments", "data", "files", "hub", "machine", "metrics", "modeling", "tasks"},
+    "inference": {"adapters", "arguments", "data", "files", "hub", "machine", "metrics", "modeling", "tasks"},
 }
 
 # What the code that travels with a checkpoint may need where it is opened.

@@ -52,10 +52,10 @@ from hf_selfattn.adapters import base_model
 from hf_selfattn.data import ClassificationData
 from hf_selfattn.files import read_json, write_json
 from hf_selfattn.hub.results import environment
+from hf_selfattn.machine import has_bf16, join_processes
 from hf_selfattn.tasks import task_of
 from hf_selfattn.tasks.backbone import open_backbone, use_fast_attention
-from hf_selfattn.training.distributed import join_processes
-from hf_selfattn.training.setup import Prepared, build_trainer, has_bf16
+from hf_selfattn.training.setup import Prepared, build_trainer
 
 from ..records import DATA, RESULTS, read_results, write_results
 
@@ -154,7 +154,7 @@ def take_turns(contestants: dict[str, Callable[[], Trainer]], rounds: int, warm_
 def load() -> tuple[ClassificationData, Dataset]:
     """Return R8 and its tokenised training rows, whole."""
     arguments = recipe()
-    join_processes(arguments)
+    join_processes(arguments.options.get("use_cpu"))
     with PartialState().main_process_first():
         data = task_of(arguments).load()
         _, tokenizer = open_backbone(arguments)

@@ -132,9 +132,22 @@ def tags_of_words(
     outside = label_names.index("O")
     flat = np.full(sum(sizes), outside)
     for labels, row in zip(found, order, strict=True):
-        words = np.asarray(places[row])
-        labels = labels[: len(words)]
-        counts = (words >= 0) & (labels != outside)
-        flat[words[counts][::-1]] = labels[counts][::-1]  # of several parts, the first is written last
+        write_tags_of_words(flat, labels, places[row], outside)
     sentences = np.split(flat, np.cumsum(sizes)[:-1])
     return [legal_tags(sentence.tolist(), label_names) for sentence in sentences]
+
+
+def tags_of_places(found: NDArray[Any], places: list[int], words: int, label_names: list[str]) -> list[int]:
+    """Return the label of every word of one sentence, as `tags_of_words` does, from those of its tokens (T,)."""
+    outside = label_names.index("O")
+    tags = np.full(words, outside)
+    write_tags_of_words(tags, found, places, outside)
+    return legal_tags(tags.tolist(), label_names)
+
+
+def write_tags_of_words(tags: NDArray[Any], found: NDArray[Any], places: list[int], outside: int) -> None:
+    """Write into the tags of words the labels found of the tokens of a row, padding perhaps after them."""
+    words = np.asarray(places)
+    labels = found[: len(words)]
+    counts = (words >= 0) & (labels != outside)
+    tags[words[counts][::-1]] = labels[counts][::-1]  # of several parts, the first is written last

@@ -15,6 +15,7 @@ from ..adapters import tune
 from ..arguments import DataArguments, RunArguments
 from ..data import load_splits
 from ..modeling.modeling_selfattn import SelfAttnPreTrainedModel
+from .answers import Answers
 from .backbone import backbone_settings, head_settings, is_tuned
 from .tuned import tuned_model
 
@@ -35,6 +36,7 @@ class Task(ABC, Generic[AnyRunArguments]):
         pipeline: the pipeline that serves its models.
         model_class: what trains.
         peft_type: what PEFT calls the task, such as `SEQ_CLS`.
+        answers: how its models read a new row and answer it; none for a task that `predict` does not serve.
         fusion_init: first weights of the attentions in the sum of a probe.
         probe_heads_share: rate of a probe's attention heads, as a share of `learning_rate`.
         searchable: own arguments that a search may change.
@@ -44,6 +46,7 @@ class Task(ABC, Generic[AnyRunArguments]):
     pipeline: ClassVar[str]
     model_class: ClassVar[type[SelfAttnPreTrainedModel]]
     peft_type: ClassVar[str]
+    answers: ClassVar[type[Answers] | None] = None
     fusion_init: ClassVar[float | None] = None
     probe_heads_share: ClassVar[float] = 0.3
     searchable: ClassVar[tuple[str, ...]] = ()

@@ -21,6 +21,7 @@ from ..data import (
     prepare_classification,
 )
 from ..modeling.modeling_selfattn import SelfAttnForSequenceClassification
+from .answers import TextAnswers
 from .backbone import open_backbone, window_of
 from .evaluation import (
     Calibration,
@@ -45,6 +46,7 @@ class TextClassification(Task[TextClassificationArguments]):
     name = pipeline = "text-classification"
     model_class = SelfAttnForSequenceClassification
     peft_type = "SEQ_CLS"
+    answers = TextAnswers
     searchable = ("class_weights",)
 
     def splits(self) -> tuple[DatasetDict, list[str]]:

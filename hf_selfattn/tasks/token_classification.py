@@ -32,6 +32,7 @@ from ..data.formats import ORIGIN
 from ..files import write_text
 from ..metrics import entity_strings, error_analysis, score_spans
 from ..modeling.modeling_selfattn import SelfAttnForTokenClassification
+from .answers import TagAnswers
 from .backbone import open_backbone, window_of
 from .evaluation import order_by_length
 from .losses import smoothed_loss
@@ -84,6 +85,7 @@ class TokenClassification(Task[NerArguments]):
     name = pipeline = "token-classification"
     model_class = SelfAttnForTokenClassification
     peft_type = "TOKEN_CLS"
+    answers = TagAnswers
     # Elsewhere a probe starts at 0, because sentiment loses in other domains where it starts higher, and its heads are
     # slower than the rest; a tagger has as many answers as tokens (benchmarks/LOG.md).
     fusion_init = 0.1

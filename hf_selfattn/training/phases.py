@@ -17,11 +17,11 @@ from transformers.dynamic_module_utils import custom_object_save
 
 from ..adapters import add_lora, base_model
 from ..files import whole_or_nothing
+from ..machine import from_main
 from ..tasks import Task, say
 from ..tasks.backbone import is_tuned, open_backbone, use_fast_attention
 from ..tasks.evaluation import plain_model
 from .checkpoints import checkpoints_of
-from .distributed import from_main
 from .progress import Stopwatch, tokenising
 from .resume import RunState, fit
 from .setup import LEARNING_RATE, Prepared, build_trainer

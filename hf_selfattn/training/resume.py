@@ -12,9 +12,9 @@ from accelerate.utils.memory import clear_device_cache
 
 from ..files import read_json, write_json
 from ..hub.results import RUN_STATE_FILE
+from ..machine import from_main
 from ..tasks import say
 from .checkpoints import clear_unfinished, ended, newest_whole, step_of
-from .distributed import from_main
 from .faults import GO_ON, batch_in_words, first_line, is_out_of_memory, smaller_batch
 from .trainer import RecipeTrainer
 

@@ -28,10 +28,10 @@ from ..hub.results import (
 )
 from ..hub.saving import sample_batch, save_adapter, save_model
 from ..hub.summary import summary
+from ..machine import from_main, join_processes
 from ..tasks import Task, say, task_of
 from ..tasks.backbone import use_fused_attention
 from ..tasks.evaluation import plain_model
-from .distributed import from_main, join_processes
 from .phases import fit_phases, prepare
 from .progress import hide_bars, show_progress
 from .search import search
@@ -51,7 +51,7 @@ def run(arguments: RunArguments) -> dict[str, Any]:
     Raises:
         ValueError: for data, options, an output folder or a repository that cannot be used; nothing is lost.
     """
-    join_processes(arguments)
+    join_processes(arguments.options.get("use_cpu"))
     hide_bars()
     task = task_of(arguments)
     if arguments.check:

@@ -27,8 +27,8 @@ from huggingface_hub.errors import StrictDataclassError
 from ..arguments import RunArguments
 from ..files import read_json, write_json
 from ..hub.summary import table
+from ..machine import from_main
 from ..tasks import say, task_of
-from .distributed import from_main
 from .phases import fit_phases, prepare
 from .progress import Stopwatch
 from .search_space import Choices, Plan, with_settings

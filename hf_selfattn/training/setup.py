@@ -21,6 +21,7 @@ from transformers import (
 
 from ..adapters import base_model
 from ..arguments import TuningArguments
+from ..machine import has_bf16
 from ..metrics import LOWER_IS_BETTER
 from ..tasks import Task
 from ..tasks.evaluation import order_by_length
@@ -165,11 +166,3 @@ def training_arguments(
     options["push_to_hub"] = bool(options.get("push_to_hub")) and options["hub_strategy"] != "end"
     options.pop("hub_token", None)
     return TrainingArguments(output_dir=str(output_dir), **options), groups
-
-
-def has_bf16() -> bool:
-    """Return whether the machine multiplies bfloat16 matrices in hardware."""
-    if torch.accelerator.is_available():
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

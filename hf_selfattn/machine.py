@@ -1,4 +1,4 @@
-"""The processes of a run: they find each other before data is read, and none that was asked for is missing."""
+"""The machine: the processes that a launcher started on it, and what it computes natively."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from ..arguments import RunArguments
-
 Found = TypeVar("Found")
 
 
-def join_processes(arguments: RunArguments) -> None:
+def join_processes(use_cpu: bool | None = None) -> None:
     """Let the processes that a launcher started know of each other, before the first of them reads data.
 
     Without a word on it `PartialState` looks for accelerators alone: on a machine that has none every process would
     take itself for the only one until `TrainingArguments` are made.
     """
     alone = "WORLD_SIZE" not in os.environ
-    state = PartialState(cpu=bool(arguments.options.get("use_cpu", not torch.accelerator.is_available())))
+    state = PartialState(cpu=not torch.accelerator.is_available() if use_cpu is None else use_cpu)
     if alone and state.num_processes == 1:
         refuse_lone_process()
 
@@ -48,3 +46,11 @@ def from_main(find: Callable[[], Found]) -> Found:
     """Return to every process what the main one finds."""
     found = [find() if PartialState().is_main_process else None]
     return broadcast_object_list(found)[0]  # type: ignore[no-any-return]
+
+
+def has_bf16(device: str | None = None) -> bool:
+    """Return whether a kind of device, or else the machine, multiplies bfloat16 matrices in hardware."""
+    if torch.accelerator.is_available() and device != "cpu":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

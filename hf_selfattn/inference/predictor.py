@@ -1,0 +1,180 @@
+"""Open a tuned model and let it answer rows: nothing is cut, and rows of like length are read together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..machine import has_bf16
+from ..modeling.configuration_selfattn import SelfAttnConfig
+from ..tasks import TASKS, Task
+from ..tasks.answers import Answer, EncodedRows
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+# Tokens of a batch, padding included.
+TOKENS_ON_CPU, TOKENS_ON_ACCELERATOR = 4_096, 65_536
+
+
+class Predictor:
+    """A tuned model that answers rows.
+
+    Args:
+        task: which says how its models read a row.
+        model: of this package.
+        tokenizer: of the model.
+        in_bfloat16: whether matrix products are computed in bfloat16.
+
+    Attributes:
+        name: of the pipeline that serves such models.
+    """
+
+    def __init__(
+        self, task: type[Task[Any]], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, in_bfloat16: bool
+    ):
+        if task.answers is None:
+            raise ValueError(f"The task {task.name!r} does not say how its models answer. Set its `answers`.")
+        self.task, self.name = task, task.pipeline
+        self.model, self.tokenizer, self.config = model.eval(), tokenizer, model.config
+        self.in_bfloat16 = in_bfloat16
+        self.kind = task.answers(model, tokenizer)
+        self.batch_tokens = TOKENS_ON_CPU if model.device.type == "cpu" else TOKENS_ON_ACCELERATOR
+        types = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+        self.padding = {name: types.get(name) or 0 for name in tokenizer.model_input_names}
+
+    def checked(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the model reads of a row: `text`, perhaps `text_pair`, or `tokens`.
+
+        Raises:
+            ValueError: says what is wrong with the row.
+        """
+        given = {name: value for name, value in row.items() if value is not None or name == "text"}
+        if mistake := self.kind.mistake(given):
+            raise ValueError(f"{mistake}.")
+        if more := [
+            name for name in ("text", "text_pair", "tokens") if name in given and name not in self.kind.fields
+        ]:
+            raise ValueError(f"a model for {self.name} reads {' or '.join(self.kind.fields)}, and not {more[0]}.")
+        return {name: given[name] for name in self.kind.fields if name in given}
+
+    def answers(self, rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
+        """Return the answer of each row, in their order.
+
+        A classifier's is `label` (a list of them for several, a number for a regression), `probability` and
+        `probabilities`; a tagger's `entities` and, of a row of tokens, `tags`.
+        """
+        rows = [self.checked(row) for row in rows]
+        if not rows:
+            return []
+        encoded = self.kind.encode(rows)
+        found: list[Answer] = [{}] * len(rows)
+        with torch.inference_mode(), self.autocast():
+            for numbers in batches(encoded.lengths, self.batch_tokens):
+                logits = self.logits(self.padded(encoded, numbers))
+                for number, answer in zip(numbers, self.kind.read(logits, rows, encoded, numbers), strict=True):
+                    found[number] = answer
+        return found
+
+    def logits(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return the logits of a batch in float32."""
+        logits: Tensor = self.model(**batch).logits
+        return logits.float()
+
+    def padded(self, encoded: EncodedRows, numbers: Sequence[int]) -> dict[str, Tensor]:
+        """Return the rows of these numbers as a batch."""
+        width = max(len(encoded.inputs["input_ids"][number]) for number in numbers)
+        batch = {}
+        for name in self.padding.keys() & encoded.inputs.keys():
+            values = np.full((len(numbers), width), self.padding[name], dtype=np.int64)
+            for place, number in enumerate(numbers):
+                ids = encoded.inputs[name][number]
+                values[place, : len(ids)] = ids
+            batch[name] = torch.from_numpy(values).to(self.model.device)
+        return batch
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the model runs."""
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.in_bfloat16)
+
+
+def batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Yield the numbers of rows of like length, at most so many tokens at once, padding included, or one row."""
+    numbers: list[int] = []
+    for number in np.argsort(lengths, kind="stable").tolist():
+        if numbers and (len(numbers) + 1) * lengths[number] > most:
+            yield numbers
+            numbers = []
+        numbers.append(number)
+    if numbers:
+        yield numbers
+
+
+def open_predictor(
+    model: str | PathLike[str],
+    *,
+    device: str | torch.device | None = None,
+    dtype: Dtype = "auto",
+    revision: str | None = None,
+    backbone_name_or_path: str | None = None,
+) -> Predictor:
+    """Open a tuned model to let it answer.
+
+    Args:
+        model: a folder that a run or `save_pretrained` wrote, whole or an adapter, or a name on the hub.
+        device: to run on; an accelerator where there is one.
+        dtype: `bfloat16` computes matrix products in it, in about half of the time and less precisely; `auto` does so
+            where the processor has it.
+        revision: branch, tag or commit of a model on the hub.
+        backbone_name_or_path: of an adapter, its backbone, where that was a folder.
+
+    Raises:
+        ValueError: for a model that cannot be opened, or that is none of this package.
+    """
+    options = {"revision": revision} if revision else {}
+    config = open_config(str(model), options)
+    task = task_of_model(config, str(model))
+    device = torch.device(device or torch.accelerator.current_accelerator() or "cpu")
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"dtype={dtype!r} is unknown; it is auto, float32 or bfloat16.")
+    backbone = {} if backbone_name_or_path is None else {"backbone_name_or_path": backbone_name_or_path}
+    weights = {"dtype": torch.float32} if dtype == "float32" else {}
+    opened = task.model_class.from_pretrained(str(model), **options, **backbone, **weights)
+    tokenizer = AutoTokenizer.from_pretrained(str(model), **options)
+    in_bfloat16 = dtype == "bfloat16" or (dtype == "auto" and has_bf16(device.type))
+    return Predictor(task, opened.to(device), tokenizer, in_bfloat16)
+
+
+def open_config(model: str, options: dict[str, str]) -> PreTrainedConfig:
+    """Return the configuration of a model of this package; an error says what else the folder is."""
+    folder = Path(model)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        runs = sorted(path.parent.name for path in folder.glob("*/config.json"))
+        found = f"It holds {', '.join(runs[:5])}: give one of them." if runs else "Is the run of this folder done?"
+        raise ValueError(f"{model} holds no model (config.json). {found}")
+    try:
+        config = AutoConfig.from_pretrained(model, **options)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"The model {model!r} cannot be opened. Give the folder of a run or a name on the hub. {error}"
+        ) from error
+    if not isinstance(config, SelfAttnConfig):
+        raise ValueError(f"{model} is a model of the type {config.model_type!r}, and none of this package: tune it.")
+    return config
+
+
+def task_of_model(config: PreTrainedConfig, model: str) -> type[Task[Any]]:
+    """Return the first registered task whose models are of the class that a model was saved as."""
+    saved_as = (config.architectures or [""])[0]
+    for task in TASKS.values():
+        if task.model_class.__name__ == saved_as and task.answers is not None:
+            return task
+    raise ValueError(
+        f"{model} was saved as {saved_as or 'no class'}, whose answers no task knows; there are "
+        f"{', '.join(TASKS)}. Call register_task for one of your own."
+    )
