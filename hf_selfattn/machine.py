@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+
+from .files import locked
 
 Found = TypeVar("Found")
 
@@ -46,6 +50,29 @@ def from_main(find: Callable[[], Found]) -> Found:
     """Return to every process what the main one finds."""
     found = [find() if PartialState().is_main_process else None]
     return broadcast_object_list(found)[0]  # type: ignore[no-any-return]
+
+
+@contextmanager
+def alone_in(lock_file: Path, mend: str) -> Iterator[None]:
+    """Keep other runs out of the folder of a lock file for as long as this one takes."""
+    with ExitStack() as held:
+        trouble = from_main(lambda: lock(held, lock_file, mend))
+        if trouble is not None:
+            raise ValueError(trouble)
+        yield
+
+
+def lock(held: ExitStack, lock_file: Path, mend: str) -> str | None:
+    """Lock a folder, on the main process; return why it cannot be, or None."""
+    try:
+        before = held.enter_context(locked(lock_file))
+    except ValueError as error:
+        return f"{error} {mend}"
+    if before is not None:
+        PartialState().print(
+            f"{lock_file.parent} was in use by {before}, which is gone: this run takes it over.", flush=True
+        )
+    return None
 
 
 def has_bf16(device: str | None = None) -> bool:

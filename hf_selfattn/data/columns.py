@@ -89,12 +89,7 @@ def find_columns(
         raise ValueError("no splits: give at least one of train, validation, test.")
     first = next(iter(splits.values()))
     notes: list[str] = []
-    text, pair = text_column, text_pair_column
-    if text is None:
-        pairs = _known_pairs([name for name in found_columns(first) if name != pair])
-        sure, likely = (pairs[0][:1], ()) if pairs else (("text", *PAIR_NAMES), TEXT_NAMES)
-        text = _known_column(first, "text", sure, likely, notes)
-        pair = pair or (pairs[0][1] if pairs else None)
+    text, pair = _text_columns(first, text_column, text_pair_column, notes)
     label = label_column or _known_column(first, "label", ("label", "labels"), LABEL_NAMES, notes)
     columns = Columns(text, pair, label)
     names = [*columns.texts, label]
@@ -111,6 +106,29 @@ def find_columns(
         notes.append(f"Not read: the texts of {unread}; text_pair_column=… reads one column as the second text.")
     used = f"Columns: text '{text}'" + (f", text pair '{pair}'" if pair else "") + f", label '{label}'."
     return columns, [used, *notes]
+
+
+def find_text_columns(
+    split: Dataset, text_column: str | None = None, text_pair_column: str | None = None
+) -> tuple[list[str], list[str]]:
+    """Find the one or two columns of texts in rows without labels, as `find_columns` does; and notes on them."""
+    notes: list[str] = []
+    text, pair = _text_columns(split, text_column, text_pair_column, notes)
+    names = [text] if pair is None else [text, pair]
+    if missing := [name for name in names if name not in split.column_names]:
+        raise ValueError(
+            f"{_first_place(split)}: there is no column '{missing[0]}' (text_column, text_pair_column); the columns "
+            f"found are {found_columns(split)}."
+        )
+    return names, notes
+
+
+def _text_columns(split: Dataset, text: str | None, pair: str | None, notes: list[str]) -> tuple[str, str | None]:
+    if text is not None:
+        return text, pair
+    pairs = _known_pairs([name for name in found_columns(split) if name != pair])
+    sure, likely = (pairs[0][:1], ()) if pairs else (("text", *PAIR_NAMES), TEXT_NAMES)
+    return _known_column(split, "text", sure, likely, notes), pair or (pairs[0][1] if pairs else None)
 
 
 def _known_pairs(found: Sequence[str]) -> list[tuple[str, str]]:
@@ -197,6 +215,17 @@ def find_tagging_columns(
         )
     _check_pair((tokens, tags), "token_column and tag_column", found, place)
     return TaggingColumns(tokens, tags, document=document, ids=ids)
+
+
+def find_token_column(split: Dataset, token_column: str | int | None = None) -> tuple[str | None, str | None]:
+    """Find the column of words in rows without tags, or None; and of a column file that of their numbers, or None."""
+    found = found_columns(split)
+    tokens = _named(token_column, "token_column", found, _first_place(split))
+    if LINES not in split.column_names:
+        return tokens or _known(found, TOKEN_NAMES), None
+    is_counted = len(found) > 1 and tokens != found[0] and _are_counted(column_values(split, found[0]))
+    tokens = tokens or found[1 if is_counted else 0]
+    return tokens, found[0] if is_counted else None
 
 
 def _are_counted(rows: list[list[str]]) -> bool:

@@ -104,14 +104,14 @@ def _table_of(rows: Iterator[ReadRow], path: Path) -> pa.Table:
 
 
 def _csv_rows(stream: IO[bytes], path: Path) -> Iterator[ReadRow]:
-    lines = _decoded_lines(stream, path)
+    lines = decoded_lines(stream, path)
     first = next(lines, "")
     delimiter = max(",;\t", key=first.count)  # a tie keeps the first: the usual one
     return _rows_of_cells(_csv_cells(itertools.chain([first], lines), delimiter, path), path)
 
 
 def _tsv_rows(stream: IO[bytes], path: Path) -> Iterator[ReadRow]:
-    return _rows_of_cells(_tsv_cells(_decoded_lines(stream, path)), path)
+    return _rows_of_cells(_tsv_cells(decoded_lines(stream, path)), path)
 
 
 def _rows_of_cells(rows: Iterator[tuple[int, list[str]]], path: Path) -> Iterator[ReadRow]:
@@ -179,7 +179,7 @@ def _check_names(names: Iterable[str], path: Path) -> None:
 
 
 def _json_line_rows(stream: IO[bytes], path: Path) -> Iterator[ReadRow]:
-    for number, line in enumerate(_decoded_lines(stream, path), start=1):
+    for number, line in enumerate(decoded_lines(stream, path), start=1):
         if not line.strip():
             continue
         place = f"{path}:{number}"
@@ -197,7 +197,7 @@ def _json_rows(stream: IO[bytes], path: Path) -> Iterator[ReadRow]:
     if not data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
         yield from _json_line_rows(io.BytesIO(data), path)
         return
-    text = "".join(_decoded_lines(io.BytesIO(data), path))
+    text = "".join(decoded_lines(io.BytesIO(data), path))
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
@@ -222,7 +222,7 @@ def _row_problem(row: Any) -> str:
 
 
 def _conll_rows(stream: IO[bytes], path: Path) -> Iterator[ReadRow]:
-    for row in conll_rows(_decoded_lines(stream, path), path):
+    for row in conll_rows(decoded_lines(stream, path), path):
         yield {**row, ORIGIN: f"{path}:{row[LINES][0]}"}, ""
 
 
@@ -283,7 +283,7 @@ def _with_index(table: pa.Table, path: Path) -> pa.Table:
     return table.append_column(ORIGIN, origins)
 
 
-def _decoded_lines(stream: IO[bytes], path: Path) -> Iterator[str]:
+def decoded_lines(stream: IO[bytes], path: Path) -> Iterator[str]:
     """Yield the lines of a UTF-8 file; an error names the line that is none, and the probable encoding."""
     for number, line in enumerate(_split_lines(stream), start=1):
         data = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line

@@ -17,6 +17,7 @@ import datasets
 import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
+from ..files import digest_of
 from .formats import ORIGIN, read_table
 
 DataFiles = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]  # paths or globs
@@ -118,7 +119,7 @@ def _similar_names(path: Path) -> str:
 
 def _open_files(spec: DataFiles, split: str) -> Dataset:
     files = find_files(spec, split)
-    return _cached([f"{path}\0{_sha256(path)}" for path in files], lambda: _join_files(files, split))
+    return _cached([f"{path}\0{digest_of(path)}" for path in files], lambda: _join_files(files, split))
 
 
 def _join_files(files: list[Path], split: str) -> pa.Table:
@@ -173,7 +174,7 @@ def _open_folder(folder: Path) -> dict[str, Dataset]:
             f"dataset='{folder}' was not written by save_to_disk (no dataset_dict.json or state.json). For a folder "
             f"of files write train='{folder / 'train*.csv'}' and so on."
         )
-    contents = "".join(_sha256(path) for path in sorted(folder.rglob("*")) if path.is_file())
+    contents = "".join(digest_of(path) for path in sorted(folder.rglob("*")) if path.is_file())
     splits = _named_splits(datasets.load_from_disk(str(folder)), f"{folder}/")
     return {
         name: _cached([str(folder), name, contents], partial(_table_of_split, split)) for name, split in splits.items()
@@ -231,11 +232,3 @@ def _write_table(table: pa.Table, target: Path) -> None:
         os.replace(temporary, target)
     finally:
         Path(temporary).unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

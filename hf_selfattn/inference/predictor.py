@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -13,9 +15,11 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..machine import has_bf16
+from ..modeling.backbone_selfattn import weights_hash
 from ..modeling.configuration_selfattn import SelfAttnConfig
 from ..tasks import TASKS, Task
 from ..tasks.answers import Answer, EncodedRows
+from ..tasks.backbone import tokenizer_state
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 # Tokens of a batch, padding included.
@@ -54,14 +58,15 @@ class Predictor:
         Raises:
             ValueError: says what is wrong with the row.
         """
-        given = {name: value for name, value in row.items() if value is not None or name == "text"}
-        if mistake := self.kind.mistake(given):
-            raise ValueError(f"{mistake}.")
-        if more := [
-            name for name in ("text", "text_pair", "tokens") if name in given and name not in self.kind.fields
-        ]:
-            raise ValueError(f"a model for {self.name} reads {' or '.join(self.kind.fields)}, and not {more[0]}.")
-        return {name: given[name] for name in self.kind.fields if name in given}
+        given = {name: value for name in ("text", "text_pair", "tokens") if (value := row.get(name)) is not None}
+        field, message = self.kind.mistake(given)
+        if message:
+            raise ValueError(f"'{field}': {message}.")
+        if more := [name for name in given if name not in self.kind.fields]:
+            raise ValueError(f"A model for {self.name} reads {' or '.join(self.kind.fields)}, and not '{more[0]}'.")
+        if len(given) > 1 and "tokens" in given:
+            raise ValueError("A row holds a 'text', or 'tokens', and not both.")
+        return {**given, **{name: row[name] for name in self.kind.details if name in row}}
 
     def answers(self, rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
         """Return the answer of each row, in their order.
@@ -97,6 +102,15 @@ class Predictor:
                 values[place, : len(ids)] = ids
             batch[name] = torch.from_numpy(values).to(self.model.device)
         return batch
+
+    def digest(self) -> str:
+        """Return a hash of all that answers depend on beside the rows."""
+        config = self.config.to_dict()
+        for name in ("_name_or_path", "transformers_version", "dtype"):
+            config.pop(name, None)
+        parts = [weights_hash(self.model), config, tokenizer_state(self.tokenizer), str(self.model.dtype)]
+        parts += [self.in_bfloat16, self.model.device.type, self.batch_tokens]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def autocast(self) -> torch.autocast:
         """Return the context in which the model runs."""

@@ -1,5 +1,6 @@
 """Scores with confidence intervals, paired tests and calibration, all without a network."""
 
+from .abstention import Abstention, abstention, abstention_curve
 from .calibration import fit_temperature, fit_thresholds
 from .comparison import PairedTest, compare, paired_bootstrap
 from .inputs import PROBLEMS, predicted_labels
@@ -9,10 +10,13 @@ from .span_errors import entity_strings, error_analysis
 from .spans import paired_bootstrap_spans, score_spans
 
 __all__ = [
+    "Abstention",
     "LOWER_IS_BETTER",
     "PROBLEMS",
     "PairedTest",
     "Score",
+    "abstention",
+    "abstention_curve",
     "compare",
     "entity_strings",
     "error_analysis",

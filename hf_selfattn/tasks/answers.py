@@ -9,16 +9,22 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.columns import find_text_columns, find_token_column
 from ..data.findings import text_mistake
+from ..metrics.abstention import abstention_of, confidences
 from ..modeling.words_selfattn import begin_words, token_marks
 from .problems import PROBLEMS, Array
 from .tag_encoding import label_tokens, plain_text, tags_of_places, words_of_tokens
 
 Row = Mapping[str, Any]
 Answer = dict[str, Any]
+UNSURE = "unsure"
+NO_TAG = "_"
+MULTI = "multi_label_classification"
 
 
 @dataclass
@@ -44,17 +50,44 @@ class Answers(ABC):
 
     Attributes:
         fields: what a row may hold.
+        details: what else it may hold.
     """
 
     fields: ClassVar[tuple[str, ...]]
+    details: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
         self.model, self.tokenizer = model, tokenizer
         self.label_names: list[str] = [model.config.id2label[number] for number in range(model.config.num_labels)]
 
     @abstractmethod
-    def mistake(self, row: Row) -> str:
-        """Return what is wrong with a row, or nothing."""
+    def columns(self, split: Dataset, **given: Any) -> tuple[dict[str, str], list[str]]:
+        """Return the column of each field in rows of a file, and what is to be said of them.
+
+        Args:
+            split: some rows of it, as they are read.
+            given: the names that the user gives, by option, such as `text_column`.
+        """
+
+    @abstractmethod
+    def mistake(self, row: Row) -> tuple[str, str]:
+        """Return the field of a row that is wrong and what is wrong with it; two empty strings if it is right."""
+
+    @abstractmethod
+    def answered(self, of_words: bool) -> list[str]:
+        """Return the names of what is answered to a row, of a text or of words."""
+
+    def abstained(self, answer: Answer) -> Answer:
+        """Return an answer that is too unsure to be given."""
+        return answer
+
+    def expectation(self, threshold: float, record: Mapping[str, Any]) -> str:
+        """Return what to expect of the answers whose probability reaches a threshold, by the results of the run.
+
+        Raises:
+            ValueError: where answers have no probability, or the results do not say.
+        """
+        raise ValueError(f"abstain={threshold} needs one probability for each row, which this model does not give.")
 
     @abstractmethod
     def encode(self, rows: Sequence[Row]) -> EncodedRows:
@@ -70,13 +103,43 @@ class TextAnswers(Answers):
 
     fields = ("text", "text_pair")
 
-    def mistake(self, row: Row) -> str:
-        """Return what is wrong with the texts of a row, or nothing."""
-        if "text" not in row:
-            return f"there is no text; a row is {{'text': …}}, or {{'text': …, 'text_pair': …}}, and has {[*row]}"
+    def columns(self, split: Dataset, **given: Any) -> tuple[dict[str, str], list[str]]:
+        """Return the columns of the texts, by the names given or by known names."""
+        found, notes = find_text_columns(split, given.get("text_column"), given.get("text_pair_column"))
+        return dict(zip(self.fields, found, strict=False)), notes
+
+    def mistake(self, row: Row) -> tuple[str, str]:
+        """Return the text of a row that is none, and what is wrong with it."""
         names = ["text"] if row.get("text_pair") is None else ["text", "text_pair"]
-        mistakes = ((name, text_mistake(row[name])[1]) for name in names)
-        return next((f"'{name}': {message}" for name, message in mistakes if message), "")
+        mistakes = ((name, text_mistake(row.get(name))[1]) for name in names)
+        return next(((name, message) for name, message in mistakes if message), ("", ""))
+
+    def answered(self, of_words: bool) -> list[str]:
+        """Return the label and, unless it is a number, the probabilities."""
+        return (
+            ["label"] if self.model.config.problem_type == "regression" else ["label", "probability", "probabilities"]
+        )
+
+    def abstained(self, answer: Answer) -> Answer:
+        """Return `unsure` instead of the label, or in the list of labels."""
+        return {**answer, "label": [UNSURE] if isinstance(answer["label"], list) else UNSURE}
+
+    def expectation(self, threshold: float, record: Mapping[str, Any]) -> str:
+        """Return how many rows of the validation split would be answered, and how many of them wrongly."""
+        if self.model.config.problem_type == "regression":
+            return super().expectation(threshold, record)
+        if UNSURE in self.label_names:
+            raise ValueError(f"abstain={threshold} answers {UNSURE!r}, which is a label of this model. Leave it out.")
+        if "abstention" not in record:
+            raise ValueError(
+                f"abstain={threshold}: the results of this model (results.json) do not say how often it is wrong at "
+                "which probability. Give a model of a finished run, trained with this version, or leave abstain out."
+            )
+        found = abstention_of(record["abstention"], threshold)
+        return (
+            f" Below {threshold} the label is {UNSURE!r}. On the validation split a share of {found.answered} of the "
+            f"rows reached {found.threshold:g}, and a share of {found.error} of these was answered wrongly."
+        )
 
     def encode(self, rows: Sequence[Row]) -> EncodedRows:
         """Return texts and pairs of texts as token ids."""
@@ -93,24 +156,21 @@ class TextAnswers(Answers):
         return EncodedRows(inputs)
 
     def read(self, logits: Tensor, rows: Sequence[Row], encoded: EncodedRows, numbers: Sequence[int]) -> list[Answer]:
-        """Return label, probability and all probabilities of each row.
-
-        The probability of a set of labels is the least of theirs; that of no label, how sure it is that none is one.
-        """
+        """Return label, probability (see `confidences`) and all probabilities of each row."""
         config = self.model.config
         if config.problem_type == "regression":
             return [answer(value, None, {}) for value in logits[:, 0].tolist()]
         predicted = self.model.predict_labels(logits).cpu().numpy()
         problem = config.problem_type or "single_label_classification"
         outputs: Array = PROBLEMS[problem].probabilities(logits.cpu().numpy())
+        sure = confidences(predicted, outputs)
         answers = []
-        for label, values in zip(predicted.tolist(), outputs.tolist(), strict=True):
+        for label, values, probability in zip(predicted.tolist(), outputs.tolist(), sure.tolist(), strict=True):
+            chosen = (
+                [name for name, on in zip(self.label_names, label, strict=True) if on] if problem == MULTI else None
+            )
             named = dict(zip(self.label_names, values, strict=True))
-            if isinstance(label, int):
-                answers.append(answer(self.label_names[label], values[label], named))
-                continue
-            chosen = [name for name, on in zip(self.label_names, label, strict=True) if on]
-            answers.append(answer(chosen, min((named[name] for name in chosen), default=1 - max(values)), named))
+            answers.append(answer(self.label_names[label] if chosen is None else chosen, probability, named))
         return answers
 
 
@@ -123,6 +183,7 @@ class TagAnswers(Answers):
     """A text, or a sentence of words: its entities and, of words, the tag of each."""
 
     fields = ("text", "tokens")
+    details = ("ids",)
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
         super().__init__(model, tokenizer)
@@ -130,17 +191,27 @@ class TagAnswers(Answers):
             raise ValueError(f"{type(tokenizer).__name__} gives no offsets. Take a model with a fast tokenizer.")
         self.marks = torch.tensor(token_marks(tokenizer) or [0] * len(tokenizer))
 
-    def mistake(self, row: Row) -> str:
-        """Return what is wrong with the text or the words of a row, or nothing."""
-        if ("text" in row) == ("tokens" in row):
-            return f"a row is {{'text': …}} or {{'tokens': […]}}, and has {[*row]}"
-        if "text" in row:
-            message = text_mistake(row["text"])[1]
-            return f"'text': {message}" if message else ""
+    def columns(self, split: Dataset, **given: Any) -> tuple[dict[str, str], list[str]]:
+        """Return the column of the words, or else of the texts; of a CoNLL-U file that of the word numbers, too."""
+        text = given.get("text_column")
+        tokens, ids = (None, None) if text else find_token_column(split, given.get("token_column"))
+        if tokens is not None:
+            return {"tokens": tokens, **({} if ids is None else {"ids": ids})}, []
+        found, notes = find_text_columns(split, text)
+        return {"text": found[0]}, notes
+
+    def mistake(self, row: Row) -> tuple[str, str]:
+        """Return whether text or words of a row are wrong, and how."""
+        if "tokens" not in row:
+            return "text", text_mistake(row.get("text"))[1]
         tokens = row["tokens"]
         if not isinstance(tokens, list) or not tokens or not all(isinstance(word, str) for word in tokens):
-            return "'tokens': it is no list of words, or an empty one"
-        return "" if any(word.strip() for word in tokens) else "'tokens': all words are empty"
+            return "tokens", "they are no list of words, or an empty one"
+        return "tokens", "" if any(word.strip() for word in tokens) else "all words are empty"
+
+    def answered(self, of_words: bool) -> list[str]:
+        """Return the entities, and the tags of words."""
+        return ["entities", "tags"] if of_words else ["entities"]
 
     def encode(self, rows: Sequence[Row]) -> EncodedRows:
         """Return texts, and words joined by spaces, as token ids with their places in these texts."""
@@ -158,7 +229,7 @@ class TagAnswers(Answers):
             length, row = len(encoded.offsets[number]), rows[number]
             found = labels[place, :length]
             entities = self.entities(text_of(row), found, scores[place, :length], encoded, number)
-            tags = {"tags": self.tags(row["tokens"], found, encoded, number)} if "tokens" in row else {}
+            tags = {"tags": self.tags(row, found, encoded, number)} if "tokens" in row else {}
             answers.append({"entities": entities, **tags})
         return answers
 
@@ -187,18 +258,30 @@ class TagAnswers(Answers):
             found.append({"type": kind, "start": start, "end": end, "text": text[start:end], "score": score})
         return found
 
-    def tags(self, words: list[str], labels: Array, encoded: EncodedRows, number: int) -> list[str]:
+    def tags(self, row: Row, labels: Array, encoded: EncodedRows, number: int) -> list[str]:
         """Return the tag of each word of a row."""
         if "O" not in self.label_names:
             raise ValueError(f"The labels of the model are {self.label_names}, and no tags. Give texts, not tokens.")
+        words = words_of(row)
         spans = np.asarray(plain_text(words)[1])
         is_text = ~torch.tensor(encoded.special[number], dtype=torch.bool)[None]
         begins, blanks = begin_words(self.marks[encoded.inputs["input_ids"][number]][None], is_text)
         of_tokens = words_of_tokens(encoded.offsets[number], spans[:, 0], spans[:, 1], blanks[0].numpy())
         places = label_tokens(of_tokens, begins[0].tolist(), [0] * len(words), [0])[1]
-        return [self.label_names[tag] for tag in tags_of_places(labels, places, len(words), self.label_names)]
+        tags = [self.label_names[tag] for tag in tags_of_places(labels, places, len(words), self.label_names)]
+        return [tags.pop(0) if is_word(row, place) else NO_TAG for place in range(len(row["tokens"]))]
+
+
+def is_word(row: Row, place: int) -> bool:
+    """Return whether a line of a sentence is a word, and no range ("1-2") or empty node ("3.1") of CoNLL-U."""
+    return "ids" not in row or row["ids"][place].isdecimal()
+
+
+def words_of(row: Row) -> list[str]:
+    """Return the words of a row of tokens."""
+    return [token for place, token in enumerate(row["tokens"]) if is_word(row, place)]
 
 
 def text_of(row: Row) -> str:
     """Return the text of a row that holds a text, or words."""
-    return row["text"] if "text" in row else plain_text(row["tokens"])[0]
+    return row["text"] if "text" in row else plain_text(words_of(row))[0]

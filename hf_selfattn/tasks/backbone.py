@@ -8,6 +8,7 @@ times as long as plain matrix products, forward and backward together; on 512 to
 from __future__ import annotations
 
 import copy
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,14 @@ def open_backbone(arguments: ModelArguments) -> tuple[PreTrainedConfig, PreTrain
 def is_tuned(arguments: ModelArguments) -> bool:
     """Return whether what is to be tuned is a model of this package, and no plain backbone."""
     return isinstance(AutoConfig.from_pretrained(arguments.model, **hub_options(arguments)), SelfAttnConfig)
+
+
+def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Return what a tokenizer is made of; how it pads and cuts depends on its last call, and is left out."""
+    if not tokenizer.is_fast:
+        return {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {name: value for name, value in state.items() if name not in ("truncation", "padding")}
 
 
 def window_of(backbone_config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:

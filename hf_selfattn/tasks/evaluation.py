@@ -17,7 +17,8 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer
 
 from ..data import ClassificationData, fingerprint
 from ..files import write_text
-from ..metrics import fit_temperature, fit_thresholds, metric_values, score
+from ..metrics import fit_temperature, fit_thresholds, metric_values, predicted_labels, score
+from ..metrics.abstention import abstention_table, confidences, wrong_answers
 from .baselines import joined_texts, tfidf_baseline
 from .problems import PROBLEMS, Array, as_references
 
@@ -124,6 +125,16 @@ def score_splits(
             "predictions_file": predictions_file,
         }
     return record
+
+
+def abstention_record(data: ClassificationData, logits: Array, calibration: Calibration) -> dict[str, Any]:
+    """Return what the validation split, of logits (N, C), says of answers given only where the model is sure."""
+    if data.problem == "regression":
+        return {}
+    outputs = PROBLEMS[data.problem].probabilities(logits / calibration.temperature)
+    predicted = predicted_labels(data.problem, outputs, calibration.thresholds)
+    references = as_references(data.splits["validation"]["label"][:], data.problem)
+    return {"abstention": abstention_table(confidences(predicted, outputs), wrong_answers(predicted, references))}
 
 
 def score_tfidf(data: ClassificationData, seed: int) -> dict[str, Any]:

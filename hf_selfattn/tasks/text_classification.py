@@ -25,6 +25,7 @@ from .answers import TextAnswers
 from .backbone import open_backbone, window_of
 from .evaluation import (
     Calibration,
+    abstention_record,
     fit_calibration,
     metric_names,
     metrics_function,
@@ -162,6 +163,7 @@ class TextClassification(Task[TextClassificationArguments]):
             "thresholds": calibration.thresholds,
             "calibration": calibration.as_dict(),
             "splits": score_splits(data, logits, calibration, output_dir),
+            **abstention_record(data, logits["validation"], calibration),
             **self.further_scores(data, logits),
         }
         if self.arguments.baseline and data.stream is None:

@@ -24,6 +24,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 from ..adapters import base_model
 from ..files import whole_or_nothing
 from ..modeling.backbone_selfattn import weights_hash
+from ..tasks.backbone import tokenizer_state
 from .progress import Line, Stopwatch
 
 # Of a batch that the backbone reads; on a CPU what fits into its caches is read a quarter faster.
@@ -265,14 +266,6 @@ def features_fingerprint(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -
     }
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Return what a tokenizer is made of; how it pads and cuts depends on its last call, and is left out."""
-    if not tokenizer.is_fast:
-        return {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
-    state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
-    return {name: value for name, value in state.items() if name not in ("truncation", "padding")}
 
 
 def keys_and_lengths(tokens: Dataset) -> tuple[list[bytes], list[int]]:

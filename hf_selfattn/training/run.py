@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, Trainer
 
 from ..adapters import base_model, merge_adapters
 from ..arguments import RunArguments
-from ..files import locked, write_json, write_text
+from ..files import write_json, write_text
 from ..hub.card import model_card
 from ..hub.push import logged_in, open_repository, push, push_target
 from ..hub.results import (
@@ -28,7 +27,7 @@ from ..hub.results import (
 )
 from ..hub.saving import sample_batch, save_adapter, save_model
 from ..hub.summary import summary
-from ..machine import from_main, join_processes
+from ..machine import alone_in, join_processes
 from ..tasks import Task, say, task_of
 from ..tasks.backbone import use_fused_attention
 from ..tasks.evaluation import plain_model
@@ -61,7 +60,7 @@ def run(arguments: RunArguments) -> dict[str, Any]:
     with logged_in(target):
         data = task.load()
         output_dir = Path(arguments.output_dir)
-        with alone_in(output_dir):
+        with alone_in(output_dir / LOCK_FILE, "Or choose another output_dir."):
             finished = claim(output_dir, arguments)
             if target is not None and PartialState().is_main_process:
                 target = open_repository(target)
@@ -72,27 +71,6 @@ def run(arguments: RunArguments) -> dict[str, Any]:
                 say(f"Pushed to {push(output_dir, target)}")
             PartialState().wait_for_everyone()
     return results
-
-
-@contextmanager
-def alone_in(output_dir: Path) -> Iterator[None]:
-    """Keep other runs out of the folder of a run for as long as this one takes."""
-    with ExitStack() as held:
-        trouble = from_main(lambda: lock(held, output_dir))
-        if trouble is not None:
-            raise ValueError(trouble)
-        yield
-
-
-def lock(held: ExitStack, output_dir: Path) -> str | None:
-    """Lock the folder of a run, on the main process; return why it cannot be, or None."""
-    try:
-        before = held.enter_context(locked(output_dir / LOCK_FILE))
-    except ValueError as error:
-        return f"{error} Or choose another output_dir."
-    if before is not None:
-        say(f"{output_dir} was in use by {before}, which is gone: this run takes it over.")
-    return None
 
 
 def train(task: Task[Any], plan: Plan | None, data: Any, output_dir: Path) -> dict[str, Any]:
