@@ -35,6 +35,7 @@ PUBLIC = {
     "hub.onnx": ("export_onnx",),
     "hub.push": ("push_run",),
     "hub.saving": ("save_adapter", "save_model"),
+    "inference.evaluate": ("EvaluateArguments", "evaluate"),
     "inference.predict": ("PredictArguments", "predict"),
     "inference.predictor": ("Predictor", "open_predictor"),
     "metrics": ("compare", "score", "score_spans"),

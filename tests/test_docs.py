@@ -21,7 +21,7 @@ from tiny_models import BACKBONES, tiny_wordpiece
 from transformers import AutoModel, TrainingArguments
 
 import hf_selfattn.tasks
-from hf_selfattn import NerArguments, SelfAttnConfig, SentimentArguments
+from hf_selfattn import EvaluateArguments, NerArguments, PredictArguments, SelfAttnConfig, SentimentArguments
 
 PAGES = sorted(DOCS.glob("*.md"))
 WITH_COMMANDS = ["adapters.md", "ner.md", "scaling.md", "sentiment.md", "training.md"]
@@ -76,7 +76,8 @@ def test_links_and_anchors_resolve(path: Path) -> None:
 @pytest.mark.parametrize("path", [README, *PAGES], ids=lambda path: path.name)
 def test_options_exist(path: Path) -> None:
     known = {*SelfAttnConfig.__annotations__, *PARAMETERS}
-    known |= {item.name for kind in (NerArguments, SentimentArguments, TrainingArguments) for item in fields(kind)}
+    kinds = (NerArguments, SentimentArguments, TrainingArguments, PredictArguments, EvaluateArguments)
+    known |= {item.name for kind in kinds for item in fields(kind)}
     for code in re.findall(r"`([^`\n]+)`", text_of(path)):
         for name in re.findall(r"(?:^|[\s(])([a-zA-Z_]\w*(?:\.\w+)?)=", code):
             room, _, inner = name.rpartition(".")

@@ -44,8 +44,9 @@ def confidences(predicted: ArrayLike, outputs: ArrayLike) -> Array:
 
 def wrong_answers(predicted: ArrayLike, references: ArrayLike) -> Array:
     """Return (N,) whether each answer, a class or a set of labels, differs from the right one."""
-    differs: Array = np.asarray(predicted) != np.asarray(references)
-    return differs if differs.ndim == 1 else differs.any(axis=1)
+    given, right = np.asarray(predicted), np.asarray(references)
+    wrong: Array = (given != right).reshape(len(right), -1).any(axis=1)
+    return wrong
 
 
 def abstention(confidences: ArrayLike, wrong: ArrayLike, threshold: float, confidence: float = 0.95) -> Abstention:

@@ -180,10 +180,13 @@ def answer(label: Any, probability: float | None, probabilities: dict[str, float
 
 
 class TagAnswers(Answers):
-    """A text, or a sentence of words: its entities and, of words, the tag of each."""
+    """A text, or a sentence of words: its entities and, of words, the tag of each.
+
+    A row of tokens may have `ids`, the first column of CoNLL-U, and a row of text `offsets`, the places of its words.
+    """
 
     fields = ("text", "tokens")
-    details = ("ids",)
+    details = ("ids", "offsets")
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
         super().__init__(model, tokenizer)
@@ -229,7 +232,7 @@ class TagAnswers(Answers):
             length, row = len(encoded.offsets[number]), rows[number]
             found = labels[place, :length]
             entities = self.entities(text_of(row), found, scores[place, :length], encoded, number)
-            tags = {"tags": self.tags(row, found, encoded, number)} if "tokens" in row else {}
+            tags = {"tags": self.tags(row, found, encoded, number)} if {"tokens", "offsets"} & {*row} else {}
             answers.append({"entities": entities, **tags})
         return answers
 
@@ -262,13 +265,14 @@ class TagAnswers(Answers):
         """Return the tag of each word of a row."""
         if "O" not in self.label_names:
             raise ValueError(f"The labels of the model are {self.label_names}, and no tags. Give texts, not tokens.")
-        words = words_of(row)
-        spans = np.asarray(plain_text(words)[1])
+        spans = np.asarray(row["offsets"] if "offsets" in row else plain_text(words_of(row))[1])
         is_text = ~torch.tensor(encoded.special[number], dtype=torch.bool)[None]
         begins, blanks = begin_words(self.marks[encoded.inputs["input_ids"][number]][None], is_text)
         of_tokens = words_of_tokens(encoded.offsets[number], spans[:, 0], spans[:, 1], blanks[0].numpy())
-        places = label_tokens(of_tokens, begins[0].tolist(), [0] * len(words), [0])[1]
-        tags = [self.label_names[tag] for tag in tags_of_places(labels, places, len(words), self.label_names)]
+        places = label_tokens(of_tokens, begins[0].tolist(), [0] * len(spans), [0])[1]
+        tags = [self.label_names[tag] for tag in tags_of_places(labels, places, len(spans), self.label_names)]
+        if "offsets" in row:
+            return tags
         return [tags.pop(0) if is_word(row, place) else NO_TAG for place in range(len(row["tokens"]))]
 
 

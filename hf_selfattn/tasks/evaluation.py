@@ -112,19 +112,30 @@ def score_splits(
         split = data.splits[name]
         references = as_references(split["label"][:], data.problem)
         output = probabilities(raw / calibration.temperature)
-        scores = score(data.problem, references, output, data.label_names, thresholds=calibration.thresholds)
         before = metric_values(data.problem, references, probabilities(raw), data.label_names)
         predictions_file = f"predictions-{name}.jsonl"
         if PartialState().is_main_process:
             write_predictions(output_dir / predictions_file, references.tolist(), output)
         record[name] = {
-            "rows": len(split),
-            "fingerprint": fingerprint(split),
-            "scores": {metric: value.as_dict() for metric, value in scores.items()},
+            **score_outputs(data, name, output, calibration.thresholds),
             "uncalibrated": {metric: value for metric, value in before.items() if "/" not in metric},
             "predictions_file": predictions_file,
         }
     return record
+
+
+def score_outputs(
+    data: ClassificationData, name: str, outputs: Array, thresholds: list[float] | None = None
+) -> dict[str, Any]:
+    """Return the scores of a split with intervals, of its outputs (N, C), or (N,) for a regression."""
+    split = data.splits[name]
+    references = as_references(split["label"][:], data.problem)
+    scores = score(data.problem, references, outputs, data.label_names, thresholds=thresholds)
+    return {
+        "rows": len(split),
+        "fingerprint": fingerprint(split),
+        "scores": {metric: value.as_dict() for metric, value in scores.items()},
+    }
 
 
 def abstention_record(data: ClassificationData, logits: Array, calibration: Calibration) -> dict[str, Any]:

@@ -43,17 +43,12 @@ def encode_split(
     tokens, tags = split["tokens"][:], split["tags"][:]
     first = np.cumsum([0, *map(len, tokens)])
     groups = by_document(split) if whole_documents else [[row] for row in range(len(split))]
-    has_text = "text" in split.column_names
-    texts, starts, ends = [], [], []
-    for group in groups:
-        parts = [plain_text(tokens[i]) if not has_text else (split[i]["text"], split[i]["offsets"]) for i in group]
-        shifts = np.cumsum([0, *(len(text) + 1 for text, _ in parts)])
-        spans = np.concatenate(
-            [np.asarray(offsets) + shift for (_, offsets), shift in zip(parts, shifts, strict=False)]
-        )
-        texts.append(" ".join(text for text, _ in parts))
-        starts.append(spans[:, 0])
-        ends.append(spans[:, 1])
+    joined = [joined_rows(split, group) for group in groups]
+    texts, starts, ends = (
+        [text for text, _ in joined],
+        [spans[:, 0] for _, spans in joined],
+        [spans[:, 1] for _, spans in joined],
+    )
 
     encoded = tokenizer(
         texts, truncation=False, verbose=False, return_offsets_mapping=True, return_special_tokens_mask=True
@@ -76,6 +71,15 @@ def encode_split(
         columns["places"].append([-1 if word < 0 else numbers[word] for word in places])
     columns["length"] = [len(ids) for ids in columns["input_ids"]]
     return Dataset.from_dict(columns)
+
+
+def joined_rows(split: Dataset, group: list[int]) -> tuple[str, NDArray[Any]]:
+    """Return the text of sentences one after the other, and start and end (n, 2) of their words in it."""
+    rows = [split[number] for number in group]
+    parts = [(row["text"], row["offsets"]) if "text" in row else plain_text(row["tokens"]) for row in rows]
+    shifts = np.cumsum([0, *(len(text) + 1 for text, _ in parts)])
+    spans = [np.asarray(offsets) + shift for (_, offsets), shift in zip(parts, shifts, strict=False)]
+    return " ".join(text for text, _ in parts), np.concatenate(spans)
 
 
 def plain_text(words: list[str]) -> tuple[str, list[tuple[int, int]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -37,6 +38,8 @@ class Task(ABC, Generic[AnyRunArguments]):
         model_class: what trains.
         peft_type: what PEFT calls the task, such as `SEQ_CLS`.
         answers: how its models read a new row and answer it; none for a task that `predict` does not serve.
+        arguments_class: of the task, where its models can be evaluated on new rows.
+        columns_trained: arguments of a training that say how such rows are read, too.
         fusion_init: first weights of the attentions in the sum of a probe.
         probe_heads_share: rate of a probe's attention heads, as a share of `learning_rate`.
         searchable: own arguments that a search may change.
@@ -47,6 +50,8 @@ class Task(ABC, Generic[AnyRunArguments]):
     model_class: ClassVar[type[SelfAttnPreTrainedModel]]
     peft_type: ClassVar[str]
     answers: ClassVar[type[Answers] | None] = None
+    arguments_class: ClassVar[Any] = None
+    columns_trained: ClassVar[tuple[str, ...]] = ()
     fusion_init: ClassVar[float | None] = None
     probe_heads_share: ClassVar[float] = 0.3
     searchable: ClassVar[tuple[str, ...]] = ()
@@ -110,6 +115,38 @@ class Task(ABC, Generic[AnyRunArguments]):
             `problem`; `splits` with `rows` and `scores` (value, low and high of each) of every one; and what else the
             task has to say.
         """
+
+    @classmethod
+    def of_model(cls, config: PreTrainedConfig, trained: dict[str, Any], given: dict[str, Any]) -> Task[Any]:
+        """Return the task that reads labelled rows, as the split `test`, with the labels of a tuned model.
+
+        Args:
+            config: of the model.
+            trained: results of the run that made it, where they are known.
+            given: arguments on data, columns and labels; they win.
+        """
+        if cls.arguments_class is None:
+            raise ValueError(f"The task {cls.name!r} has no `arguments_class`, so its models cannot be evaluated.")
+        known = {item.name for item in fields(cls.arguments_class)}
+        if foreign := sorted(given.keys() - known):
+            raise ValueError(
+                f"{foreign[0]}={given[foreign[0]]!r} says nothing to a model of {cls.name!r}: leave it out."
+            )
+        return cls(cls.arguments_class(**{**cls.model_options(config, trained), **given}))
+
+    @classmethod
+    def model_options(cls, config: PreTrainedConfig, trained: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments that a tuned model implies: its labels, and the columns that it was trained on."""
+        before = trained.get("arguments", {})
+        return {name: before[name] for name in cls.columns_trained if before.get(name) is not None}
+
+    def rows(self, data: Any) -> list[dict[str, Any]]:
+        """Return the rows of the split `test` as a `Predictor` reads them."""
+        raise NotImplementedError
+
+    def score_answers(self, data: Any, answers: list[dict[str, Any]], config: PreTrainedConfig) -> dict[str, Any]:
+        """Return `rows` and `scores` (value, low and high of each) of the answers of a `Predictor` to these rows."""
+        raise NotImplementedError
 
     def train_record(self, data: Any) -> dict[str, Any]:
         """Return what the model was trained on."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import DataCollatorWithPadding, PreTrainedConfig, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from ..data import (
     ClassificationData,
@@ -31,6 +31,7 @@ from .evaluation import (
     metrics_function,
     plain_model,
     predict,
+    score_outputs,
     score_splits,
     score_tfidf,
 )
@@ -48,6 +49,8 @@ class TextClassification(Task[TextClassificationArguments]):
     model_class = SelfAttnForSequenceClassification
     peft_type = "SEQ_CLS"
     answers = TextAnswers
+    arguments_class = TextClassificationArguments
+    columns_trained = ("text_column", "text_pair_column", "label_column")
     searchable = ("class_weights",)
 
     def splits(self) -> tuple[DatasetDict, list[str]]:
@@ -169,6 +172,30 @@ class TextClassification(Task[TextClassificationArguments]):
         if self.arguments.baseline and data.stream is None:
             results["baseline"] = self.baselines(data)
         return results
+
+    @classmethod
+    def model_options(cls, config: PreTrainedConfig, trained: dict[str, Any]) -> dict[str, Any]:
+        """Return the problem, the labels and the columns of a model."""
+        names = [config.id2label[number] for number in range(config.num_labels)]
+        problem = trained.get("problem", config.problem_type)
+        return {**super().model_options(config, trained), "problem": problem, "label_names": names}
+
+    def rows(self, data: ClassificationData) -> list[dict[str, Any]]:
+        """Return the texts, or pairs of texts."""
+        split = data.splits["test"]
+        names = [name for name in ("text", "text_pair") if name in split.column_names]
+        rows: list[dict[str, Any]] = split.select_columns(names).to_list()
+        return rows
+
+    def score_answers(
+        self, data: ClassificationData, answers: list[dict[str, Any]], config: PreTrainedConfig
+    ) -> dict[str, Any]:
+        """Return the scores of probabilities, or of numbers."""
+        if data.problem == "regression":
+            outputs = np.array([answer["label"] for answer in answers])
+        else:
+            outputs = np.array([[answer["probabilities"][name] for name in data.label_names] for answer in answers])
+        return score_outputs(data, "test", outputs, config.thresholds)
 
     def further_scores(self, data: ClassificationData, logits: dict[str, Array]) -> dict[str, Any]:
         """Return what else follows from the logits (N, C) of each split."""

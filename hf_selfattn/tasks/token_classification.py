@@ -21,6 +21,7 @@ from datasets import Dataset, DatasetDict
 from transformers import (
     DataCollatorForTokenClassification,
     EvalPrediction,
+    PreTrainedConfig,
     PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
@@ -37,7 +38,7 @@ from .backbone import open_backbone, window_of
 from .evaluation import order_by_length
 from .losses import smoothed_loss
 from .problems import Array
-from .tag_encoding import encode_split, tags_of_words
+from .tag_encoding import encode_split, joined_rows, legal_tags, tags_of_words
 from .task import Task, raw_splits, say
 
 METRICS = ["precision", "recall", "f1", "token_accuracy"]
@@ -86,6 +87,11 @@ class TokenClassification(Task[NerArguments]):
     model_class = SelfAttnForTokenClassification
     peft_type = "TOKEN_CLS"
     answers = TagAnswers
+    arguments_class = NerArguments
+    columns_trained = (
+        *("token_column", "tag_column", "text_column", "span_column", "document_column"),
+        *("scheme", "tag_names", "on_broken_tag", "on_cut_word", "context"),
+    )
     # Elsewhere a probe starts at 0, because sentiment loses in other domains where it starts higher, and its heads are
     # slower than the rest; a tagger has as many answers as tokens (benchmarks/LOG.md).
     fusion_init = 0.1
@@ -182,6 +188,38 @@ class TokenClassification(Task[NerArguments]):
                     write_tags(output_dir / f"predictions-{name}.jsonl", split, predictions, data.label_names)
                 record[name] = split_record(name, split, predictions, data.label_names, known)
         return {"problem": "named_entities", "entity_types": data.entity_types, "splits": record}
+
+    @classmethod
+    def model_options(cls, config: PreTrainedConfig, trained: dict[str, Any]) -> dict[str, Any]:
+        """Return the entity types, the columns and the context of a model."""
+        names = [config.id2label[number] for number in range(config.num_labels)]
+        types = [name[2:] for name in names if name.startswith("B-")]
+        return {**super().model_options(config, trained), "entity_types": types}
+
+    def rows(self, data: TaggingData) -> list[dict[str, Any]]:
+        """Return the text of each sentence, or document, with the places of its words."""
+        split = data.splits["test"]
+        joined = (joined_rows(split, group) for group in groups_of(split, self.arguments.context))
+        return [{"text": text, "offsets": spans.tolist()} for text, spans in joined]
+
+    def score_answers(
+        self, data: TaggingData, answers: list[dict[str, Any]], config: PreTrainedConfig
+    ) -> dict[str, Any]:
+        """Return the scores of the tags of all sentences, and their errors by kind."""
+        split, numbers = data.splits["test"], {name: number for number, name in enumerate(data.label_names)}
+        found: list[list[int]] = [[]] * len(split)
+        for group, answer in zip(groups_of(split, self.arguments.context), answers, strict=True):
+            tags = iter(answer["tags"])
+            for row in group:
+                own = [numbers[next(tags)] for _ in split[row]["tokens"]]
+                found[row] = legal_tags(own, data.label_names)
+        record = split_record("test", split, found, data.label_names, None)
+        return {name: value for name, value in record.items() if name != "predictions_file"}
+
+
+def groups_of(split: Dataset, context: str) -> list[list[int]]:
+    """Return the numbers of the sentences that are read together: of each document, or one at a time."""
+    return by_document(split) if context == "document" else [[row] for row in range(len(split))]
 
 
 def split_record(

@@ -7,33 +7,15 @@ from statistics import median
 from typing import Any
 
 import pytest
-import torch
-from tiny_models import tiny_model, tiny_text, tiny_tokenizer, tiny_wordpiece
+from saved_models import TAGS, TEXTS, saved
+from tiny_models import tiny_model, tiny_tokenizer, tiny_wordpiece
 from transformers import AutoConfig, pipeline
 
 from hf_selfattn import Predictor, add_lora, open_predictor, save_adapter
 from hf_selfattn.inference.predictor import batches
 from hf_selfattn.machine import has_bf16
 
-TEXTS = [tiny_text(length, seed=seed) for seed, length in enumerate((3, 200, 1, 40, 7, 90, *[1] * 2, *[2] * 9))]
 ROWS = [{"text": text} for text in TEXTS]
-NAMES = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
-TAGS = {"id2label": dict(enumerate(NAMES)), "label2id": {name: number for number, name in enumerate(NAMES)}}
-
-
-def saved(folder: Path, kind: str, tokenizer: Any = None, **options: Any) -> Path:
-    model, tokenizer = tiny_model(kind, **options), tokenizer or tiny_tokenizer()
-    for parameter in model.classifier.parameters():
-        torch.nn.init.normal_(parameter, std=0.7)
-    if kind == "token":
-        model.read_marks(tokenizer)
-    else:  # answers that differ from row to row
-        with torch.no_grad():
-            logits = [model(**tokenizer(text, return_tensors="pt")).logits[0] for text in TEXTS]
-            model.classifier.vote.bias -= torch.stack(logits).mean(dim=0) * model.config.temperature
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def opened(folder: Path) -> Predictor:

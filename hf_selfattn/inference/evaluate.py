@@ -1,0 +1,94 @@
+"""Score a tuned model on labelled rows, without training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from accelerate import PartialState
+from transformers.utils import logging
+
+from ..files import write_json
+from ..hub.results import environment
+from ..hub.summary import summary
+from ..machine import join_processes
+from ..tasks import say
+from .arguments import InferenceArguments
+from .predictor import Dtype
+from .record import read_record
+
+BLOCK_ROWS = 2000  # that are answered at once
+COLUMNS = (
+    *("text_column", "text_pair_column", "label_column"),
+    *("token_column", "tag_column", "span_column", "document_column", "scheme"),
+)
+
+
+@dataclass
+class EvaluateArguments(InferenceArguments):
+    """Score a tuned model on labelled rows: every score with its interval.
+
+    Args:
+        label_column: column of the labels, or a list of columns of 0 and 1; a well-known name is found.
+        tag_column: column of the tags, or its number in a column file; found where it is not given.
+        span_column: character spans of `text_column`, instead of tokens and tags.
+        document_column: the id of a row's document.
+        scheme: of the tags, such as `IOB2`; detected where it is not given.
+        on_bad_row: `error`, or `drop` to leave bad rows out and count them.
+        output: JSON file that takes the scores.
+        dtype: as in `predict`; scores are those of the model as it was saved where this is `float32`.
+    """
+
+    label_column: str | list[str] | None = None
+    tag_column: str | int | None = None
+    span_column: str | None = None
+    document_column: str | None = None
+    scheme: str | None = None
+    on_bad_row: Literal["error", "drop"] = "error"
+    output: str | None = None
+    dtype: Dtype = "float32"
+
+    def task_options(self) -> dict[str, Any]:
+        """Return what the task of the model is told, but what it takes from the model."""
+        columns = {name: value for name in COLUMNS if (value := getattr(self, name)) is not None}
+        rows = {"test": self.input} if self.dataset is None else {"dataset": self.dataset, "test": self.split}
+        source = {"dataset_config": self.dataset_config, "revision": self.revision, "on_bad_row": self.on_bad_row}
+        return {**columns, **rows, **source}
+
+
+def evaluate(arguments: EvaluateArguments) -> dict[str, Any]:
+    """Score a tuned model on labelled rows, print the scores and return them.
+
+    Columns and labels are found as in training, and the labels are those of the model.
+
+    Returns:
+        `splits` with `rows` and `scores` (value, low and high of each), and what they belong to.
+
+    Raises:
+        ValueError: for a model or rows that cannot be used; a label that the model does not have is named.
+    """
+    join_processes(True if arguments.device == "cpu" else None)
+    if PartialState().num_processes > 1:
+        raise ValueError("evaluate runs in one process. Start it without a launcher.")
+    predictor = arguments.predictor()
+    trained = read_record(arguments.model, arguments.model_revision)
+    task = predictor.task.of_model(predictor.config, trained, arguments.task_options())
+    data = task.load()
+    for note in data.notes:
+        say(note)
+    rows, answers = task.rows(data), []
+    for start in logging.tqdm(range(0, len(rows), BLOCK_ROWS), disable=None):
+        answers += predictor.answers(rows[start : start + BLOCK_ROWS])
+    results = {
+        "task": predictor.name,
+        "label_names": data.label_names,
+        "notes": data.notes,
+        "bfloat16": predictor.in_bfloat16,
+        "environment": environment(),
+        "splits": {"test": task.score_answers(data, answers, predictor.config)},
+    }
+    if arguments.output is not None:
+        write_json(Path(arguments.output), results)
+    say(summary(results))
+    return results
