@@ -197,6 +197,27 @@ def length_table() -> list[str]:
     return lines + [f"| {row['tokens']} | {row['seconds']:.1f} | {row['mebibytes']:.0f} |" for row in rows]
 
 
+def predict_table() -> list[str]:
+    """Rows of how fast files are answered beside the pipeline of a stock model."""
+    rows: list[Record] = read_results(RESULTS / "predict.json")["rows"]
+    texts = list(dict.fromkeys(row["texts"] for row in rows))
+    title = "[rows a second](results/predict.json) (and tokens), times those of the pipeline"
+    lines = [f"| {title} | {' | '.join(texts)} |", "|---" * (len(texts) + 1) + "|"]
+    for system in dict.fromkeys(row["system"] for row in rows):
+        cells = [f"{row['ratio']:.1f} ({row['token_ratio']:.1f})" for row in rows if row["system"] == system]
+        lines.append(f"| {system} | {' | '.join(cells)} |")
+    return lines
+
+
+def rows_table() -> list[str]:
+    """Rows of the memory of `predict` while it answers a million rows."""
+    memory: list[Record] = read_results(RESULTS / "predict_rows.json")["memory"]
+    looks, sizes = ([f"{look[key]:,.0f}" for look in memory] for key in ("rows", "mebibytes"))
+    title = "[rows answered](results/predict_rows.json)"
+    lines = [f"| {title} | {' | '.join(looks)} |", "|---" * (len(memory) + 1) + "|"]
+    return [*lines, f"| memory of the process, MiB | {' | '.join(sizes)} |"]
+
+
 def headline() -> list[str]:
     """Return the README's results: how to read the table, and the table."""
     scores = {column.title: study.mean_score(column, "setfit") for column in study.FEW if column.title.endswith(", 8")}
@@ -231,6 +252,8 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "layers_gpu": partial(attention_table, "attention_gpu", "bfloat16", GPU_LENGTHS, "on a GPU (NVIDIA H200)"),
     "twins": twins_table,
     "length": length_table,
+    "predict": predict_table,
+    "rows": rows_table,
 }
 
 

@@ -88,8 +88,8 @@ def killed(folder: Path, seconds: float) -> int:
     while kills < KILLS:
         process = subprocess.Popen(command(folder, "killed.csv"), stdout=subprocess.DEVNULL)
         try:
-            process.wait(timeout=chance.uniform(5, 8 + 2 * seconds / KILLS))
-            break
+            process.wait(timeout=chance.uniform(5, 8 + seconds / KILLS))
+            return kills
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()

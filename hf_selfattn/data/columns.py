@@ -89,7 +89,7 @@ def find_columns(
         raise ValueError("no splits: give at least one of train, validation, test.")
     first = next(iter(splits.values()))
     notes: list[str] = []
-    text, pair = _text_columns(first, text_column, text_pair_column, notes)
+    text, pair = _texts_and_pair(first, text_column, text_pair_column, notes)
     label = label_column or _known_column(first, "label", ("label", "labels"), LABEL_NAMES, notes)
     columns = Columns(text, pair, label)
     names = [*columns.texts, label]
@@ -113,7 +113,7 @@ def find_text_columns(
 ) -> tuple[list[str], list[str]]:
     """Find the one or two columns of texts in rows without labels, as `find_columns` does; and notes on them."""
     notes: list[str] = []
-    text, pair = _text_columns(split, text_column, text_pair_column, notes)
+    text, pair = _texts_and_pair(split, text_column, text_pair_column, notes)
     names = [text] if pair is None else [text, pair]
     if missing := [name for name in names if name not in split.column_names]:
         raise ValueError(
@@ -123,7 +123,7 @@ def find_text_columns(
     return names, notes
 
 
-def _text_columns(split: Dataset, text: str | None, pair: str | None, notes: list[str]) -> tuple[str, str | None]:
+def _texts_and_pair(split: Dataset, text: str | None, pair: str | None, notes: list[str]) -> tuple[str, str | None]:
     if text is not None:
         return text, pair
     pairs = _known_pairs([name for name in found_columns(split) if name != pair])

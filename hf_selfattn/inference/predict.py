@@ -178,16 +178,13 @@ class Work:
             if before != plan or plan["input"] is None:
                 if before is not None and done:
                     changed = [name for name in plan if before.get(name) != plan[name] or plan[name] is None]
-                    self.tell(
-                        f"{parts} holds answers with another {' and '.join(changed)}: all rows are answered anew."
-                    )
+                    self.tell(f"{parts}: another {' and '.join(changed)} than before, so all rows are answered anew.")
                 for path in done:
                     delete(path)
                 write_json(parts / PLAN_FILE, plan)
             elif done:
-                self.tell(
-                    f"Going on: {sum(not path.name.startswith('.') for path in done)} blocks are answered already."
-                )
+                blocks = sum(path.name.isdecimal() for path in done)
+                self.tell(f"Going on: {blocks} blocks of {self.arguments.block_rows} rows are answered already.")
         self.state.wait_for_everyone()
 
     def plan(self) -> dict[str, Any]:

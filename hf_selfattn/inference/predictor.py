@@ -93,7 +93,7 @@ class Predictor:
 
     def padded(self, encoded: EncodedRows, numbers: Sequence[int]) -> dict[str, Tensor]:
         """Return the rows of these numbers as a batch."""
-        width = max(len(encoded.inputs["input_ids"][number]) for number in numbers)
+        width = width_of(max(len(encoded.inputs["input_ids"][number]) for number in numbers))
         batch = {}
         for name in self.padding.keys() & encoded.inputs.keys():
             values = np.full((len(numbers), width), self.padding[name], dtype=np.int64)
@@ -118,15 +118,23 @@ class Predictor:
 
 
 def batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Yield the numbers of rows of like length, at most so many tokens at once, padding included, or one row."""
-    numbers: list[int] = []
-    for number in np.argsort(lengths, kind="stable").tolist():
-        if numbers and (len(numbers) + 1) * lengths[number] > most:
-            yield numbers
-            numbers = []
-        numbers.append(number)
-    if numbers:
-        yield numbers
+    """Yield the numbers of rows of like length, the longest first, at most so many tokens at once, or one row.
+
+    In bfloat16 PyTorch keeps a compiled product for every shape that it has met on a CPU: so there are few. A width
+    has one number of rows, and what is left of the rows makes batches of 1, 2, 4, 8, …
+    """
+    order = np.argsort([-length for length in lengths], kind="stable").tolist()
+    while order:
+        size = max(1, most // width_of(lengths[order[0]]))
+        size = size if size <= len(order) else 1 << (len(order).bit_length() - 1)
+        yield order[:size]
+        order = order[size:]
+
+
+def width_of(length: int) -> int:
+    """Return the width of a batch: a multiple of 8, or of more, so that it is a sixteenth above the length at most."""
+    step = max(8, 1 << max(0, length.bit_length() - 5))
+    return -(-length // step) * step
 
 
 def open_predictor(

@@ -70,7 +70,7 @@ class JsonLines(Writer):
     def block(self, rows: Sequence[Row], answers: Sequence[Row], table: pa.Table | None, target: IO[bytes]) -> None:
         """Write a line for each row."""
         for row, answer in zip(rows, answers, strict=True):
-            line = json.dumps({**plain(row), **answer}, ensure_ascii=False, default=str)
+            line = json.dumps({**source_columns(row), **answer}, ensure_ascii=False, default=str)
             target.write(f"{line}\n".encode())
 
 
@@ -90,9 +90,9 @@ class Cells(Writer):
     def see(self, rows: Sequence[Row], answered: Sequence[str]) -> None:
         """Take the columns of the first block; an error names a row that has others."""
         if not self.names and rows:
-            self.names = [*dict.fromkeys(name for row in rows for name in plain(row)), *answered]
+            self.names = [*dict.fromkeys(name for row in rows for name in source_columns(row)), *answered]
         for row in rows:
-            if more := plain(row).keys() - {*self.names}:
+            if more := source_columns(row).keys() - {*self.names}:
                 raise ValueError(
                     f"{row[ORIGIN]}: the row has {sorted(more)}, which the first rows do not have, and every row of "
                     f"{self.path.name} has the same columns. Write to a file .jsonl or .parquet."
@@ -142,7 +142,7 @@ class Parquet(Writer):
     def block(self, rows: Sequence[Row], answers: Sequence[Row], table: pa.Table | None, target: IO[bytes]) -> None:
         """Write a Parquet file of the block."""
         if table is None:
-            table = table_from_rows([plain(row) for row in rows])
+            table = table_from_rows([source_columns(row) for row in rows])
         for name in answers[0] if answers else ():
             values = [answer[name] for answer in answers]
             table = table.append_column(name, pa.array(values, type_of(name, values[0])))
@@ -188,7 +188,7 @@ def open_writer(path: Path, output_format: str | None = None) -> Writer:
     return WRITERS[ending](path)
 
 
-def plain(row: Row) -> Row:
+def source_columns(row: Row) -> Row:
     """Return the columns that the source has, without what was noted of the row when it was read."""
     if RAW in row:
         return {name: value for name, value in row.items() if name not in (*PRIVATE, "document")}

@@ -59,7 +59,7 @@ def order_by_length(tokens: Dataset) -> Array:
     return np.argsort(tokens["length"][:], kind="stable")
 
 
-def predict(trainer: Trainer, tokens: Dataset, problem: str) -> Array:
+def predicted_logits(trainer: Trainer, tokens: Dataset, problem: str) -> Array:
     """Return the logits of every row, in the order of the rows.
 
     Rows of like length stand together in a batch, so that little padding is read.

@@ -130,7 +130,7 @@ class Task(ABC, Generic[AnyRunArguments]):
         known = {item.name for item in fields(cls.arguments_class)}
         if foreign := sorted(given.keys() - known):
             raise ValueError(
-                f"{foreign[0]}={given[foreign[0]]!r} says nothing to a model of {cls.name!r}: leave it out."
+                f"{foreign[0]}={given[foreign[0]]!r} says nothing to a model of {cls.name}. Leave it out."
             )
         return cls(cls.arguments_class(**{**cls.model_options(config, trained), **given}))
 

@@ -30,7 +30,7 @@ from .evaluation import (
     metric_names,
     metrics_function,
     plain_model,
-    predict,
+    predicted_logits,
     score_outputs,
     score_splits,
     score_tfidf,
@@ -157,7 +157,9 @@ class TextClassification(Task[TextClassificationArguments]):
         self, data: ClassificationData, tokens: dict[str, Dataset], evaluator: Trainer, output_dir: Path
     ) -> dict[str, Any]:
         """Calibrate the model, score every evaluation split, write its predictions and score the baselines."""
-        logits = {name: predict(evaluator, split, data.problem) for name, split in tokens.items() if name != "train"}
+        logits = {
+            name: predicted_logits(evaluator, split, data.problem) for name, split in tokens.items() if name != "train"
+        }
         calibration = fit_calibration(data, logits["validation"]) if self.arguments.calibrate else Calibration()
         config = plain_model(evaluator).config
         config.temperature, config.thresholds = calibration.temperature, calibration.thresholds

@@ -32,12 +32,12 @@ from hf_selfattn import PredictArguments, predict
 left = int(sys.argv[1])
 def hook(event, values):
     global left
-    if event in ("open", "os.rename", "os.remove") and any("answers" in str(value) for value in values):
+    if event in ("open", "os.rename", "os.remove") and any(sys.argv[2] in str(value) for value in values):
         left -= 1
         if not left:
             os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(hook)
-predict(PredictArguments(model=sys.argv[2], input=sys.argv[3], output=sys.argv[4], block_rows=4))
+predict(PredictArguments(model=sys.argv[3], input=sys.argv[4], output=sys.argv[5], block_rows=4))
 """
 
 
@@ -270,11 +270,17 @@ def test_what_is_answered_already_is_not_answered_again(
 @pytest.mark.slow
 def test_killed_at_any_moment(model: str, rows: str, tmp_path: Path) -> None:
     predict(given(model, rows, tmp_path / "whole.csv", block_rows=4))
-    for moment in (3, 11, 30, 58):
-        words = [model, rows, str(tmp_path / "answers.csv")]
-        done = subprocess.run([sys.executable, "-c", KILL, str(moment), *words], capture_output=True, text=True)
-        assert done.returncode == -9, done.stderr
-        assert not (tmp_path / "answers.csv").exists() or moment == 58
+    for name, count in (
+        ("plan.json", 2),
+        ("00000000", 2),
+        ("00000007", 1),
+        ("/whole.csv", 1),
+        ("answers.csv.parts", 5),
+    ):
+        words = [str(count), name, model, rows, str(tmp_path / "answers.csv")]
+        done = subprocess.run([sys.executable, "-c", KILL, *words], capture_output=True, text=True)
+        assert done.returncode == -9, (name, done.stderr)
+        assert not (tmp_path / "answers.csv").exists()
     predict(given(model, rows, tmp_path / "answers.csv", block_rows=4))
     assert (tmp_path / "answers.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.csv", "rows.csv", "whole.csv"]
@@ -286,7 +292,7 @@ def test_two_processes_write_the_same_file(model: str, rows: str, tmp_path: Path
     script = tmp_path / "two.py"
     script.write_text(KILL.replace("sys.addaudithook(hook)", ""))
     launcher = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2"]
-    words = [str(script), "0", model, rows, str(tmp_path / "answers.csv")]
+    words = [str(script), "0", "", model, rows, str(tmp_path / "answers.csv")]
     done = subprocess.run([*launcher, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("45 rows are answered") == 1

@@ -6,13 +6,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import pytest
 from saved_models import TAGS, TEXTS, saved
 from tiny_models import tiny_model, tiny_tokenizer, tiny_wordpiece
 from transformers import AutoConfig, pipeline
 
 from hf_selfattn import Predictor, add_lora, open_predictor, save_adapter
-from hf_selfattn.inference.predictor import batches
+from hf_selfattn.inference.predictor import batches, width_of
 from hf_selfattn.machine import has_bf16
 
 ROWS = [{"text": text} for text in TEXTS]
@@ -125,9 +126,17 @@ def test_an_adapter_with_its_backbone(tmp_path: Path) -> None:
 
 
 def test_batches_hold_rows_of_like_length() -> None:
-    lengths = [5, 1, 9, 1, 30, 2]
-    assert [*batches(lengths, 10)] == [[1, 3, 5], [0], [2], [4]]
+    assert [*batches([5, 1, 9, 1, 30, 2], 16)] == [[4], [2], [0, 5], [1, 3]]
+    assert [*batches([5] * 7, 16 * 8)] == [[0, 1, 2, 3], [4, 5], [6]]
     assert [*batches([], 10)] == []
+
+
+def test_batches_have_few_shapes() -> None:
+    lengths = np.random.default_rng(0).integers(1, 500, 20_000).tolist()
+    shapes = {(len(batch), width_of(max(lengths[n] for n in batch))) for batch in batches(lengths, 4096)}
+    assert len(shapes) < 60
+    for length in range(1, 5000):
+        assert length <= width_of(length) <= max(length + 7, length * 17 / 16)
 
 
 def test_bfloat16_is_near(tmp_path: Path) -> None:
