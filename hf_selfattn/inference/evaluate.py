@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import PartialState
+from datasets import DatasetDict
 from transformers.utils import logging
 
 from ..files import write_json
@@ -16,6 +17,7 @@ from ..machine import join_processes
 from ..tasks import say
 from .arguments import InferenceArguments
 from .predictor import Dtype
+from .reading import open_split
 from .record import read_record
 
 BLOCK_ROWS = 2000  # that are answered at once
@@ -52,9 +54,10 @@ class EvaluateArguments(InferenceArguments):
     def task_options(self) -> dict[str, Any]:
         """Return what the task of the model is told, but what it takes from the model."""
         columns = {name: value for name in COLUMNS if (value := getattr(self, name)) is not None}
-        rows = {"test": self.input} if self.dataset is None else {"dataset": self.dataset, "test": self.split}
-        source = {"dataset_config": self.dataset_config, "revision": self.revision, "on_bad_row": self.on_bad_row}
-        return {**columns, **rows, **source}
+        if self.dataset is None:
+            return {**columns, "on_bad_row": self.on_bad_row, "test": self.input}
+        split = open_split(self.dataset, self.dataset_config, self.revision, self.split)
+        return {**columns, "on_bad_row": self.on_bad_row, "dataset": DatasetDict({"test": split})}
 
 
 def evaluate(arguments: EvaluateArguments) -> dict[str, Any]:
@@ -68,7 +71,7 @@ def evaluate(arguments: EvaluateArguments) -> dict[str, Any]:
     Raises:
         ValueError: for a model or rows that cannot be used; a label that the model does not have is named.
     """
-    join_processes(True if arguments.device == "cpu" else None)
+    join_processes()
     if PartialState().num_processes > 1:
         raise ValueError("evaluate runs in one process. Start it without a launcher.")
     predictor = arguments.predictor()

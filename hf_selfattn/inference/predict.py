@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -125,7 +127,7 @@ def predict(arguments: PredictArguments) -> dict[str, Any]:
     Raises:
         ValueError: for a model, rows or an output that cannot be used, naming file and row.
     """
-    join_processes(True if arguments.device == "cpu" else None)
+    join_processes()
     state = PartialState()
     writer = arguments.writer()
     if state.num_processes > 1 and (arguments.prints or arguments.input == "-"):
@@ -137,14 +139,26 @@ def predict(arguments: PredictArguments) -> dict[str, Any]:
             work.answer(block, sys.stdout.buffer)
         sys.stdout.buffer.flush()
     else:
-        parts = Path(f"{arguments.output}.parts")
-        with alone_in(parts / LOCK_FILE, "Or choose another output."):
+        with parts_of(Path(arguments.output)) as parts:
             work.go_on(parts)
             work.answer_in(parts)
             work.finish(parts)
     work.tell(work.ending())
     counts = work.counts
     return {"rows": counts.rows, "answered": counts.rows - counts.skipped, "skipped": counts.skipped}
+
+
+@contextmanager
+def parts_of(output: Path) -> Iterator[Path]:
+    """Hold the folder of the blocks of an output; it stays, to be gone on with, if it holds any in the end."""
+    parts = output.with_name(f"{output.name}.parts")
+    with alone_in(parts / LOCK_FILE, "Or choose another output."):
+        try:
+            yield parts
+        finally:
+            holds_blocks = any(path.name.isdecimal() for path in parts.glob("*"))
+            if PartialState().is_main_process and parts.exists() and not holds_blocks:
+                delete(parts)
 
 
 class Work:
@@ -157,6 +171,8 @@ class Work:
         self.source = arguments.source(text_lines="tokens" not in self.kind.fields)
         self.columns: dict[str, str] = {}
         self.counts = Counts()
+        self.blocks = 0  # that the source has
+        self.printed = False  # whether rows went to the standard output
         self.expected = self.expect()
 
     def tell(self, text: str) -> None:
@@ -198,7 +214,6 @@ class Work:
     def answer_in(self, parts: Path) -> None:
         """Answer the blocks of this process that are not there yet, each into a file."""
         state = self.state
-        self.blocks = 0
         with logging.tqdm(unit=" rows", disable=None if state.is_main_process else True) as bar:
             for block in self.source:
                 self.blocks = block.number + 1
@@ -266,8 +281,9 @@ class Work:
         rows = [block.rows[number][0] for number in right]
         answers = self.predictor.answers([self.model_row(row) for row in rows])
         table = block.table if block.table is None or len(right) == len(block.rows) else block.table.take(right)
-        if self.arguments.prints and block.number == 0:
+        if self.arguments.prints and rows and not self.printed:
             target.write(self.writer.head())
+        self.printed = self.printed or bool(rows)
         self.writer.block(rows, [self.written(answer) for answer in answers], table, target)
 
     def written(self, answer: Row) -> Row:
@@ -283,9 +299,7 @@ class Work:
         """Put the blocks of all processes together, on the main one, and give the output its name."""
         state = self.state
         if self.counts.skipped == self.counts.rows:
-            trouble = (
-                f"all {self.counts.rows} rows are bad: {self.counts.bad}" if self.counts.rows else "it has no rows"
-            )
+            trouble = f"all rows are bad: {'; '.join(self.counts.bad)}" if self.counts.rows else "it has no rows"
             raise ValueError(f"input={self.arguments.input or self.arguments.dataset!r}: {trouble}.")
         shards = [shard_of(parts, number) for number in range(self.blocks)]
         if state.is_main_process:

@@ -110,7 +110,7 @@ class TextAnswers(Answers):
 
     def mistake(self, row: Row) -> tuple[str, str]:
         """Return the text of a row that is none, and what is wrong with it."""
-        names = ["text"] if row.get("text_pair") is None else ["text", "text_pair"]
+        names = ["text", "text_pair"] if "text_pair" in row else ["text"]
         mistakes = ((name, text_mistake(row.get(name))[1]) for name in names)
         return next(((name, message) for name, message in mistakes if message), ("", ""))
 
@@ -136,10 +136,11 @@ class TextAnswers(Answers):
                 "which probability. Give a model of a finished run, trained with this version, or leave abstain out."
             )
         found = abstention_of(record["abstention"], threshold)
-        return (
-            f" Below {threshold} the label is {UNSURE!r}. On the validation split a share of {found.answered} of the "
-            f"rows reached {found.threshold:g}, and a share of {found.error} of these was answered wrongly."
+        said = (
+            f" Below {threshold} the label is {UNSURE!r}. On the validation split a share of {found.answered} of the"
         )
+        wrong = "no row" if found.error is None else f"a share of {found.error}"
+        return f"{said} rows reached {found.threshold:g}; of these {wrong} was answered wrongly."
 
     def encode(self, rows: Sequence[Row]) -> EncodedRows:
         """Return texts and pairs of texts as token ids."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 from runs import settings, text_arguments, write_rows, write_sentences
 
 from hf_selfattn import EvaluateArguments, NerArguments, PredictArguments, build_arguments, evaluate, predict, run
@@ -70,6 +71,9 @@ def test_a_label_that_the_model_does_not_have_is_named(wordpiece: str, tmp_path:
     path = write_rows(tmp_path / "other.jsonl", rows)
     with pytest.raises(ValueError, match=r"(?s)'down'.*other.jsonl:2.*Known labels: \['left', 'right', 'up'\]"):
         evaluate(EvaluateArguments(model=given["output_dir"], input=path))
+    Dataset.from_list(rows[:1]).save_to_disk(tmp_path / "data")
+    of_data_set = evaluate(EvaluateArguments(model=given["output_dir"], dataset=str(tmp_path / "data")))
+    assert of_data_set["splits"]["test"]["rows"] == 1
     dropped = evaluate(EvaluateArguments(model=given["output_dir"], input=path, on_bad_row="drop"))
     assert dropped["splits"]["test"]["rows"] == 1
     with pytest.raises(ValueError, match="tag_column='ner' says nothing to a model of text-classification"):

@@ -206,6 +206,17 @@ def test_a_bad_row_is_named_and_stops_or_is_skipped(
     assert f"1 of 3 rows were bad and skipped: {tmp_path / name}" in capsys.readouterr().out
 
 
+def test_pairs_of_texts(model: str, tmp_path: Path) -> None:
+    rows = [{"premise": "w5 w6", "hypothesis": "w7"}, {"premise": "w5", "hypothesis": None}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=r"rows.jsonl:2: column 'hypothesis': no text"):
+        predict(given(model, str(tmp_path / "rows.jsonl"), tmp_path / "answers.jsonl"))
+    assert not [*tmp_path.glob("*.parts")]  # there is nothing to go on with
+    predict(given(model, str(tmp_path / "rows.jsonl"), tmp_path / "answers.jsonl", on_bad_row="skip"))
+    answer = open_predictor(model).answers([{"text": "w5 w6", "text_pair": "w7"}])[0]
+    assert lines_of(tmp_path / "answers.jsonl")[0]["probability"] == pytest.approx(answer["probability"], abs=1e-6)
+
+
 def test_names_that_clash_are_refused(model: str, rows: str, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": "w5", "label": "x"}\n')
     with pytest.raises(ValueError, match=r"rows.jsonl:1: the input has a column 'label' already. Set prefix="):
