@@ -22,8 +22,8 @@ from ..tasks.answers import Answer, EncodedRows
 from ..tasks.backbone import tokenizer_state
 
 Dtype = Literal["auto", "float32", "bfloat16"]
-# Tokens of a batch, padding included.
-TOKENS_ON_CPU, TOKENS_ON_ACCELERATOR = 4_096, 65_536
+# Tokens of a batch, padding included. A CPU answers long texts a seventh faster with 2,048 than with 4,096.
+TOKENS_ON_CPU, TOKENS_ON_ACCELERATOR = 2_048, 65_536
 
 
 class Predictor:

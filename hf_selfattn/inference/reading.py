@@ -96,7 +96,7 @@ class Source:
             table = read_table(path).drop_columns([ORIGIN])
             yield from _with_places(_slices(table, self.block_rows), str(path))
         else:
-            rows = in_blocks(read_rows(stream, path, ending), self.block_rows)
+            rows = blocks_of_rows(read_rows(stream, path, ending), self.block_rows)
             yield from ((block, None) for block in rows)
 
     def digests(self) -> list[str] | None:
@@ -139,7 +139,7 @@ def _sentences(stream: IO[bytes], path: Path) -> Iterator[Row]:
         lines.clear()
 
 
-def in_blocks(rows: Iterable[ReadRow], most: int) -> Iterator[list[ReadRow]]:
+def blocks_of_rows(rows: Iterable[ReadRow], most: int) -> Iterator[list[ReadRow]]:
     """Yield rows in blocks of a number of rows, or fewer where they are long."""
     block: list[ReadRow] = []
     characters = 0
