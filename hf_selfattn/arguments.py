@@ -9,16 +9,15 @@ import difflib
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
-import yaml
-from transformers import TrainingArguments
+from .settings import as_meant, read_words
 
 PathSpec = str | list[str]
-AnyArguments = TypeVar("AnyArguments", bound="RunArguments")
+AnyArguments = TypeVar("AnyArguments", bound="Arguments")
 PARSERS: dict[Any, Any] = {}  # of each kind of arguments, made once
 
 # Options that a study of this project found useless, and what to do instead (benchmarks/LOG.md).
@@ -41,6 +40,12 @@ UNUSABLE: dict[str, tuple[Any, str]] = {
     "resume_from_checkpoint": (None, "the same command goes on by itself. Leave it out"),
     "do_train": (True, "a run trains. Leave it out"),
 }
+
+
+class Arguments(Protocol):
+    """Any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
 @dataclass
@@ -181,6 +186,7 @@ class RunArguments(HubArguments, TuningArguments, DataArguments, ModelArguments)
     """
 
     task: ClassVar[str]
+    required: ClassVar[tuple[str, ...]] = ("model", "output_dir")
 
     output_dir: str = ""
     check: bool = False
@@ -242,30 +248,33 @@ def is_place(name: str) -> bool:
     )
 
 
-def parse_arguments(words: Sequence[str], kind: type[AnyArguments]) -> AnyArguments:
-    """Read the arguments of a run from the command line; `--help` prints them all and ends the program.
+def parse_arguments(
+    words: Sequence[str], kind: type[AnyArguments], places: Sequence[str] = (), program: str | None = None
+) -> AnyArguments:
+    """Read arguments from the command line; `--help` prints them all and ends the program.
 
     Args:
         words: paths of YAML files, `key=value`, `--key value`, `--key=value` or `--flag`; a later one wins. A dot
             reaches inside: `heads.num_groups=8`. Texts are taken as written; lists and mappings are YAML.
-        kind: of the arguments.
+        kind: of the arguments: those of a run, or a dataclass of another command.
+        places: arguments that may be given without their key, in this order; the last one may be a list.
+        program: as the user called it.
 
     Raises:
         ValueError: names the file or word, and the nearest valid key.
     """
+    open_end = bool(places) and get_origin(get_type_hints(kind)[places[-1]]) is list
     if {"--help", "-h"} & {*words}:
+        shown = "".join(f" {place.upper()}" for place in places) + " ..." * open_end
         parser = parser_of(kind)
-        parser.usage = f"{Path(sys.argv[0]).name} [SETTINGS.yaml ...] [KEY=VALUE ...]"
+        parser.usage = f"{program or Path(sys.argv[0]).name}{shown} [SETTINGS.yaml ...] [KEY=VALUE ...]"
         parser.print_help()
         sys.exit()
-    settings: dict[str, Any] = {}
-    for key, value in _settings(list(words)):
-        _assign(settings, key, value)
-    return build_arguments(settings, kind)
+    return build_arguments(read_words(words, places, open_end), kind)
 
 
 def build_arguments(settings: dict[str, Any], kind: type[AnyArguments]) -> AnyArguments:
-    """Divide settings into the run's own and those of `TrainingArguments`, and check both.
+    """Return arguments of a kind, checked; those of a run take options of `TrainingArguments`, too.
 
     Args:
         settings: values by key.
@@ -274,9 +283,10 @@ def build_arguments(settings: dict[str, Any], kind: type[AnyArguments]) -> AnyAr
     Raises:
         ValueError: for an unknown key, a value of the wrong type, or a required argument that is missing.
     """
-    own = {item.name for item in fields(kind)} - {"options"}
-    trainer = {item.name for item in fields(TrainingArguments) if item.init}
-    types = {**get_type_hints(TrainingArguments), **get_type_hints(kind)}
+    own = {item.name for item in fields(kind)}
+    trainer = training_options() if "options" in own else {}
+    types = {**{name: hint for name, (hint, _) in trainer.items()}, **get_type_hints(kind)}
+    own -= {"options"}
     settings = {str(key): as_meant(value, types.get(key, Any)) for key, value in settings.items()}
     options = {key: _option(key, value) for key, value in (settings.get("options") or {}).items()}
     given: dict[str, Any] = {}
@@ -286,14 +296,29 @@ def build_arguments(settings: dict[str, Any], kind: type[AnyArguments]) -> AnyAr
         elif key in trainer:
             options[key] = _option(key, value)
         elif key != "options":
-            raise ValueError(f"There is no argument {key!r}.{_hint(key, own | trainer, own)}")
-    for name in ("model", "output_dir"):
+            raise ValueError(f"There is no argument {key!r}.{_hint(key, own | {*trainer}, own)}")
+    for name in required_names(kind):
         if not given.get(name):
             raise ValueError(f"The argument {name!r} is missing. Give it in the YAML file or as {name}=VALUE.")
-    return kind(**_typed(given, kind), options=options)
+    return kind(**_typed(given, kind), **({"options": options} if trainer else {}))
 
 
-def parser_of(kind: type[RunArguments]) -> Any:
+def required_names(kind: type[Any]) -> list[str]:
+    """Return the arguments that must be given: those without a default, and those that the kind says."""
+    no_default = [item.name for item in fields(kind) if item.default is MISSING and item.default_factory is MISSING]
+    return [*no_default, *getattr(kind, "required", ())]
+
+
+@cache
+def training_options() -> dict[str, tuple[Any, Any]]:
+    """Return type and default of every option of `transformers.TrainingArguments`, which is imported only here."""
+    from transformers import TrainingArguments
+
+    types = get_type_hints(TrainingArguments)
+    return {item.name: (types[item.name], item.default) for item in fields(TrainingArguments) if item.init}
+
+
+def parser_of(kind: type[Any]) -> Any:
     """Return a parser that knows the arguments of a kind, with help from the docstrings of the classes it has them of.
 
     Args:
@@ -303,11 +328,13 @@ def parser_of(kind: type[RunArguments]) -> Any:
 
     if kind in PARSERS:
         return PARSERS[kind]
-    parser = PARSERS[kind] = ArgumentParser(
-        description=f"{(kind.__doc__ or '').splitlines()[0]} KEY=VALUE and --KEY VALUE are the same; a dot reaches "
-        "inside, such as heads.num_groups=32. Every option of transformers.TrainingArguments may stand beside these.",
-        exit_on_error=False,
-    )
+    about = f"{(kind.__doc__ or '').splitlines()[0]} KEY=VALUE and --KEY VALUE are the same"
+    if "options" in {item.name for item in fields(kind)}:
+        about += (
+            "; a dot reaches inside, such as heads.num_groups=32. Every option of transformers.TrainingArguments may "
+            "stand beside these"
+        )
+    parser = PARSERS[kind] = ArgumentParser(description=f"{about}.", exit_on_error=False)
     parts = [part for part in kind.__mro__ if part is not object]
     for part in reversed(parts):
         above = parts[: parts.index(part)]  # they may define a field anew
@@ -316,7 +343,7 @@ def parser_of(kind: type[RunArguments]) -> Any:
     return parser
 
 
-def _typed(given: dict[str, Any], kind: type[RunArguments]) -> dict[str, Any]:
+def _typed(given: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
     """Return the values in their declared types, such as `1e-3`, which YAML reads as text."""
     parser = parser_of(kind)
     from jsonargparse import ArgumentError
@@ -351,134 +378,14 @@ def nearest(key: str, known: Iterable[str]) -> str:
 def _hint(key: str, known: Iterable[str], own: Iterable[str]) -> str:
     if key in GONE:
         return f" It was measured and left. {GONE[key]}"
-    return nearest(key, known) or f" The arguments of this task: {', '.join(sorted(own))}."
-
-
-class Written(str):
-    """A text as it was written, without quotes: what it means depends on the argument that it is for."""
-
-
-class Loader(yaml.SafeLoader):
-    """YAML whose plain values are texts as they are written, and no booleans (NO), dates or numbers."""
-
-
-def _construct_text(loader: Loader, node: yaml.ScalarNode) -> str:
-    return Written(node.value) if node.style is None else str(node.value)
-
-
-Loader.yaml_implicit_resolvers = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}  # merge keys
-Loader.add_constructor("tag:yaml.org,2002:str", _construct_text)
-
-INTEGER, NUMBER = (
-    re.compile(r"[-+]?\d+"),
-    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?\.(inf|Inf)|\.(nan|NaN)"),
-)
-NOTHING = ("", "~", "null", "Null", "NULL")
-SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-
-
-def as_meant(value: Any, hint: Any) -> Any:
-    """Return what a value of YAML or of the command line means for an argument of a type: where it wants text, text.
-
-    Raises:
-        ValueError: for a list or mapping that does not parse.
-    """
-    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    if isinstance(value, dict):
-        inner = next((get_args(kind)[1] for kind in kinds if get_origin(kind) is dict), Any)
-        return {str(key): as_meant(item, inner) for key, item in value.items()}
-    if isinstance(value, list):
-        inner = next((get_args(kind)[0] for kind in kinds if get_origin(kind) is list), Any)
-        return [as_meant(item, inner) for item in value]
-    if not isinstance(value, Written):
-        return value
-    text, wants_text = str(value), any(kind is str or get_origin(kind) is Literal for kind in kinds)
-    wants = [get_origin(kind) or kind for kind in kinds]
-    nests = {"[]": list, "{}": dict}.get(text[:1] + text[-1:])
-    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-    if is_quoted or (nests and (not wants_text or {nests, Any} & {*wants})):
-        try:
-            return as_meant(yaml.load(text, Loader), hint)
-        except yaml.YAMLError as error:
-            if not wants_text:
-                raise ValueError(f"The value {text!r} is not valid YAML: {error}") from error
-    if bool in kinds and text.lower() in SWITCHES:
-        return SWITCHES[text.lower()]
-    if not wants_text:
-        return _resolved(text)
-    if NoneType in kinds and text in NOTHING:
-        return None
-    return int(text) if int in kinds and INTEGER.fullmatch(text) else text
-
-
-def _resolved(text: str) -> Any:
-    """Return the number, boolean (of YAML 1.2) or text that is written."""
-    if text in NOTHING:
-        return None
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    if INTEGER.fullmatch(text):
-        return int(text)
-    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan")) if NUMBER.fullmatch(text) else text
-
-
-def _settings(words: list[str]) -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    while words:
-        word = words.pop(0)
-        bare = word.removeprefix("--")
-        if word.endswith((".yaml", ".yml")) and "=" not in word:
-            pairs += _load_yaml(Path(word)).items()
-        elif "=" in bare:
-            key, value = bare.split("=", 1)
-            pairs.append((key, Written(value)))
-        elif word.startswith("--"):
-            has_value = bool(words) and not words[0].startswith("--") and "=" not in words[0]
-            pairs.append((bare, Written(words.pop(0)) if has_value else True))
-        else:
-            raise ValueError(f"Cannot read the argument {word!r}. Give a .yaml file, key=value or --key value.")
-    return [(key.replace("-", "_"), value) for key, value in pairs]
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the settings of a YAML file, whose booleans are `true` and `false` alone.
-
-    Raises:
-        ValueError: if the file is missing, does not parse, or is no mapping.
-    """
-    content: dict[str, Any] = as_meant(_load_yaml(path), Any)
-    return content
-
-
-def _load_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"There is no settings file {path}.")
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        kind = "a text" if isinstance(content, str) else type(content).__name__
-        raise ValueError(f"{path} holds {kind}, but a mapping of `key: value` lines is needed.")
-    return content
-
-
-def _assign(settings: dict[str, Any], key: str, value: Any) -> None:
-    *path, last = key.split(".")
-    for part in path:
-        if isinstance(inner := settings.setdefault(part, {}), Written) and inner.startswith("{"):
-            settings[part] = as_meant(inner, Any)
-        settings = settings[part]
-        if not isinstance(settings, dict):
-            raise ValueError(f"{key!r} reaches inside {part!r}, which is {settings!r} and no mapping.")
-    settings[last] = value
+    return nearest(key, known) or f" The arguments are: {', '.join(sorted(own))}."
 
 
 def _option(name: str, value: Any) -> Any:
     """Return an option of `TrainingArguments`; YAML reads `1e-3` as text and `no` as false."""
     if value is False and name.endswith("_strategy"):
         return "no"
-    default = next(item.default for item in fields(TrainingArguments) if item.name == name)
+    _, default = training_options()[name]
     if isinstance(default, float) and isinstance(value, str):
         if not re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", value):
             raise ValueError(f"{name}={value!r} is no number.")

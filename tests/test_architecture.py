@@ -21,7 +21,10 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 BELOW = {
     "files": set(),
     "arguments": set(),
+    "arguments": {"settings"},
+    "machine": set(),
     "machine": {"files"},
+    "settings": set(),
     "modeling": set(),
     "metrics": set(),
     "adapters": {"modeling"},

@@ -14,7 +14,7 @@ from hf_selfattn import (
     TextClassificationArguments,
     parse_arguments,
 )
-from hf_selfattn.arguments import read_yaml
+from hf_selfattn.settings import read_yaml
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 KINDS: dict[str, type[RunArguments]] = {
@@ -117,7 +117,7 @@ def test_no_is_a_strategy_and_not_false() -> None:
     ("words", "message"),
     [
         (["model=m", "output_dir=o", "lerning_rate=1"], "no argument 'lerning_rate'. Did you mean 'learning_rate'"),
-        (["model=m", "output_dir=o", "zzzzzz=1"], "The arguments of this task: "),
+        (["model=m", "output_dir=o", "zzzzzz=1"], "The arguments are: "),
         (["output_dir=o"], "'model' is missing"),
         (["model=m"], "'output_dir' is missing"),
         (

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from hf_selfattn.arguments import read_yaml
 from hf_selfattn.metrics import paired_bootstrap_spans
 from hf_selfattn.metrics.comparison import PairedTest, compare_statistics
 from hf_selfattn.metrics.inputs import check_predictions
 from hf_selfattn.metrics.intervals import Statistic
 from hf_selfattn.metrics.scores import statistic_of
+from hf_selfattn.settings import read_yaml
 
 from ..records import EXPERIMENTS, RESULTS, Record, read_results, write_results
 from .predictions import Rows, predictions_of, read_rows

@@ -23,7 +23,7 @@ from hf_selfattn import (
     build_arguments,
     run,
 )
-from hf_selfattn.arguments import read_yaml
+from hf_selfattn.settings import read_yaml
 
 from ..peers.linear import run_embedding, run_tfidf
 from ..peers.max_pool import MaxPoolArguments

@@ -17,7 +17,7 @@ from benchmarks.quality import run as runner
 from benchmarks.quality.study import FULL
 from benchmarks.records import EXPERIMENTS, RESULTS, read_results, rounded, write_results
 from hf_selfattn import build_arguments
-from hf_selfattn.arguments import read_yaml
+from hf_selfattn.settings import read_yaml
 
 R8 = FULL[0]
 SCORES = {"test": {"f1": [1 / 3, 0, 1]}}
