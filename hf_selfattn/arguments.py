@@ -9,7 +9,7 @@ import difflib
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
@@ -43,9 +43,10 @@ UNUSABLE: dict[str, tuple[Any, str]] = {
 
 
 class Arguments(Protocol):
-    """Any dataclass."""
+    """A dataclass of options, each with a default, which says those that must be given."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
+    required: ClassVar[tuple[str, ...]]
 
 
 @dataclass
@@ -297,16 +298,10 @@ def build_arguments(settings: dict[str, Any], kind: type[AnyArguments]) -> AnyAr
             options[key] = _option(key, value)
         elif key != "options":
             raise ValueError(f"There is no argument {key!r}.{_hint(key, own | {*trainer}, own)}")
-    for name in required_names(kind):
+    for name in kind.required:
         if not given.get(name):
             raise ValueError(f"The argument {name!r} is missing. Give it in the YAML file or as {name}=VALUE.")
     return kind(**_typed(given, kind), **({"options": options} if trainer else {}))
-
-
-def required_names(kind: type[Any]) -> list[str]:
-    """Return the arguments that must be given: those without a default, and those that the kind says."""
-    no_default = [item.name for item in fields(kind) if item.default is MISSING and item.default_factory is MISSING]
-    return [*no_default, *getattr(kind, "required", ())]
 
 
 @cache
