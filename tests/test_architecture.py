@@ -22,6 +22,7 @@ BELOW = {
     "files": set(),
     "arguments": set(),
     "arguments": {"settings"},
+    "launch": {"files"},
     "machine": set(),
     "machine": {"files"},
     "settings": set(),

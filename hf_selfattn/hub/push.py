@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
+from typing import ClassVar
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 
@@ -45,6 +46,38 @@ class PushTarget:
     commit_message: str = "Model and results"
     predictions: bool = False
     token: str | None = field(default=None, repr=False)
+
+
+@dataclass
+class PushArguments:
+    """Push the result of a finished run to the hub, with the token of your login or of HF_TOKEN.
+
+    Args:
+        folder: the output_dir of a finished run.
+        repo_id: name of the repository, made where there is none; without a namespace it is your own.
+        private: whether a repository that is made here is private.
+        revision: branch, made where there is none.
+        create_pr: propose the commit instead of making it.
+        commit_message: first line of the commit.
+        predictions: push the predictions row by row, too.
+    """
+
+    required: ClassVar[tuple[str, ...]] = ("folder", "repo_id")
+
+    folder: str = ""
+    repo_id: str = ""
+    private: bool | None = None
+    revision: str | None = None
+    create_pr: bool = False
+    commit_message: str = PushTarget.commit_message
+    predictions: bool = False
+
+
+def push_folder(arguments: PushArguments) -> str:
+    """Push the result of a finished run and return the address of the commit or pull request, which is printed."""
+    address = push_run(**asdict(arguments))
+    print(f"Pushed to {address}")
+    return address
 
 
 def push_target(arguments: RunArguments) -> PushTarget | None:

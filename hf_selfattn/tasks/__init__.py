@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arguments import RunArguments
+from ..arguments import RunArguments, nearest
 from .sentiment import SentimentAnalysis, SentimentArguments
 from .task import Task, say
 from .text_arguments import TextClassificationArguments
@@ -27,6 +27,16 @@ def task_of(arguments: RunArguments) -> Task[Any]:
     return TASKS[arguments.task](arguments)
 
 
+def task_called(name: str) -> type[Task[Any]]:
+    """Return a task by its name, or by that of the command line; an error says the nearest."""
+    known = {task.name: task for task in TASKS.values()}
+    known = {task.command: task for task in TASKS.values() if hasattr(task, "command")} | known
+    if name not in known:
+        commands = ", ".join(task.command for task in TASKS.values() if hasattr(task, "command"))
+        raise ValueError(f"There is no task {name!r}; there are {commands}.{nearest(name, known)}")
+    return known[name]
+
+
 for known in (TextClassification, SentimentAnalysis, TokenClassification):
     register_task(known)
 
@@ -37,5 +47,6 @@ __all__ = [
     "TextClassificationArguments",
     "register_task",
     "say",
+    "task_called",
     "task_of",
 ]

@@ -49,6 +49,8 @@ class SentimentAnalysis(TextClassification):
     """Text classification of valence and of the polarities that follow from it, beside a lexicon."""
 
     name = "sentiment-analysis"
+    command = "sentiment"
+    arguments_class = SentimentArguments
     arguments: SentimentArguments
 
     def splits(self) -> tuple[DatasetDict, list[str]]:

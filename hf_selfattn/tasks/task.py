@@ -34,6 +34,8 @@ class Task(ABC, Generic[AnyRunArguments]):
 
     Attributes:
         name: of the task, as arguments name it.
+        command: its name on the command line.
+        arguments_class: what a run of it is told.
         pipeline: the pipeline that serves its models.
         model_class: what trains.
         peft_type: what PEFT calls the task, such as `SEQ_CLS`.
@@ -46,6 +48,8 @@ class Task(ABC, Generic[AnyRunArguments]):
     """
 
     name: ClassVar[str]
+    command: ClassVar[str]
+    arguments_class: ClassVar[type[RunArguments]]
     pipeline: ClassVar[str]
     model_class: ClassVar[type[SelfAttnPreTrainedModel]]
     peft_type: ClassVar[str]
@@ -70,6 +74,10 @@ class Task(ABC, Generic[AnyRunArguments]):
     @abstractmethod
     def check(self) -> dict[str, Any]:
         """Print a report on the data, bad rows and all, and return it."""
+
+    def settings_found(self) -> tuple[dict[str, Any], list[str]]:
+        """Return the arguments that the data itself answers, such as its columns, and notes on them."""
+        return {}, []
 
     def outlook(self, known: list[str]) -> list[str]:
         """Return what a run would say of the data beside what is known, or the error that it would stop with."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import DataCollatorWithPadding, PreTrainedConfig, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
+from ..arguments import RunArguments
 from ..data import (
     ClassificationData,
     check_classification,
@@ -20,6 +21,8 @@ from ..data import (
     make_validation,
     prepare_classification,
 )
+from ..data.classification import read_classification
+from ..data.load import with_origins
 from ..modeling.modeling_selfattn import SelfAttnForSequenceClassification
 from .answers import TextAnswers
 from .backbone import open_backbone, window_of
@@ -45,7 +48,8 @@ from .text_arguments import TextClassificationArguments
 class TextClassification(Task[TextClassificationArguments]):
     """A row is a text, or a pair of texts, with its labels; answers are calibrated on the validation split."""
 
-    name = pipeline = "text-classification"
+    name = pipeline = command = "text-classification"
+    arguments_class: ClassVar[type[RunArguments]] = TextClassificationArguments
     model_class = SelfAttnForSequenceClassification
     peft_type = "SEQ_CLS"
     answers = TextAnswers
@@ -92,6 +96,19 @@ class TextClassification(Task[TextClassificationArguments]):
         report["notes"] += self.outlook(report["notes"])
         say(format_report(report))
         return report
+
+    def settings_found(self) -> tuple[dict[str, Any], list[str]]:
+        """Return the columns, the problem and the labels of the data, and notes on them."""
+        splits, before = self.splits()
+        _, columns, scheme, notes = read_classification(with_origins(splits), **self.arguments.columns())
+        found: dict[str, Any] = {
+            "text_column": columns.text,
+            "text_pair_column": columns.text_pair,
+            "problem": scheme.problem,
+        }
+        if scheme.problem != "regression":
+            found["label_names"] = scheme.names
+        return {**found, "label_column": columns.label, "problem": scheme.problem}, [*before, *notes]
 
     def folds(self, data: ClassificationData) -> list[ClassificationData]:
         """Return the data of each fold of the cross-validation that is asked for."""

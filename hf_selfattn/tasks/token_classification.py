@@ -30,6 +30,8 @@ from transformers import (
 from ..arguments import RunArguments
 from ..data import TaggingData, by_document, check_tagging, fingerprint, format_report, prepare_tagging
 from ..data.formats import ORIGIN
+from ..data.load import with_origins
+from ..data.sentences import read_tagging
 from ..files import write_text
 from ..metrics import entity_strings, error_analysis, score_spans
 from ..modeling.modeling_selfattn import SelfAttnForTokenClassification
@@ -84,6 +86,8 @@ class TokenClassification(Task[NerArguments]):
     """A row is a sentence, or a document, of words with tags; answers are legal sequences of them."""
 
     name = pipeline = "token-classification"
+    command = "ner"
+    arguments_class = NerArguments
     model_class = SelfAttnForTokenClassification
     peft_type = "TOKEN_CLS"
     answers = TagAnswers
@@ -134,6 +138,15 @@ class TokenClassification(Task[NerArguments]):
         report["notes"] += self.outlook(report["notes"])
         say(format_report(report))
         return report
+
+    def settings_found(self) -> tuple[dict[str, Any], list[str]]:
+        """Return the columns and the entity types of the data, and notes on them."""
+        read = read_tagging(with_origins(raw_splits(self.arguments)), **self.arguments.columns())
+        columns = next(iter(read.columns.values()))
+        found = {"token_column": columns.tokens, "tag_column": columns.tags}
+        if columns.spans:
+            found = {"text_column": columns.text, "span_column": columns.spans}
+        return {**found, "entity_types": read.entity_types}, read.notes()
 
     def tokenise(self, data: TaggingData, tokenizer: PreTrainedTokenizerBase) -> dict[str, Dataset]:
         """Return the tokenised splits, a row for each sentence or document."""

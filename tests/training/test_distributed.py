@@ -118,7 +118,7 @@ def by_accelerate(recipe: str, given: dict[str, Any]) -> None:
 
 
 def by_config_file(recipe: str, given: dict[str, Any]) -> None:
-    finish(start(accelerate("--config_file", "recipes/accelerate/cpu_2.yaml"), recipe, given))
+    finish(start(accelerate("--config_file", "hf_selfattn/launch/cpu_2.yaml"), recipe, given))
 
 
 def by_torchrun(recipe: str, given: dict[str, Any]) -> None:
@@ -127,7 +127,7 @@ def by_torchrun(recipe: str, given: dict[str, Any]) -> None:
 
 def on_two_machines(recipe: str, given: dict[str, Any]) -> None:
     port = str(free_port())
-    place = ("--config_file", "recipes/accelerate/two_machines.yaml", "--main_process_port", port)
+    place = ("--config_file", "hf_selfattn/launch/two_machines.yaml", "--main_process_port", port)
     finish(*(start(accelerate(*place, "--machine_rank", rank), recipe, given) for rank in "01"))
 
 

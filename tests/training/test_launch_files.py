@@ -12,7 +12,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted((ROOT / "recipes/accelerate").glob("*.yaml"))
+FILES = sorted((ROOT / "hf_selfattn/launch").glob("*.yaml"))
 KINDS = {
     "cpu_2": "MULTI_GPU",
     "gpus": "MULTI_GPU",
@@ -31,11 +31,11 @@ def test_there_is_a_file_for_every_case() -> None:
 def test_the_launcher_reads_it(path: Path) -> None:
     config = load_config_from_file(str(path))  # refuses unknown keys
     assert config.distributed_type.value == KINDS[path.stem] and config.num_processes == 2
-    assert config.mixed_precision == "no"  # else it would overrule the recipe
+    assert config.mixed_precision == "no"  # else it would overrule the run
     known = vars(launch_command_parser().parse_args(["script.py"]))
     assert {*config.fsdp_config, *config.deepspeed_config} <= known.keys()
     said = path.read_text(encoding="utf-8")
-    assert f"accelerate launch --config_file recipes/accelerate/{path.name}" in said
+    assert f"accelerate launch --config_file launch/{path.name}" in said
 
 
 def test_the_kinds_are_what_they_are_called() -> None:
@@ -59,6 +59,6 @@ def test_it_starts_two_processes_without_a_gpu(name: str, tmp_path: Path) -> Non
         "state.destroy_process_group()\n"
     )
     launcher = [str(Path(sys.executable).parent / "accelerate"), "launch"]
-    words = [*launcher, "--config_file", f"recipes/accelerate/{name}.yaml", str(script), str(tmp_path)]
+    words = [*launcher, "--config_file", f"hf_selfattn/launch/{name}.yaml", str(script), str(tmp_path)]
     subprocess.run(words, cwd=ROOT, check=True, env=os.environ, timeout=120)
     assert {path.name for path in tmp_path.glob("* of *")} == {"0 of 2", "1 of 2"}

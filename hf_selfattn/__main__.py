@@ -1,0 +1,166 @@
+"""The command line: `hf-selfattn COMMAND …`, or `python -m hf_selfattn COMMAND …`.
+
+Exit codes: 0 when done, 1 for a fault, said in one line, 2 for a wrong usage, 128 and the signal's number when ended
+by one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+
+PROGRAM = "hf-selfattn"
+# What `new` writes where the user names no encoder: that of the README.
+ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A function of the package and the dataclass of its arguments, by the module where both stand.
+
+    Args:
+        about: what it does.
+        places: arguments that may be given without their key, in this order.
+    """
+
+    home: str
+    arguments: str
+    function: str
+    about: str
+    places: tuple[str, ...] = ()
+
+    def prepare(self, words: Sequence[str], program: str) -> Callable[[], Any]:
+        """Return what the words ask for, to be called."""
+        from .arguments import parse_arguments
+
+        module = import_module(f".{self.home}", __package__)
+        arguments = parse_arguments(words, getattr(module, self.arguments), self.places, program)
+        return lambda: getattr(module, self.function)(arguments)
+
+
+COMMANDS = {
+    "evaluate": Command(
+        "inference.evaluate", "EvaluateArguments", "evaluate", "score a model on labelled rows", ("model",)
+    ),
+    "predict": Command("inference.predict", "PredictArguments", "predict", "let a model answer new rows", ("model",)),
+    "report": Command("report", "ReportArguments", "report", "write one HTML page on a run, or on several", ("runs",)),
+    "serve": Command("inference.server", "ServeArguments", "serve", "let a model answer over HTTP", ("model",)),
+    "export": Command("hub.export", "ExportArguments", "export", "write a model as ONNX", ("model", "folder")),
+    "push": Command("hub.push", "PushArguments", "push_folder", "push a run to the hub", ("folder", "repo_id")),
+    "launch-files": Command(
+        "launch", "LaunchFilesArguments", "write_launch_files", "write settings of `accelerate launch`", ("folder",)
+    ),
+}
+
+
+def train_task(kind: Any, words: Sequence[str], program: str) -> Callable[[], Any]:
+    """Return the training that the words ask for."""
+    from .arguments import parse_arguments
+
+    arguments = parse_arguments(words, kind, program=program)
+    return lambda: import_module(".training.run", __package__).run(arguments)
+
+
+def check_task(kind: Any, words: Sequence[str], program: str) -> Callable[[], Any]:
+    """Return the check of the data that the words ask for."""
+    return train_task(kind, ["output_dir=runs/check", *words, "check=true"], program)
+
+
+def new_task(kind: Any, words: Sequence[str], program: str) -> Callable[[], Any]:
+    """Return the writing of a settings file for the data that the words name; `path=FILE.yaml` says where."""
+    from .arguments import parse_arguments
+    from .tasks import task_called, task_of
+    from .tasks.new_settings import write_settings
+
+    paths = [word.partition("=")[2] for word in words if word.startswith(("path=", "--path="))]
+    words = [word for word in words if not word.startswith(("path=", "--path="))]
+    name = task_called(kind.task).command
+    given = [f"model={ENCODER}", f"output_dir=runs/{name}", *words]
+    arguments = parse_arguments(given, kind, program=f"{program} [path={name}.yaml]")
+    path = Path(paths[-1] if paths else f"{name}.yaml")
+
+    def write() -> None:
+        found, notes = task_of(replace(arguments, check=True)).settings_found()
+        write_settings(path, f"{PROGRAM} train {name}", arguments, found, notes)
+        print("\n".join([*notes, f"Wrote {path}. Look it through, then: {PROGRAM} train {name} {path}"]))
+
+    return write
+
+
+OF_TASKS = {
+    "new": (new_task, "write a commented settings file for your files"),
+    "check": (check_task, "report on your data and train nothing"),
+    "train": (train_task, "train a model and score it"),
+}
+
+
+def overview() -> str:
+    """Return the help on the whole."""
+    of_tasks = {f"{name} TASK": about for name, (_, about) in OF_TASKS.items()}
+    others = {" ".join([name, *map(str.upper, command.places)]): command.about for name, command in COMMANDS.items()}
+    lines = [f"  {usage:<24} {about}" for usage, about in {**of_tasks, **others}.items()]
+    return "\n".join(
+        [
+            f"usage: {PROGRAM} COMMAND [SETTINGS.yaml ...] [KEY=VALUE ...]",
+            "",
+            *lines,
+            "",
+            "TASK is text-classification, sentiment or ner. KEY=VALUE and --KEY VALUE are the same.",
+            f"`{PROGRAM} COMMAND --help` lists the options of a command, --version the version.",
+        ]
+    )
+
+
+def asked_for(words: Sequence[str]) -> Callable[[], Any]:
+    """Return what the words of a command line ask for, to be called.
+
+    Raises:
+        ValueError: for a wrong usage.
+    """
+    from .arguments import nearest
+
+    name, *rest = words
+    if name in COMMANDS:
+        return COMMANDS[name].prepare(rest, f"{PROGRAM} {name}")
+    if name not in OF_TASKS:
+        known = [*OF_TASKS, *COMMANDS]
+        raise ValueError(f"There is no command {name!r}; there are {', '.join(known)}.{nearest(name, known)}")
+    if not rest or rest[0].startswith("-"):
+        if rest and rest[0] in ("-h", "--help"):
+            print(overview())
+            sys.exit()
+        raise ValueError(f"`{PROGRAM} {name}` needs a task: text-classification, sentiment or ner.")
+    from .tasks import task_called
+
+    task, *settings = rest
+    return OF_TASKS[name][0](task_called(task).arguments_class, settings, f"{PROGRAM} {name} {task}")
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Carry out a command line: that of the process where no words are given."""
+    words = sys.argv[1:] if words is None else words
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        sys.exit(0 if words else 2)
+    if words[0] == "--version":
+        print(f"{PROGRAM} {__version__}")
+        sys.exit()
+    try:
+        asked = asked_for(words)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    from .training.faults import faults_explained
+
+    with faults_explained():
+        asked()
+
+
+if __name__ == "__main__":
+    main()
