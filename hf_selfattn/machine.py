@@ -41,8 +41,8 @@ def refuse_lone_process() -> None:
         raise ValueError(
             "accelerate launch was asked for more than one process, but started this one alone: so it does on CPUs "
             "with --cpu, with distributed_type: MULTI_CPU, and without --multi_gpu. Give --multi_gpu --num_processes "
-            "2 as in recipes/accelerate/cpu_2.yaml, or start with torchrun --nproc_per_node 2. If you want one "
-            "process, give --num_processes 1, and unset MASTER_ADDR and MASTER_PORT where they are set."
+            "2, as launch/cpu_2.yaml of `hf-selfattn launch-files`, or start with torchrun --nproc_per_node 2. If you "
+            "want one process, give --num_processes 1, and unset MASTER_ADDR and MASTER_PORT where they are set."
         )
 
 

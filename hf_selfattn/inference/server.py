@@ -1,0 +1,155 @@
+"""A server that lets a tuned model answer over HTTP, until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .predictor import Dtype, open_predictor
+
+if TYPE_CHECKING:
+    from uvicorn import Server
+
+PACKAGES = ("fastapi", "prometheus_client", "uvicorn")
+LATE = 0.2  # seconds in which requests that are on their way may still arrive, when nobody else is let in
+
+
+@dataclass
+class ServeArguments:
+    """Let a tuned model answer over HTTP (extra serve), on a page to try it at `/`, and for programs at `/predict`.
+
+    Args:
+        model: a folder that a run or `export` wrote, or a name on the hub.
+        host: address that is listened to; `0.0.0.0` lets other machines in. There is no password.
+        port: of it; 0 takes a free one.
+        device: to run on; an accelerator where there is one.
+        dtype: `bfloat16` is faster and less precise; `auto` takes it where the processor has it.
+        revision: branch, tag or commit of a model on the hub.
+        backbone_name_or_path: of an adapter, its backbone, where that was a folder.
+        max_body: bytes of a request.
+        max_texts: of a request.
+        max_waiting: texts that may wait for the model; a request beyond them is told to come again (503).
+        timeout: seconds until a request without an answer is refused (504).
+        batch_tokens: tokens that are answered at once, about.
+        window: milliseconds that a request waits for others to be answered with, where the model is idle.
+        drain: seconds after SIGTERM in which requests are still accepted, while `/ready` says no.
+    """
+
+    required: ClassVar[tuple[str, ...]] = ("model",)
+
+    model: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    device: str | None = None
+    dtype: Dtype = "auto"
+    revision: str | None = None
+    backbone_name_or_path: str | None = None
+    max_body: int = 2**20
+    max_texts: int = 64
+    max_waiting: int = 256
+    timeout: float = 30.0
+    batch_tokens: int = 4096
+    window: float = 4.0
+    drain: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_body", "max_texts", "max_waiting", "timeout", "batch_tokens"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0.")
+        for name in ("window", "drain"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be below 0.")
+        if not 0 <= self.port < 2**16:
+            raise ValueError(f"port={self.port} must be from 0 to {2**16 - 1}.")
+        if self.max_texts > self.max_waiting:
+            raise ValueError(f"max_texts={self.max_texts} cannot be more than max_waiting={self.max_waiting}.")
+
+
+def serve(arguments: ServeArguments) -> None:
+    """Let a model answer over HTTP until SIGTERM or Ctrl-C, after which every accepted request is still answered.
+
+    Raises:
+        ValueError: if the address cannot be listened to, or the model cannot be opened.
+        ImportError: if the packages of the extra serve are missing.
+    """
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise ImportError(f"Serving needs {', '.join(missing)}: pip install 'hf-selfattn[serve]'")
+    from .app import create_app
+
+    place = bound(arguments.host, arguments.port)
+    predictor = open_predictor(
+        arguments.model,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        revision=arguments.revision,
+        backbone_name_or_path=arguments.backbone_name_or_path,
+    )
+    predictor.answers([{"text": "The first answer is slower than the others."}])
+    folder = Path(arguments.model)
+    app = create_app(predictor, arguments, folder.resolve().name if folder.is_dir() else arguments.model)
+    server = graceful_server(app, arguments)
+    server.run([place])
+    print(
+        f"Ended. {app.state.service.accepted} requests were accepted, {app.state.service.replied} answered.",
+        flush=True,
+    )
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """Return a socket that has an address, and nobody listens to yet."""
+    place = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        place.bind((host, port))
+    except OSError as error:
+        place.close()
+        raise ValueError(f"host={host} port={port} cannot be listened to: {error.strerror or error}.") from error
+    return place
+
+
+def graceful_server(app: Any, arguments: ServeArguments) -> Server:
+    """Return a server that says where it listens, and ends in good order.
+
+    At the first signal `/ready` says no, answers tell clients to connect anew, and for `drain` seconds requests are
+    still accepted, so that a load balancer can turn to others. Then nobody is let in, and all that was accepted is
+    answered. A second signal ends at once.
+    """
+    from uvicorn import Config, Server
+
+    class GracefulServer(Server):
+        end = float("inf")
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            host = f"[{host}]" if ":" in host else host
+            print(f"Serving {arguments.model} at http://{host}:{port}/ . Ctrl-C ends it.", flush=True)
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            if app.state.service.is_ending:
+                self.should_exit = self.force_exit = True
+            app.state.service.is_ending = True
+            self.end = time.monotonic() + (arguments.drain if sig == signal.SIGTERM else 0)
+
+        async def on_tick(self, counter: int) -> bool:
+            self.should_exit = self.should_exit or time.monotonic() >= self.end
+            return await super().on_tick(counter)
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            for server in self.servers:
+                server.close()
+            if not self.force_exit:
+                await asyncio.sleep(LATE)
+            await super().shutdown(sockets)
+
+    wait = 2 * arguments.timeout + LATE
+    return GracefulServer(
+        Config(app, log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=int(wait) + 1)
+    )
