@@ -37,7 +37,7 @@ REFUSALS = {
     415: "the body is compressed",
     422: "the fields or the texts are wrong",
     500: "the model failed at these texts",
-    503: "too many texts wait, or the server ends; Retry-After says when to ask again",
+    503: "too many texts wait; Retry-After says when to ask again",
     504: "there was no answer in time",
 }
 PREFIX, SIZES = "hf_selfattn", [2**power for power in range(9)]

@@ -12,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
+from ..hub.export import GRAPH, OnnxModel
 from ..machine import has_bf16
 from ..modeling.backbone_selfattn import weights_hash
 from ..modeling.configuration_selfattn import SelfAttnConfig
@@ -31,7 +32,7 @@ class Predictor:
 
     Args:
         task: which says how its models read a row.
-        model: of this package.
+        model: of this package, or one as ONNX.
         tokenizer: of the model.
         in_bfloat16: whether matrix products are computed in bfloat16.
 
@@ -39,9 +40,7 @@ class Predictor:
         name: of the pipeline that serves such models.
     """
 
-    def __init__(
-        self, task: type[Task[Any]], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, in_bfloat16: bool
-    ):
+    def __init__(self, task: type[Task[Any]], model: Any, tokenizer: PreTrainedTokenizerBase, in_bfloat16: bool):
         if task.answers is None:
             raise ValueError(f"The task {task.name!r} does not say how its models answer. Set its `answers`.")
         self.task, self.name = task, task.pipeline
@@ -148,7 +147,7 @@ def open_predictor(
     """Open a tuned model to let it answer.
 
     Args:
-        model: a folder that a run or `save_pretrained` wrote, whole or an adapter, or a name on the hub.
+        model: a folder that a run, `save_pretrained` or `export` wrote, whole or an adapter, or a name on the hub.
         device: to run on; an accelerator where there is one.
         dtype: `bfloat16` computes matrix products in it, in about half of the time and less precisely; `auto` does so
             where the processor has it.
@@ -164,6 +163,10 @@ def open_predictor(
     device = torch.device(device or torch.accelerator.current_accelerator() or "cpu")
     if dtype not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"dtype={dtype!r} is unknown; it is auto, float32 or bfloat16.")
+    if (Path(model) / GRAPH).is_file():
+        return Predictor(
+            task, OnnxModel(Path(model), config), AutoTokenizer.from_pretrained(str(model)), in_bfloat16=False
+        )
     backbone = {} if backbone_name_or_path is None else {"backbone_name_or_path": backbone_name_or_path}
     weights = {"dtype": torch.float32} if dtype == "float32" else {}
     opened = task.model_class.from_pretrained(str(model), **options, **backbone, **weights)

@@ -96,10 +96,7 @@ def serve(arguments: ServeArguments) -> None:
     app = create_app(predictor, arguments, folder.resolve().name if folder.is_dir() else arguments.model)
     server = graceful_server(app, arguments)
     server.run([place])
-    print(
-        f"Ended. {app.state.service.accepted} requests were accepted, {app.state.service.replied} answered.",
-        flush=True,
-    )
+    print(f"Ended: {app.state.service.measures.story()}.", flush=True)
 
 
 def bound(host: str, port: int) -> socket.socket:
