@@ -83,19 +83,18 @@ def serve(arguments: ServeArguments) -> None:
         raise ImportError(f"Serving needs {', '.join(missing)}: pip install 'hf-selfattn[serve]'")
     from .app import create_app
 
-    place = bound(arguments.host, arguments.port)
-    predictor = open_predictor(
-        arguments.model,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        revision=arguments.revision,
-        backbone_name_or_path=arguments.backbone_name_or_path,
-    )
-    predictor.answers([{"text": "The first answer is slower than the others."}])
-    folder = Path(arguments.model)
-    app = create_app(predictor, arguments, folder.resolve().name if folder.is_dir() else arguments.model)
-    server = graceful_server(app, arguments)
-    server.run([place])
+    with bound(arguments.host, arguments.port) as place:
+        predictor = open_predictor(
+            arguments.model,
+            device=arguments.device,
+            dtype=arguments.dtype,
+            revision=arguments.revision,
+            backbone_name_or_path=arguments.backbone_name_or_path,
+        )
+        predictor.answers([{"text": "The first answer is slower than the others."}])
+        folder = Path(arguments.model)
+        app = create_app(predictor, arguments, folder.resolve().name if folder.is_dir() else arguments.model)
+        graceful_server(app, arguments).run([place])
     print(f"Ended: {app.state.service.measures.story()}.", flush=True)
 
 

@@ -150,7 +150,9 @@ def test_the_interface_describes_itself(client: TestClient) -> None:
     assert question["required"] == ["inputs"]
     for name in re.findall(r'"#/components/schemas/(\w+)"', json.dumps(api)):
         assert name in api["components"]["schemas"]
-    assert {"400", "408", "413", "415", "422", "500", "503", "504"} < api["paths"]["/predict"]["post"]["responses"].keys()
+    assert {"400", "408", "413", "415", "422", "500", "503", "504"} < api["paths"]["/predict"]["post"][
+        "responses"
+    ].keys()
 
 
 @pytest.mark.parametrize(

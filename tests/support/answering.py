@@ -1,14 +1,21 @@
-"""A predictor without a model, and requests to a server from several threads."""
+"""A predictor without a model, and a server in a process of its own."""
 
 from __future__ import annotations
 
-import http.client
-import json
+import re
+import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -42,9 +49,36 @@ class FakePredictor:
         return [{"label": "a", "probability": x, "probabilities": {"a": x, "<b>": 1 - x}} for x in share]
 
 
-def ask(port: int, texts: Sequence[str], connection: http.client.HTTPConnection | None = None) -> tuple[int, Any]:
-    """Return status and content of a reply."""
-    connection = connection or http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("POST", "/predict", json.dumps({"inputs": list(texts)}))
-    reply = connection.getresponse()
-    return reply.status, json.loads(reply.read())
+@dataclass
+class Served:
+    """A server in a process of its own."""
+
+    process: subprocess.Popen[str]
+    port: int
+
+    def get(self, path: str) -> str:
+        """Return the content of a page."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as reply:
+            return str(reply.read().decode())
+
+    def end(self) -> str:
+        """Send SIGTERM, and return what the server says at its end."""
+        self.process.send_signal(signal.SIGTERM)
+        said, _ = self.process.communicate(timeout=60)
+        return said
+
+
+@contextmanager
+def served(*words: str) -> Iterator[Served]:
+    """Serve a model on a free port; the process ends with the block, whatever happens in it."""
+    command = [sys.executable, "-m", "hf_selfattn", "serve", *words, "port=0"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/", said)
+        assert found, said
+        yield Served(process, int(found[1]))
+    finally:
+        process.kill()
+        process.wait()
