@@ -9,11 +9,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from . import __version__
+import hf_selfattn
+
+from .arguments import nearest, parse_arguments
 
 PROGRAM = "hf-selfattn"
 # What `new` writes where the user names no encoder: that of the README.
@@ -22,49 +23,41 @@ ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
 @dataclass(frozen=True)
 class Command:
-    """A function of the package and the dataclass of its arguments, by the module where both stand.
+    """A public function and the dataclass of its arguments.
 
     Args:
         about: what it does.
         places: arguments that may be given without their key, in this order.
     """
 
-    home: str
-    arguments: str
     function: str
+    arguments: str
     about: str
     places: tuple[str, ...] = ()
 
     def prepare(self, words: Sequence[str], program: str) -> Callable[[], Any]:
         """Return what the words ask for, to be called."""
-        from .arguments import parse_arguments
-
-        module = import_module(f".{self.home}", __package__)
-        arguments = parse_arguments(words, getattr(module, self.arguments), self.places, program)
-        return lambda: getattr(module, self.function)(arguments)
+        arguments = parse_arguments(words, getattr(hf_selfattn, self.arguments), self.places, program)
+        return lambda: getattr(hf_selfattn, self.function)(arguments)
 
 
 COMMANDS = {
-    "evaluate": Command(
-        "inference.evaluate", "EvaluateArguments", "evaluate", "score a model on labelled rows", ("model",)
-    ),
-    "predict": Command("inference.predict", "PredictArguments", "predict", "let a model answer new rows", ("model",)),
-    "report": Command("report", "ReportArguments", "report", "write one HTML page on a run, or on several", ("runs",)),
-    "serve": Command("inference.server", "ServeArguments", "serve", "let a model answer over HTTP", ("model",)),
-    "export": Command("hub.export", "ExportArguments", "export", "write a model as ONNX", ("model", "folder")),
-    "push": Command("hub.push", "PushArguments", "push_folder", "push a run to the hub", ("folder", "repo_id")),
+    "evaluate": Command("evaluate", "EvaluateArguments", "score a model on labelled rows", ("model",)),
+    "predict": Command("predict", "PredictArguments", "let a model answer new rows", ("model",)),
+    "report": Command("report", "ReportArguments", "show a run, or several, on one HTML page", ("runs",)),
+    "serve": Command("serve", "ServeArguments", "let a model answer over HTTP", ("model",)),
+    "export": Command("export", "ExportArguments", "write a model as ONNX", ("model", "folder")),
+    "push": Command("push_folder", "PushArguments", "push a finished run to the hub", ("folder", "repo_id")),
     "launch-files": Command(
-        "launch", "LaunchFilesArguments", "write_launch_files", "write settings of `accelerate launch`", ("folder",)
+        "write_launch_files", "LaunchFilesArguments", "write settings files of `accelerate launch`", ("folder",)
     ),
 }
 
 
 def train_task(kind: Any, words: Sequence[str], program: str) -> Callable[[], Any]:
     """Return the training that the words ask for."""
-    from .arguments import parse_arguments
-
     arguments = parse_arguments(words, kind, program=program)
-    return lambda: import_module(".training.run", __package__).run(arguments)
+    return lambda: hf_selfattn.run(arguments)
 
 
 def check_task(kind: Any, words: Sequence[str], program: str) -> Callable[[], Any]:
@@ -74,7 +67,6 @@ def check_task(kind: Any, words: Sequence[str], program: str) -> Callable[[], An
 
 def new_task(kind: Any, words: Sequence[str], program: str) -> Callable[[], Any]:
     """Return the writing of a settings file for the data that the words name; `path=FILE.yaml` says where."""
-    from .arguments import parse_arguments
     from .tasks import task_called, task_of
     from .tasks.new_settings import write_settings
 
@@ -123,8 +115,6 @@ def asked_for(words: Sequence[str]) -> Callable[[], Any]:
     Raises:
         ValueError: for a wrong usage.
     """
-    from .arguments import nearest
-
     name, *rest = words
     if name in COMMANDS:
         return COMMANDS[name].prepare(rest, f"{PROGRAM} {name}")
@@ -149,16 +139,14 @@ def main(words: Sequence[str] | None = None) -> None:
         print(overview())
         sys.exit(0 if words else 2)
     if words[0] == "--version":
-        print(f"{PROGRAM} {__version__}")
+        print(f"{PROGRAM} {hf_selfattn.__version__}")
         sys.exit()
     try:
         asked = asked_for(words)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    from .training.faults import faults_explained
-
-    with faults_explained():
+    with hf_selfattn.faults_explained():
         asked()
 
 

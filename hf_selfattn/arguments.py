@@ -43,10 +43,9 @@ UNUSABLE: dict[str, tuple[Any, str]] = {
 
 
 class Arguments(Protocol):
-    """A dataclass of options, each with a default, which says those that must be given."""
+    """A dataclass of options, each with a default; `required` may name those that must be given."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
-    required: ClassVar[tuple[str, ...]]
 
 
 @dataclass
@@ -298,7 +297,7 @@ def build_arguments(settings: dict[str, Any], kind: type[AnyArguments]) -> AnyAr
             options[key] = _option(key, value)
         elif key != "options":
             raise ValueError(f"There is no argument {key!r}.{_hint(key, own | {*trainer}, own)}")
-    for name in kind.required:
+    for name in getattr(kind, "required", ()):
         if not given.get(name):
             raise ValueError(f"The argument {name!r} is missing. Give it in the YAML file or as {name}=VALUE.")
     return kind(**_typed(given, kind), **({"options": options} if trainer else {}))

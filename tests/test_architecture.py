@@ -20,10 +20,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # What each room may import beside its own files: `training -> tasks -> {data, metrics}`, never the other way.
 BELOW = {
     "files": set(),
-    "arguments": set(),
     "arguments": {"settings"},
     "launch": {"files"},
-    "machine": set(),
     "machine": {"files"},
     "settings": set(),
     "modeling": set(),

@@ -47,7 +47,7 @@ def test_the_help_names_every_command(words: list[str], capsys: pytest.CaptureFi
 )
 def test_a_command_lists_its_options(name: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, said, _ = typed(name, "--help", capsys=capsys)
-    assert code == 0 and f"usage: hf-selfattn {name}" in said and f"--{option} " in said
+    assert code == 0 and f"usage: hf-selfattn {name}" in said and f"{option} " in said
     assert "TrainingArguments" not in said
 
 

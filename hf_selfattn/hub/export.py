@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -54,7 +55,7 @@ def export(arguments: ExportArguments) -> Path:
     try:
         config = AutoConfig.from_pretrained(arguments.model, **options)
         tokenizer = AutoTokenizer.from_pretrained(arguments.model, **options)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"The model {arguments.model!r} cannot be opened. {error}") from error
     opened = class_of(config).from_pretrained(arguments.model, dtype=torch.float32, **options, **backbone)
     model = merge_adapters(opened).eval()
@@ -100,14 +101,19 @@ class OnnxModel:
             raise ImportError("A model as ONNX needs onnxruntime: pip install 'hf-selfattn[onnx]'") from error
         with torch.device("meta"):  # no weights but those of decoding
             self.model: PreTrainedModel = class_of(config)(config)
-        self.config, self.device = config, torch.device("cpu")
-        self.session = InferenceSession(Path(folder, GRAPH), providers=["CPUExecutionProvider"])
+        self.config, self.device, self.dtype = config, torch.device("cpu"), torch.float32
+        self.graph = Path(folder, GRAPH)
+        self.session = InferenceSession(self.graph, providers=["CPUExecutionProvider"])
         self.inputs = [value.name for value in self.session.get_inputs()]
         self.is_decoded = Path(folder, DECODING).is_file()
         if self.is_decoded:
             if self.model.crf is not None:
                 self.model.crf = LinearChainCRF(self.model.label_names)
             self.model.load_state_dict(load_file(Path(folder, DECODING)), strict=False, assign=True)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the bytes of the graph, which hold the weights."""
+        return {GRAPH: torch.from_numpy(np.fromfile(self.graph, dtype=np.uint8))}
 
     def eval(self) -> OnnxModel:
         """Return the model, which is always in evaluation mode."""

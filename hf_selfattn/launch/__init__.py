@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from ..files import write_text
 
@@ -16,8 +15,6 @@ class LaunchFilesArguments:
     Args:
         folder: that takes them; a file that you changed stays as it is.
     """
-
-    required: ClassVar[tuple[str, ...]] = ()
 
     folder: str = "launch"
 

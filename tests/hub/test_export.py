@@ -1,4 +1,4 @@
-"""A folder that `export` writes answers as the model does, taggers with their decoding among them."""
+"""A folder that `export` writes answers as the model does: of a tagger, whose decoding is no part of the graph."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import tiny_model, tiny_text, tiny_tokenizer, tiny_wordpiece
+from tiny_models import tiny_model, tiny_text, tiny_wordpiece
 
 from hf_selfattn import open_predictor
 from hf_selfattn.hub.export import DECODING, GRAPH, ExportArguments, export
@@ -24,7 +24,8 @@ def test_a_tagger_with_a_crf(tmp_path: Path) -> None:
         torch.nn.init.normal_(parameter)
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    export(ExportArguments(model=str(tmp_path / "model"), folder=str(tmp_path / "onnx")))
+    arguments = ExportArguments(model=str(tmp_path / "model"), folder=str(tmp_path / "onnx"))
+    export(arguments)
     names = {path.name for path in (tmp_path / "onnx").iterdir()}
     assert {GRAPH, DECODING, "config.json", "tokenizer.json"} <= names and "model.safetensors" not in names
     rows = [*ROWS, {"tokens": ["w5ab", "w9-w9", "w7"]}]
@@ -34,18 +35,7 @@ def test_a_tagger_with_a_crf(tmp_path: Path) -> None:
     for answer, wanted in zip(answers, expected, strict=True):
         scores, wanted_scores = ([entity.pop("score") for entity in found["entities"]] for found in (answer, wanted))
         assert answer == wanted and scores == pytest.approx(wanted_scores, abs=1e-4)
-
-
-@pytest.mark.slow
-def test_a_classifier_with_thresholds(tmp_path: Path) -> None:
-    tiny_model("multi_label", temperature=1.3, thresholds=[0.4, 0.5, 0.6]).save_pretrained(tmp_path / "model")
-    tiny_tokenizer().save_pretrained(tmp_path / "model")
-    arguments = ExportArguments(model=str(tmp_path / "model"), folder=str(tmp_path / "onnx"))
-    export(arguments)
-    expected = open_predictor(tmp_path / "model", dtype="float32").answers(ROWS)
-    for answer, wanted in zip(open_predictor(tmp_path / "onnx").answers(ROWS), expected, strict=True):
-        assert answer["label"] == wanted["label"]
-        assert answer["probabilities"] == pytest.approx(wanted["probabilities"], abs=1e-5)
+    assert len(open_predictor(tmp_path / "onnx").digest()) == 64
     with pytest.raises(ValueError, match="model.onnx exists and stays as it is"):
         export(arguments)
 
