@@ -21,10 +21,18 @@ from tiny_models import BACKBONES, tiny_wordpiece
 from transformers import AutoModel, TrainingArguments
 
 import hf_selfattn.tasks
-from hf_selfattn import EvaluateArguments, NerArguments, PredictArguments, SelfAttnConfig, SentimentArguments
+from hf_selfattn import (
+    EvaluateArguments,
+    NerArguments,
+    PredictArguments,
+    SelfAttnConfig,
+    SentimentArguments,
+    ServeArguments,
+)
+from hf_selfattn.__main__ import main
 
 PAGES = sorted(DOCS.glob("*.md"))
-WITH_COMMANDS = ["adapters.md", "ner.md", "scaling.md", "sentiment.md", "training.md"]
+WITH_COMMANDS = ["adapters.md", "command-line.md", "ner.md", "scaling.md", "sentiment.md", "training.md"]
 WITH_CODE = ["adapters.md", "export.md", "extend.md", "ner.md", "using.md"]
 # What inline code names beside options of a run: parameters of functions, and options of Transformers and PEFT.
 PARAMETERS = {
@@ -76,7 +84,8 @@ def test_links_and_anchors_resolve(path: Path) -> None:
 @pytest.mark.parametrize("path", [README, *PAGES], ids=lambda path: path.name)
 def test_options_exist(path: Path) -> None:
     known = {*SelfAttnConfig.__annotations__, *PARAMETERS}
-    kinds = (NerArguments, SentimentArguments, TrainingArguments, PredictArguments, EvaluateArguments)
+    of_commands = (PredictArguments, EvaluateArguments, ServeArguments)
+    kinds = (NerArguments, SentimentArguments, TrainingArguments, *of_commands)
     known |= {item.name for kind in kinds for item in fields(kind)}
     for code in re.findall(r"`([^`\n]+)`", text_of(path)):
         for name in re.findall(r"(?:^|[\s(])([a-zA-Z_]\w*(?:\.\w+)?)=", code):
@@ -138,9 +147,11 @@ def trained(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def type_in(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Carry out a command of a page: a recipe in this process, which has imported all that it needs."""
+    """Carry out a command of a page: ours and recipes in this process, which has imported all that they need."""
     words = shlex.split(command)
-    if words[0] == "python":
+    if words[0] == "hf-selfattn":
+        main(words[1:])
+    elif words[0] == "python":
         monkeypatch.setattr(sys, "argv", words[1:])
         runpy.run_path(words[1], run_name="__main__")
     else:

@@ -218,6 +218,19 @@ def rows_table() -> list[str]:
     return [*lines, f"| memory of the process, MiB | {' | '.join(sizes)} |"]
 
 
+def serve_table() -> list[str]:
+    """Rows of the server: answers that are made together, and one after the other."""
+    summary = read_results(RESULTS / "serve.json")["summary"]
+    lines = [
+        "| [32 clients, short reviews](results/serve.json) | requests a second | p50, ms | p99, ms |",
+        "|---|---|---|---|",
+    ]
+    for mode in ("batched", "one by one"):
+        own = summary[mode]
+        lines.append(f"| {mode} | {own['requests_per_second']:.0f} | {own['p50_ms']:.0f} | {own['p99_ms']:.0f} |")
+    return [*lines, f"| ratio, median of the rounds | {summary['batched / one by one']:.1f} | | |"]
+
+
 def headline() -> list[str]:
     """Return the README's results: how to read the table, and the table."""
     scores = {column.title: study.mean_score(column, "setfit") for column in study.FEW if column.title.endswith(", 8")}
@@ -254,6 +267,7 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "length": length_table,
     "predict": predict_table,
     "rows": rows_table,
+    "serve": serve_table,
 }
 
 
