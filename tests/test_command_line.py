@@ -197,4 +197,4 @@ def test_the_module_is_a_command_of_its_own(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "hf_selfattn", "serve", "nothing"]
     done = subprocess.run(words, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=100)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "\nerror: The model 'nothing' cannot be opened" in f"\n{done.stderr}"
