@@ -29,11 +29,10 @@ def task_of(arguments: RunArguments) -> Task[Any]:
 
 def task_called(name: str) -> type[Task[Any]]:
     """Return a task by its name, or by that of the command line; an error says the nearest."""
-    known = {task.name: task for task in TASKS.values()}
-    known = {task.command: task for task in TASKS.values() if hasattr(task, "command")} | known
+    commands = {task.command: task for task in TASKS.values() if task.command}
+    known = {**TASKS, **commands}
     if name not in known:
-        commands = ", ".join(task.command for task in TASKS.values() if hasattr(task, "command"))
-        raise ValueError(f"There is no task {name!r}; there are {commands}.{nearest(name, known)}")
+        raise ValueError(f"There is no task {name!r}; there are {', '.join(commands)}.{nearest(name, known)}")
     return known[name]
 
 

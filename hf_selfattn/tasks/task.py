@@ -34,13 +34,12 @@ class Task(ABC, Generic[AnyRunArguments]):
 
     Attributes:
         name: of the task, as arguments name it.
-        command: its name on the command line.
-        arguments_class: what a run of it is told.
+        command: its name on the command line, of a task that comes with the package.
         pipeline: the pipeline that serves its models.
         model_class: what trains.
         peft_type: what PEFT calls the task, such as `SEQ_CLS`.
         answers: how its models read a new row and answer it; none for a task that `predict` does not serve.
-        arguments_class: of the task, where its models can be evaluated on new rows.
+        arguments_class: what a run of it is told, where its models can be evaluated on new rows.
         columns_trained: arguments of a training that say how such rows are read, too.
         fusion_init: first weights of the attentions in the sum of a probe.
         probe_heads_share: rate of a probe's attention heads, as a share of `learning_rate`.
@@ -48,8 +47,7 @@ class Task(ABC, Generic[AnyRunArguments]):
     """
 
     name: ClassVar[str]
-    command: ClassVar[str]
-    arguments_class: ClassVar[type[RunArguments]]
+    command: ClassVar[str] = ""
     pipeline: ClassVar[str]
     model_class: ClassVar[type[SelfAttnPreTrainedModel]]
     peft_type: ClassVar[str]

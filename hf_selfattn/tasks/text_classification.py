@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import DataCollatorWithPadding, PreTrainedConfig, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
-from ..arguments import RunArguments
 from ..data import (
     ClassificationData,
     check_classification,
@@ -49,7 +48,6 @@ class TextClassification(Task[TextClassificationArguments]):
     """A row is a text, or a pair of texts, with its labels; answers are calibrated on the validation split."""
 
     name = pipeline = command = "text-classification"
-    arguments_class: ClassVar[type[RunArguments]] = TextClassificationArguments
     model_class = SelfAttnForSequenceClassification
     peft_type = "SEQ_CLS"
     answers = TextAnswers

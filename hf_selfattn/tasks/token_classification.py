@@ -87,7 +87,6 @@ class TokenClassification(Task[NerArguments]):
 
     name = pipeline = "token-classification"
     command = "ner"
-    arguments_class = NerArguments
     model_class = SelfAttnForTokenClassification
     peft_type = "TOKEN_CLS"
     answers = TagAnswers
