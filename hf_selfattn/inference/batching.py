@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+MOST_WINDOWS = 5  # that a request waits for others, when one after the other comes
 CHARACTERS_OF_A_TOKEN = 4  # about; the model's own batches are cut by tokens
 
 
@@ -38,7 +39,7 @@ class Batcher:
         answer: of many rows, in their order; it is called by one thread.
         tokens: about so many are answered at once, or one request.
         most_waiting: rows that may wait.
-        window: seconds that a request waits for others where the model is idle.
+        window: seconds without a new request after which those that wait are answered.
         watch: called after each batch with its rows and the seconds that it took.
     """
 
@@ -57,6 +58,7 @@ class Batcher:
         self.arrived = asyncio.Event()
         self.thread = ThreadPoolExecutor(1, "model")
         self.task: asyncio.Task[None] | None = None
+        self.free_since = 0.0
 
     @property
     def waiting(self) -> int:
@@ -103,9 +105,12 @@ class Batcher:
             self.arrived.clear()
 
     async def until_full(self) -> None:
-        """Wait until the first request has waited for its window, or there is a whole batch."""
-        end = self.queue[0].since + self.window
-        while (left := end - time.monotonic()) > 0 and sum(entry.size for entry in self.queue) < self.size:
+        """Wait for a whole batch, or until nobody came for a window; those just answered may be about to come again."""
+        end = max(self.queue[0].since, self.free_since) + MOST_WINDOWS * self.window
+        while sum(entry.size for entry in self.queue) < self.size:
+            left = min(end, max(self.queue[-1].since, self.free_since) + self.window) - time.monotonic()
+            if left <= 0:
+                break
             await asyncio.sleep(min(left, self.window / 4))
 
     def take(self) -> list[Waiting]:
@@ -135,6 +140,7 @@ class Batcher:
                 batch[0].answers.set_exception(error)
             return
         self.watch(len(rows), time.monotonic() - started)
+        self.free_since = time.monotonic()
         for entry in batch:
             own, answers = answers[: len(entry.rows)], answers[len(entry.rows) :]
             if not entry.answers.done():

@@ -104,7 +104,9 @@ def serve(arguments: ServeArguments) -> None:
 
 def bound(host: str, port: int) -> socket.socket:
     """Return a socket that has an address, and nobody listens to yet."""
-    place = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Only where the protocol is named does asyncio send small answers at once (TCP_NODELAY): it saves 40 ms of each.
+    place = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         place.bind((host, port))
