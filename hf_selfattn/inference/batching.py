@@ -105,7 +105,7 @@ class Batcher:
             self.arrived.clear()
 
     async def until_full(self) -> None:
-        """Wait for a whole batch, or until nobody came for a window; those just answered may be about to come again."""
+        """Wait for a whole batch, or until nobody came for a window: those just answered may come again."""
         end = max(self.queue[0].since, self.free_since) + MOST_WINDOWS * self.window
         while sum(entry.size for entry in self.queue) < self.size:
             left = min(end, max(self.queue[-1].since, self.free_since) + self.window) - time.monotonic()
