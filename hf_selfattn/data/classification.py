@@ -24,7 +24,7 @@ from .labels import (
     read_bit,
     read_scheme,
 )
-from .load import with_origins
+from .load import reading_notes, with_origins
 from .streams import Stream
 
 LEARNED = ("train", "validation")  # the splits that need labels
@@ -118,7 +118,8 @@ def read_classification(
     label_column: str | Sequence[str] | None = None,
     **text_columns: str | None,
 ) -> tuple[dict[str, Dataset], Columns, LabelScheme, list[str]]:
-    """Find columns and labels; return the splits that have labels, both, and notes on them."""
+    """Find columns and labels; return the splits that have labels, both, and notes on all."""
+    said = reading_notes(splits)
     if label_column is not None and not isinstance(label_column, str):
         if problem not in (None, "multi_label_classification"):
             raise ValueError(f"label_column={list(label_column)}: columns of 0 and 1 are no {problem}.")
@@ -132,7 +133,7 @@ def read_classification(
         for name in splits
         if name not in answered
     ]
-    return answered, columns, scheme, [*notes, *scheme.notes, *silent]
+    return answered, columns, scheme, [*said, *notes, *scheme.notes, *silent]
 
 
 def join_label_columns(

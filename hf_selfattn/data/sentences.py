@@ -14,6 +14,7 @@ from .conll import DOCSTART, LINES
 from .findings import BadRow, text_mistake
 from .formats import ORIGIN
 from .labels import LabelError, class_names, is_missing, natural_key
+from .load import reading_notes
 from .schemes import (
     OUTSIDE,
     TagScheme,
@@ -59,7 +60,7 @@ class ReadTags:
     sentences: dict[str, list[Sentence]]  # the right ones of each split, with tags in IOB2
     bad: dict[str, list[BadRow]]  # the mistakes in each split
     repaired: dict[str, list[BadRow]]  # what was mended in each split
-    forms: list[str]  # notes on how the tags are written
+    said: list[str]  # by the readers of the files, and on how the tags are written
 
     def notes(self) -> list[str]:
         """Say which columns, scheme, types and documents were found."""
@@ -68,7 +69,7 @@ class ReadTags:
         scheme = f"Tagging scheme: {self.scheme.name} ({self.scheme.reason}), read as IOB2."
         single = [name for name, rows in self.sentences.items() if all(row.document is None for row in rows)]
         documents = [f"No document borders in {', '.join(single)}: each row is its own document."] if single else []
-        return [*shown, *self.forms, scheme, types, *documents]
+        return [*self.said, *shown, scheme, types, *documents]
 
 
 def read_tagging(
@@ -99,7 +100,7 @@ def read_tagging(
     else:
         chosen = _detected([row.tags for name in sources for row in read[name][0] if found[name].tags], declared)
     bad = {name: bad for name, (_, bad) in read.items()}
-    result = ReadTags(found, chosen, [], {}, bad, {}, form.notes(known))
+    result = ReadTags(found, chosen, [], {}, bad, {}, [*reading_notes(splits), *form.notes(known)])
     for name, (rows, _) in read.items():
         own = chosen.name if found[name].tags else "IOB2"  # spans became IOB2 when they were read
         result.sentences[name], result.repaired[name] = _normalise(rows, own, result.bad[name])

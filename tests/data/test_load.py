@@ -196,7 +196,8 @@ BROKEN = {
     "no bytes": ("a.csv", b"", [r"a\.csv: the file is empty"]),
     "header only": ("a.csv", b"text,label\n", [r"a\.csv: the file holds no rows"]),
     "empty array": ("a.json", b"[]", [r"a\.json: the file holds no rows"]),
-    "unknown ending": ("a.xlsx", b"x", [r"a\.xlsx: unknown file ending '\.xlsx'", r"\.parquet"]),
+    "unknown ending": ("a.docx", b"x", [r"a\.docx: unknown file ending '\.docx'", r"\.parquet"]),
+    "not excel": ("a.xlsx", b"text,label\n", [r"a\.xlsx: the file is damaged"]),
     "ragged": (
         "a.csv",
         b"text,label\nx,y\na,b,c\n\nd\n",
