@@ -41,17 +41,28 @@ def read_annotations(rows: Iterator[ReadRow], reading: Reading) -> Iterator[Read
     read = tool.reader([row for row, problem in tool.joined(iter(first)) if not problem])
     converted = (_converted(read, *row) for row in tool.joined(itertools.chain(first, rows)))
     seen = list(itertools.islice(converted, PEEK))
-    several = any(len(row["label"]) > 1 for row, *_ in seen if isinstance(row.get("label"), list))
+    sizes: dict[str, int] = {}  # of the columns with lists of labels: the most labels in one row
+    for name, value in itertools.chain.from_iterable(row.items() for row, *_ in seen):
+        if _are_labels(value):
+            sizes[name] = max(sizes.get(name, 0), len(value))
     counts = Counter({tool.unit: 0})
     for row, problem, reason in itertools.chain(seen, converted):
-        label = row.get("label")
-        if isinstance(label, list) and len(label) < 2 and not several:
-            row = {**row, "label": label[0] if label else None}
-            reason = reason or ("" if label or row.get("spans") else "without a label")
+        row = {name: _unwrapped(value) if sizes.get(name) == 1 else value for name, value in row.items()}
+        if not problem and row.get("label", "") in (None, []) and sizes.get("label", 0) < 2 and not row.get("spans"):
+            reason = reason or "without a label"
         counts.update([tool.unit, reason] if reason else [tool.unit])
         if problem or not (reason and reading.labelled):
             yield row, problem
     reading.count(tool.name, counts)
+
+
+def _are_labels(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _unwrapped(value: Any) -> Any:
+    """Return the label of a list of one."""
+    return value if not _are_labels(value) or len(value) > 1 else value[0] if value else None
 
 
 def _converted(read: RowReader, row: Row, problem: str) -> tuple[Row, str, str]:

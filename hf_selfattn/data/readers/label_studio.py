@@ -58,7 +58,8 @@ def task_reader(sample: Sequence[Row]) -> Callable[[Row], tuple[Row, str]]:
     labels = dict.fromkeys(name for answer in answers for name in answer if name not in spans)
     names = dict(zip(spans, ["spans"], strict=False)) if len(spans) == 1 else {}
     names |= dict(zip(labels, ["label"], strict=False)) if len(labels) == 1 else {}
-    nothing: Row = {names.get(name, name): [] if name in spans else None for name in (*labels, *spans)}
+    lists = {name for answer in answers for name, value in answer.items() if isinstance(value, list)}
+    nothing: Row = {names.get(name, name): [] if name in lists else None for name in (*labels, *spans)}
 
     def read(task: Row) -> tuple[Row, str]:
         data = task.get("data")
