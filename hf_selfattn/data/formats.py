@@ -190,7 +190,7 @@ def _json_lines(stream: IO[bytes], path: Path) -> Iterator[ReadRow]:
             continue
         place = f"{path}:{number}"
         try:
-            row = json.loads(line)
+            row = _without_pair(json.loads(line))
             problem = _row_problem(row)
         except json.JSONDecodeError as error:
             problem = f"{error.msg} at character {error.colno}"
@@ -209,11 +209,17 @@ def _json_array_rows(stream: IO[bytes], path: Path) -> Iterator[ReadRow]:
         rows = json.loads("".join(decoded_lines(stream, path)))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: the JSON does not parse: {error.msg}.") from error
-    for index, row in enumerate(rows):
+    for index, row in enumerate(map(_without_pair, rows)):
         place = f"{path}[{index}]"
         if problem := _row_problem(row):
             raise ValueError(f'{place}: {problem}; the array must hold objects such as {{"text": "…"}}.')
         yield {**row, ORIGIN: place}, ""
+
+
+def _without_pair(row: Any) -> Any:
+    """Return an example of spaCy, a text and an object with its annotations, as one object."""
+    is_pair = isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) and isinstance(row[1], dict)
+    return {"text": row[0], **row[1]} if is_pair else row
 
 
 def _row_problem(row: Any) -> str:

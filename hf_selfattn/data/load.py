@@ -231,7 +231,9 @@ def _cached(contents: Sequence[str], read: Callable[[], pa.Table]) -> Dataset:
     if not target.exists():
         _write_table(read(), target)
     split = Dataset.from_file(str(target))
-    split.info.description = "\n".join(json.loads((split.data.schema.metadata or {}).get(NOTES, "[]")))
+    with pa.memory_map(str(target)) as source:  # `datasets` keeps its own metadata only
+        metadata = pa.ipc.open_stream(source).schema.metadata or {}
+    split.info.description = "\n".join(json.loads(metadata.get(NOTES, b"[]")))
     return split
 
 

@@ -26,7 +26,7 @@ TAG_MENDS = {
     "tag_unknown": "A type that train does not have cannot be scored: add training rows, mend it, or list all types "
     "in entity_types. A scheme that was taken wrongly is set by scheme='…'.",
     "span_cuts_word": "Set on_cut_word='widen' to take the whole word.",
-    "span_overlap": "A word has one tag: of spans that overlap, on_overlap='longest' keeps the longest, and 'first' the "
+    "span_overlap": "A word has one tag: of spans that overlap, on_overlap='longest' keeps the longest, 'first' the "
     "one that begins first.",
     "span_outside": "Spans count characters (code points) from 0; 'end' is the first character after the span.",
     "broken_tag": "Set on_broken_tag='repair' to read them as conlleval does.",
