@@ -133,6 +133,10 @@ def _known_column(split: Dataset, role: str, sure: Sequence[str], likely: Sequen
     first = _known(found, sure)
     others = [name for name in found if name.lower() in likely]
     candidates = [first] if first else others
+    if not candidates and role == "text":
+        candidates = [name for name in found if _holds_texts(split, name)]
+        if len(candidates) == 1:
+            notes.append(f"Column '{candidates[0]}' is the text: no other holds texts (text_column=… to change).")
     if len(candidates) != 1:
         several = "or, for labels of 0 and 1, to a list of them " if role == "label" else ""
         trouble = f"several columns could be the {role} ({candidates})" if candidates else f"no {role} column is known"

@@ -15,7 +15,12 @@ from .load import with_origins
 from .schemes import OUTSIDE, iob2_names
 from .sentences import ReadTags, Sentence, read_tagging
 
-OVERLAPS = ("error", "longest", "first")
+CHOICES = {  # beside "error"
+    "on_broken_tag": ("repair",),
+    "on_cut_word": ("widen",),
+    "on_overlap": ("longest", "first"),
+    "on_bad_row": ("drop",),
+}
 TAGGING_COLUMNS = ("tokens", "tags", "document", "sentence", "text", "offsets", ORIGIN)
 REPAIRS = {
     "broken_tag": "Broken tags are mended as conlleval reads them.",
@@ -81,12 +86,9 @@ def prepare_tagging(
     Raises:
         ValueError: missing column, empty split, no entity in train, or bad rows (with file and line).
     """
-    options = {"on_broken_tag": on_broken_tag, "on_cut_word": on_cut_word, "on_bad_row": on_bad_row}
-    for (option, value), other in zip(options.items(), ("repair", "widen", "drop"), strict=True):
-        if value not in ("error", other):
-            raise ValueError(f"{option}='{value}' is unknown; it is 'error' or '{other}'.")
-    if on_overlap not in OVERLAPS:
-        raise ValueError(f"on_overlap='{on_overlap}' is unknown; it is one of {', '.join(OVERLAPS)}.")
+    for option, value in zip(CHOICES, (on_broken_tag, on_cut_word, on_overlap, on_bad_row), strict=True):
+        if value not in ("error", *CHOICES[option]):
+            raise ValueError(f"{option}='{value}' is unknown; it is one of error, {', '.join(CHOICES[option])}.")
     splits = with_origins(splits)
     read = read_tagging(
         splits,

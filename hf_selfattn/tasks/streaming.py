@@ -122,7 +122,7 @@ def load_stream(arguments: TextClassificationArguments) -> ClassificationData:
         found = survey(read(), columns, arguments.on_bad_row)
         known = {"train": found.split(), **known}
     data = prepare_classification(DatasetDict(known), on_bad_row=arguments.on_bad_row, **options)
-    scheme = read_scheme(known, columns.label, data.problem, data.label_names)
+    scheme = read_scheme(known, columns.label, data.problem, data.label_names, arguments.label_separator)
     data.stream = Stream(read, columns, scheme, arguments.on_bad_row)
     if found is not None:
         del data.splits["train"]
