@@ -184,6 +184,7 @@ def _combinations(present: list[Any], column: str, names: Sequence[str] | None) 
     or the parts are numbers, it is refused.
     """
     texts = dict.fromkeys(value for value in present if isinstance(value, str) and value not in (names or ()))
+    warnings = []
     for mark in SEPARATORS:
         parts = {text: {part.strip() for part in text.split(mark) if part.strip()} for text in texts}
         held = [text for text in texts if len(parts[text]) > 1]
@@ -194,7 +195,8 @@ def _combinations(present: list[Any], column: str, names: Sequence[str] | None) 
         alone = {text.strip() for text in [*texts, *(names or ())]}
         how = f"column '{column}': {len(held)} different labels hold '{mark}', such as '{held[0]}'"
         if 2 * len(known) < len(held):
-            return None, [f"Warning: {how}; each is read as one class. label_separator='{mark}' reads several labels."]
+            warnings.append(f"Warning: {how}; each is one class. label_separator='{mark}' reads several labels.")
+            continue
         if alone.isdisjoint(part for text in held for part in parts[text]) or _are_numbers([*parts[held[0]]])[0]:
             raise ValueError(
                 f"{how}, and their parts stand in other labels, too. Set label_separator='{mark}' to read several "
@@ -205,7 +207,7 @@ def _combinations(present: list[Any], column: str, names: Sequence[str] | None) 
             f"Problem: multi_label_classification (detected: {how}, and their parts stand alone elsewhere). Set "
             "problem=single_label_classification to read each cell as one class."
         ]
-    return None, []
+    return None, warnings
 
 
 def _plain(value: Any) -> Any:

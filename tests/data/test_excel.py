@@ -66,6 +66,21 @@ def test_the_fullest_sheet_is_read_and_those_like_it(tmp_path: Path) -> None:
     )
 
 
+def test_columns_of_other_names_are_found_by_what_they_hold(tmp_path: Path) -> None:
+    days = [datetime.datetime(2024, 5, 1)] * 4
+    kinds = ["Delivery", "Website", "Delivery", "Website"]
+    texts = ["The parcel came late", "I cannot log in", "It was left outside in rain", "The site is down again"]
+    rows = [[i, *row] for i, row in enumerate(zip(days, texts, kinds, strict=True))]
+    path = workbook(tmp_path / "a.xlsx", {"S": [["No.", "Date", "Complaint", "Department"], *rows]})
+    data = prepare_classification(load_splits(train=path))
+    assert data.label_names == ["Delivery", "Website"] and data.splits["train"]["text"][:] == texts
+    assert "Column 'Department' is the label: no other holds classes (label_column=… to change)." in data.notes
+    more = [[*row, "north" if row[0] < 2 else "south"] for row in rows]
+    path = workbook(tmp_path / "b.xlsx", {"S": [["No.", "Date", "Complaint", "Department", "Region"], *more]})
+    with pytest.raises(ValueError, match=r"several columns could be the label \(\['Department', 'Region'\]\)"):
+        prepare_classification(load_splits(train=path))
+
+
 def test_titles_above_the_header_are_said(tmp_path: Path) -> None:
     path = workbook(tmp_path / "a.xlsx", {"S": [["Complaints 2024"], [None], *ROWS]})
     data = prepare_classification(load_splits(train=path))
