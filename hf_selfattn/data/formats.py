@@ -54,6 +54,7 @@ ROW_MENDS = {
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
+NO_DELIMITER = "\x1f"  # of a file with one column, where a comma is one
 SEPARATOR_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)  # Excel's own first line
 
 Reader = Callable[[IO[bytes], Path, Reading], Iterator[ReadRow]]
@@ -76,7 +77,7 @@ def read_table(path: Path, reading: Reading | None = None) -> pa.Table:
             f"{path}: unknown file ending '{ending}'; the endings read are {', '.join([*ROWS, *TABLES])}, "
             f"each also compressed ({', '.join(COMPRESSIONS)}). Rename or convert the file."
         )
-    if path.stat().st_size == 0:
+    if path.stat().st_size == 0 and ending != ANNOTATION:  # a text of brat without annotations
         raise ValueError(f"{path}: the file is empty (0 bytes).")
     with opened(path) as stream:
         if ending in TABLES:
@@ -130,13 +131,17 @@ def _csv_rows(stream: IO[bytes], path: Path, reading: Reading) -> Iterator[ReadR
         first, before = next(lines, ""), 1
     bare = QUOTED.sub("", first)
     delimiter = named[1] if named else max(DELIMITERS, key=bare.count)  # a tie keeps the first: the usual one
-    if delimiter != ",":
+    if not named and delimiter not in bare:
+        delimiter = NO_DELIMITER
+        reading.say(f"{path} has one column: no comma or other separator stands in its first line.")
+    elif delimiter != ",":
         reading.say(f"The cells are separated by {DELIMITERS.get(delimiter, delimiter)}.")
-    return named_cells(_csv_cells(itertools.chain([first], lines), delimiter, path, before), str(path))
+    cells = _csv_cells(itertools.chain([first], lines), delimiter, path, before)
+    return named_cells(cells, str(path), reading)
 
 
 def _tsv_rows(stream: IO[bytes], path: Path, reading: Reading) -> Iterator[ReadRow]:
-    return named_cells(_tsv_cells(decoded_lines(stream, path)), str(path))
+    return named_cells(_tsv_cells(decoded_lines(stream, path)), str(path), reading)
 
 
 def _csv_cells(lines: Iterable[str], delimiter: str, path: Path, before: int = 0) -> Iterator[tuple[int, list[str]]]:
@@ -190,25 +195,54 @@ def _json_lines(stream: IO[bytes], path: Path) -> Iterator[ReadRow]:
             continue
         place = f"{path}:{number}"
         try:
-            row = _without_pair(json.loads(line))
+            row = _without_pair(json.loads(line, parse_int=_whole_number))
             problem = _row_problem(row)
         except json.JSONDecodeError as error:
             problem = f"{error.msg} at character {error.colno}"
+        except RecursionError:
+            problem = "lists or objects in one another, too deep to read"
         yield ({}, f"{place}: {problem}") if problem else ({**row, ORIGIN: place}, "")
 
 
 def _json_rows(stream: IO[bytes], path: Path, reading: Reading) -> Iterator[ReadRow]:
-    """Read a JSON array of objects, or JSON lines under the ending .json."""
+    """Read an array of objects, one object around it or that pandas wrote, or JSON lines under the ending .json."""
     data = stream.read()
-    is_array = data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
-    return read_annotations((_json_array_rows if is_array else _json_lines)(io.BytesIO(data), path), reading)
-
-
-def _json_array_rows(stream: IO[bytes], path: Path) -> Iterator[ReadRow]:
     try:
-        rows = json.loads("".join(decoded_lines(stream, path)))
+        content = json.loads(data.removeprefix(codecs.BOM_UTF8), parse_int=_whole_number)
+        rows = _objects(content)
+        if rows is None and isinstance(content, dict) and b"\n" in data.strip():
+            rows = [content]  # on several lines
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: the JSON does not parse: {error.msg}.") from error
+        if data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+            raise ValueError(f"{path}:{error.lineno}: the JSON does not parse: {error.msg}.") from error
+        rows = None
+    except (UnicodeDecodeError, RecursionError):
+        rows = None  # the reader of lines names the line
+    found = _json_lines(io.BytesIO(data), path) if rows is None else _json_array_rows(rows, path)
+    return read_annotations(found, reading)
+
+
+def _objects(content: Any) -> list[Any] | None:
+    """Return the rows that a JSON file holds; None for one plain object, which is a line."""
+    if isinstance(content, list):
+        return content
+    values = list(content.values()) if isinstance(content, dict) else []
+    lists = [value for value in values if isinstance(value, list) and value and isinstance(value[0], (dict, list))]
+    is_row = values and ("text" in content or "tokens" in content or isinstance(content.get("data"), dict))
+    if len(lists) == 1 and not is_row:
+        return lists[0]
+    if values and all(isinstance(value, dict) and value and value.keys() == values[0].keys() for value in values):
+        if all(key.isdecimal() for key in values[0]):  # as pandas writes columns
+            return [{name: column[key] for name, column in content.items()} for key in values[0]]
+    return None
+
+
+def _whole_number(digits: str) -> int | str:
+    """Read a whole number; one that 64 bits do not hold is an identifier, and stays text."""
+    return int(digits) if len(digits) < 19 or (len(digits) < 21 and abs(int(digits)) < 2**63) else digits
+
+
+def _json_array_rows(rows: list[Any], path: Path) -> Iterator[ReadRow]:
     for index, row in enumerate(map(_without_pair, rows)):
         place = f"{path}[{index}]"
         if problem := _row_problem(row):

@@ -291,6 +291,11 @@ BAD_SPANS: dict[str, tuple[str, list[Any], str]] = {
         ],
         r"a\.jsonl:2 \(\[0, 4, 'PER'\] \('Mira'\) and \[0, 8, 'PER'\]",
     ),
+    "no list of results": (
+        "a.json",
+        [studio_task(1, TEXTS[0], []), studio_task(2, TEXTS[0], "x")],
+        r"a\.json\[1\]: the 'result' of an annotation of Label Studio is no list of objects",
+    ),
     "no task": (
         "a.json",
         [studio_task(1, TEXTS[0], []), {"text": "x"}],

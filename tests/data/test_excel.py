@@ -131,9 +131,8 @@ def test_complaints_that_excel_saved_as_csv(tmp_path: Path, first: str) -> None:
     path = tmp_path / "complaints.csv"
     path.write_bytes((first + COMPLAINTS).encode() if first else COMPLAINTS.encode())
     splits = load_splits(train=path)
-    with pytest.raises(ValueError, match=rf"complaints\.csv:{5 + bool(first)}"):
-        prepare_classification(splits)
-    data = prepare_classification(splits, on_bad_row="drop")
+    data = prepare_classification(splits)
+    assert data.splits["train"][ORIGIN][:] == [f"{path}:{line + bool(first)}" for line in (2, 4, 6)]
     assert data.splits["train"]["text"][:] == [
         'The lid "leaks";\r\nand it smells',
         "Late, again and again",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import io
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from .rows import Reading, ReadRow, named_cells
+from .rows import OTHER_FILES, ZIP, Reading, ReadRow, named_cells
 
 TITLE_ROWS = 10  # rows above the header, at most
 Cells = list[tuple[int, list[str]]]  # the number of a row in its sheet, and its cells
@@ -22,8 +23,11 @@ def excel_rows(stream: IO[bytes], path: Path, reading: Reading) -> Iterator[Read
         raise ValueError(
             f"{path}: Excel files need openpyxl: pip install 'hf-selfattn[excel]'; or save CSV."
         ) from error
+    data = stream.read()
+    if not data.startswith(ZIP) and (kind := OTHER_FILES.get(data[:4])):
+        raise ValueError(f"{path}: this is {kind}.")
     try:
-        book = openpyxl.load_workbook(stream, read_only=True, data_only=True)
+        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path}: the file is damaged or no .xlsx workbook: {error}") from error
     sheets = {sheet.title: cells for sheet in book.worksheets if (cells := _cells(sheet))}
@@ -38,7 +42,7 @@ def excel_rows(stream: IO[bytes], path: Path, reading: Reading) -> Iterator[Read
             reading.say(f"{path}: sheet '{name}': row {cells[first][0]} is the header; what is above it is not read.")
         width = len(cells[first][1])
         padded = ((number, row + [""] * (width - len(row))) for number, row in cells[first:])
-        yield from named_cells(padded, f"{path}:{name}")
+        yield from named_cells(padded, f"{path}:{name}", reading)
 
 
 def _cells(sheet: Any) -> Cells:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -53,7 +54,10 @@ def task_reader(sample: Sequence[Row]) -> Callable[[Row], tuple[Row, str]]:
     The one control for choices becomes "label", the one for spans "spans"; several keep their names. Of several
     annotations a ground truth is read, else the most frequent answer.
     """
-    answers = [answer for task in sample for answer in _answers(task)]
+    answers = []
+    for task in sample:
+        with contextlib.suppress(ValueError):  # said when the task itself is read
+            answers += _answers(task)
     spans = dict.fromkeys(name for answer in answers for name, value in answer.items() if _is_spans(value))
     labels = dict.fromkeys(name for answer in answers for name in answer if name not in spans)
     names = dict(zip(spans, ["spans"], strict=False)) if len(spans) == 1 else {}
@@ -93,22 +97,28 @@ def _answers(task: Row) -> list[Row]:
     return [_minimal_answer(item[ANSWER]) if ANSWER in item else _answer(item.get("result") or []) for item in valid]
 
 
+def _texts(value: Any) -> list[Any]:
+    return [value] if isinstance(value, str) else list(value or [])
+
+
 def _agreed(answers: Sequence[Row]) -> Row:
     """Return the most frequent answer, of several the first."""
     keys = [json.dumps(answer, sort_keys=True) for answer in answers]
     return answers[keys.index(Counter(keys).most_common(1)[0][0])]
 
 
-def _answer(results: Sequence[Any]) -> Row:
+def _answer(results: Any) -> Row:
     """Return the values of an annotation by control; relations, and what belongs to a region, are not read."""
     answer: Row = {}
+    if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
+        raise ValueError("the 'result' of an annotation of Label Studio is no list of objects")
     for result in results:
         kind, value = result.get("type"), result.get("value") or {}
         name = str(result.get("from_name", kind))
         if kind in REGIONS:
             answer.setdefault(name, []).extend(_spans(value))
         elif kind == "choices" and "start" not in value:
-            answer.setdefault(name, []).extend(value.get("choices") or [])
+            answer.setdefault(name, []).extend(_texts(value.get("choices")))
         elif kind == "taxonomy":
             answer.setdefault(name, []).extend("/".join(path) for path in value.get("taxonomy") or [])
         elif kind in ("rating", "number"):
@@ -130,7 +140,7 @@ def _minimal_value(value: Any) -> Any:
 
 def _spans(region: Row) -> list[Row]:
     """Return a region as one span per label; without a label as a span that the check names."""
-    kinds = next((region[kind] for kind in REGIONS if region.get(kind)), [None])
+    kinds = next((_texts(region[kind]) for kind in REGIONS if region.get(kind)), [None])
     place = {name: region.get(name) for name in ("start", "end", "text")}
     return [{**place, "label": kind} for kind in kinds]
 

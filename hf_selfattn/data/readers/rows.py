@@ -19,6 +19,13 @@ ENCODING_MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 
+ZIP = b"PK\x03\x04"
+OTHER_FILES = {  # by their first bytes
+    b"\x1f\x8b": "a file that gzip compressed: add .gz to its name",
+    ZIP: "an Excel workbook (name it .xlsx) or a ZIP archive (unpack it)",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook (.xls), or one with a password: save it as .xlsx, and without one",
+}
+
 Row = dict[str, Any]
 ReadRow = tuple[Row, str]  # a row with its place, and what is wrong with it or ""
 
@@ -54,8 +61,8 @@ class Reading:
         return [*counted, *self.remarks]
 
 
-def named_cells(rows: Iterator[tuple[int, list[str]]], place: str) -> Iterator[ReadRow]:
-    """Name the cells of each (line, cells) as the first row does."""
+def named_cells(rows: Iterator[tuple[int, list[str]]], place: str, reading: Reading) -> Iterator[ReadRow]:
+    """Name the cells of each (line, cells) as the first row does; empty cells beyond those are none."""
     first, header = next(rows, (1, [""]))
     if not any(name.strip() for name in header):
         raise ValueError(f"{place}:1: the first line must hold the column names, and is blank.")
@@ -63,8 +70,15 @@ def named_cells(rows: Iterator[tuple[int, list[str]]], place: str) -> Iterator[R
     check_names(names, f"{place}:{first}")
     for line, cells in rows:
         origin = f"{place}:{line}"
-        ragged = f"{origin} has {len(cells)} cells, the header {len(names)}" if len(cells) != len(names) else ""
-        yield {**dict(zip(names, cells, strict=False)), ORIGIN: origin}, ragged
+        if reading.labelled and len(cells) > 1 and not any(cells):
+            reading.say(f"{place}: rows without a filled cell are left out, such as row {line}.")
+            continue
+        while len(cells) > len(names) and not cells[-1]:
+            cells.pop()
+        problem = f"{origin} has {len(cells)} cells, the header {len(names)}" if len(cells) != len(names) else ""
+        if cells == header and len(cells) > 1:
+            problem = f"{origin} repeats the header (files put one after the other)"
+        yield {**dict(zip(names, cells, strict=False)), ORIGIN: origin}, problem
 
 
 def check_names(names: Iterable[str], place: str) -> None:
@@ -79,12 +93,18 @@ def check_names(names: Iterable[str], place: str) -> None:
 
 
 def decoded_lines(stream: IO[bytes], path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file; an error names the line that is none, and the probable encoding."""
-    for number, line in enumerate(_split_lines(stream), start=1):
-        data = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+    """Yield the lines of a file in UTF-8, or in what its first bytes say; an error names the line that is not."""
+    first = stream.readline()
+    if first.startswith((*ENCODING_MARKS,)):
+        yield from _marked_lines(first + stream.read(), path)
+        return
+    for number, line in enumerate(_split_lines(first, stream), start=1):
+        data = line.removeprefix(codecs.BOM_UTF8)  # also in the middle, where files were put one after the other
         try:
             yield data.decode("utf-8")
         except UnicodeDecodeError as error:
+            if kind := next((kind for mark, kind in OTHER_FILES.items() if number == 1 and data.startswith(mark)), ""):
+                raise ValueError(f"{path}: this is no text but {kind}.") from error
             encoding = _probable_encoding(data)
             raise ValueError(
                 f"{path}:{number}: byte {error.start + 1} of the line (0x{data[error.start]:02x}) is not UTF-8; the "
@@ -92,9 +112,8 @@ def decoded_lines(stream: IO[bytes], path: Path) -> Iterator[str]:
             ) from error
 
 
-def _split_lines(stream: IO[bytes]) -> Iterator[bytes]:
+def _split_lines(first: bytes, stream: IO[bytes]) -> Iterator[bytes]:
     """Yield lines with their ends: those of the first line, a bare carriage return (old Macs) among them."""
-    first = stream.readline()
     if b"\r" in first.rstrip(b"\r\n"):
         stream = io.BytesIO(first + stream.read())
         first = b""
@@ -102,10 +121,15 @@ def _split_lines(stream: IO[bytes]) -> Iterator[bytes]:
     yield from itertools.chain([first] if first else [], stream)
 
 
+def _marked_lines(data: bytes, path: Path) -> Iterator[str]:
+    encoding = next(encoding for mark, encoding in ENCODING_MARKS.items() if data.startswith(mark))
+    try:
+        yield from io.StringIO(data.decode(encoding), newline="")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: the file begins as {encoding}, but byte {error.start + 1} is not.") from error
+
+
 def _probable_encoding(line: bytes) -> str:
-    for mark, encoding in ENCODING_MARKS.items():
-        if line.startswith(mark):
-            return encoding
     try:
         line.decode("cp1252")
     except UnicodeDecodeError:
