@@ -41,8 +41,8 @@ def load_splits(
     """Open the splits of a data set; every row carries its place in the text column ``__origin__``.
 
     Args:
-        train, validation, test: a path, a glob or a list of them (CSV, TSV, JSON, JSONL, Parquet, Arrow, CoNLL
-            columns, also compressed); the files of one split are joined. Or the name of a split of ``dataset``.
+        train, validation, test: a path, a glob or a list of them, of the formats of docs/formats.md; the files of one
+            split are joined. Or the name of a split of ``dataset``.
         dataset: a hub name, a folder written by ``save_to_disk``, a `Dataset` (becomes train) or a `DatasetDict`.
 
     Returns:
