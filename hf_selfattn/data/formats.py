@@ -28,8 +28,10 @@ from .readers.docbin import docbin_rows
 from .readers.excel import excel_rows
 from .readers.rows import ORIGIN as ORIGIN
 from .readers.rows import Reading as Reading
-from .readers.rows import ReadRow, check_names, decoded_lines, named_cells
+from .readers.rows import ReadRow as ReadRow
 from .readers.rows import Row as Row
+from .readers.rows import check_names, named_cells
+from .readers.rows import decoded_lines as decoded_lines
 
 BATCH_ROWS = 10_000
 DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, OSError, pa.ArrowInvalid, BadZipFile)
