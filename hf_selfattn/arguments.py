@@ -75,7 +75,8 @@ class DataArguments:
     """The rows.
 
     Args:
-        train: files, globs or lists of them (CSV, TSV, JSON, JSONL, Parquet, Arrow, column files, compressed).
+        train: files, globs or lists of them (CSV, TSV, Excel, JSON, JSONL, Parquet, Arrow, column files, exports of
+            annotation tools; compressed).
         validation: files of the validation split, or the split of `dataset` that is it, such as `validation_matched`;
             a part of train where there is none.
         test: files of the test split, or a split of `dataset`.

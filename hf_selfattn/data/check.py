@@ -49,6 +49,7 @@ def check_classification(
         data: raw splits (read with the options of `prepare_classification`), or prepared data.
         tokenizer: counts the tokens; nothing is truncated.
         label_column: a column, or a list of columns of 0 and 1, one per label.
+        columns: further options of `prepare_classification` that name columns, and `label_separator`.
 
     Returns:
         A dict of plain values for JSON: columns, problem, label_names, window; per split the rows, classes and lengths

@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, List, Value
 
-from .columns import Columns, column_values, find_columns, found_columns
+from .columns import LABEL_NAMES, Columns, column_values, find_columns, found_columns
 from .findings import BadRow, Finding, bad_rows_message, finding, summarise, text_mistake
 from .formats import ORIGIN
 from .labels import (
@@ -24,7 +24,7 @@ from .labels import (
     read_bit,
     read_scheme,
 )
-from .load import with_origins
+from .load import reading_notes, with_origins
 from .streams import Stream
 
 LEARNED = ("train", "validation")  # the splits that need labels
@@ -64,6 +64,7 @@ def prepare_classification(
     label_column: str | Sequence[str] | None = None,
     problem: str | None = None,
     label_names: Sequence[str] | None = None,
+    label_separator: str | None = None,
     on_bad_row: str = "error",
     keep_columns: Sequence[str] = (),
 ) -> ClassificationData:
@@ -73,6 +74,7 @@ def prepare_classification(
         label_column: a column, or a list of columns of 0 and 1, one per label.
         problem: overrides the problem that the label column suggests; "ordinal" exists on request only.
         label_names: overrides the names and their order; integer labels may be positions in it.
+        label_separator: stands between the labels of a cell; found where it is not given.
         on_bad_row: "error" names all bad rows, "drop" leaves them out and counts them in the notes.
 
     Raises:
@@ -84,6 +86,7 @@ def prepare_classification(
         with_origins(splits),
         problem=problem,
         label_names=label_names,
+        label_separator=label_separator,
         label_column=label_column,
         text_column=text_column,
         text_pair_column=text_pair_column,
@@ -115,10 +118,14 @@ def read_classification(
     *,
     problem: str | None = None,
     label_names: Sequence[str] | None = None,
+    label_separator: str | None = None,
     label_column: str | Sequence[str] | None = None,
     **text_columns: str | None,
 ) -> tuple[dict[str, Dataset], Columns, LabelScheme, list[str]]:
-    """Find columns and labels; return the splits that have labels, both, and notes on them."""
+    """Find columns and labels; return the splits that have labels, both, and notes on all."""
+    said = reading_notes(splits)
+    if label_column is None and (label_column := find_indicators(splits)):
+        said.append(f"Labels: one column of 0 and 1 each: {', '.join(label_column)} (label_column=… to change).")
     if label_column is not None and not isinstance(label_column, str):
         if problem not in (None, "multi_label_classification"):
             raise ValueError(f"label_column={list(label_column)}: columns of 0 and 1 are no {problem}.")
@@ -126,13 +133,23 @@ def read_classification(
         splits, label_column = join_label_columns(splits, label_column, label_names)
     columns, notes = find_columns(splits, label_column=label_column, **text_columns)
     answered = {name: split for name, split in splits.items() if not _is_unlabelled(name, splits, columns.label)}
-    scheme = read_scheme(answered, columns.label, problem, label_names)
+    scheme = read_scheme(answered, columns.label, problem, label_names, label_separator)
     silent = [
         f"{name}: no row has a label (all are -1 or empty), so it is not scored."
         for name in splits
         if name not in answered
     ]
-    return answered, columns, scheme, [*notes, *scheme.notes, *silent]
+    return answered, columns, scheme, [*said, *notes, *scheme.notes, *silent]
+
+
+def find_indicators(splits: Mapping[str, Dataset]) -> list[str] | None:
+    """List the columns of 0 and 1 of the first split, two at least, where no column has the name of a label."""
+    first = next(iter(splits.values()), None)
+    names = found_columns(first) if first is not None else []
+    if first is None or any(name.lower() in ("label", "labels", *LABEL_NAMES) for name in names):
+        return None
+    found = [name for name in names if all(read_bit(value) is not None for value in named_values(first, name))]
+    return found if len(found) > 1 else None
 
 
 def join_label_columns(

@@ -145,12 +145,24 @@ def _holds_texts(split: Dataset, column: str) -> bool:
     return 2 * len(texts) > len(cells)
 
 
+def _holds_classes(split: Dataset, column: str) -> bool:
+    """Tell whether the first cells are short texts, not numbers or dates, that come again and again."""
+    cells = [cell for cell in split.with_format(None)[:1000][column] if cell]
+    named = [cell for cell in cells if isinstance(cell, str) and re.search(r"[^\W\d_]", cell) and len(cell) < 100]
+    return len(named) == len(cells) and 1 < len(set(named)) <= len(named) / 2
+
+
 def _known_column(split: Dataset, role: str, sure: Sequence[str], likely: Sequence[str], notes: list[str]) -> str:
     """Take the column with a sure name; else the only one with a likely name."""
     found = found_columns(split)
     first = _known(found, sure)
     others = [name for name in found if name.lower() in likely]
     candidates = [first] if first else others
+    if not candidates:
+        holds, what = (_holds_texts, "texts") if role == "text" else (_holds_classes, "classes")
+        candidates = [name for name in found if holds(split, name)]
+        if len(candidates) == 1:
+            notes.append(f"Column '{candidates[0]}' is the {role}: no other holds {what} ({role}_column=… to change).")
     if len(candidates) != 1:
         several = "or, for labels of 0 and 1, to a list of them " if role == "label" else ""
         trouble = f"several columns could be the {role} ({candidates})" if candidates else f"no {role} column is known"
@@ -188,7 +200,8 @@ def find_tagging_columns(
     if document is not None and document not in split.column_names:
         raise ValueError(f"{place}: there is no column '{document}' (document_column); the columns are {found}.")
     asked = token_column is not None or tag_column is not None
-    text, spans = text_column or _known(found, ("text",)), span_column or _known(found, SPAN_NAMES)
+    text = text_column or _known(found, ("text", *TEXT_NAMES))
+    spans = span_column or _known([name for name in found if name != text], SPAN_NAMES)
     if (text_column or span_column) and asked:
         raise ValueError(f"{place}: give token_column and tag_column, or text_column and span_column, not both.")
     if text_column or span_column or not (asked or conll or _known(found, TOKEN_NAMES)):

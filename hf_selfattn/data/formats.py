@@ -16,65 +16,88 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+from zipfile import BadZipFile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .conll import LINES, conll_rows
+from .readers.annotations import read_annotations
+from .readers.brat import ANNOTATION, brat_rows, is_brat
+from .readers.docbin import docbin_rows
+from .readers.excel import excel_rows
+from .readers.rows import ORIGIN as ORIGIN
+from .readers.rows import Reading as Reading
+from .readers.rows import ReadRow as ReadRow
+from .readers.rows import Row as Row
+from .readers.rows import check_names, named_cells
+from .readers.rows import decoded_lines as decoded_lines
 
-ORIGIN = "__origin__"
 BATCH_ROWS = 10_000
-DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, OSError, pa.ArrowInvalid)
-ENCODING_MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
+DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, OSError, pa.ArrowInvalid, BadZipFile)
 
 CONLL_ENDINGS = (".txt", ".conll", ".conllu", ".conllup", ".iob", ".iob2", ".bio", ".bioes", ".bmes")
 CSV_MEND = (
-    "Put cells that contain the delimiter (the most frequent of comma, semicolon and tab in the first line) or a line "
-    "end between double quotes."
+    "Put cells that contain the delimiter (the most frequent of comma, semicolon, tab and bar in the first line) or a "
+    "line end between double quotes."
 )
 TSV_MEND = (
     "In a .tsv file each line is a row and each tab ends a cell. Where cells hold tabs or line ends between double "
     "quotes, name the file .csv."
 )
 JSON_MEND = 'Each line must be one JSON object such as {"text": "…", "label": "…"}.'
-ROW_MENDS = {".csv": CSV_MEND, ".tsv": TSV_MEND, **dict.fromkeys((".json", ".jsonl", ".ndjson"), JSON_MEND)}
+ROW_MENDS = {
+    ".csv": CSV_MEND,
+    ".tsv": TSV_MEND,
+    **dict.fromkeys((".json", ".jsonl", ".ndjson"), JSON_MEND),
+    ".xlsx": "Give these cells a column name in the header, or clear them.",
+    ANNOTATION: "Spans count the characters of the text file from 0, line ends among them.",
+}
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
+NO_DELIMITER = "\x1f"  # of a file with one column, where a comma is one
+SEPARATOR_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)  # Excel's own first line
 
-Row = dict[str, Any]
-ReadRow = tuple[Row, str]  # a row with its place, and what is wrong with it or ""
+Reader = Callable[[IO[bytes], Path, Reading], Iterator[ReadRow]]
 
 
-def read_table(path: Path) -> pa.Table:
+def read_table(path: Path, reading: Reading | None = None) -> pa.Table:
     """Read one file into a table with the extra text column ``__origin__``.
 
     ``__origin__`` is ``file:line`` for CSV, TSV, JSON lines and CoNLL columns (the first line of the row, as an editor
-    counts) and ``file[index]`` (from 0) for JSON arrays, Parquet and Arrow.
-    CSV cells stay text, whatever they look like; a JSON column of mixed types keeps its values as JSON. A row of a
-    CoNLL column file is a sentence (see `conll.conll_rows`).
+    counts), ``file:sheet:row`` for Excel and ``file[index]`` (from 0) for JSON arrays, Parquet, Arrow and DocBin.
+    CSV and Excel cells stay text, whatever they look like; a JSON column of mixed types keeps its values as JSON. A
+    row of a CoNLL column file is a sentence (see `conll.conll_rows`), one of brat a line.
+
+    Args:
+        reading: takes what there is to say of the file.
     """
-    ending = format_of(path)
+    ending, reading = format_of(path), reading or Reading()
     if ending not in ROWS and ending not in TABLES:
         raise ValueError(
             f"{path}: unknown file ending '{ending}'; the endings read are {', '.join([*ROWS, *TABLES])}, "
             f"each also compressed ({', '.join(COMPRESSIONS)}). Rename or convert the file."
         )
-    if path.stat().st_size == 0:
+    if path.stat().st_size == 0 and ending != ANNOTATION:  # a text of brat without annotations
         raise ValueError(f"{path}: the file is empty (0 bytes).")
     with opened(path) as stream:
-        table = TABLES[ending](stream, path) if ending in TABLES else _table_of(ROWS[ending](stream, path), path)
+        if ending in TABLES:
+            table = TABLES[ending](stream, path)
+        else:
+            table = _table_of(ROWS[ending](stream, path, reading), path)
     if table.num_rows == 0:
-        raise ValueError(f"{path}: the file holds no rows.")
+        raise ValueError(
+            f"{path}: the file holds no rows{' to learn from' if reading.counts else ''}."
+            f"{' '.join(['', *reading.notes()])}"
+        )
     return table
 
 
 def format_of(path: Path) -> str:
-    """Return the ending that tells the format: ".csv" of "rows.csv.gz"."""
+    """Return the ending that tells the format: ".csv" of "rows.csv.gz", ".ann" of a text that brat annotated."""
+    if is_brat(path):
+        return ANNOTATION
     return Path(path.stem if path.suffix.lower() in COMPRESSIONS else path.name).suffix.lower()
 
 
@@ -103,40 +126,36 @@ def _table_of(rows: Iterator[ReadRow], path: Path) -> pa.Table:
     return _concatenated(tables)
 
 
-def _csv_rows(stream: IO[bytes], path: Path) -> Iterator[ReadRow]:
+def _csv_rows(stream: IO[bytes], path: Path, reading: Reading) -> Iterator[ReadRow]:
     lines = decoded_lines(stream, path)
-    first = next(lines, "")
-    delimiter = max(",;\t", key=first.count)  # a tie keeps the first: the usual one
-    return _rows_of_cells(_csv_cells(itertools.chain([first], lines), delimiter, path), path)
+    first, before = next(lines, ""), 0
+    if named := SEPARATOR_LINE.fullmatch(first):
+        first, before = next(lines, ""), 1
+    bare = QUOTED.sub("", first)
+    delimiter = named[1] if named else max(DELIMITERS, key=bare.count)  # a tie keeps the first: the usual one
+    if not named and delimiter not in bare:
+        delimiter = NO_DELIMITER
+        reading.say(f"{path} has one column: no comma or other separator stands in its first line.")
+    elif delimiter != ",":
+        reading.say(f"The cells are separated by {DELIMITERS.get(delimiter, delimiter)}.")
+    cells = _csv_cells(itertools.chain([first], lines), delimiter, path, before)
+    return named_cells(cells, str(path), reading)
 
 
-def _tsv_rows(stream: IO[bytes], path: Path) -> Iterator[ReadRow]:
-    return _rows_of_cells(_tsv_cells(decoded_lines(stream, path)), path)
+def _tsv_rows(stream: IO[bytes], path: Path, reading: Reading) -> Iterator[ReadRow]:
+    return named_cells(_tsv_cells(decoded_lines(stream, path)), str(path), reading)
 
 
-def _rows_of_cells(rows: Iterator[tuple[int, list[str]]], path: Path) -> Iterator[ReadRow]:
-    """Name the cells of each row as the first row does."""
-    _, header = next(rows, (1, [""]))
-    if not any(name.strip() for name in header):
-        raise ValueError(f"{path}:1: the first line must hold the column names, and is blank.")
-    names = [name.strip() or f"unnamed_{i}" for i, name in enumerate(header)]
-    _check_names(names, path)
-    for line, cells in rows:
-        place = f"{path}:{line}"
-        ragged = f"{place} has {len(cells)} cells, the header {len(names)}" if len(cells) != len(names) else ""
-        yield {**dict(zip(names, cells, strict=False)), ORIGIN: place}, ragged
-
-
-def _csv_cells(lines: Iterable[str], delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (first line, cells) of each row; blank lines are no rows."""
+def _csv_cells(lines: Iterable[str], delimiter: str, path: Path, before: int = 0) -> Iterator[tuple[int, list[str]]]:
+    """Yield (first line, cells) of each row, after some lines; blank lines are no rows."""
     limit = csv.field_size_limit(2**31 - 1)  # the default refuses documents above 131,072 characters
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    line = 1
+    line = before + 1
     try:
         for cells in reader:
             if cells:
                 yield line, cells
-            line = reader.line_num + 1
+            line = before + reader.line_num + 1
     except csv.Error as error:
         raise ValueError(
             f"{path}:{line}: the row that begins here is not valid CSV ({error}). A double quote inside a cell is "
@@ -168,45 +187,75 @@ def _unquoted(cell: str, is_quoted: bool) -> str:
     return cell
 
 
-def _check_names(names: Iterable[str], path: Path) -> None:
-    seen: set[str] = {ORIGIN}
-    for name in names:
-        if name in seen:
-            raise ValueError(f"{path}:1: two columns are named '{name}' ('{ORIGIN}' is reserved). Rename one of them.")
-        if "\0" in name:
-            raise ValueError(f"{path}:1: the column name {name!r} holds a NUL, which no table can have. Rename it.")
-        seen.add(name)
+def _json_line_rows(stream: IO[bytes], path: Path, reading: Reading) -> Iterator[ReadRow]:
+    return read_annotations(_json_lines(stream, path), reading)
 
 
-def _json_line_rows(stream: IO[bytes], path: Path) -> Iterator[ReadRow]:
+def _json_lines(stream: IO[bytes], path: Path) -> Iterator[ReadRow]:
     for number, line in enumerate(decoded_lines(stream, path), start=1):
         if not line.strip():
             continue
         place = f"{path}:{number}"
         try:
-            row = json.loads(line)
+            row = _without_pair(json.loads(line, parse_int=_whole_number))
             problem = _row_problem(row)
         except json.JSONDecodeError as error:
             problem = f"{error.msg} at character {error.colno}"
+        except RecursionError:
+            problem = "lists or objects in one another, too deep to read"
         yield ({}, f"{place}: {problem}") if problem else ({**row, ORIGIN: place}, "")
 
 
-def _json_rows(stream: IO[bytes], path: Path) -> Iterator[ReadRow]:
-    """Read a JSON array of objects, or JSON lines under the ending .json."""
+def _json_rows(stream: IO[bytes], path: Path, reading: Reading) -> Iterator[ReadRow]:
+    """Read an array of objects, one object around it or that pandas wrote, or JSON lines under the ending .json."""
     data = stream.read()
-    if not data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
-        yield from _json_line_rows(io.BytesIO(data), path)
-        return
-    text = "".join(decoded_lines(io.BytesIO(data), path))
     try:
-        rows = json.loads(text)
+        content = json.loads(data.removeprefix(codecs.BOM_UTF8), parse_int=_whole_number)
+        rows = _objects(content)
+        if rows is None and isinstance(content, dict) and b"\n" in data.strip():
+            rows = [content]  # on several lines
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: the JSON does not parse: {error.msg}.") from error
-    for index, row in enumerate(rows):
+        if data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+            raise ValueError(f"{path}:{error.lineno}: the JSON does not parse: {error.msg}.") from error
+        rows = None
+    except (UnicodeDecodeError, RecursionError):
+        rows = None  # the reader of lines names the line
+    found = _json_lines(io.BytesIO(data), path) if rows is None else _json_array_rows(rows, path)
+    return read_annotations(found, reading)
+
+
+def _objects(content: Any) -> list[Any] | None:
+    """Return the rows that a JSON file holds; None for one plain object, which is a line."""
+    if isinstance(content, list):
+        return content
+    values = list(content.values()) if isinstance(content, dict) else []
+    lists = [value for value in values if isinstance(value, list) and value and isinstance(value[0], (dict, list))]
+    is_row = values and ("text" in content or "tokens" in content or isinstance(content.get("data"), dict))
+    if len(lists) == 1 and not is_row:
+        return lists[0]
+    if values and all(isinstance(value, dict) and value and value.keys() == values[0].keys() for value in values):
+        if all(key.isdecimal() for key in values[0]):  # as pandas writes columns
+            return [{name: column[key] for name, column in content.items()} for key in values[0]]
+    return None
+
+
+def _whole_number(digits: str) -> int | str:
+    """Read a whole number; one that 64 bits do not hold is an identifier, and stays text."""
+    return int(digits) if len(digits) < 19 or (len(digits) < 21 and abs(int(digits)) < 2**63) else digits
+
+
+def _json_array_rows(rows: list[Any], path: Path) -> Iterator[ReadRow]:
+    for index, row in enumerate(map(_without_pair, rows)):
         place = f"{path}[{index}]"
         if problem := _row_problem(row):
             raise ValueError(f'{place}: {problem}; the array must hold objects such as {{"text": "…"}}.')
         yield {**row, ORIGIN: place}, ""
+
+
+def _without_pair(row: Any) -> Any:
+    """Return an example of spaCy, a text and an object with its annotations, as one object."""
+    is_pair = isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) and isinstance(row[1], dict)
+    return {"text": row[0], **row[1]} if is_pair else row
 
 
 def _row_problem(row: Any) -> str:
@@ -221,7 +270,7 @@ def _row_problem(row: Any) -> str:
     return ""
 
 
-def _conll_rows(stream: IO[bytes], path: Path) -> Iterator[ReadRow]:
+def _conll_rows(stream: IO[bytes], path: Path, reading: Reading) -> Iterator[ReadRow]:
     for row in conll_rows(decoded_lines(stream, path), path):
         yield {**row, ORIGIN: f"{path}:{row[LINES][0]}"}, ""
 
@@ -275,47 +324,12 @@ def _arrow_table(stream: IO[bytes], path: Path) -> pa.Table:
 
 
 def _with_index(table: pa.Table, path: Path) -> pa.Table:
-    _check_names(table.column_names, path)
+    check_names(table.column_names, str(path))
     origins = pa.array([f"{path}[{index}]" for index in range(table.num_rows)], pa.string())
     for i, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):  # pandas categories: plain values for `datasets`
             table = table.set_column(i, field.name, table.column(i).cast(field.type.value_type))
     return table.append_column(ORIGIN, origins)
-
-
-def decoded_lines(stream: IO[bytes], path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file; an error names the line that is none, and the probable encoding."""
-    for number, line in enumerate(_split_lines(stream), start=1):
-        data = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-        try:
-            yield data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            encoding = _probable_encoding(data)
-            raise ValueError(
-                f"{path}:{number}: byte {error.start + 1} of the line (0x{data[error.start]:02x}) is not UTF-8; the "
-                f"file is probably {encoding}. Convert it: iconv -f {encoding} -t utf-8 {path.name} > utf8_{path.name}"
-            ) from error
-
-
-def _split_lines(stream: IO[bytes]) -> Iterator[bytes]:
-    """Yield lines with their ends: those of the first line, a bare carriage return (old Macs) among them."""
-    first = stream.readline()
-    if b"\r" in first.rstrip(b"\r\n"):
-        stream = io.BytesIO(first + stream.read())
-        first = b""
-        yield from stream.read().splitlines(keepends=True)
-    yield from itertools.chain([first] if first else [], stream)
-
-
-def _probable_encoding(line: bytes) -> str:
-    for mark, encoding in ENCODING_MARKS.items():
-        if line.startswith(mark):
-            return encoding
-    try:
-        line.decode("cp1252")
-    except UnicodeDecodeError:
-        return "latin1"
-    return "cp1252" if any(0x80 <= byte <= 0x9F for byte in line) else "latin1"
 
 
 def _open_zstd(path: Path, _: str) -> IO[bytes]:
@@ -328,12 +342,15 @@ COMPRESSIONS: dict[str, Callable[[Path, str], Any]] = {
     ".xz": lzma.open,
     ".zst": _open_zstd,
 }
-ROWS: dict[str, Callable[[IO[bytes], Path], Iterator[ReadRow]]] = {
+ROWS: dict[str, Reader] = {
     ".csv": _csv_rows,
     ".tsv": _tsv_rows,
     ".json": _json_rows,
     ".jsonl": _json_line_rows,
     ".ndjson": _json_line_rows,
     **dict.fromkeys(CONLL_ENDINGS, _conll_rows),
+    ".xlsx": excel_rows,
+    ANNOTATION: brat_rows,
+    ".spacy": docbin_rows,
 }
 TABLES: dict[str, Callable[[IO[bytes], Path], pa.Table]] = {".parquet": _parquet_table, ".arrow": _arrow_table}

@@ -17,7 +17,7 @@ from datasets import ClassLabel, Dataset
 from .columns import column_values
 
 LABEL_PROBLEMS = ("single_label_classification", "multi_label_classification", "regression", "ordinal")
-SEPARATORS = ("|", ";", ",")
+SEPARATORS = ("|", ";", ",", "#")
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*|\s*[+-]?(nan|inf|infinity)\s*", re.IGNORECASE)
 LIST = re.compile(r"\s*(\[.*\]|\(.*\)|\{.*\}|set\(\))\s*", re.DOTALL)  # a list, tuple or set written as text
 ITEM = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^,\s"'][^,]*)""")
@@ -56,9 +56,16 @@ class LabelScheme:
 
 
 def read_scheme(
-    splits: Mapping[str, Dataset], column: str, problem: str | None = None, label_names: Sequence[str] | None = None
+    splits: Mapping[str, Dataset],
+    column: str,
+    problem: str | None = None,
+    label_names: Sequence[str] | None = None,
+    separator: str | None = None,
 ) -> LabelScheme:
     """Find out the problem and the label names, from train (from all splits where there is no train)."""
+    if separator is not None and problem not in (None, "multi_label_classification"):
+        raise ValueError(f"label_separator={separator!r} separates the labels of a cell, and a {problem} has one.")
+    problem = problem if separator is None else "multi_label_classification"
     if problem is not None and problem not in LABEL_PROBLEMS:
         raise ValueError(f"problem='{problem}' is unknown; it is one of {', '.join(LABEL_PROBLEMS)}, or leave it out.")
     sources = [splits["train"]] if "train" in splits else list(splits.values())
@@ -72,7 +79,9 @@ def read_scheme(
         problem, reason = _detect_problem(present, numeric, whole)
         notes = [f"Problem: {problem} (detected: {reason}, column '{column}'). Set problem=… to override."]
         if problem == "single_label_classification":
-            notes += _combinations(present, column, label_names)
+            separator, said = _combinations(present, column, label_names)
+            notes = said if separator else notes + said
+            problem = "multi_label_classification" if separator else problem
     notes += ["The lists of labels are written as text."] if listed else []
     scheme = LabelScheme(problem, [], whole=whole, numeric=numeric, listed=listed, notes=notes)
     if problem == "regression":
@@ -80,7 +89,7 @@ def read_scheme(
             raise ValueError(f"label_names={list(label_names)}: regression predicts one value, so it takes one name.")
         return replace(scheme, names=list(label_names or [column]))
     if problem == "multi_label_classification":
-        scheme = _multi_label_scheme(scheme, present, label_names)
+        scheme = _multi_label_scheme(scheme, present, label_names, separator)
     declared = next((names for split in sources if (names := class_names(split.features[column]))), None)
     return _with_names(scheme, present, declared, label_names)
 
@@ -168,25 +177,37 @@ def _are_lists(present: list[Any], column: str) -> bool:
     return True
 
 
-def _combinations(present: list[Any], column: str, names: Sequence[str] | None) -> list[str]:
-    """Say that labels hold a separator; refuse it where their parts are labels elsewhere."""
+def _combinations(present: list[Any], column: str, names: Sequence[str] | None) -> tuple[str | None, list[str]]:
+    """Find the separator of several labels in a cell, or say that labels hold one.
+
+    It is one where the parts of at least half are labels elsewhere, and some stands alone; where none stands alone,
+    or the parts are numbers, it is refused.
+    """
     texts = dict.fromkeys(value for value in present if isinstance(value, str) and value not in (names or ()))
+    warnings = []
     for mark in SEPARATORS:
-        parts = {text: {part.strip() for part in text.split(mark)} for text in texts}
+        parts = {text: {part.strip() for part in text.split(mark) if part.strip()} for text in texts}
         held = [text for text in texts if len(parts[text]) > 1]
+        if not held:
+            continue
         counts = Counter(part for found in parts.values() for part in found) + Counter(names or ())
-        how = f"column '{column}': {len(held)} different labels hold '{mark}', such as '{next(iter(held), '')}'"
-        if held and all(counts[part] > 1 or part in (names or ()) for text in held for part in parts[text]):
+        known = [text for text in held if all(counts[part] > 1 or part in (names or ()) for part in parts[text])]
+        alone = {text.strip() for text in [*texts, *(names or ())]}
+        how = f"column '{column}': {len(held)} different labels hold '{mark}', such as '{held[0]}'"
+        if 2 * len(known) < len(held):
+            warnings.append(f"Warning: {how}; each is one class. label_separator='{mark}' reads several labels.")
+            continue
+        if alone.isdisjoint(part for text in held for part in parts[text]) or _are_numbers([*parts[held[0]]])[0]:
             raise ValueError(
-                f"{how}, and their parts stand in other labels, too. Set problem=multi_label_classification to read "
-                "several labels in a cell, or problem=single_label_classification to read each cell as one class; "
-                "numbers are written with a decimal point."
+                f"{how}, and their parts stand in other labels, too. Set label_separator='{mark}' to read several "
+                "labels in a cell, or problem=single_label_classification to read each cell as one class; numbers are "
+                "written with a decimal point."
             )
-        if held:
-            return [
-                f"Warning: {how}; each is read as one class. problem=multi_label_classification reads several labels."
-            ]
-    return []
+        return mark, [
+            f"Problem: multi_label_classification (detected: {how}, and their parts stand alone elsewhere). Set "
+            "problem=single_label_classification to read each cell as one class."
+        ]
+    return None, warnings
 
 
 def _plain(value: Any) -> Any:
@@ -249,15 +270,18 @@ def _detect_problem(present: list[Any], numeric: bool, whole: bool) -> tuple[str
     return "single_label_classification", f"the labels are {'whole numbers' if whole else ' and '.join(kinds)}"
 
 
-def _multi_label_scheme(scheme: LabelScheme, present: list[Any], names: Sequence[str] | None) -> LabelScheme:
+def _multi_label_scheme(
+    scheme: LabelScheme, present: list[Any], names: Sequence[str] | None, separator: str | None
+) -> LabelScheme:
     lists = [value for value in present if isinstance(value, list)]
     if lists:
         return _with_multi_hot(scheme, lists, names)
     texts = [value for value in present if isinstance(value, str)]
-    counts = {mark: sum(mark in text for text in texts) for mark in SEPARATORS}
-    separator = max(SEPARATORS, key=counts.__getitem__)
+    marks = SEPARATORS if separator is None else (separator,)
+    counts = {mark: sum(mark in text for text in texts) for mark in marks}
+    separator = max(marks, key=counts.__getitem__)
     if not counts[separator]:
-        return _noted(scheme, f"No cell holds a separator ({' '.join(SEPARATORS)}): each has one label.")
+        return _noted(scheme, f"No cell holds a separator ({' '.join(marks)}): each has one label.")
     scheme = _noted(scheme, f"Labels in a cell are separated by '{separator}'.", separator=separator)
     return _with_multi_hot(scheme, [_split_labels(text, separator) for text in texts], names)
 
@@ -277,6 +301,8 @@ def _with_multi_hot(scheme: LabelScheme, lists: list[list[Any]], names: Sequence
 
 def read_bit(item: Any) -> float | None:
     """Read 0 or 1, whatever it is written as; None for anything else."""
+    if isinstance(item, str):
+        item = BARE_ITEMS.get(item.strip().lower(), item)
     number = float(item) if isinstance(item, bool) else _number(item)
     return number if number in (0, 1) else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import glob
 import hashlib
+import json
 import logging
 import os
 import tempfile
@@ -18,12 +19,14 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
 from ..files import digest_of
-from .formats import ORIGIN, read_table
+from .formats import ORIGIN, Reading, read_table
+from .readers.brat import ANNOTATION, is_brat
 
 DataFiles = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]  # paths or globs
 STANDARD_SPLITS = ("train", "validation", "test")
 SPLIT_ALIASES = {"valid": "validation", "val": "validation", "dev": "validation", "eval": "validation"}
-CACHE_FORMAT = "2"  # raise it when formats.py reads the same bytes into another table
+CACHE_FORMAT = "3"  # raise it when the same bytes are read into another table
+NOTES = b"hf_selfattn_notes"  # of the readers, in the metadata of a table
 
 
 def load_splits(
@@ -39,8 +42,8 @@ def load_splits(
     """Open the splits of a data set; every row carries its place in the text column ``__origin__``.
 
     Args:
-        train, validation, test: a path, a glob or a list of them (CSV, TSV, JSON, JSONL, Parquet, Arrow, CoNLL
-            columns, also compressed); the files of one split are joined. Or the name of a split of ``dataset``.
+        train, validation, test: a path, a glob or a list of them, of the formats of docs/formats.md; the files of one
+            split are joined. Or the name of a split of ``dataset``.
         dataset: a hub name, a folder written by ``save_to_disk``, a `Dataset` (becomes train) or a `DatasetDict`.
 
     Returns:
@@ -101,7 +104,7 @@ def find_files(spec: DataFiles, split: str = "train") -> list[Path]:
         found = [match for match in matches if match.is_file()]
         if not found:
             raise ValueError(f"{split}: no file matches '{pattern}'. {_similar_names(path)}")
-        files.update(dict.fromkeys(found))
+        files.update((match.with_suffix(ANNOTATION) if is_brat(match) else match, None) for match in found)
     if not files:
         raise ValueError(f"{split}: the list of files is empty.")
     return list(files)
@@ -119,11 +122,13 @@ def _similar_names(path: Path) -> str:
 
 def _open_files(spec: DataFiles, split: str) -> Dataset:
     files = find_files(spec, split)
-    return _cached([f"{path}\0{digest_of(path)}" for path in files], lambda: _join_files(files, split))
+    texts = [text for path in files if is_brat(path) and (text := path.with_suffix(".txt")).is_file()]
+    return _cached([f"{path}\0{digest_of(path)}" for path in (*files, *texts)], lambda: _join_files(files, split))
 
 
 def _join_files(files: list[Path], split: str) -> pa.Table:
-    tables = [read_table(path) for path in files]
+    reading = Reading()
+    tables = [read_table(path, reading) for path in files]
     names = tables[0].column_names
     for path, table in zip(files, tables, strict=True):
         if set(table.column_names) != set(names):
@@ -133,9 +138,10 @@ def _join_files(files: list[Path], split: str) -> pa.Table:
                 "Rename the columns, or give the files as different splits."
             )
     try:
-        return pa.concat_tables([table.select(names) for table in tables], promote_options="permissive")
+        joined = pa.concat_tables([table.select(names) for table in tables], promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise ValueError(f"{split}: the columns of {[str(f) for f in files]} have different types: {error}") from error
+    return joined.replace_schema_metadata({**(joined.schema.metadata or {}), NOTES: json.dumps(reading.notes())})
 
 
 def _open_dataset(
@@ -203,6 +209,13 @@ def with_origin(split: Dataset, name: str) -> Dataset:
     return split.add_column(ORIGIN, [f"{name}[{index}]" for index in range(len(split))])
 
 
+def reading_notes(splits: Mapping[str, Dataset]) -> list[str]:
+    """List what the readers of the files of each split have to say, which stands in its description."""
+    return [
+        f"{name}: {note}" for name, split in splits.items() for note in (split.info.description or "").splitlines()
+    ]
+
+
 def with_origins(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
     """Add the column ``__origin__`` to all splits, none of which may be empty."""
     splits = {name: with_origin(split, name) for name, split in splits.items()}
@@ -218,7 +231,11 @@ def _cached(contents: Sequence[str], read: Callable[[], pa.Table]) -> Dataset:
     target = Path(datasets.config.HF_DATASETS_CACHE) / "hf_selfattn" / key / "rows.arrow"
     if not target.exists():
         _write_table(read(), target)
-    return Dataset.from_file(str(target))
+    split = Dataset.from_file(str(target))
+    with pa.memory_map(str(target)) as source:  # `datasets` keeps its own metadata only
+        metadata = pa.ipc.open_stream(source).schema.metadata or {}
+    split.info.description = "\n".join(json.loads(metadata.get(NOTES, b"[]")))
+    return split
 
 
 def _write_table(table: pa.Table, target: Path) -> None:

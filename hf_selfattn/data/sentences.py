@@ -14,6 +14,7 @@ from .conll import DOCSTART, LINES
 from .findings import BadRow, text_mistake
 from .formats import ORIGIN
 from .labels import LabelError, class_names, is_missing, natural_key
+from .load import reading_notes
 from .schemes import (
     OUTSIDE,
     TagScheme,
@@ -41,6 +42,7 @@ class Sentence:
     text: str | None = None  # of span data
     offsets: list[tuple[int, int]] = field(default_factory=list)  # (start, end) of the words in it
     cut: list[str] = field(default_factory=list)  # the spans that cut a word
+    overlapping: list[str] = field(default_factory=list)  # the pairs of spans of which one was left out
 
     def place_of(self, word: int) -> str:
         """Give the place of a word: "file:line", or the row's place with the word's number from 1."""
@@ -59,7 +61,7 @@ class ReadTags:
     sentences: dict[str, list[Sentence]]  # the right ones of each split, with tags in IOB2
     bad: dict[str, list[BadRow]]  # the mistakes in each split
     repaired: dict[str, list[BadRow]]  # what was mended in each split
-    forms: list[str]  # notes on how the tags are written
+    said: list[str]  # by the readers of the files, and on how the tags are written
 
     def notes(self) -> list[str]:
         """Say which columns, scheme, types and documents were found."""
@@ -68,7 +70,7 @@ class ReadTags:
         scheme = f"Tagging scheme: {self.scheme.name} ({self.scheme.reason}), read as IOB2."
         single = [name for name, rows in self.sentences.items() if all(row.document is None for row in rows)]
         documents = [f"No document borders in {', '.join(single)}: each row is its own document."] if single else []
-        return [*shown, *self.forms, scheme, types, *documents]
+        return [*self.said, *shown, scheme, types, *documents]
 
 
 def read_tagging(
@@ -77,6 +79,7 @@ def read_tagging(
     scheme: str | None = None,
     tag_names: Sequence[str] | None = None,
     entity_types: Sequence[str] | None = None,
+    on_overlap: str = "error",
     **columns: Any,
 ) -> ReadTags:
     """Read all rows, detect the scheme (on train, where there is one), write the tags in IOB2 and collect mistakes."""
@@ -85,7 +88,7 @@ def read_tagging(
     if scheme is not None:
         check_scheme(scheme)
     found = {name: find_tagging_columns(split, **columns) for name, split in splits.items()}
-    read = {name: _read_sentences(split, found[name], tag_names) for name, split in splits.items()}
+    read = {name: _read_sentences(split, found[name], tag_names, on_overlap) for name, split in splits.items()}
     sources = ["train"] if "train" in splits else list(splits)
     declared = list(tag_names or _declared_tags(splits[sources[0]], found[sources[0]]))
     tagged = {name: rows for name, (rows, _) in read.items() if found[name].tags}
@@ -99,7 +102,7 @@ def read_tagging(
     else:
         chosen = _detected([row.tags for name in sources for row in read[name][0] if found[name].tags], declared)
     bad = {name: bad for name, (_, bad) in read.items()}
-    result = ReadTags(found, chosen, [], {}, bad, {}, form.notes(known))
+    result = ReadTags(found, chosen, [], {}, bad, {}, [*reading_notes(splits), *form.notes(known)])
     for name, (rows, _) in read.items():
         own = chosen.name if found[name].tags else "IOB2"  # spans became IOB2 when they were read
         result.sentences[name], result.repaired[name] = _normalise(rows, own, result.bad[name])
@@ -120,7 +123,7 @@ def _detected(tagged: list[list[str]], declared: list[str]) -> TagScheme:
 
 
 def _read_sentences(
-    split: Dataset, columns: TaggingColumns, tag_names: Sequence[str] | None
+    split: Dataset, columns: TaggingColumns, tag_names: Sequence[str] | None, on_overlap: str
 ) -> tuple[list[Sentence], list[BadRow]]:
     """Read the sentences without mistakes, and list every mistake rather than stop at the first.
 
@@ -148,7 +151,7 @@ def _read_sentences(
                 tokens, tags = _read_words(left, right, columns, names)
                 sentences.append(Sentence(index, place, tokens, tags, document, lines[index]))
             else:
-                sentences.append(_read_text(index, place, left, right, document, columns))
+                sentences.append(_read_text(index, place, left, right, document, columns, on_overlap))
         except LabelError as error:
             shown = f"{place} ({error.detail})" if error.detail else place
             bad.append(BadRow(index, shown, error.kind, error.message))
@@ -194,7 +197,7 @@ def _read_tag(tag: Any, column: str, names: list[str]) -> str:
 
 
 def _read_text(
-    index: int, place: str, text: Any, value: Any, document: str | None, columns: TaggingColumns
+    index: int, place: str, text: Any, value: Any, document: str | None, columns: TaggingColumns, on_overlap: str
 ) -> Sentence:
     kind, message = text_mistake(text)
     words = [] if kind else split_words(text)
@@ -202,10 +205,10 @@ def _read_text(
         kind = "sentence_empty" if kind in ("", "text_empty") else kind
         raise LabelError(kind, f"column '{columns.text}': {message or 'the text has no words'}")
     try:
-        tags, cut = tag_words(text, words, read_spans(value, len(text)))
+        tags, cut, overlapping = tag_words(text, words, read_spans(value, text), on_overlap)
     except LabelError as error:
         raise LabelError(error.kind, f"column '{columns.spans}': {error.message}", error.detail) from error
-    return Sentence(index, place, [text[s:e] for s, e in words], tags, document, [], text, words, cut)
+    return Sentence(index, place, [text[s:e] for s, e in words], tags, document, [], text, words, cut, overlapping)
 
 
 def _normalise(rows: list[Sentence], scheme: str, bad: list[BadRow]) -> tuple[list[Sentence], list[BadRow]]:
@@ -222,6 +225,10 @@ def _normalise(rows: list[Sentence], scheme: str, bad: list[BadRow]) -> tuple[li
         repaired += [BadRow(row.index, row.place_of(word), "broken_tag", message) for word, message in broken]
         repaired += [
             BadRow(row.index, f"{row.place} ({cut})", "span_cuts_word", "a span cuts a word") for cut in row.cut
+        ]
+        repaired += [
+            BadRow(row.index, f"{row.place} ({pair})", "span_overlap", "two spans overlap, and one is left out")
+            for pair in row.overlapping
         ]
     return good, repaired
 

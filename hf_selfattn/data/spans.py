@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from bisect import bisect_left, bisect_right
@@ -18,6 +19,12 @@ SPACELESS = re.compile(
     "\uf900-\ufaff\uff66-\uff9d\U00020000-\U0003ffff]"
 )
 JOINERS = "\u200c\u200d"
+
+SPAN_KEYS = (  # what tools call start, end and type
+    ("start", "start_offset", "begin", "start_char"),
+    ("end", "end_offset", "end_char"),
+    ("label", "labels", "type", "entity_group", "entity", "tag"),
+)
 
 Span = tuple[int, int, str]
 
@@ -46,48 +53,82 @@ def split_words(text: str) -> list[tuple[int, int]]:
     return words
 
 
-def read_spans(value: Any, length: int) -> list[Span]:
-    """Check and sort the spans of a text; raise a LabelError for one that is none, lies outside or overlaps."""
+def read_spans(value: Any, text: str) -> list[Span]:
+    """Read the spans of a text, in the order of the data; a LabelError for one that is none or lies outside."""
+    if isinstance(value, str) and value.lstrip().startswith("["):  # a list in a cell of CSV
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise LabelError(
+                "span_form", "the spans are a text that is no JSON", f"{error.msg}: {value[:60]}"
+            ) from error
     if not isinstance(value, list):
         raise LabelError("span_form", f"the spans are no list but {type(value).__name__}")
-    spans = sorted(_read_span(span, length) for span in value)
-    for one, other in zip(spans, spans[1:], strict=False):
-        if other[0] < one[1]:
-            raise LabelError("span_overlap", "two spans overlap", f"{list(one)} and {list(other)}")
-    return spans
+    return list(dict.fromkeys(_read_span(span, text) for span in value))
 
 
-def tag_words(text: str, words: Sequence[tuple[int, int]], spans: Sequence[Span]) -> tuple[list[str], list[str]]:
+def choose_spans(spans: Sequence[Span], on_overlap: str) -> tuple[list[Span], list[tuple[Span, Span]]]:
+    """Leave out spans that overlap a better one: a longer one, or ("first") one that begins before it.
+
+    Args:
+        on_overlap: "longest", "first", or "error", which keeps all.
+
+    Returns:
+        The spans by their places, and each that overlaps another with that one.
+    """
+    by_place = sorted(spans, key=lambda span: span[0])
+    if on_overlap == "longest":
+        by_place.sort(key=lambda span: span[0] - span[1])
+    kept: list[Span] = []
+    overlapping = []
+    for span in by_place:
+        other = next((one for one in kept if one[0] < span[1] and span[0] < one[1]), None)
+        if other is not None:
+            overlapping.append((other, span))
+        if other is None or on_overlap == "error":
+            kept.append(span)
+    return sorted(kept, key=lambda span: span[0]), overlapping
+
+
+def tag_words(
+    text: str, words: Sequence[tuple[int, int]], spans: Sequence[Span], on_overlap: str = "error"
+) -> tuple[list[str], list[str], list[str]]:
     """Turn character spans into IOB2 tags on words; spaces at a span's border do not count.
 
     Args:
         words: n (start, end) of its words.
+        on_overlap: what becomes of spans that share a word: see `choose_spans`; "error" raises a LabelError.
 
     Returns:
-        n tags, and the spans that cut a word; they are widened to it.
+        n tags; the spans that cut a word, which are widened to it; and those left out because they overlap.
     """
     starts, ends = [start for start, _ in words], [end for _, end in words]
     tags = [OUTSIDE] * len(words)
-    cut: list[str] = []
-    for start, end, kind in spans:
-        first, last = bisect_right(ends, start), bisect_left(starts, end) - 1
-        shown = f"[{start}, {end}, '{kind}'] ('{text[start:end]}')"
-        if first > last:
-            raise LabelError("span_empty", "a span holds no word", shown)
-        if tags[first] != OUTSIDE:
-            raise LabelError("span_overlap", "a span shares a word with the one before it", shown)
-        if starts[first] < start or ends[last] > end:
-            cut.append(f"{shown} in '{text[starts[first] : ends[last]]}'")
-        tags[first : last + 1] = [f"B-{kind}"] + [f"I-{kind}"] * (last - first)
-    return tags, cut
+    whole = [(bisect_right(ends, start), bisect_left(starts, end), kind) for start, end, kind in spans]  # in words
+    shown = {wide: f"[{s}, {e}, '{kind}'] ('{text[s:e]}')" for wide, (s, e, kind) in zip(whole, spans, strict=True)}
+    if empty := [wide for wide in whole if wide[0] >= wide[1]]:
+        raise LabelError("span_empty", "a span holds no word", shown[empty[0]])
+    chosen, overlapping = choose_spans(list(shown), on_overlap)
+    left_out = [f"{shown[other]} and {shown[span]}" for other, span in overlapping]
+    if left_out and on_overlap == "error":
+        raise LabelError("span_overlap", "two spans overlap, or share a word", left_out[0])
+    cut = [
+        f"{shown[first, last, kind]} in '{text[starts[first] : ends[last - 1]]}'"
+        for (first, last, kind), (start, end, _) in zip(whole, spans, strict=True)
+        if (first, last, kind) in chosen and (starts[first] < start or ends[last - 1] > end)
+    ]
+    for first, last, kind in chosen:
+        tags[first:last] = [f"B-{kind}"] + [f"I-{kind}"] * (last - first - 1)
+    return tags, cut, left_out
 
 
-def _read_span(span: Any, length: int) -> Span:
+def _read_span(span: Any, text: str) -> Span:
     start: Any
     end: Any
     kind: Any
     if isinstance(span, Mapping):
-        start, end, kind = span.get("start"), span.get("end"), span.get("label")
+        start, end, kind = (next((span[name] for name in names if name in span), None) for names in SPAN_KEYS)
+        kind = kind[0] if isinstance(kind, list) and len(kind) == 1 else kind
     elif isinstance(span, (list, tuple)) and len(span) == 3:
         start, end, kind = span
     else:
@@ -95,11 +136,32 @@ def _read_span(span: Any, length: int) -> Span:
     numbers = all(isinstance(number, int) and not isinstance(number, bool) for number in (start, end))
     if not numbers or not isinstance(kind, str) or not kind.strip():
         raise LabelError("span_form", 'a span must be {"start": 0, "end": 5, "label": "PER"}', f"but is {span}")
-    if not 0 <= start < end <= length:
+    said = span.get("text") if isinstance(span, Mapping) else None
+    if isinstance(said, str) and not _same(said, text[start:end]):
+        first, last = _of_utf16(text, start, end)  # as JavaScript counts
+        if _same(said, text[first:last]):
+            start, end = first, last
+        elif 0 <= start < end <= len(text):
+            message = f"{[start, end, kind]} is said to be '{said}', but is '{text[start:end]}'"
+            raise LabelError("span_text", "a span's text is another than the one at its place", message)
+    if not 0 <= start < end <= len(text):
         raise LabelError(
-            "span_outside", "a span does not lie in the text", f"{[start, end, kind]} in {length} characters"
+            "span_outside", "a span does not lie in the text", f"{[start, end, kind]} in {len(text)} characters"
         )
     return start, end, kind.strip()
+
+
+def _same(one: str, other: str) -> bool:
+    """Compare letters and digits: tools write line ends and spaces in their own ways, such as a backslash and "n"."""
+    first, second = ("".join(filter(str.isalnum, text.replace("\\n", ""))) for text in (one, other))
+    return first == second
+
+
+def _of_utf16(text: str, start: int, end: int) -> tuple[int, int]:
+    """Turn places in UTF-16 units, of which an emoji has two, into places in characters."""
+    units = text.encode("utf-16-le")
+    first, last = (len(units[: 2 * max(place, 0)].decode("utf-16-le", "ignore")) for place in (start, end))
+    return first, last
 
 
 @lru_cache(maxsize=4096)

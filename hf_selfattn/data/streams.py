@@ -14,7 +14,7 @@ from datasets import Dataset, Features
 
 from .columns import Columns
 from .findings import text_mistake
-from .formats import ORIGIN, ROW_MENDS, ROWS, Row, format_of, opened, table_from_rows
+from .formats import ORIGIN, ROW_MENDS, ROWS, Reading, Row, format_of, opened, table_from_rows
 from .labels import LabelError, LabelScheme, LabelTarget, class_name, class_names, encode_label
 
 STREAMED = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -111,8 +111,9 @@ def survey(rows: Iterator[Row], columns: Columns, on_bad_row: str) -> Survey:
     return Survey(read, list(examples.values()), [counts[key] for key in examples])
 
 
-def stream_files(files: Sequence[Path]) -> Iterator[Row]:
+def stream_files(files: Sequence[Path], reading: Reading | None = None) -> Iterator[Row]:
     """Yield the rows of files with ``__origin__``, as `read_table` gives it; an error names the row at fault."""
+    reading = reading or Reading()
     for path in files:
         ending = format_of(path)
         if ending not in STREAMED:
@@ -124,7 +125,7 @@ def stream_files(files: Sequence[Path]) -> Iterator[Row]:
             yield from _stream_parquet(path)
             continue
         with opened(path) as stream:
-            for row, problem in ROWS[ending](stream, path):
+            for row, problem in ROWS[ending](stream, path, reading):
                 if problem:
                     raise ValueError(f"{problem}. {ROW_MENDS[ending]}")
                 yield row

@@ -15,15 +15,24 @@ from .load import with_origins
 from .schemes import OUTSIDE, iob2_names
 from .sentences import ReadTags, Sentence, read_tagging
 
+CHOICES = {  # beside "error"
+    "on_broken_tag": ("repair",),
+    "on_cut_word": ("widen",),
+    "on_overlap": ("longest", "first"),
+    "on_bad_row": ("drop",),
+}
 TAGGING_COLUMNS = ("tokens", "tags", "document", "sentence", "text", "offsets", ORIGIN)
 REPAIRS = {
     "broken_tag": "Broken tags are mended as conlleval reads them.",
     "span_cuts_word": "A span that cuts a word is widened to the whole word.",
+    "span_overlap": "Of spans that overlap one is kept, as on_overlap says.",
 }
 TAG_MENDS = {
     "tag_unknown": "A type that train does not have cannot be scored: add training rows, mend it, or list all types "
     "in entity_types. A scheme that was taken wrongly is set by scheme='…'.",
     "span_cuts_word": "Set on_cut_word='widen' to take the whole word.",
+    "span_overlap": "A word has one tag: of spans that overlap, on_overlap='longest' keeps the longest, 'first' the "
+    "one that begins first.",
     "span_outside": "Spans count characters (code points) from 0; 'end' is the first character after the span.",
     "broken_tag": "Set on_broken_tag='repair' to read them as conlleval does.",
 }
@@ -61,6 +70,7 @@ def prepare_tagging(
     entity_types: Sequence[str] | None = None,
     on_broken_tag: str = "repair",
     on_cut_word: str = "error",
+    on_overlap: str = "error",
     on_bad_row: str = "error",
     keep_columns: Sequence[str] = (),
 ) -> TaggingData:
@@ -70,15 +80,15 @@ def prepare_tagging(
         token_column, tag_column: names, or numbers of the columns of a column file (default: the first, the last).
         text_column, span_column: instead of these, texts and lists of {"start", "end", "label"}, in characters.
         on_broken_tag: "repair" as `schemes.to_iob2` states, or "error".
+        on_overlap: of spans that overlap keep the "longest" or the "first", or "error".
         on_bad_row: "error", or "drop" bad rows (they are counted in the notes).
 
     Raises:
         ValueError: missing column, empty split, no entity in train, or bad rows (with file and line).
     """
-    options = {"on_broken_tag": on_broken_tag, "on_cut_word": on_cut_word, "on_bad_row": on_bad_row}
-    for (option, value), other in zip(options.items(), ("repair", "widen", "drop"), strict=True):
-        if value not in ("error", other):
-            raise ValueError(f"{option}='{value}' is unknown; it is 'error' or '{other}'.")
+    for option, value in zip(CHOICES, (on_broken_tag, on_cut_word, on_overlap, on_bad_row), strict=True):
+        if value not in ("error", *CHOICES[option]):
+            raise ValueError(f"{option}='{value}' is unknown; it is one of error, {', '.join(CHOICES[option])}.")
     splits = with_origins(splits)
     read = read_tagging(
         splits,
@@ -90,8 +100,9 @@ def prepare_tagging(
         scheme=scheme,
         tag_names=tag_names,
         entity_types=entity_types,
+        on_overlap=on_overlap,
     )
-    refused = {"broken_tag": on_broken_tag == "error", "span_cuts_word": on_cut_word == "error"}
+    refused = {"broken_tag": on_broken_tag == "error", "span_cuts_word": on_cut_word == "error", "span_overlap": False}
     notes = _drop_bad_rows(read, refused, on_bad_row)
     for name, rows in read.sentences.items():
         if not rows:

@@ -20,13 +20,13 @@ from ..data.formats import (
     ROW_MENDS,
     ROWS,
     TABLES,
-    ReadRow,
+    Reading,
     Row,
-    decoded_lines,
     format_of,
     opened,
     read_table,
 )
+from ..data.readers.rows import ReadRow, decoded_lines
 from ..files import digest_of
 
 RAW = "__raw__"  # by number, the lines of a sentence of a column file, those before its first word among them
@@ -116,8 +116,8 @@ def read_rows(stream: IO[bytes], path: Path, ending: str) -> Iterator[ReadRow]:
     elif ending in CONLL_ENDINGS:
         yield from ((row, "") for row in _sentences(stream, path))
     elif ending in ROWS:
-        for row, problem in ROWS[ending](stream, path):
-            yield row, f"{problem}. {ROW_MENDS[ending]}" if problem else ""
+        for row, problem in ROWS[ending](stream, path, Reading(labelled=False)):
+            yield row, f"{problem}. {ROW_MENDS.get(ending, '')}".strip() if problem else ""
     else:
         read = [*ROWS, ".txt", *TABLES]
         raise ValueError(

@@ -19,7 +19,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from ..data import ClassificationData, load_splits, prepare_classification
 from ..data.columns import find_columns
-from ..data.formats import ORIGIN, Row
+from ..data.formats import ORIGIN, Reading, Row
 from ..data.labels import read_scheme
 from ..data.load import SPLIT_ALIASES, find_files, split_named
 from ..data.streams import Stream, stream_files, stream_split, survey
@@ -104,8 +104,9 @@ def load_stream(arguments: TextClassificationArguments) -> ClassificationData:
     Where `label_names` are given, train is not read before training; else a first pass reads and checks it.
     """
     refuse_what_needs_all_rows(arguments)
+    reading = Reading()
     with PartialState().local_main_process_first():
-        read, evaluation = open_sources(arguments)
+        read, evaluation = open_sources(arguments, reading)
     options = arguments.columns()
     names = {name: options[name] for name in ("text_column", "text_pair_column", "label_column")}
     columns, notes = find_columns(evaluation, **names)
@@ -121,13 +122,13 @@ def load_stream(arguments: TextClassificationArguments) -> ClassificationData:
         found = survey(read(), columns, arguments.on_bad_row)
         known = {"train": found.split(), **known}
     data = prepare_classification(DatasetDict(known), on_bad_row=arguments.on_bad_row, **options)
-    scheme = read_scheme(known, columns.label, data.problem, data.label_names)
+    scheme = read_scheme(known, columns.label, data.problem, data.label_names, arguments.label_separator)
     data.stream = Stream(read, columns, scheme, arguments.on_bad_row)
     if found is not None:
         del data.splits["train"]
         data.stream.rows = found.rows
         data.stream.label_counts = found.label_counts(columns, scheme)
-        data.notes.append(f"train is streamed: {found.rows} rows.")
+        data.notes += [f"train is streamed: {found.rows} rows.", *(f"train: {note}" for note in reading.notes())]
     if arguments.baseline:
         data.notes.append("train is streamed: no TF-IDF baseline, which would read all rows at once.")
     return data
@@ -150,11 +151,13 @@ def refuse_what_needs_all_rows(arguments: TextClassificationArguments) -> None:
         raise ValueError("streaming=true needs train=… and validation=…: no split can be made of a stream.")
 
 
-def open_sources(arguments: TextClassificationArguments) -> tuple[Callable[[], Iterator[Row]], dict[str, Dataset]]:
+def open_sources(
+    arguments: TextClassificationArguments, reading: Reading
+) -> tuple[Callable[[], Iterator[Row]], dict[str, Dataset]]:
     """Return what begins a pass over the raw rows of train, and the other splits, which are read whole."""
     if arguments.dataset is None:
         whole = load_splits(validation=arguments.validation, test=arguments.test, extra=arguments.test_files or None)
-        return partial(stream_files, find_files(arguments.train or [])), dict(whole)
+        return partial(stream_files, find_files(arguments.train or []), reading), dict(whole)
     try:
         streams = datasets.load_dataset(
             arguments.dataset, arguments.dataset_config, revision=arguments.revision, streaming=True

@@ -18,6 +18,8 @@ class TextClassificationArguments(RunArguments):
         problem: `single_label_classification`, `multi_label_classification`, `regression` or `ordinal`; detected from
             the labels where it is not given.
         label_names: the labels in the order wanted.
+        label_separator: stands between the labels of a cell that holds several, such as `,`; found where most labels
+            that hold one are made of other labels.
         deduplicate: drop repeated training rows, and training rows that stand in an evaluation split.
         group_column: rows of one group never stand on both sides of a split that is made here.
         streaming: read the rows of train while training, for data that no memory holds (docs/scaling.md); needs
@@ -35,6 +37,7 @@ class TextClassificationArguments(RunArguments):
     label_column: str | list[str] | None = None
     problem: str | None = None
     label_names: list[str] | None = None
+    label_separator: str | None = None
     deduplicate: bool = False
     group_column: str | None = None
     streaming: bool = False
@@ -63,5 +66,5 @@ class TextClassificationArguments(RunArguments):
 
     def columns(self) -> dict[str, Any]:
         """Return what the user said of the columns and labels."""
-        names = ("text_column", "text_pair_column", "label_column", "problem", "label_names")
+        names = ("text_column", "text_pair_column", "label_column", "problem", "label_names", "label_separator")
         return {name: getattr(self, name) for name in names}

@@ -60,6 +60,7 @@ class NerArguments(RunArguments):
         entity_types: all types, where train does not have them all.
         on_broken_tag: `repair` reads broken tags as conlleval does, or `error`.
         on_cut_word: `error`, or `widen` a span that cuts a word to the whole word.
+        on_overlap: `error`, or of spans that overlap keep the `longest`, or the `first` to begin.
         context: the model reads a `sentence` at a time, or a `document`; scores are those of the sentences.
     """
 
@@ -74,12 +75,13 @@ class NerArguments(RunArguments):
     entity_types: list[str] | None = None
     on_broken_tag: Literal["repair", "error"] = "repair"
     on_cut_word: Literal["error", "widen"] = "error"
+    on_overlap: Literal["error", "longest", "first"] = "error"
     context: Literal["sentence", "document"] = "sentence"
 
     def columns(self) -> dict[str, Any]:
         """Return what the user said of the columns and tags."""
         names = ("token_column", "tag_column", "text_column", "span_column", "document_column", "scheme", "tag_names")
-        return {name: getattr(self, name) for name in (*names, "entity_types")}
+        return {name: getattr(self, name) for name in (*names, "entity_types", "on_overlap")}
 
 
 class TokenClassification(Task[NerArguments]):

@@ -85,9 +85,9 @@ def test_words_in_brackets_are_names() -> None:
 
 
 REFUSED = {
-    "combinations": (["a,b", "a", "b"], {}, "1 different labels hold ',', such as 'a,b'"),
-    "bars": (["a|b", "b|a"], {}, "problem=multi_label_classification to read"),
-    "of known names": (["a;b", "a"], {"label_names": ["a", "b"]}, "hold ';'"),
+    "bars": (["a|b", "b|a"], {}, r"Set label_separator='\|' to read several labels"),
+    "towns": (["Rome, GA", "Rome, NY", "Troy, GA", "Troy, NY"], {}, "4 different labels hold ',', such as 'Rome, GA'"),
+    "a separator for one": (["a", "b"], {"label_separator": ",", "problem": "ordinal"}, "and a ordinal has one"),
     "decimal commas": (["1,5", "2,5", "1,0", "2,0"], {}, "numbers are written with a decimal point"),
     "lists and none": (["['a', 'b']", "a"], {}, r"are lists, and 'a' is none"),
     "dictionaries": (["{'a': 1, 'b': 0}", "{'a': 0, 'b': 1}"], {}, "are dictionaries"),
@@ -99,6 +99,37 @@ def test_what_cannot_be_known_is_refused_in_one_line(case: str) -> None:
     labels, options, message = REFUSED[case]
     with pytest.raises(ValueError, match=message):
         prepared(labels, **options)
+
+
+SEPARATED: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "commas": (["money,speed", "money", "speed", "money, rare"], {}),
+    "semicolons": (["a;b", "a", "b;", "c;b"], {}),
+    "bars": (["a|b", "a"], {"label_names": ["a", "b"]}),
+    "Doccano's CSV": (["a#b", "a", "b"], {}),
+    "as set": (["a/b", "a", "c"], {"label_separator": "/"}),
+    "as set, in none": (["a", "b"], {"label_separator": "/"}),
+}
+
+
+@pytest.mark.parametrize("case", SEPARATED)
+def test_several_labels_in_a_cell(case: str) -> None:
+    labels, options = SEPARATED[case]
+    data = prepared(labels, **options)
+    mark = next((mark for mark in ",;|#/" if any(mark in label for label in labels)), "/")
+    assert data.problem == MULTI
+    assert sets_of(data) == [{part.strip() for part in label.split(mark) if part.strip()} for label in labels]
+
+
+def test_a_separator_that_was_found_is_said() -> None:
+    notes = prepared(["money,speed", "money", "speed", "money, rare"]).notes
+    assert notes[1] == (
+        "Problem: multi_label_classification (detected: column 'label': 2 different labels hold ',', such as "
+        "'money,speed', and their parts stand alone elsewhere). Set problem=single_label_classification to read each "
+        "cell as one class."
+    )
+    assert "Labels in a cell are separated by ','." in notes
+    notes = prepared(["a", "b"], label_separator="/").notes
+    assert "No cell holds a separator (/): each has one label." in notes
 
 
 def test_a_comma_in_a_class_is_said() -> None:
@@ -123,6 +154,19 @@ def test_one_column_per_label(tmp_path: Path) -> None:
     assert report["splits"]["train"]["classes"] == {"rude": 2, "threat": 1}
     named = prepare_classification(splits, label_column=["rude", "threat"], label_names=["r", "t"])
     assert named.label_names == ["r", "t"]
+
+
+def test_columns_of_0_and_1_are_found_and_said(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        "id,comment_text,rude,threat\n7,you are so bad,1,0\n8,I will find you,TRUE,1\n9,that is fine then,0,false\n"
+    )
+    splits = load_splits(train=tmp_path / "a.csv")
+    data = prepare_classification(splits)
+    assert data.problem == MULTI and sets_of(data) == [{"rude"}, {"rude", "threat"}, set()]
+    assert "Labels: one column of 0 and 1 each: rude, threat (label_column=… to change)." in data.notes
+    assert any("Column 'comment_text' is the text" in note for note in data.notes)
+    report = check_classification(splits, tiny_tokenizer(), 32)
+    assert report["splits"]["train"]["classes"] == {"rude": 2, "threat": 1}
 
 
 def test_one_column_per_label_names_what_is_neither_0_nor_1(tmp_path: Path) -> None:

@@ -192,11 +192,21 @@ BROKEN = {
         [r"a\.csv:3", r"byte 4 .*0xe9", "iconv -f latin1 -t utf-8 a.csv"],
     ),
     "cp1252": ("a.jsonl", b'{"text": "\x93q\x94"}\n', [r"a\.jsonl:1", "iconv -f cp1252"]),
-    "utf-16": ("a.csv", "text,label\nx,y\n".encode("utf-16"), [r"a\.csv:1", "iconv -f utf-16"]),
+    "cut utf-16": ("a.csv", "text,label\nx,y\n".encode("utf-16")[:-1], [r"a\.csv: the file begins as utf-16, but"]),
+    "gzip by another name": ("a.csv", gzip.compress(CSV.encode()), [r"a\.csv: this is no text but a file that gzip"]),
+    "ZIP by another name": ("a.jsonl", b"PK\x03\x04\xff\n", [r"a\.jsonl: this is no text but an Excel workbook"]),
+    "old Excel": ("a.xlsx", b"\xd0\xcf\x11\xe0\xa1", [r"a\.xlsx: this is an old Excel workbook \(\.xls\)"]),
+    "header twice": ("a.csv", b"text,label\nx,y\n\xef\xbb\xbftext,label\nz,y\n", [r"a\.csv:3 repeats the header"]),
+    "too deep": (
+        "a.jsonl",
+        b'{"text": ' + b"[" * 99_999 + b"]" * 99_999 + b"}\n",
+        [r"a\.jsonl:1: .*too deep to read"],
+    ),
     "no bytes": ("a.csv", b"", [r"a\.csv: the file is empty"]),
     "header only": ("a.csv", b"text,label\n", [r"a\.csv: the file holds no rows"]),
     "empty array": ("a.json", b"[]", [r"a\.json: the file holds no rows"]),
-    "unknown ending": ("a.xlsx", b"x", [r"a\.xlsx: unknown file ending '\.xlsx'", r"\.parquet"]),
+    "unknown ending": ("a.docx", b"x", [r"a\.docx: unknown file ending '\.docx'", r"\.parquet"]),
+    "not excel": ("a.xlsx", b"text,label\n", [r"a\.xlsx: the file is damaged"]),
     "ragged": (
         "a.csv",
         b"text,label\nx,y\na,b,c\n\nd\n",
@@ -226,6 +236,59 @@ def test_a_broken_file_is_named_with_its_line(tmp_path: Path, case: str) -> None
     for pattern in patterns:
         with pytest.raises(ValueError, match=pattern):
             load_splits(train=tmp_path / name)
+
+
+def test_what_excel_and_editors_leave_in_csv_is_no_content(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("\ufefftext,label\r\none,a,\r\n,\r\n\ufefftwo,b,,\r\n".encode())
+    splits = load_splits(train=path)
+    assert splits["train"].select_columns(["text", "label", ORIGIN]).to_list() == [
+        {"text": "one", "label": "a", ORIGIN: f"{path}:2"},
+        {"text": "two", "label": "b", ORIGIN: f"{path}:4"},
+    ]
+    notes = prepare_classification(splits).notes
+    assert f"train: {path}: rows without a filled cell are left out, such as row 3." in notes
+
+
+def test_a_comma_is_text_in_a_file_of_one_column(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('text\nhello, you\n"two\nlines, quoted"\n')
+    assert load_splits(train=tmp_path / "a.csv")["train"]["text"][:] == ["hello, you", "two\nlines, quoted"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_byte_order_mark_says_the_encoding(tmp_path: Path, encoding: str, end: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(end.join(["text\tlabel", "Crème, brûlée 😀\ta", "\u2028 x\tb"]).encode(encoding))
+    split = load_splits(train=path)["train"]
+    assert split["text"][:] == ["Crème, brûlée 😀", "\u2028 x"] and split[1][ORIGIN] == f"{path}:3"
+
+
+WHOLE: dict[str, Any] = {
+    "array": ROWS,
+    "around an array": {"version": 1, "rows": ROWS},
+    "columns of pandas": {name: {str(i): row[name] for i, row in enumerate(ROWS)} for name in ("text", "label")},
+}
+
+
+@pytest.mark.parametrize("form", WHOLE)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_whole_json_file_in_other_forms(tmp_path: Path, form: str, indent: int | None) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(WHOLE[form], indent=indent))
+    split = load_splits(train=path)["train"]
+    assert split.select_columns(["text", "label"]).to_list() == ROWS and split[1][ORIGIN] == f"{path}[1]"
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_one_object_is_one_row(tmp_path: Path, indent: int | None) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"tokens": ["a", "b"], "tags": ["O", "B-X"]}, indent=indent))
+    assert load_splits(train=tmp_path / "a.json")["train"]["tokens"][:] == [["a", "b"]]
+
+
+def test_whole_numbers_of_more_than_64_bits_stay_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(f'{{"n": {2**63 - 1}}}\n{{"n": {2**63}}}\n{{"n": -{10**30}}}\n')
+    assert load_splits(train=tmp_path / "a.jsonl")["train"]["n"][:] == [2**63 - 1, str(2**63), f"-{10**30}"]
 
 
 def test_no_match_lists_similar_names(tmp_path: Path) -> None:

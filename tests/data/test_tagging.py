@@ -205,7 +205,7 @@ def test_chinese_characters_are_words_and_triples_are_spans(tmp_path: Path) -> N
         ({"tag_column": "tokens"}, "token_column and tag_column must differ"),
         ({"document_column": "file"}, "no column 'file' .document_column."),
         ({"scheme": "BIO"}, "scheme='BIO' is unknown"),
-        ({"on_cut_word": "drop"}, "on_cut_word='drop' is unknown; it is 'error' or 'widen'"),
+        ({"on_cut_word": "drop"}, "on_cut_word='drop' is unknown; it is one of error, widen"),
         ({"keep_columns": ["pos"]}, r"keep_columns=\['pos'\]"),
         ({"text_column": "t", "tag_column": "x"}, "not both"),
     ],
