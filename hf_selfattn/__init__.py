@@ -4,6 +4,7 @@ Importing the package registers its models, so `AutoModel…from_pretrained` and
 other public names are imported when they are first asked for.
 """
 
+import logging
 from importlib import import_module
 from typing import Any
 
@@ -17,6 +18,9 @@ from .modeling.modeling_selfattn import (
 )
 
 __version__ = "0.1.0"
+
+# PEFT imports bitsandbytes where it is, which warns of a kernel that only a 4-bit backbone on a CPU would use.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 AutoConfig.register("selfattn", SelfAttnConfig, exist_ok=True)
 for auto_class, model_class in (

@@ -3,6 +3,7 @@ from __future__ import annotations
 import runpy
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from runs import text_arguments
@@ -219,3 +220,20 @@ def test_a_recipe_ends_with_one_line_on_a_mistake(
 ) -> None:
     said = said_by(recipe, monkeypatch, capsys, "model=m", "output_dir=o", word)
     assert message in said and "\n" not in said.strip()
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("prediction_loss_only", True),
+        ("batch_eval_metrics", True),
+        ("eval_do_concat_batches", False),
+        ("remove_unused_columns", False),
+        ("dataloader_drop_last", True),
+        ("metric_for_best_model", "nonsense"),
+    ],
+)
+def test_options_that_cannot_work_here_are_refused(kind: type[RunArguments], name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name}={value} cannot be: "):
+        parse_arguments(["model=m", "output_dir=o", f"{name}={value}"], kind)

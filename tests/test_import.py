@@ -47,3 +47,10 @@ def test_every_public_name_is_found_when_it_is_asked_for() -> None:
         assert getattr(hf_selfattn, name) is not None and name in dir(hf_selfattn)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         hf_selfattn.nothing  # noqa: B018
+
+
+def test_no_import_prints_anything() -> None:
+    """PEFT imports bitsandbytes where it is installed, which warns of a kernel that is missing."""
+    homes = ", ".join(f"hf_selfattn.{home}" for home in hf_selfattn.PUBLIC)
+    done = subprocess.run([sys.executable, "-c", f"import {homes}"], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")

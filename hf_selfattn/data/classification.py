@@ -13,12 +13,14 @@ from .columns import LABEL_NAMES, Columns, column_values, find_columns, found_co
 from .findings import BadRow, Finding, bad_rows_message, finding, summarise, text_mistake
 from .formats import ORIGIN
 from .labels import (
+    LEARNED,
     LabelError,
     LabelScheme,
     LabelTarget,
     degenerate,
     encode_label,
     is_missing,
+    is_no_answer,
     label_twins,
     named_values,
     read_bit,
@@ -27,7 +29,6 @@ from .labels import (
 from .load import reading_notes, with_origins
 from .streams import Stream
 
-LEARNED = ("train", "validation")  # the splits that need labels
 LABEL_MENDS = {
     "label_unknown": "A label that train does not have cannot be scored: add training rows, mend it, or list it in "
     "label_names.",
@@ -181,15 +182,9 @@ def _is_unlabelled(name: str, splits: Mapping[str, Dataset], column: str) -> boo
     if name in LEARNED or len(splits) == 1:
         return False
     first = next(iter(splits.values()))
-    return all(map(_is_no_answer, named_values(splits[name], column))) and not any(
-        _is_no_answer(value) and not is_missing(value) for value in named_values(first, column)
+    return all(map(is_no_answer, named_values(splits[name], column))) and not any(
+        is_no_answer(value) and not is_missing(value) for value in named_values(first, column)
     )
-
-
-def _is_no_answer(value: Any) -> bool:
-    if isinstance(value, list):
-        return bool(value) and all(map(_is_no_answer, value))
-    return is_missing(value) or bool(re.fullmatch(r"(.*=)?\s*(-1|-1\.0+|None)?\s*", str(value)))
 
 
 def joined_lines(name: str, split: Dataset, columns: Columns) -> list[Finding]:

@@ -18,6 +18,7 @@ from .columns import column_values
 
 LABEL_PROBLEMS = ("single_label_classification", "multi_label_classification", "regression", "ordinal")
 SEPARATORS = ("|", ";", ",", "#")
+LEARNED = ("train", "validation")  # the splits that need labels
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*|\s*[+-]?(nan|inf|infinity)\s*", re.IGNORECASE)
 LIST = re.compile(r"\s*(\[.*\]|\(.*\)|\{.*\}|set\(\))\s*", re.DOTALL)  # a list, tuple or set written as text
 ITEM = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^,\s"'][^,]*)""")
@@ -222,6 +223,13 @@ def is_missing(value: Any) -> bool:
     if isinstance(value, str):
         return not value.strip()
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def is_no_answer(value: Any) -> bool:
+    """Tell whether a cell, or each of its items, holds nothing or the -1 of a hidden label."""
+    if isinstance(value, list):
+        return bool(value) and all(map(is_no_answer, value))
+    return is_missing(value) or bool(re.fullmatch(r"(.*=)?\s*(-1|-1\.0+|None)?\s*", str(value)))
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:

@@ -13,7 +13,7 @@ from .columns import TaggingColumns, column_values, find_tagging_columns
 from .conll import DOCSTART, LINES
 from .findings import BadRow, text_mistake
 from .formats import ORIGIN
-from .labels import LabelError, class_names, is_missing, natural_key
+from .labels import LEARNED, LabelError, class_names, is_missing, is_no_answer, natural_key
 from .load import reading_notes
 from .schemes import (
     OUTSIDE,
@@ -88,6 +88,9 @@ def read_tagging(
     if scheme is not None:
         check_scheme(scheme)
     found = {name: find_tagging_columns(split, **columns) for name, split in splits.items()}
+    hidden = [name for name, split in splits.items() if len(splits) > 1 and _is_untagged(name, split, found[name])]
+    splits = {name: split for name, split in splits.items() if name not in hidden}
+    found = {name: found[name] for name in splits}
     read = {name: _read_sentences(split, found[name], tag_names, on_overlap) for name, split in splits.items()}
     sources = ["train"] if "train" in splits else list(splits)
     declared = list(tag_names or _declared_tags(splits[sources[0]], found[sources[0]]))
@@ -102,7 +105,8 @@ def read_tagging(
     else:
         chosen = _detected([row.tags for name in sources for row in read[name][0] if found[name].tags], declared)
     bad = {name: bad for name, (_, bad) in read.items()}
-    result = ReadTags(found, chosen, [], {}, bad, {}, [*reading_notes(splits), *form.notes(known)])
+    silent = [f"{name}: no word has a tag (all are -1 or empty), so it is not scored." for name in hidden]
+    result = ReadTags(found, chosen, [], {}, bad, {}, [*reading_notes(splits), *form.notes(known), *silent])
     for name, (rows, _) in read.items():
         own = chosen.name if found[name].tags else "IOB2"  # spans became IOB2 when they were read
         result.sentences[name], result.repaired[name] = _normalise(rows, own, result.bad[name])
@@ -112,6 +116,13 @@ def read_tagging(
     for name, rows in result.sentences.items():
         result.sentences[name] = _known_types(rows, result.entity_types, result.bad[name])
     return result
+
+
+def _is_untagged(name: str, split: Dataset, columns: TaggingColumns) -> bool:
+    """Tell whether a test split has no tags, or -1 in their place."""
+    if name in LEARNED or not columns.tags:
+        return False
+    return all(tags == [] or is_no_answer(tags) for tags in column_values(split, columns.tags))
 
 
 def _detected(tagged: list[list[str]], declared: list[str]) -> TagScheme:

@@ -53,15 +53,12 @@ def only_hub(options: dict[str, Any]) -> dict[str, Any]:
 def open_adapter_checkpoint(
     model_class: type[PreTrainedModel], name_or_path: str | os.PathLike[str], config: Any, options: dict[str, Any]
 ) -> Any:
-    """Open a checkpoint without backbone weights.
+    """Return the model of a checkpoint without backbone weights; it holds its `PeftModel` in `adapted`.
 
     Args:
         options: of `from_pretrained`: those of files on the hub, `dtype`, `attn_implementation`, `device_map` for one
             device, `output_loading_info`, fields of the configuration; `backbone_name_or_path`, where the backbone is;
             `with_adapter=False` for the model that the adapter stands on; `is_trainable`.
-
-    Returns:
-        The model, its adapter inside; it holds the `PeftModel` in `adapted`.
     """
     hub = only_hub(options)
     unread = (*UNREAD_OPTIONS, *HUB_OPTIONS)
@@ -239,9 +236,8 @@ def refuse_prompts(adapted: Any) -> None:
     kinds = [config.peft_type for config in adapted.peft_config.values() if config.is_prompt_learning]
     if kinds:
         raise ValueError(
-            f"{getattr(kinds[0], 'value', kinds[0])} acts outside of the model, so that no auto class can open it "
-            "from an adapter checkpoint. Take a method that changes layers, such as LoRA or IA3, or save it with "
-            "PEFT itself."
+            f"{getattr(kinds[0], 'value', kinds[0])} acts outside of the model, so no auto class opens it from an "
+            "adapter checkpoint. Take a method that changes layers, such as LoRA or IA3, or save it with PEFT."
         )
 
 

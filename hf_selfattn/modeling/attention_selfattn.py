@@ -81,12 +81,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: object,
 ) -> tuple[Tensor, Tensor]:
-    """Attend with plain matrix products; the attention weights are returned.
-
-    Args:
-        query, key, value: (B, H, Q, E), (B, H, K, E) and (B, H, K, E).
-        attention_mask: additive mask that broadcasts to (B, H, Q, K), or None.
-    """
+    """Attend with plain matrix products, of (B, H, Q, E) and (B, H, K, E); the attention weights are returned."""
     logits = query @ key.transpose(-1, -2) * scaling
     if attention_mask is not None:
         logits = logits + attention_mask
@@ -298,28 +293,20 @@ def is_flash(implementation: str) -> bool:
 
 
 def has_flex_kernels(device: torch.device) -> bool:
-    """Return whether FlexAttention is one kernel on a device, forward and backward, and not a plain product.
-
-    Its kernels are in Triton and made for NVIDIA's Ampere (compute capability 8.0) and later. A model that is compiled
-    has compiled kernels anyway, and its compiler cannot look for them.
-    """
+    """Return whether FlexAttention is one kernel on a device: one of Triton, for NVIDIA's Ampere (8.0) and later."""
     if device.type not in ("cuda", "xpu"):
         return False
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():  # which cannot look for kernels, and makes its own
         return True
     has_triton = find_spec("triton") is not None
     return has_triton and (device.type == "xpu" or torch.cuda.get_device_capability(device) >= (8, 0))
 
 
 def choose_window_attention(implementation: str, device: torch.device, dtype: torch.dtype) -> str:
-    """Return the attention inside the windows of the self-attention.
-
-    It is the one that the model was told, with two exceptions. FlashAttention has kernels for half precision only,
-    and an exported program has neither it nor FlexAttention: then it is PyTorch's own, which gives the same.
-    """
+    """Return the attention inside the windows, the one that the model was told where it can be had, else PyTorch's."""
     if torch.compiler.is_exporting() and (implementation == FLEX or is_flash(implementation)):
         return "sdpa"
-    if is_flash(implementation) and dtype not in HALF_TYPES:
+    if is_flash(implementation) and dtype not in HALF_TYPES:  # for which alone it has kernels
         return "sdpa"
     return choose_flex(device, dtype) if implementation == FLEX else implementation
 
@@ -331,10 +318,9 @@ def choose_grouped_attention(
 
     - "eager", or any other attention that takes a bias, is taken as it is.
     - FlashAttention takes no bias: it is FlexAttention where that has kernels, else PyTorch's own.
-    - "sdpa", which is also what a model is told by default, is FlexAttention where that has kernels and a row has more
-      blocks than a block has tokens. PyTorch's kernel wants the K means copied to every block, K * K in all. Up to
-      there these are fewer than the tokens themselves, `K * K <= K * W`; beyond they are most of the memory and grow
-      with the square of the length. Both compute the same logits. While the whole model is compiled it stays "sdpa".
+    - "sdpa", a model's default, is FlexAttention where that has kernels and a row has more blocks than a block has
+      tokens: PyTorch's kernel wants the K means copied to every block, K * K in all, which are most of the memory
+      beyond that. Both compute the same logits. While the whole model is compiled it stays "sdpa".
     """
     if torch.compiler.is_exporting():
         return "sdpa" if implementation == FLEX or is_flash(implementation) else implementation

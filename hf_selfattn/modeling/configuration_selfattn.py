@@ -81,9 +81,12 @@ def backbone_window(backbone_config: PreTrainedConfig) -> int | None:
     positions = getattr(backbone_config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:
         return None
-    if backbone_config.model_type in OFFSET_POSITION_FAMILIES:
-        return positions - (backbone_config.pad_token_id or 0) - 1
-    return positions
+    return positions - first_position(backbone_config)
+
+
+def first_position(backbone_config: PreTrainedConfig) -> int:
+    """Return the position of a row's first token."""
+    return (backbone_config.pad_token_id or 0) + 1 if backbone_config.model_type in OFFSET_POSITION_FAMILIES else 0
 
 
 @auto_docstring(
@@ -237,7 +240,7 @@ class SelfAttnConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Open a configuration: what a later version has written is kept, and the backbone's own sizes count."""
+        """Open a configuration: what a later version wrote is kept, and options reach the backbone that has them."""
         known = known_fields(cls) | set(GONE)
         unknown = {name: value for name, value in config_dict.items() if name not in known}
         if unknown:
@@ -245,6 +248,9 @@ class SelfAttnConfig(PreTrainedConfig):
         passed = {name: value for name, value in config_dict.items() if name not in (*unknown, *SIZES)}
         if other_labels(config_dict, kwargs):
             passed |= {"thresholds": None, "temperature": 1.0}
+        passed["backbone_config"] = backbone = build_backbone_config(passed.get("backbone_config"))
+        for name in [name for name in kwargs if name not in known and hasattr(backbone, name)]:
+            setattr(backbone, name, kwargs.pop(name))
         opened = super().from_dict(passed, **kwargs)
         for name, value in unknown.items():
             setattr(opened[0] if isinstance(opened, tuple) else opened, name, value)

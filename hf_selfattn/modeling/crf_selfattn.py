@@ -26,10 +26,8 @@ TAG = re.compile(r"O|([BIMELSU])(?:-(.+))?")
 def read_tags(label_names: tuple[str, ...]) -> list[tuple[str, str]] | None:
     """Return role and type of each tag of IOB2 or BIOES (also BILOU, BMES), or None for labels of no such scheme.
 
-    A set in which a tag could stand in no legal sequence (I-X without B-X: IO or IOB1) is no such scheme either.
-
-    Args:
-        label_names: C names such as "O", "B-PER", "I-PER"; bare "B", "I" for entities of one kind.
+    A set in which a tag could stand in no legal sequence (I-X without B-X: IO or IOB1) is no such scheme either. Bare
+    "B" and "I" are for entities of one kind.
     """
     if not label_names:
         raise ValueError("label_names is empty. Give the name of each label, for example ['O', 'B-PER', 'I-PER'].")
@@ -76,11 +74,7 @@ def tag_tables(label_names: tuple[str, ...]) -> tuple[list[bool], list[list[bool
 
 
 class LinearChainCRF(nn.Module):
-    """Learned scores of each transition on top of the legal ones (Lafferty et al., 2001).
-
-    The parameters are allocated only: `reset_weights` fills them with 0, which gives the legal-transition model. The
-    buffers are not saved: they are the `transition_mask` of the label names.
-    """
+    """Learned scores of each transition, 0 at first, on top of the legal ones (Lafferty et al., 2001)."""
 
     legal_start: Tensor
     legal_transitions: Tensor
@@ -96,7 +90,7 @@ class LinearChainCRF(nn.Module):
         self.transition_scores = nn.Parameter(torch.empty(C, C))
         self.end_scores = nn.Parameter(torch.empty(C))
         for name, table in zip(("start", "transitions", "end"), transition_mask(label_names), strict=True):
-            self.register_buffer(f"legal_{name}", table, persistent=False)
+            self.register_buffer(f"legal_{name}", table, persistent=False)  # the label names tell it
 
     def reset_weights(self) -> None:
         """Fill parameters and buffers, unless they were loaded."""
@@ -106,11 +100,7 @@ class LinearChainCRF(nn.Module):
             init.copy_(getattr(self, f"legal_{name}"), table)
 
     def forward(self, scores_BNC: Tensor, labels_BN: Tensor, mask_BN: Tensor) -> Tensor:
-        """Return (B,) the negative log-likelihood of the labels, summed over the words of each row.
-
-        Raises:
-            ValueError: if the shapes do not fit, or a label is unknown or may not stand where it stands.
-        """
+        """Return (B,) the negative log-likelihood of the labels, summed over the words of each row."""
         if labels_BN.shape != mask_BN.shape:
             raise ValueError(
                 f"labels have shape {tuple(labels_BN.shape)} and the mask {tuple(mask_BN.shape)}. Give one label for "
@@ -169,11 +159,8 @@ def crf_nll(
 
 
 def forward_scores(rows: RightPaddedRows) -> tuple[Tensor, Tensor]:
-    """Return the log sum of exp(score) of the beginnings of sequences that end in each label, with its own score.
-
-    Returns:
-        (B, N, C) with 0 as the largest number of each position, and (B, N) what was subtracted there for it. The
-        positions after the last word repeat it and subtract nothing.
+    """Return the log sum of exp(score) of the beginnings of sequences that end in each label, its own score included,
+    as (B, N, C) with 0 as the largest number of each position and (B, N) what was subtracted there for it.
     """
     step_BC = rows.start + rows.scores_BNC[:, 0]
     shifts = [step_BC.detach().amax(dim=1, keepdim=True)]

@@ -8,9 +8,8 @@ mask is False are no words: they take no part, and the words on both sides of th
 
 A row of N positions takes N steps one by one. Long rows are cut into K blocks of L positions: the (C, C) products of
 all blocks grow side by side in L steps, K steps carry the state from block to block, and one more operation gives the
-state at every position. That is C times the work in L + K steps, so it is for few rows and tags (`in_blocks`); many
-rows share the cost of a step already. Both ways agree to the last digits of float64, whatever stands in the batch. A
-row whose best labels are legal as they are needs no Viterbi.
+state at every position: C times the work in L + K steps, for few rows and tags (`in_blocks`). Both ways agree to the
+last digits of float64. A row whose best labels are legal as they are needs no Viterbi.
 
 Shape suffixes: B or X rows, N positions, C tags, K blocks, L positions of a block.
 """
@@ -37,12 +36,8 @@ def decode(
     scores_BNC: Tensor, mask_BN: Tensor, start: Tensor, transitions: Tensor, end: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the labels (B, N) of the best sequence of each row (Viterbi, 1967), -100 where there is no word, and the
-    probability (B, N, C) of each label over all sequences, by forward-backward, 0 where there is no word.
-
-    Args:
-        start: (C,) table of the first label, boolean or scores.
-        transitions: (C, C) table from row to column.
-        end: (C,) table of the last label.
+    probability (B, N, C) of each label over all sequences, by forward-backward, 0 where there is no word. The tables
+    are (C,) of the first label, (C, C) from row to column, and (C,) of the last.
     """
     rows = right_padded(scores_BNC, mask_BN, start, transitions, end)
     return best_sequences(rows), label_probabilities(rows)
@@ -90,10 +85,7 @@ def illegal_in_order(labels_BN: Tensor, words_BN: Tensor, start: Tensor, transit
 
 
 class RightPaddedRows(NamedTuple):
-    """Scores with the words of each row at its front, and the tables as scores.
-
-    There are as many positions N as words in the longest row, of the T that came in.
-    """
+    """Scores with the words of each row at its front, as many as the longest has, and the tables as scores."""
 
     scores_BNC: Tensor  # scores of the labels, 0 where there is no word
     mask_BN: Tensor  # True at words
@@ -187,10 +179,7 @@ def cut(values_XN: Tensor, fill: float) -> Tensor:
 def messages(start_XC: Tensor, steps_XCC: Tensor, factors_XNC: Tensor) -> Tensor:
     """Return (X, N, C) the sums over all beginnings of a chain that end in each tag, as shares of 1.
 
-    The first is `start * factors[0]`, each later one `(the one before @ steps) * factors`.
-
-    Args:
-        factors_XNC: factors of each tag at each position, above 0.
+    The first is `start * factors[0]`, each later one `(the one before @ steps) * factors`, with factors above 0.
     """
     X, N, C = factors_XNC.shape
     if in_blocks(X, N, C):

@@ -74,10 +74,8 @@ def compiled_attention() -> Callable[..., Tensor]:
 
     The compiler makes programs of their own for sizes of 1, for other strides and for views. Therefore rows and heads
     are one dimension here, there are at least two tiles, and all inputs are tensors with memory of their own.
-
-    Where PyTorch's limit of recompilations is met it raises an error: without `fullgraph` it would go on uncompiled,
-    with the logits of all pairs of tokens in memory.
     """
+    # With `fullgraph` the limit of recompilations is an error, and not all logits in memory, uncompiled.
     return torch.compile(biased_attention, dynamic=True, fullgraph=True)
 
 
@@ -101,11 +99,7 @@ def places_of_tokens(num_tokens: int) -> int:
 
 
 def key_bias(lengths_B: Tensor, num_blocks: int, block_size: int, num_means: int, dtype: torch.dtype) -> Tensor:
-    """Return what is added to the logits of the keys, which is the same for every query: (B, S).
-
-    It hides padding and the means of empty blocks, and gives every other mean the logarithm of the number of its
-    tokens, as `near_and_far_bias` does. A block without a real token lets its first place through.
-    """
+    """Return what is added to the logits of the keys for every query, (B, S), as `near_and_far_bias` has it."""
     counts_BK = block_counts(lengths_B, num_blocks, block_size)
     # Half of the lowest number: kernels change the base of the exponentials, by a factor of 1.44.
     near_BM = window_bias(counts_BK, block_size, dtype).flatten(1) / 2

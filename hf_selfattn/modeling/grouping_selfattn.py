@@ -32,15 +32,12 @@ def group_probabilities(similarity_BHNG: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sort_by_group(similarity_BHNG: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sort the tokens of right-padded rows by their most similar group and inside it; padding comes last.
+    """Return the group of each token (B, H, N), and the order by it and inside it, padding last, with its inverse.
 
     The key `(group * LEVELS + level) * N + position` is an integer of its own for each token, so the order is
     deterministic and no shape depends on the data. `level` is how unlike the group's prototype the token is, in
     `LEVELS` steps: tokens that are alike lie side by side however far apart they stand in the text, and where a border
     of two blocks goes through a group, it seldom parts them.
-
-    Returns:
-        The group of each token (B, H, N), the order, and its inverse: `order[b, h, i]` is the token at place i.
     """
     N, G = similarity_BHNG.shape[-2:]
     # As it lies in memory: twice as fast.
@@ -59,20 +56,13 @@ def is_one_block(num_blocks: int) -> bool:
 
 
 def block_counts(lengths_B: Tensor, num_blocks: int, block_size: int) -> Tensor:
-    """Return (B, K) the number of real tokens in each block of the sorted sequence.
-
-    Padding is sorted last in every head, so the counts are the same for all heads.
-    """
+    """Return (B, K) the number of real tokens in each block; in every head padding is sorted last."""
     starts_K = torch.arange(num_blocks, device=lengths_B.device) * block_size
     return (lengths_B[:, None] - starts_K).clamp(0, block_size)
 
 
 def window_bias(counts_BK: Tensor, block_size: int, dtype: torch.dtype) -> Tensor:
-    """Return the additive mask of attention inside each block: (B, K, W), 0 at real tokens.
-
-    A block without a real token lets its first place through, so that no softmax is over nothing; what comes of it
-    is never read.
-    """
+    """Return the additive mask inside each block, (B, K, W): 0 at real tokens, and at one where there is none."""
     places_W = torch.arange(block_size, device=counts_BK.device)
     allowed_BKW = places_W < counts_BK.clamp(min=1)[..., None]
     return torch.zeros(allowed_BKW.shape, dtype=dtype, device=counts_BK.device).masked_fill(
@@ -81,13 +71,10 @@ def window_bias(counts_BK: Tensor, block_size: int, dtype: torch.dtype) -> Tenso
 
 
 def near_and_far_bias(counts_BK: Tensor, block_size: int, dtype: torch.dtype) -> Tensor:
-    """Return the additive mask of each block's tokens over its own W tokens and the K block summaries.
+    """Return the additive mask of each block over its own W tokens and K summaries, (B, K, W + K); of one, (B, 1, W).
 
     A summary stands for all tokens of its block, so its logit gets the logarithm of their number; the summary of the
-    own block and those of empty blocks are masked. Where there is one block there are no summaries.
-
-    Returns:
-        (B, K, W + K), or (B, 1, W) for one block.
+    own block and those of empty blocks are masked.
     """
     near_BKW = window_bias(counts_BK, block_size, dtype)
     K = counts_BK.shape[1]
@@ -133,17 +120,13 @@ def far_field_slope(
     (Stein's lemma); in the fast multipole method (Greengard and Rokhlin, 1987) this is the dipole after the monopole.
     One covariance is taken for all blocks, the mean of theirs. A query whose logits vary much inside a block, by a
     variance `q.S q` with the keys' covariance S, meets few of its tokens, where no linear term holds: the shift is
-    divided by `1 + q.S q`.
-
-    Returns:
-        The shift before the division, (B, M, H, V), and what it is multiplied by, (B, M, H, 1); of float16 in
-        float32, since one of them may be large where the other is small.
+    divided by `1 + q.S q`. Returned are the shift, (B, M, H, V), and what it is multiplied by for that, (B, M, H, 1).
     """
     _, K, W, _, E = blocks[1].shape
     is_real_BKW = real_places(block_counts(lengths_B, K, W), W)[..., None, None]
     around = (blocks[1] - means_BKHE[:, :, None]).mul_(is_real_BKW)
     dtype = around.dtype
-    wide = torch.float32 if dtype == torch.float16 else dtype  # which cannot hold the variance of sharp logits
+    wide = torch.float32 if dtype == torch.float16 else dtype  # which cannot hold a large shift or variance
     around, query, key, value = (x.flatten(1, 2).transpose(1, 2).to(wide) for x in (around, *blocks))  # (B, H, M, E)
     share_B111 = scaling / lengths_B.clamp(min=1).to(key.dtype)[:, None, None, None]
     around = around.transpose(-1, -2)

@@ -50,6 +50,11 @@ def build_norm(config: SelfAttnConfig) -> nn.Module:
     return kind(config.hidden_size, eps=config.norm_eps)
 
 
+def normed(norm: nn.Module, x: Tensor) -> Tensor:
+    """Return normalised features, in the type of the weights: PEFT casts those of frozen heads, but no features."""
+    return norm(x.to(cast(Tensor, norm.weight).dtype))
+
+
 class SelfAttnLayer(GradientCheckpointingLayer):
     """Self-attention, grouped attention on its result, and the weighted sum `x + w_self * a + w_group * g`."""
 
@@ -74,11 +79,11 @@ class SelfAttnLayer(GradientCheckpointingLayer):
         x, y = features_BND, features_BND
         record: tuple[Tensor, ...] = ()
         if self.self_attention is not None and self.self_norm is not None:
-            a = self.self_attention(self.self_norm(x), masks)
+            a = self.self_attention(normed(self.self_norm, x), masks)
             y = y + self.fusion_weight[0] * self.dropout(a)
             x = x + a
         if self.grouped_attention is not None and self.grouped_norm is not None:
-            g, record = self.grouped_attention(self.grouped_norm(x), masks, output_attentions)
+            g, record = self.grouped_attention(normed(self.grouped_norm, x), masks, output_attentions)
             y = y + self.fusion_weight[1] * self.dropout(g)
         return y, record
 
@@ -86,8 +91,8 @@ class SelfAttnLayer(GradientCheckpointingLayer):
         """Return the vectors (B, N, E), of length 1, in which the grouped attention compares tokens."""
         x, grouped = features_BND, cast(GroupedAttentionHead, self.grouped_attention)
         if self.self_attention is not None and self.self_norm is not None:
-            x = x + self.self_attention(self.self_norm(x), masks)
-        return grouped.unit_metric(cast(nn.Module, self.grouped_norm)(x))
+            x = x + self.self_attention(normed(self.self_norm, x), masks)
+        return grouped.unit_metric(normed(cast(nn.Module, self.grouped_norm), x))
 
 
 class SelfAttnHeads(nn.Module):
@@ -127,10 +132,9 @@ class SelfAttnHeads(nn.Module):
     def forward(
         self, hidden_states: tuple[Tensor, ...], lengths_B: Tensor | None = None, output_attentions: bool = False
     ) -> HeadsOutput:
-        """Mix the hidden layers and apply the attention layers.
+        """Mix the hidden layers, (B, N, D) each, of right-padded rows and apply the attention layers.
 
         Args:
-            hidden_states: `num_mixed_layers` tensors (B, N, D) of right-padded rows.
             lengths_B: number of real tokens of each row, or None where no token is padding.
             output_attentions: also return groups, group probabilities, summary attentions and fusion weights.
         """
@@ -185,10 +189,7 @@ def first_token(features_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
 
 
 class PooledClassifier(nn.Module):
-    """A linear classifier on the mean of the tokens or on the first token.
-
-    Shape: (B, N, D) -> (B, C).
-    """
+    """A linear classifier on the mean of the tokens or on the first token: (B, N, D) -> (B, C)."""
 
     weight = None  # when PEFT merges, it reads the `weight` of each module that it saved, even of one that has none
 

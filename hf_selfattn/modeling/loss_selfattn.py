@@ -5,8 +5,12 @@
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.utils import logging
 
 from .configuration_selfattn import SelfAttnConfig
+from .crf_selfattn import LinearChainCRF
+
+logger = logging.get_logger(__name__)
 
 
 def mean_loss(losses: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
@@ -28,11 +32,7 @@ def problem_type_of(config: SelfAttnConfig, labels: Tensor) -> str:
 def sequence_loss(
     config: SelfAttnConfig, logits_BC: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None
 ) -> Tensor:
-    """Return the loss of a sequence classifier.
-
-    Args:
-        labels: (B,) class numbers, (B, C) 0 and 1 for multi-label classification, or (B,) numbers for regression.
-    """
+    """Return the loss of a sequence classifier, of labels as `forward` documents them."""
     problem_type = problem_type_of(config, labels)
     if problem_type == "single_label_classification":
         labels = labels.flatten()
@@ -46,3 +46,22 @@ def sequence_loss(
     criterion = F.mse_loss if problem_type == "regression" else F.binary_cross_entropy_with_logits
     losses = criterion(logits_BC, targets, reduction="none").masked_fill(targets == -100, 0)
     return mean_loss(losses, targets, num_items_in_batch)
+
+
+def tag_losses(logits_BTC: Tensor, labels_BT: Tensor, crf: LinearChainCRF | None, smoothing: float) -> Tensor:
+    """Return the losses of a tagger: of each row with a CRF, or of each token."""
+    if crf is not None:
+        return crf(logits_BTC, labels_BT, labels_BT != -100)
+    scores, labels = logits_BTC.flatten(0, 1), labels_BT.flatten()
+    return F.cross_entropy(scores, labels, reduction="none", label_smoothing=smoothing)
+
+
+def loss_is_outside(labels: Tensor | None, num_items_in_batch: Tensor | int | None) -> bool:
+    """Return whether `Trainer` computes the loss, of logits that must be the scores that are trained; say so."""
+    outside = labels is None and num_items_in_batch is not None
+    if outside and not torch.compiler.is_compiling():
+        logger.warning_once(
+            "label_smoothing_factor and compute_loss_func read logits, so in evaluation these are not decoded. Set "
+            "model.label_smoothing instead to have decoded ones."
+        )
+    return outside

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoTokenizer, Cache, PreTrainedModel
-from transformers import initialization as init
 from transformers.utils import auto_docstring, can_return_tuple
 
 from .adapter_selfattn import adapter_subfolder, carries_adapter, open_adapter_checkpoint, save_adapter_checkpoint
@@ -37,10 +36,10 @@ from .backbone_selfattn import (
     refuse_decoder,
     refuse_quantised,
 )
-from .configuration_selfattn import SelfAttnConfig, check_backbone_name, refuse_unknown_keys
+from .configuration_selfattn import SelfAttnConfig, check_backbone_name, first_position, refuse_unknown_keys
 from .crf_selfattn import LinearChainCRF
 from .heads_selfattn import ClassQueryClassifier, SelfAttnHeads, SelfAttnLayer, build_sequence_classifier
-from .loss_selfattn import mean_loss, sequence_loss
+from .loss_selfattn import loss_is_outside, mean_loss, sequence_loss, tag_losses
 from .outputs_selfattn import (
     SelfAttnClassifierOutput,
     SelfAttnModelOutput,
@@ -57,10 +56,10 @@ from .peft_selfattn import (
     register_adapter_targets,
     share_configuration,
 )
-from .subsequences_selfattn import TokenRows, merge, plan_windows, right_padded_rows, rows_of_windows
-from .words_selfattn import Words, decode_words, find_words, pool_words, token_marks
+from .subsequences_selfattn import TokenRows, are_counted, merge, plan_windows, right_padded_rows, rows_of_windows
+from .words_selfattn import TokenMarks, Words, decode_words, find_words, pool_words, token_marks
 
-OWN_WEIGHTS = (GroupedAttentionHead, SelfAttnLayer, SelfAttnHeads, ClassQueryClassifier, LinearChainCRF)
+OWN_WEIGHTS = (GroupedAttentionHead, SelfAttnLayer, SelfAttnHeads, ClassQueryClassifier, LinearChainCRF, TokenMarks)
 HiddenStates = tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None]  # of the layers, and the attentions
 
 
@@ -70,7 +69,7 @@ class SelfAttnPreTrainedModel(PreTrainedModel):
     config: SelfAttnConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["SelfAttnLayer"]
+    _no_split_modules = ["SelfAttnLayer", "SelfAttnHeads"]
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_flash_attn = True
@@ -90,8 +89,6 @@ class SelfAttnPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, OWN_WEIGHTS):
             module.reset_weights()
-        elif isinstance(module, SelfAttnForTokenClassification):
-            init.zeros_(module.continues_word)
 
     @classmethod
     def from_backbone(
@@ -111,7 +108,7 @@ class SelfAttnPreTrainedModel(PreTrainedModel):
             name_or_path (`str`):
                 The backbone: a name on the hub or a folder.
             dtype (`torch.dtype`, *optional*):
-                The type of all weights. That of the checkpoint where it is not given.
+                The type of all weights, the checkpoint's where it is not given.
             attn_implementation (`str` or `dict`, *optional*):
                 As in `from_pretrained`; a dictionary can name `backbone_config` apart.
             hub_options (`dict`, *optional*):
@@ -120,10 +117,6 @@ class SelfAttnPreTrainedModel(PreTrainedModel):
                 Fields of the backbone's configuration to change, such as `attention_probs_dropout_prob`.
             head_options (`dict`, *optional*):
                 Fields of [`SelfAttnConfig`], such as `num_groups`, `id2label` or `problem_type`.
-
-        Raises:
-            ValueError: if the backbone is a decoder, has no hidden size, or has no tokenizer that tells its special
-                tokens, or if an option is unknown.
         """
         hub_options = hub_options or {}
         backbone_config = AutoConfig.from_pretrained(name_or_path, **hub_options, **(backbone_options or {}))
@@ -175,6 +168,7 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
         self.backbone = build_backbone(config.backbone_config)
         self.heads = SelfAttnHeads(config)
         self.main_input_name = self.backbone.main_input_name
+        self.first_position = first_position(config.backbone_config)
         self.reads_token_types = "token_type_ids" in signature(self.backbone.forward).parameters
         self.post_init()
 
@@ -193,6 +187,11 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.backbone.set_input_embeddings(value)
+
+    @property
+    def bert(self) -> PreTrainedModel:
+        """The backbone, by the name under which PEFT looks for layers to replicate."""
+        return self.backbone
 
     def train(self, mode: bool = True) -> "SelfAttnModel":
         super().train(mode)
@@ -218,6 +217,8 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
             `hidden_states` are these alone.
         """
         main_input = {name: kwargs.pop(name) for name in (self.main_input_name,) if name in kwargs}
+        if are_counted(kwargs.get("position_ids"), attention_mask, self.first_position):
+            del kwargs["position_ids"]
         want = wanted_outputs(self, kwargs)
         found = self.backbone_features(
             input_ids, attention_mask, token_type_ids, inputs_embeds, past_key_values, features, want, **main_input
@@ -252,11 +253,7 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
             want (`dict`, *optional*):
                 `output_attentions` and `output_hidden_states`: what the backbone returns besides.
             main_input (`torch.Tensor`, *optional*):
-                What a backbone that reads no tokens reads, by its `main_input_name`: `pixel_values`, for example. The
-                other arguments are those of `forward`.
-
-        Raises:
-            ValueError: if there is not exactly one main input, or if its parts do not fit together.
+                What a backbone that reads no tokens reads, such as `pixel_values`; the rest is as in `forward`.
         """
         want = want or {"output_attentions": False, "output_hidden_states": False}
         if self.main_input_name != "input_ids":
@@ -356,8 +353,8 @@ class SelfAttnForSequenceClassification(SelfAttnPreTrainedModel):
         features (`torch.Tensor` of shape `(batch_size, sequence_length, num_mixed_layers, hidden_size)`, *optional*):
             The backbone's last hidden states of these tokens, as computed before: the backbone is not run.
         """
-        inputs = (input_ids, attention_mask, token_type_ids, inputs_embeds, past_key_values)
-        outputs = self.model(*inputs, features=features, return_dict=True, **kwargs)
+        inputs = (input_ids, attention_mask, token_type_ids, inputs_embeds, past_key_values, features)
+        outputs = self.model(*inputs, return_dict=True, **kwargs)
         attention_mask = mask_of_tokens(attention_mask, outputs.last_hidden_state, past_key_values)
         if self.training and labels is not None:
             self.config.forget_calibration()
@@ -368,12 +365,8 @@ class SelfAttnForSequenceClassification(SelfAttnPreTrainedModel):
     @torch.no_grad()
     def predict_labels(self, logits: torch.Tensor) -> torch.Tensor:
         r"""
-        Return the predicted labels: class numbers `(batch_size,)`, 0 and 1 `(batch_size, num_labels)` for multi-label
-        classification by the thresholds of the configuration, or the numbers of a regression.
-
-        Args:
-            logits (`torch.Tensor` of shape `(batch_size, num_labels)`):
-                What `forward` returned.
+        Return the labels that logits predict: class numbers `(batch_size,)`, 0 and 1 `(batch_size, num_labels)` for
+        multi-label classification by the thresholds of the configuration, or the numbers of a regression.
         """
         if self.config.problem_type == "regression" or self.num_labels == 1:
             return logits.squeeze(-1)
@@ -388,7 +381,7 @@ class SelfAttnForSequenceClassification(SelfAttnPreTrainedModel):
 
 @auto_docstring
 class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
-    continues_word: torch.Tensor
+    label_smoothing = 0.0  # of the loss in training and evaluation
 
     def __init__(self, config: SelfAttnConfig, **options: Any):
         super().__init__(config, **options)
@@ -399,8 +392,13 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
         # CODEPATH: checkpoints trained with decoding="crf" have the transitions; all others decode without weights.
         self.crf = LinearChainCRF(self.label_names) if config.decoding == "crf" else None
         num_tokens = cast(Any, self.model.get_input_embeddings()).num_embeddings
-        self.continues_word = nn.Buffer(torch.zeros(num_tokens, dtype=torch.uint8))  # of `token_marks`
+        self.marks = TokenMarks(num_tokens)
         self.post_init()
+
+    @property
+    def continues_word(self) -> torch.Tensor:
+        """What is known of each id, of `token_marks`."""
+        return self.marks.continues_word
 
     @property
     def label_names(self) -> list[str]:
@@ -418,12 +416,14 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
     def read_marks(self, tokenizer: Any) -> None:
         """Note which tokens go on with a word and which show nothing, as the tokenizer marks them."""
         marks = torch.tensor(token_marks(tokenizer), dtype=torch.uint8)[: len(self.continues_word)]
-        self.continues_word = F.pad(marks, (0, len(self.continues_word) - len(marks))).to(self.continues_word.device)
+        self.marks.continues_word = F.pad(marks, (0, len(self.continues_word) - len(marks))).to(
+            self.continues_word.device
+        )
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         embeddings = super().resize_token_embeddings(*args, **kwargs)
         more = embeddings.num_embeddings - len(self.continues_word)
-        self.continues_word = F.pad(self.continues_word, (0, more))  # a new token begins a word
+        self.marks.continues_word = F.pad(self.continues_word, (0, more))  # a new token begins a word
         return embeddings
 
     @can_return_tuple
@@ -454,16 +454,19 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
 
         In evaluation mode the logits are those of the answer: their argmax is the decoded label of each word, in the
         form that goes on (I-X for B-X) at its later tokens, and with `decoding="viterbi"` or `"crf"` they are
-        logarithms of marginal probabilities over the legal sequences. In training mode, or where the model is
-        compiled or exported, they are the scores of the labels before decoding.
+        logarithms of marginal probabilities over the legal sequences. In training mode, in an exported model, and with
+        `num_items_in_batch` but no `labels` (the caller computes the loss), they are the scores before decoding.
         """
         inputs = (input_ids, attention_mask, token_type_ids, inputs_embeds, past_key_values)
         outputs = self.model(*inputs, features=features, return_dict=True, **kwargs)
         values = cast(Tensor, input_ids if inputs_embeds is None else inputs_embeds)
         words = self.words_of(values, mask_of_tokens(attention_mask, values, past_key_values), word_starts)
         logits = self.label_scores(outputs.last_hidden_state, words)
-        loss = None if labels is None else self._loss(logits.float(), labels, num_items_in_batch)
-        if not (self.training or torch.compiler.is_compiling()):
+        loss = None
+        if labels is not None:
+            losses = tag_losses(logits.float(), labels, self.crf, self.label_smoothing)
+            loss = mean_loss(losses, labels, num_items_in_batch)
+        if not (self.training or torch.compiler.is_exporting() or loss_is_outside(labels, num_items_in_batch)):
             logits = self.decode(logits, words)
         return SelfAttnClassifierOutput(loss=loss, logits=logits, **without_features(outputs))
 
@@ -482,12 +485,6 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
     def decode(self, scores_BTC: Tensor, words: Words) -> Tensor:
         """Return the logits (B, T, C) of the answer, of the scores before decoding."""
         return decode_words(scores_BTC, words, self.label_names, self.config.decoding, self.crf)
-
-    def _loss(self, logits_BTC: Tensor, labels_BT: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
-        if self.crf is not None:
-            return mean_loss(self.crf(logits_BTC, labels_BT, labels_BT != -100), labels_BT, num_items_in_batch)
-        losses = F.cross_entropy(logits_BTC.flatten(0, 1), labels_BT.flatten(), reduction="none")
-        return mean_loss(losses, labels_BT, num_items_in_batch)
 
 
 __all__ = [

@@ -91,7 +91,8 @@ def wanted_outputs(model: PreTrainedModel, kwargs: dict[str, Any]) -> dict[str, 
     if unknown := {name for name, value in kwargs.items() if value is not None}:
         raise ValueError(
             f"{type(model).__name__} does not read {sorted(unknown)}. It takes input_ids or inputs_embeds, "
-            "attention_mask, token_type_ids, features, output_attentions, output_hidden_states and return_dict."
+            "attention_mask, token_type_ids, features, output_attentions, output_hidden_states, return_dict, and "
+            "position_ids that only count the tokens."
         )
     if want["output_attentions"] and not returns_weights(model):
         logger.warning_once(

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedModel
 
+from .subsequences_selfattn import padding_of_pairs
+
 # The projections of queries and values, as in the LoRA paper (Hu et al., 2021).
 LORA_TARGETS = {
     "albert": ["query", "value"],
@@ -43,8 +45,7 @@ VALUE_TARGETS = ["value", "value_proj", "v_lin", "v"]
 def register_adapter_targets() -> None:
     """Tell PEFT, where it is imported, which layers of our models get adapters if the user names none.
 
-    PEFT has one table per method and one row per `model_type`. Ours stands for every family, so its row holds the
-    names of all of them: in each backbone those that it has are found.
+    Its tables have a row per `model_type`, and ours stands for every family: in each backbone its own names are found.
     """
     constants = sys.modules.get("peft.utils.constants")
     if constants is None:
@@ -63,11 +64,7 @@ def register_adapter_targets() -> None:
 
 
 def share_configuration(model: PreTrainedModel) -> None:
-    """Give the modules that read the model's configuration that one, where they hold a copy of it.
-
-    PEFT trains a deep copy of the heads, whose configuration is a copy, too: a change of the model's, such as another
-    attention kernel, would not reach them.
-    """
+    """Give the modules that read the configuration the model's own: PEFT trains copies of heads and theirs."""
     kind = type(model.config)
     for module in model.modules():
         if isinstance(vars(module).get("config"), kind):
@@ -80,12 +77,11 @@ def past_length(past_key_values: Cache | None) -> int:
 
 
 def mask_of_tokens(attention_mask: Tensor | None, values: Tensor, past_key_values: Cache | None) -> Tensor | None:
-    """Return the mask (B, T) of the tokens alone; PEFT gives one (B, P + T) that begins with the learned keys.
-
-    Args:
-        attention_mask: (B, T) or (B, P + T), or None.
-        values: (B, T) ids or (B, T, D) embeddings.
+    """Return the mask (B, T) of the tokens alone, of one such, or (B, 1, 1 or T, T) of pairs of tokens, or (B, P + T)
+    that begins with the learned keys, as PEFT gives it.
     """
+    if attention_mask is not None and attention_mask.dim() == 4:
+        attention_mask = padding_of_pairs(attention_mask)
     if attention_mask is None or past_key_values is None:
         return attention_mask
     P = past_length(past_key_values)

@@ -56,12 +56,7 @@ class TokenRows:
 
 
 def right_padded_rows(values: Tensor, attention_mask: Tensor | None, types_BT: Tensor | None) -> TokenRows:
-    """Return the rows of an input with the real tokens at the front.
-
-    Args:
-        values: (B, T) ids or (B, T, D) embeddings.
-        attention_mask: (B, T), not 0 at real tokens, or None.
-    """
+    """Return the rows of an input, (B, T) ids or (B, T, D) embeddings, with the real tokens at the front."""
     if values.shape[1] == 0:
         raise ValueError("The input has no tokens. Give each row at least one, if only padding.")
     mask_BT = real_tokens(attention_mask, values)
@@ -83,11 +78,29 @@ def right_padded_rows(values: Tensor, attention_mask: Tensor | None, types_BT: T
     )
 
 
-def real_tokens(attention_mask: Tensor | None, values: Tensor) -> Tensor | None:
-    """Return (B, T) True at real tokens, or None where all are real and that is known, but not for export.
+def padding_of_pairs(mask_B1QT: Tensor) -> Tensor:
+    """Return the mask (B, T) of one of pairs of tokens, boolean or additive, which must hide padding alone."""
+    sees_BQT = (mask_B1QT >= 0 if mask_B1QT.is_floating_point() else mask_B1QT.bool())[:, 0]
+    real_BT = sees_BQT.any(dim=1)
+    asks_BQ = sees_BQT.any(dim=2)  # padding may see nothing
+    if ((sees_BQT != real_BT[:, None]) & asks_BQ[..., None]).any():
+        raise ValueError(
+            f"attention_mask of shape {tuple(mask_B1QT.shape)} hides tokens from some tokens and not from others. "
+            "Windows and groups decide that here: give one of shape (batch_size, sequence_length), 0 at padding."
+        )
+    return real_BT
 
-    A row of padding alone keeps its first token, so that nothing is a mean over nothing.
-    """
+
+def are_counted(position_ids: Tensor | None, attention_mask: Tensor | None, first: int) -> bool:
+    """Return whether positions are those that a backbone counts itself: from the first one, one for each token."""
+    if position_ids is None or attention_mask is not None and attention_mask.dim() != 2:
+        return False
+    real_BT = torch.ones_like(position_ids) if attention_mask is None else attention_mask.long()
+    return bool(((position_ids == real_BT.cumsum(dim=1) - 1 + first) | (real_BT == 0)).all())
+
+
+def real_tokens(attention_mask: Tensor | None, values: Tensor) -> Tensor | None:
+    """Return (B, T) True at real tokens, or None where all are real and that is known, but not for export."""
     if attention_mask is None:
         if not torch.compiler.is_exporting():
             return None
@@ -100,7 +113,7 @@ def real_tokens(attention_mask: Tensor | None, values: Tensor) -> Tensor | None:
     mask_BT = attention_mask.bool()
     if not torch.compiler.is_compiling() and bool(mask_BT.all()):
         return None
-    is_first_T = torch.arange(mask_BT.shape[1], device=mask_BT.device) == 0
+    is_first_T = torch.arange(mask_BT.shape[1], device=mask_BT.device) == 0  # of a row of padding alone it counts
     return mask_BT | (is_first_T & ~mask_BT.any(dim=1, keepdim=True))
 
 
@@ -110,11 +123,7 @@ def is_right_padded(mask_BT: Tensor) -> bool:
 
 
 def right_pad_order(mask_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the order that moves the real tokens of each row to its front, and its inverse.
-
-    Returns:
-        Two (B, T) index tensors: `x.gather(1, order)` is right-padded, `y.gather(1, inverse)` puts it back.
-    """
+    """Return two (B, T) orders: `x.gather(1, first)` is right-padded, `y.gather(1, second)` puts it back."""
     real_BT, num_real_B1 = mask_BT.cumsum(dim=1), mask_BT.sum(dim=1, keepdim=True)
     padding_BT = num_real_B1 + (~mask_BT).cumsum(dim=1)
     inverse_BT = torch.where(mask_BT, real_BT, padding_BT) - 1
@@ -122,13 +131,10 @@ def right_pad_order(mask_BT: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cut_to_longest(order_BT: Tensor, inverse_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the order of `right_pad_order` for the N tokens of the longest row only, at least 2, and its inverse.
+    """Return the orders of `right_pad_order`, (B, N) and (B, T), for the N tokens of the longest row, at least 2.
 
     It is for export: N stands in the data, and of such a size `torch.export` assumes nothing. Of the size of an input
     it would keep what is true of the example only, such as that there are several windows.
-
-    Returns:
-        (B, N) and (B, T): `x.gather(1, order)` is right-padded, `y.gather(1, inverse)` right at real tokens.
     """
     longest = cast(int, lengths_B.max().clamp(min=2).item())
     torch._check(longest >= 2)
@@ -242,11 +248,8 @@ def split(
 def plan_windows(
     values: Tensor, lengths_B: Tensor | None, window: int, stride: int, prefix_ids: list[int], suffix_ids: list[int]
 ) -> Subsequences:
-    """Plan the windows of right-padded rows, which are framed where their own special tokens say so.
-
-    Args:
-        values: (B, T) ids, or (B, T, D) embeddings, which come framed.
-        lengths_B: number of real tokens of each row, special tokens included, or None where no token is padding.
+    """Plan the windows of right-padded rows, (B, T) ids that tell by special tokens whether they are framed, or
+    (B, T, D) embeddings, which are.
     """
     B, T = values.shape[:2]
     lengths_B = torch.full((B,), T, device=values.device) if lengths_B is None else lengths_B
@@ -261,16 +264,12 @@ def plan_windows(
 
 
 def rows_of_windows(rows: TokenRows, windows: Subsequences, padding: int) -> TokenRows:
-    """Return the windows as rows of their own, B * S of W tokens.
-
-    While compiling, when a window without a token cannot be left out, it keeps its first one, so that no softmax is
-    over nothing.
-    """
+    """Return the windows as rows of their own, B * S of W tokens."""
     mask_BSW = windows.mask_BSW
     values = fill_windows(rows.values, windows.source_BSW, mask_BSW, padding)
     types = None if rows.types_BN is None else fill_windows(rows.types_BN, windows.segment_source_BSW, mask_BSW)
     mask = mask_BSW.flatten(0, 1)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():  # no window can be left out, and no softmax may be over nothing
         is_first_W = torch.arange(mask.shape[1], device=mask.device) == 0
         mask = mask | (~mask.any(dim=1, keepdim=True) & is_first_W)
     return TokenRows(values.flatten(0, 1), None if types is None else types.flatten(0, 1), mask)

@@ -7,11 +7,12 @@ Shape suffixes: B rows, T tokens of a padded row, D features, C labels, V ids of
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import initialization as init
 
 from .crf_selfattn import LinearChainCRF, tag_tables, transition_mask
 from .decoding_selfattn import decode
@@ -27,6 +28,20 @@ BLANK = 4  # shows nothing and belongs to no word, as the lone `▁` of Sentence
 SPACES = ("▁", "Ġ")  # what stands for a space at the beginning of a token
 # Scripts without spaces: Thai, Lao, Tibetan, Burmese; Khmer; Chinese and Japanese.
 UNSPACED = re.compile("[\u0e00-\u109f\u1780-\u17ff\u2e80-\u30ff\u31f0-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+
+
+class TokenMarks(nn.Module):
+    """What is known of each id: a module of its own, since torchao opens no weight or buffer of the model itself."""
+
+    continues_word: Tensor
+
+    def __init__(self, num_tokens: int) -> None:
+        super().__init__()
+        self.continues_word = nn.Buffer(torch.zeros(num_tokens, dtype=torch.uint8))
+
+    def reset_weights(self) -> None:
+        """Mark nothing, unless marks were loaded."""
+        init.zeros_(self.continues_word)
 
 
 @dataclass
@@ -120,10 +135,7 @@ def pool_words(features_BTD: Tensor, words: Words, pooling: str) -> Tensor:
 
 
 def continuing_labels(label_names: list[str]) -> Tensor:
-    """Return (C,) the label of a word's later tokens for each label of its first: I-X for B-X, itself for others.
-
-    Labels of other schemes than IOB2 stay as they are: a scheme with ends has no such label for a single word.
-    """
+    """Return (C,) the label of a word's later tokens for each label of its first: I-X for B-X of IOB2, else itself."""
     goes_on_CC = tag_tables(tuple(label_names))[3]
     numbers = {name: number for number, name in enumerate(label_names)}
     inside = [numbers.get("I" + name[1:], i) if name[:1] == "B" else i for i, name in enumerate(label_names)]
@@ -137,21 +149,44 @@ def decode_words(
 
     With `argmax`, and for labels that are no tags of entities, they are the scores that came in.
     """
-    if crf is None and not any(map(any, tag_tables(tuple(label_names))[3])):
+    tables = [] if crf is None else list(crf.tables())
+    if not torch.compiler.is_compiling():
+        return answer(logits_BTC, words, label_names, decoding, tables)
+    parts = [words.starts_BT, words.members_BT, words.first_BT, words.blanks_BT, words.around_BT2]
+    tables = [table.detach() for table in tables]
+    return cast(Tensor, compiled_answer(logits_BTC.detach(), parts, "\n".join(label_names), decoding, tables))
+
+
+def answer(logits_BTC: Tensor, words: Words, label_names: list[str], decoding: str, tables: list[Tensor]) -> Tensor:
+    """Return what `decode_words` does; the tables are a CRF's, or none."""
+    if not tables and not any(map(any, tag_tables(tuple(label_names))[3])):
         return logits_BTC
     scores, starts = logits_BTC.float(), words.starts_BT
     if decoding == "argmax":
         return answer_by_words(scores, scores.argmax(dim=2), words, label_names)
-    tables = transition_mask(label_names) if crf is None else crf.tables()
-    path_BT, probs_BTC = decode(scores, starts, *tables)
+    path_BT, probs_BTC = decode(scores, starts, *(tables or transition_mask(label_names)))
     smallest = torch.finfo(probs_BTC.dtype).tiny
     return answer_by_words(probs_BTC.clamp(min=smallest).log(), path_BT, words, label_names)
 
 
-def answer_by_words(scores_BTC: Tensor, path_BT: Tensor, words: Words, label_names: list[str]) -> Tensor:
-    """Return (B, T, C) scores whose argmax is the decoded label at each word, and that label going on after its start.
+# A compiler would unroll the steps from word to word for each length, so this is one operation, without a gradient.
+@torch.library.custom_op(f"{re.sub('[^A-Za-z0-9]', '_', __name__)}::answer", mutates_args=())
+def compiled_answer(
+    logits: Tensor, words: list[Tensor], label_names: str, decoding: str, tables: list[Tensor]
+) -> Tensor:
+    """Return what `answer` does, in float32."""
+    return answer(logits.float().clone(), Words(*words), label_names.split("\n"), decoding, tables)
 
-    The score of the decoded label and the highest one change places where they differ.
+
+@compiled_answer.register_fake
+def shape_of_answer(logits: Tensor, *others: Any) -> Tensor:
+    """Return an answer without numbers."""
+    return torch.empty_like(logits, dtype=torch.float32)
+
+
+def answer_by_words(scores_BTC: Tensor, path_BT: Tensor, words: Words, label_names: list[str]) -> Tensor:
+    """Return (B, T, C) scores whose argmax is the decoded label at each word, and that label going on after its start;
+    it and the highest one change places where they differ.
     """
     best_BT1 = scores_BTC.argmax(dim=2, keepdim=True)
     decoded_BT1 = torch.where(words.starts_BT, path_BT, 0)[..., None]
@@ -191,9 +226,8 @@ def exchange(scores_BTC: Tensor, one_BT1: Tensor, other_BT1: Tensor) -> Tensor:
 def token_marks(tokenizer: Any) -> list[int]:
     """Return what is known of each id of a tokenizer: `CONTINUES`, `CLOSES`, `BLANK` or 0.
 
-    WordPiece marks what goes on (`##ing`). SentencePiece and byte-level BPE mark what stands after a space (`▁the`,
-    `Ġthe`): all else that begins with a letter or a digit goes on, but nothing does with punctuation or with scripts
-    that have no spaces. Of other tokenizers nothing is known.
+    WordPiece marks what goes on (`##ing`), SentencePiece and byte-level BPE what stands after a space (`▁the`): all
+    else that begins with a letter or a digit goes on, but nothing does with punctuation or scripts without spaces.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:

@@ -92,12 +92,14 @@ def backbone_settings(arguments: ModelArguments, backbone_config: PreTrainedConf
     """Return how a model opens its backbone.
 
     Dropout inside the backbone's attention is off unless `backbone` sets it: it keeps attention from its fused
-    kernel, which costs more than half of a step on 512 tokens, and the heads have their own.
+    kernel, which costs more than half of a step on 512 tokens, and the heads have their own. Weights that were stored
+    in half precision train in float32, as mixed precision does it.
     """
     if arguments.quantization == "nf4" and not torch.accelerator.is_available():
         raise ValueError("quantization='nf4' trains on an accelerator only, and here is none. Set quantization=int8.")
     no_dropout = {name: 0.0 for name in ATTENTION_DROPOUT_FIELDS if hasattr(backbone_config, name)}
     return {
+        "dtype": torch.float32,
         "hub_options": hub_options(arguments),
         "backbone_options": {**no_dropout, **arguments.backbone},
         "backbone_quantization": arguments.quantization,

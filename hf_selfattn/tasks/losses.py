@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..modeling.loss_selfattn import mean_loss
-
 LossFunction = Callable[..., Tensor]
 
 
@@ -50,17 +48,6 @@ def build_loss(
             targets = labels.to(logits.dtype)
             losses = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight, reduction="none")
         return losses.mean() if num_items_in_batch is None else losses.sum() / num_items_in_batch
-
-    return loss
-
-
-def smoothed_loss(smoothing: float) -> LossFunction:
-    """Return the smoothed cross entropy of tokens; that of `Trainer` is NaN where no token of a batch has a label."""
-
-    def loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        logits, labels = outputs["logits"].float().flatten(0, 1), labels.flatten()
-        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
-        return mean_loss(losses, labels, num_items_in_batch)
 
     return loss
 

@@ -18,15 +18,18 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
+from peft import PeftModel
 from transformers import (
     DataCollatorForTokenClassification,
     EvalPrediction,
     PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
 )
 
+from ..adapters import base_model
 from ..arguments import RunArguments
 from ..data import TaggingData, by_document, check_tagging, fingerprint, format_report, prepare_tagging
 from ..data.formats import ORIGIN
@@ -38,7 +41,6 @@ from ..modeling.modeling_selfattn import SelfAttnForTokenClassification
 from .answers import TagAnswers
 from .backbone import open_backbone, window_of
 from .evaluation import order_by_length
-from .losses import smoothed_loss
 from .problems import Array
 from .tag_encoding import encode_split, joined_rows, legal_tags, tags_of_words
 from .task import Task, raw_splits, say
@@ -148,6 +150,11 @@ class TokenClassification(Task[NerArguments]):
         if columns.spans:
             found = {"text_column": columns.text, "span_column": columns.spans}
         return {**found, "entity_types": read.entity_types}, read.notes()
+    def build_model(self, data: TaggingData, backbone_config: PreTrainedConfig) -> PreTrainedModel | PeftModel:
+        """Return the model that trains, with its smoothing of labels."""
+        model = super().build_model(data, backbone_config)
+        base_model(model).label_smoothing = float(self.arguments.options.get("label_smoothing_factor") or 0)
+        return model
 
     def tokenise(self, data: TaggingData, tokenizer: PreTrainedTokenizerBase) -> dict[str, Dataset]:
         """Return the tokenised splits, a row for each sentence or document."""
@@ -172,12 +179,11 @@ class TokenClassification(Task[NerArguments]):
         options: TrainingArguments,
         tokenizer: PreTrainedTokenizerBase,
     ) -> dict[str, Any]:
-        """Return collator and metrics for `Trainer`; the loss is the model's own, or a smoothed one."""
-        smoothing = options.label_smoothing_factor
-        if smoothing and self.arguments.heads.get("decoding") == "crf":
+        """Return collator and metrics for `Trainer`; the loss is the model's own, which smooths labels itself."""
+        if options.label_smoothing_factor and self.arguments.heads.get("decoding") == "crf":
             raise ValueError("heads.decoding=crf has a loss of its own: leave label_smoothing_factor out.")
+        options.label_smoothing_factor = 0.0
         return {
-            "compute_loss_func": smoothed_loss(smoothing) if smoothing else None,
             "data_collator": DataCollatorForTokenClassification(tokenizer),
             "compute_metrics": tag_metrics(data, tokens["validation"]),
             "preprocess_logits_for_metrics": likeliest_labels,

@@ -302,3 +302,23 @@ def test_tags_without_types_in_every_split(tmp_path: Path) -> None:
     features = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=["O", "PER-B", "PER-I"]))})
     named = Dataset.from_dict({"tokens": [["Mira", "met"]], "tags": [[1, 0]]}, features=features)
     assert prepare_tagging({"train": named}).entity_types == ["PER"]
+
+
+@pytest.mark.parametrize("hidden", [[-1], [None], [""], []])
+def test_a_test_split_without_tags_is_not_scored(hidden: list[Any]) -> None:
+    rows = [hidden * len(tokens) for tokens in TOKENS]
+    splits = {"train": tagged(TOKENS, TAGS), "test": tagged(TOKENS, rows)}
+    data = prepare_tagging(splits)
+    assert list(data.splits) == ["train"]
+    assert "test: no word has a tag (all are -1 or empty), so it is not scored." in data.notes
+    for name in ("train", "validation"):
+        with pytest.raises(ValueError, match=f"{name}.*(a word has no tag|unequal lengths|without names)"):
+            prepare_tagging({**splits, name: splits["test"]})
+
+
+def test_hidden_tags_of_a_data_set_with_names_are_not_scored() -> None:
+    features = Features({"tokens": List(Value("string")), "ner_tags": List(ClassLabel(names=NAMES))})
+    shown = Dataset.from_dict({"tokens": TOKENS, "ner_tags": TAGS}, features=features)
+    hidden = Dataset.from_dict({"tokens": TOKENS, "ner_tags": [[-1] * len(row) for row in TAGS]}, features=features)
+    data = prepare_tagging({"train": shown, "test": hidden})
+    assert list(data.splits) == ["train"] and data.label_names == NAMES

@@ -50,3 +50,18 @@ def test_exported_model_is_equal(family: str, length: str) -> None:
     is_real = batch["attention_mask"].bool()
     actual, expected = main_output(exported(**batch)), main_output(model(**batch))
     torch.testing.assert_close(actual[is_real], expected[is_real], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "decoding", ["viterbi", *(pytest.param(name, marks=pytest.mark.slow) for name in ("argmax", "crf"))]
+)
+def test_compiled_tagger_answers_are_decoded(decoding: str) -> None:
+    names = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+    model = tiny_model("token", decoding=decoding, **labels)
+    torch.nn.init.normal_(model.classifier.weight, std=1.0)
+    compiled, batch = torch.compile(model, fullgraph=True, backend="aot_eager"), tiny_batch(ROWS["short"])
+    with torch.no_grad():
+        answer = model(**batch).logits
+        torch.testing.assert_close(compiled(**batch).logits, answer, atol=1e-4, rtol=0)
+        assert not torch.equal(answer, model.train()(**batch).logits)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from runs import rows_of, settings, text_arguments, write_rows
-from transformers import AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_selfattn import SentimentArguments, TextClassificationArguments, build_arguments, run
 
@@ -76,3 +77,19 @@ def test_a_tokenizer_without_a_padding_token(tiny_backbone: str, tmp_path: Path,
     usual = run(text_arguments({**given, "model": tiny_backbone, "output_dir": str(tmp_path / "usual")}))
     scores = [results["splits"]["test"]["scores"]["nll"]["value"] for results in (padded, usual)]
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"bf16": True}, {"fp16": True}])
+def test_a_backbone_that_was_stored_in_float16_trains_in_float32(
+    tiny_backbone: str, tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_selfattn.training.setup.has_bf16", lambda: True)  # the default that `fp16` stands beside
+    folder = shutil.copytree(tiny_backbone, tmp_path / "backbone")
+    AutoModel.from_pretrained(folder, dtype=torch.float16).save_pretrained(folder)
+    given = {**settings(str(folder), tmp_path, tuning="full"), "num_train_epochs": 1, **options}
+    given = {name: value for name, value in given.items() if name != "bf16" or "bf16" in options}
+    given.pop("bf16", None) if "fp16" in options else None
+    results = run(text_arguments(given))
+    assert results["training"]["steps"] > 0
+    opened = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")
+    assert opened.dtype == torch.float32 and all(value.isfinite().all() for value in opened.parameters())
