@@ -11,7 +11,8 @@ import pytest
 from pages import README, ROOT, blocks, commands, copy_first_rows, run
 
 # `make demo` has a test of its own below; the other installs.
-ELSEWHERE = {"make demo", "pip install ."}
+ELSEWHERE = {"make demo", 'pip install ".[excel,report,serve]"'}
+CHINESE = ROOT / "README.zh.md"
 
 
 def test_numbers_come_from_the_results_files() -> None:
@@ -21,6 +22,17 @@ def test_numbers_come_from_the_results_files() -> None:
 def test_the_readme_is_short() -> None:
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 180
     assert ELSEWHERE < set(commands(README))
+
+
+def test_the_chinese_readme_keeps_step() -> None:
+    """The same commands, code but for its comments, pages, pictures and numbers."""
+    assert commands(CHINESE) == commands(README)
+    without_comments = [[re.sub(r"#.*", "", block) for block in blocks(page, "python")] for page in (README, CHINESE)]
+    assert without_comments[0] == without_comments[1]
+    texts = [page.read_text(encoding="utf-8") for page in (README, CHINESE)]
+    for pattern in (r"^\| \[[^\]]+\]\(benchmarks/results/.*$", r"^## ", r"\bdocs/[\w-]+\.\w+", r"\d\.\d{3}"):
+        one, other = (sorted(re.findall(pattern, text, re.MULTILINE)) for text in texts)
+        assert one == other, pattern
 
 
 @pytest.mark.slow
