@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-demo: $(VENV)/demo  ## install, train a sentiment classifier on real reviews, let it answer
+demo: $(VENV)/demo  ## install, train a sentiment classifier on real reviews, let it answer, report
 	$(BIN)/python benchmarks/fetch.py minilm vader
 	$(BIN)/python recipes/demo.py
 

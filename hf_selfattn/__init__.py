@@ -47,6 +47,8 @@ PUBLIC = {
     "launch": ("LaunchFilesArguments", "write_launch_files"),
     "metrics": ("compare", "score", "score_spans"),
     "metrics.evaluate_modules": ("as_evaluate_module",),
+    "reporting.options": ("ReportArguments",),
+    "reporting.report": ("report",),
     "tasks": ("NerArguments", "SentimentArguments", "Task", "TextClassificationArguments", "register_task"),
     "training.faults": ("faults_explained",),
     "training.first_pass": ("fit_codebooks", "standardise_features"),

@@ -1,4 +1,4 @@
-"""Train on movie-review sentences, open the saved model again, and let it answer: the script of `make demo`."""
+"""Train on movie-review sentences, open the saved model again, let it answer, report: the script of `make demo`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from hf_selfattn import TextClassificationArguments, parse_arguments, run
+from hf_selfattn import ReportArguments, TextClassificationArguments, parse_arguments, report, run
 from hf_selfattn.hub.summary import with_interval
 
 
@@ -28,6 +28,9 @@ def main() -> None:
     test, baseline = results["splits"]["test"], results["baseline"]["tfidf"]["splits"]["test"]
     print(f"\nTest accuracy {with_interval(test['scores']['accuracy'])} on {test['rows']} sentences;")
     print(f"TF-IDF with logistic regression {with_interval(baseline['scores']['accuracy'])}.")
+    print(
+        f"\nThe report of the run, a page to open in a browser: {report(ReportArguments(runs=[arguments.output_dir]))}"
+    )
 
 
 def example_texts(test_file: str) -> list[str]:

@@ -31,6 +31,7 @@ BELOW = {
     "tasks": {"adapters", "arguments", "data", "files", "metrics", "modeling"},
     "hub": {"adapters", "arguments", "files", "metrics", "modeling"},
     "training": {"adapters", "arguments", "data", "files", "hub", "machine", "metrics", "modeling", "tasks"},
+    "reporting": {"arguments", "data", "files", "hub", "inference", "metrics", "tasks"},
     "inference": {"adapters", "arguments", "data", "files", "hub", "machine", "metrics", "modeling", "tasks"},
 }
 

@@ -25,6 +25,7 @@ from hf_selfattn import (
     EvaluateArguments,
     NerArguments,
     PredictArguments,
+    ReportArguments,
     SelfAttnConfig,
     SentimentArguments,
     ServeArguments,
@@ -33,7 +34,7 @@ from hf_selfattn.__main__ import main
 
 PAGES = sorted(DOCS.glob("*.md"))
 WITH_COMMANDS = ["adapters.md", "command-line.md", "ner.md", "scaling.md", "sentiment.md", "training.md"]
-WITH_CODE = ["adapters.md", "export.md", "extend.md", "ner.md", "using.md"]
+WITH_CODE = ["adapters.md", "export.md", "extend.md", "ner.md", "report.md", "using.md"]
 # What inline code names beside options of a run: parameters of functions, and options of Transformers and PEFT.
 PARAMETERS = {
     "HF_HUB_OFFLINE",
@@ -84,7 +85,7 @@ def test_links_and_anchors_resolve(path: Path) -> None:
 @pytest.mark.parametrize("path", [README, *PAGES], ids=lambda path: path.name)
 def test_options_exist(path: Path) -> None:
     known = {*SelfAttnConfig.__annotations__, *PARAMETERS}
-    of_commands = (PredictArguments, EvaluateArguments, ServeArguments)
+    of_commands = (PredictArguments, EvaluateArguments, ReportArguments, ServeArguments)
     kinds = (NerArguments, SentimentArguments, TrainingArguments, *of_commands)
     known |= {item.name for kind in kinds for item in fields(kind)}
     for code in re.findall(r"`([^`\n]+)`", text_of(path)):

@@ -60,5 +60,6 @@ def test_the_demo_script(tmp_path: Path) -> None:
     lengths = [int(found) for found in re.findall(r"(\d+) tokens: ", first)]
     assert len(lengths) == 3 and max(lengths) > 2000
     assert re.search(r"TF-IDF with logistic regression 0\.\d+ \[", first)
+    assert "report.html" in first.splitlines()[-1] and (tmp_path / "runs/demo/report.html").is_file()
     again = run(sys.executable, "recipes/demo.py", cwd=tmp_path, timeout=120).stdout
     assert "nothing to train" in again

@@ -6,7 +6,7 @@ Whatever the template is given is fit to be shown: escaped, without secrets, of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -251,14 +251,16 @@ def train_rows(train: dict[str, Any]) -> dict[str, Any]:
     return {"count": count, "fingerprint": escape(train.get("fingerprint") or ""), "streamed": train.get("streamed")}
 
 
-def shown_settings(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def shown_settings(
+    settings: dict[str, Any], prefix: str = "", shown: Callable[[Any], str] = public
+) -> Iterator[tuple[str, str]]:
     """Yield the settings that have a value, with dots for what lies inside another, values ready to be shown."""
     for key, value in settings.items():
         if isinstance(value, dict):
-            yield from shown_settings(value, f"{prefix}{last_part(key)}.")
+            yield from shown_settings(value, f"{prefix}{last_part(key)}.", shown)
         elif value not in (None, "", []):
             values = value if isinstance(value, list) else [value]
-            yield f"{prefix}{last_part(key)}", ", ".join(map(public, values))
+            yield f"{prefix}{last_part(key)}", ", ".join(map(shown, values))
 
 
 def machine_rows(results: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -203,6 +203,14 @@ class PooledClassifier(nn.Module):
         pool = {"cls": first_token, "mean": mean_of_tokens}[self.config.pooling]
         return self.linear(self.dropout(pool(features_BND, mask_BN)))
 
+    def contributions(self, features_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
+        """Return what each token adds to the logit of each class, (B, C, N); the bias is what is left."""
+        is_read_BN = features_BND.new_ones(features_BND.shape[:2]) if mask_BN is None else mask_BN.bool().float()
+        if self.config.pooling == "cls":
+            is_read_BN = is_read_BN * (is_read_BN.cumsum(dim=1) == 1)
+        weights_BN1 = (is_read_BN / is_read_BN.sum(dim=1, keepdim=True))[..., None]
+        return (F.linear(features_BND, self.linear.weight) * weights_BN1).transpose(1, 2)
+
 
 class ClassQueryClassifier(nn.Module):
     """Each class reads the sequence by a learned query of its own, and all of them by a generic one.
@@ -231,14 +239,26 @@ class ClassQueryClassifier(nn.Module):
 
     def forward(self, features_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
         features_BND = self.dropout(features_BND)
+        attention_BQN = self.attention(features_BND, mask_BN)
+        own_BC = (attention_BQN[:, :-1] * self.vote(features_BND).transpose(1, 2)).sum(dim=-1)
+        generic_BD = (attention_BQN[:, -1:] @ features_BND)[:, 0]
+        return own_BC + self.generic_vote(generic_BD)
+
+    def attention(self, features_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
+        """Return the attention (B, C + 1, N) of each class's query to the tokens, and of the generic one."""
         attention_BQN = F.linear(features_BND, self.query).transpose(1, 2) * self.config.hidden_size**-0.5
         if mask_BN is not None:
             is_padding_B1N = ~mask_BN.bool()[:, None]
             attention_BQN = attention_BQN.masked_fill(is_padding_B1N, torch.finfo(attention_BQN.dtype).min)
-        attention_BQN = F.softmax(attention_BQN, dim=-1, dtype=torch.float32).to(features_BND.dtype)
-        own_BC = (attention_BQN[:, :-1] * self.vote(features_BND).transpose(1, 2)).sum(dim=-1)
-        generic_BD = (attention_BQN[:, -1:] @ features_BND)[:, 0]
-        return own_BC + self.generic_vote(generic_BD)
+        return F.softmax(attention_BQN, dim=-1, dtype=torch.float32).to(features_BND.dtype)
+
+    def contributions(self, features_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
+        """Return what each token adds to the logit of each class, (B, C, N); the bias is what is left."""
+        attention_BQN = self.attention(features_BND, mask_BN)
+        votes_BCN = F.linear(features_BND, self.vote.weight).transpose(1, 2)
+        return attention_BQN[:, :-1] * votes_BCN + attention_BQN[:, -1:] * self.generic_vote(features_BND).transpose(
+            1, 2
+        )
 
 
 def build_sequence_classifier(config: SelfAttnConfig) -> nn.Module:

@@ -131,6 +131,7 @@ def train_and_evaluate(task: Task[Any], data: Any, output_dir: Path, found: dict
     evaluator = final_evaluator(trainer, merge=arguments.save == "merged")
     results = {
         "task": task.pipeline,
+        "task_name": task.name,
         "label_names": data.label_names,
         "arguments": arguments.without_places(),
         "backbone": backbone_record(arguments.model, arguments.model_revision),

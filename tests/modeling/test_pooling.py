@@ -81,3 +81,22 @@ def test_row_of_padding_alone_is_finite(pooling: str) -> None:
 )
 def test_build_sequence_classifier(pooling: str, kind: type[nn.Module]) -> None:
     assert type(build_sequence_classifier(tiny_config(pooling=pooling))) is kind
+
+
+@pytest.mark.parametrize("pooling", ["class_query", "mean", "cls"])
+def test_what_the_tokens_add_sums_to_the_logits(pooling: str) -> None:
+    classifier = build_sequence_classifier(tiny_config(pooling=pooling, num_labels=3)).eval()
+    for parameter in classifier.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(3, 5, HIDDEN_SIZE)
+    for mask in (MASK, None):
+        added = classifier.contributions(x, mask)
+        assert added.shape == (3, 3, 5)
+        bias = classifier.vote.bias if pooling == "class_query" else classifier.linear.bias
+        torch.testing.assert_close(added.sum(dim=2) + bias, classifier(x, mask), atol=1e-5, rtol=1e-5)
+    assert torch.equal(classifier.contributions(x, MASK).abs().sum(dim=1) > 0, (MASK > 0) & is_read(pooling))
+
+
+def is_read(pooling: str) -> Tensor:
+    """Which real tokens count."""
+    return MASK.cumsum(dim=1) == 1 if pooling == "cls" else MASK > 0

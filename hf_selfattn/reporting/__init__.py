@@ -1,0 +1,1 @@
+"""The report of finished runs: one HTML page that needs no network."""
