@@ -39,7 +39,7 @@ class Task(ABC, Generic[AnyRunArguments]):
         model_class: what trains.
         peft_type: what PEFT calls the task, such as `SEQ_CLS`.
         answers: how its models read a new row and answer it; none for a task that `predict` does not serve.
-        arguments_class: what a run of it is told, where its models can be evaluated on new rows.
+        arguments_class: what a run of it is told.
         columns_trained: arguments of a training that say how such rows are read, too.
         fusion_init: first weights of the attentions in the sum of a probe.
         probe_heads_share: rate of a probe's attention heads, as a share of `learning_rate`.

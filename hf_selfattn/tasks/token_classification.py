@@ -150,6 +150,7 @@ class TokenClassification(Task[NerArguments]):
         if columns.spans:
             found = {"text_column": columns.text, "span_column": columns.spans}
         return {**found, "entity_types": read.entity_types}, read.notes()
+
     def build_model(self, data: TaggingData, backbone_config: PreTrainedConfig) -> PreTrainedModel | PeftModel:
         """Return the model that trains, with its smoothing of labels."""
         model = super().build_model(data, backbone_config)
