@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shlex
 import sys
+from datetime import date
 from pathlib import Path
 
+import openpyxl
 import pytest
+from answering import served
 from pages import README, ROOT, blocks, commands, copy_first_rows, run
 
 # `make demo` has a test of its own below; the other installs.
@@ -41,12 +45,56 @@ def test_commands_and_code_of_the_readme(tmp_path: Path) -> None:
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     copy_first_rows(tmp_path, rows=200)
     (tmp_path / ".data/minilm").symlink_to(ROOT / ".data/minilm")
+    lay_out_complaints(tmp_path)
+    said = ""
     for command in commands(README):
-        if command not in ELSEWHERE:
-            run(*shlex.split(command), cwd=tmp_path)
+        if command.startswith("hf-selfattn serve "):
+            assert_served_as_predicted(tmp_path, command.split()[-1])
+        elif command not in ELSEWHERE:
+            said += run(*shlex.split(command), cwd=tmp_path).stdout
+    assert "read as" not in said and "complaint" in said and "rows are left out" in said
+    report = (tmp_path / "runs/complaints/report.html").read_text(encoding="utf-8")
+    assert "Rows it got most wrong" in report and "macro F1" in report
     answers = run(sys.executable, "-c", "\n".join(blocks(README, "python")), cwd=tmp_path).stdout
     assert answers.count("{'label': ") == 2
     assert (tmp_path / "runs/mine/results.json").is_file() and (tmp_path / "runs/reviews/results.json").is_file()
+
+
+def lay_out_complaints(folder: Path) -> None:
+    """An Excel file of complaints, new ones in a CSV file as Excel writes it, and labelled ones, all of them untidy."""
+    with (folder / "reviews.csv").open(encoding="utf-8", newline="") as file:
+        reviews = list(csv.DictReader(file))
+    odd = ['He said: "no";\nthen nothing; for weeks.', "Büro zu – nobody's there…", "=1+1 is not; a formula\n\nhere"]
+    book = openpyxl.Workbook()
+    book.active.append(["id", "received", "complaint", "remark", "label"])
+    for number, row in enumerate(reviews):
+        text = f"{odd[number % 3]} {row['text']}" if number % 9 == 0 else row["text"]
+        remark = "late" if number % 7 == 0 else None
+        book.active.append([number, date(2026, 1, 1 + number % 28), text, remark, row["label"]])
+        if number == 40:
+            book.active.append([None] * 5)
+    book.save(folder / "complaints.xlsx")
+    with (folder / "new.csv").open("w", encoding="utf-8-sig", newline="") as file:
+        table = csv.writer(file, delimiter=";")
+        table.writerow(["id", "complaint", "remark"])
+        table.writerows([number, f"{odd[number % 3]} {reviews[number]['text']}", ""] for number in range(50))
+    with (folder / "labelled.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["complaint", "label"], *([row["text"], row["label"]] for row in reviews[:60])])
+
+
+def assert_served_as_predicted(folder: Path, model: str) -> None:
+    """The server answers the new rows as `predict` wrote them, in their order and beside their own columns."""
+    with (folder / "new.csv").open(encoding="utf-8-sig", newline="") as file:
+        given = list(csv.DictReader(file, delimiter=";"))
+    with (folder / "answers.csv").open(encoding="utf-8-sig", newline="") as file:
+        written = list(csv.DictReader(file))
+    assert len(written) == 50
+    with served(str(folder / model)) as server:
+        answers = server.answers([row["complaint"] for row in given])
+    for mine, row, answer in zip(written, given, answers, strict=True):
+        assert {name: mine[name] for name in row} == row
+        assert mine["label"] == answer["label"]
+        assert float(mine["probability"]) == pytest.approx(answer["probability"], abs=0.02)
 
 
 @pytest.mark.slow

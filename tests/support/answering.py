@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -60,6 +61,14 @@ class Served:
         """Return the content of a page."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as reply:
             return str(reply.read().decode())
+
+    def answers(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """Ask for the answers to texts."""
+        body = json.dumps({"inputs": list(texts)}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/predict", body)
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            found: list[dict[str, Any]] = json.loads(reply.read())["answers"]
+        return found
 
     def end(self) -> str:
         """Send SIGTERM, and return what the server says at its end."""
