@@ -160,7 +160,7 @@ class TextAnswers(Answers):
         """Return label, probability (see `confidences`) and all probabilities of each row."""
         config = self.model.config
         if config.problem_type == "regression":
-            return [answer(value, None, {}) for value in logits[:, 0].tolist()]
+            return [given(value, None, {}) for value in logits[:, 0].tolist()]
         predicted = self.model.predict_labels(logits).cpu().numpy()
         problem = config.problem_type or "single_label_classification"
         outputs: Array = PROBLEMS[problem].probabilities(logits.cpu().numpy())
@@ -171,11 +171,11 @@ class TextAnswers(Answers):
                 [name for name, on in zip(self.label_names, label, strict=True) if on] if problem == MULTI else None
             )
             named = dict(zip(self.label_names, values, strict=True))
-            answers.append(answer(self.label_names[label] if chosen is None else chosen, probability, named))
+            answers.append(given(self.label_names[label] if chosen is None else chosen, probability, named))
         return answers
 
 
-def answer(label: Any, probability: float | None, probabilities: dict[str, float]) -> Answer:
+def given(label: Any, probability: float | None, probabilities: dict[str, float]) -> Answer:
     """Return the answer of a classifier."""
     return {"label": label, "probability": probability, "probabilities": probabilities}
 
