@@ -61,7 +61,7 @@ def test_commands_and_code_of_the_readme(tmp_path: Path) -> None:
 
 
 def lay_out_complaints(folder: Path) -> None:
-    """An Excel file of complaints, new ones in a CSV file as Excel writes it, and labelled ones, all of them untidy."""
+    """Complaints in an Excel file, new ones in a CSV file of Excel, and labelled ones, all of them untidy."""
     with (folder / "reviews.csv").open(encoding="utf-8", newline="") as file:
         reviews = list(csv.DictReader(file))
     odd = ['He said: "no";\nthen nothing; for weeks.', "Büro zu – nobody's there…", "=1+1 is not; a formula\n\nhere"]
