@@ -52,7 +52,7 @@ def test_commands_and_code_of_the_readme(tmp_path: Path) -> None:
             assert_served_as_predicted(tmp_path, command.split()[-1])
         elif command not in ELSEWHERE:
             said += run(*shlex.split(command), cwd=tmp_path).stdout
-    assert "read as" not in said and "complaint" in said and "rows are left out" in said
+    assert "Columns: text 'complaint', label 'label'." in said and "200 rows" in said
     report = (tmp_path / "runs/complaints/report.html").read_text(encoding="utf-8")
     assert "Rows it got most wrong" in report and "macro F1" in report
     answers = run(sys.executable, "-c", "\n".join(blocks(README, "python")), cwd=tmp_path).stdout
