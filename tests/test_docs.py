@@ -16,7 +16,7 @@ import torch
 import yaml
 from hub_server import run_with_hub
 from hub_state import USER, Hub
-from pages import DOCS, README, ROOT, blocks, commands, copy_first_rows, run
+from pages import DOCS, README, ROOT, blocks, commands, copy_first_rows, run, type_in
 from tiny_models import BACKBONES, tiny_wordpiece
 from transformers import AutoModel, TrainingArguments
 
@@ -30,7 +30,6 @@ from hf_selfattn import (
     SentimentArguments,
     ServeArguments,
 )
-from hf_selfattn.__main__ import main
 
 PAGES = sorted(DOCS.glob("*.md"))
 WITH_COMMANDS = ["adapters.md", "command-line.md", "ner.md", "scaling.md", "sentiment.md", "training.md"]
@@ -145,18 +144,6 @@ def trained(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for page in ("training.md", "ner.md", "adapters.md"):
         type_in(commands(DOCS / page)[0], monkeypatch)
     return workshop
-
-
-def type_in(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Carry out a command of a page: ours and recipes in this process, which has imported all that they need."""
-    words = shlex.split(command)
-    if words[0] == "hf-selfattn":
-        main(words[1:])
-    elif words[0] == "python":
-        monkeypatch.setattr(sys, "argv", words[1:])
-        runpy.run_path(words[1], run_name="__main__")
-    else:
-        run(*words, cwd=Path.cwd())
 
 
 @pytest.mark.slow

@@ -6,9 +6,15 @@ import csv
 import json
 import os
 import re
+import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from hf_selfattn.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 README, DOCS = ROOT / "README.md", ROOT / "docs"
@@ -22,6 +28,18 @@ def run(*words: str, cwd: Path = ROOT, timeout: int = 600) -> subprocess.Complet
     )
     assert done.returncode == 0, f"{words}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done
+
+
+def type_in(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Carry out a command of a page: ours and recipes in this process, which has imported all that they need."""
+    words = shlex.split(command)
+    if words[0] == "hf-selfattn":
+        main(words[1:])
+    elif words[0] == "python":
+        monkeypatch.setattr(sys, "argv", words[1:])
+        runpy.run_path(words[1], run_name="__main__")
+    else:
+        run(*words, cwd=Path.cwd())
 
 
 def blocks(page: Path, language: str) -> list[str]:
