@@ -81,6 +81,8 @@ def random_rows(random: Random) -> list[dict[str, str]]:
 def as_csv(random: Random, rows: list[dict[str, str]]) -> bytes:
     stream = io.StringIO()
     delimiter, end = random.choice(",;\t"), random.choice(["\n", "\r\n", "\r"])
+    for row in rows:  # a byte order mark at the beginning of a line is no text: there files were put together
+        row["text"] = re.sub("([\r\n])\ufeff+", r"\1", row["text"])
     # Python's writer leaves a carriage return unquoted where lines end otherwise, and no reader can tell it from one.
     bare = any("\r" in row["text"] or "\n" in row["text"] for row in rows)
     quoting = random.choice([csv.QUOTE_ALL] if bare else [csv.QUOTE_ALL, csv.QUOTE_MINIMAL])
