@@ -324,6 +324,7 @@ def _arrow_table(stream: IO[bytes], path: Path) -> pa.Table:
 
 
 def _with_index(table: pa.Table, path: Path) -> pa.Table:
+    table.validate(full=True)  # texts that are no UTF-8, offsets that lead nowhere
     check_names(table.column_names, str(path))
     origins = pa.array([f"{path}[{index}]" for index in range(table.num_rows)], pa.string())
     for i, field in enumerate(table.schema):

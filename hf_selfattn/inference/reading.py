@@ -161,6 +161,7 @@ def _slices(table: Any, rows: int) -> Iterator[pa.Table]:
 def _with_places(tables: Iterator[pa.Table], place: str) -> Iterator[tuple[list[ReadRow], pa.Table]]:
     first = 0
     for table in tables:
+        table.validate(full=True)
         rows = table.to_pylist()
         yield [({**row, ORIGIN: f"{place}[{first + index}]"}, "") for index, row in enumerate(rows)], table
         first += len(rows)

@@ -61,7 +61,7 @@ def check_sharding(task: str, lora: bool) -> dict[str, Any]:
     model = fresh(task, lora)
     mesh = init_device_mesh("cpu", (state.num_processes,))
     blocks = [module for module in model.modules() if type(module).__name__ in model._no_split_modules]
-    for block in blocks:
+    for block in reversed(blocks):  # those inside of others first
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     with state.split_between_processes(list(range(4))) as rows:

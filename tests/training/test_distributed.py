@@ -268,7 +268,7 @@ def checks(folder: Path) -> list[dict[str, Any]]:
 def test_a_sharded_step_is_an_unsharded_one(task: str, lora: bool, checks: list[dict[str, Any]]) -> None:
     for rank in checks:
         found = rank["sharding"][f"{task}, lora={lora}"]
-        assert found["blocks"] == ["BertEmbeddings", "BertLayer", "SelfAttnLayer"]
+        assert found["blocks"] == ["BertEmbeddings", "BertLayer", "SelfAttnHeads", "SelfAttnLayer"]
         assert found["sharded"] >= 5  # embeddings, two layers, our heads and the rest
         assert found["local"] < 0.52 * found["all"]
         for name in ("loss", "norm"):
