@@ -171,32 +171,32 @@ def attention_on_cpu(
 
 
 def attend_in_slices(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    """Return (B, Q, H, E) attention, so many rows or heads at once that their weights stay in the cache."""
+    """Return (B, Q, H, E) attention, so many rows or heads at once that their weights stay in the cache.
+
+    The softmax is the same whatever is taken off its logits. Nothing is, unless a sum of exponentials is out of range;
+    that sum comes out of a column of ones beside the values. A bias that all queries share multiplies both.
+    """
     B, H, Q, _ = query.shape
     matrices = max(1, WEIGHTS_AT_ONCE // (Q * key.shape[2]))
     num_rows, num_heads = max(1, matrices // H), min(H, matrices)
-    bias = None if bias is None else bias.expand(B, H, -1, -1)
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+    weighted, added = F.pad(value, (0, 1), value=1.0), bias
+    if bias is not None and bool((bias[:, :, :1] == bias).all()):
+        weighted, added = weighted * bias[:, :, 0, :, None].exp(), None
+    bias, added = (None if x is None else x.expand(B, H, -1, -1) for x in (bias, added))
     attended = query.new_empty(B, Q, H, value.shape[-1])
-    value = F.pad(value, (0, 1), value=1.0)
     with torch.autocast(query.device.type, enabled=False):  # it would take a softmax in float32
         for row, head in product(range(0, B, num_rows), range(0, H, num_heads)):
             here = slice(row, row + num_rows), slice(head, head + num_heads)
-            part = weighted_mean(query[here], key[here], value[here], None if bias is None else bias[here])
+            weights = biased_logits(query[here], key[here], None if added is None else added[here]).exp_()
+            part, total = (weights @ weighted[here]).split([value.shape[-1], 1], dim=-1)
+            if bool(((total > LEAST_SUM) & (total < 1 / LEAST_SUM)).all()):
+                part = part / total
+            else:
+                logits = biased_logits(query[here], key[here], None if bias is None else bias[here])
+                part = logits.softmax(dim=-1) @ value[here]
             attended[here[0], :, here[1]] = part.transpose(1, 2)
     return attended
-
-
-def weighted_mean(query: Tensor, key: Tensor, values_and_one: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the mean of values by attention; the sum of the weights comes out of the column of ones.
-
-    The softmax is the same whatever is taken off its logits. Nothing is, unless the sum is out of range.
-    """
-    logits = biased_logits(query, key, bias)
-    total, one = (logits.exp_() @ values_and_one).split([values_and_one.shape[-1] - 1, 1], dim=-1)
-    if not bool(((one > LEAST_SUM) & (one < 1 / LEAST_SUM)).all()):
-        return biased_logits(query, key, bias).softmax(dim=-1) @ values_and_one[..., :-1]
-    mean: Tensor = total / one
-    return mean
 
 
 def biased_logits(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
