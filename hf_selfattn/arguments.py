@@ -300,7 +300,7 @@ def build_arguments(settings: dict[str, Any], kind: type[AnyArguments]) -> AnyAr
             raise ValueError(f"There is no argument {key!r}.{_hint(key, own | {*trainer}, own)}")
     for name in getattr(kind, "required", ()):
         if not given.get(name):
-            raise ValueError(f"The argument {name!r} is missing. Give it in the YAML file or as {name}=VALUE.")
+            raise ValueError(f"The argument {name!r} is missing. Give it as {name}=VALUE, or in a YAML file.")
     return kind(**_typed(given, kind), **({"options": options} if trainer else {}))
 
 

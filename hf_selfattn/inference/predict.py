@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from accelerate import PartialState
 from datasets import Dataset
@@ -53,6 +53,8 @@ class PredictArguments(InferenceArguments):
         block_rows: rows that are read, answered and written at once.
     """
 
+    required: ClassVar[tuple[str, ...]] = ("model", "output")
+
     output: str = ""
     input_format: str | None = None
     output_format: str | None = None
@@ -64,8 +66,6 @@ class PredictArguments(InferenceArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.output:
-            raise ValueError("The argument 'output' is missing. Give a file, such as answers.csv, or - to print.")
         if self.on_bad_row not in ("error", "skip"):
             raise ValueError(f"on_bad_row={self.on_bad_row!r} is unknown; it is 'error' or 'skip'.")
         if self.abstain is not None and not 0 < self.abstain < 1:
@@ -87,7 +87,11 @@ class PredictArguments(InferenceArguments):
             return Source(split=split, place=f"{self.dataset}/{self.split or 'rows'}", **options)
         if self.input == "-":
             return Source([STDIN], **{**options, "input_format": ending or ".text"})
-        return Source(find_files(self.input or [], "input"), **options)
+        files = find_files(self.input or [], "input")
+        output = Path(self.output)
+        if output.exists() and any(output.samefile(file) for file in files):
+            raise ValueError(f"output={self.output!r} is a file that is read, too. Give it another name.")
+        return Source(files, **options)
 
     def writer(self) -> Writer:
         """Return what writes the output."""

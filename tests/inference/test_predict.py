@@ -217,6 +217,13 @@ def test_pairs_of_texts(model: str, tmp_path: Path) -> None:
     assert lines_of(tmp_path / "answers.jsonl")[0]["probability"] == pytest.approx(answer["probability"], abs=1e-6)
 
 
+def test_no_file_is_written_over_that_is_read(model: str, rows: str, tmp_path: Path) -> None:
+    before = Path(rows).read_text()
+    with pytest.raises(ValueError, match=r"rows.csv' is a file that is read, too"):
+        predict(given(model, [str(tmp_path / "*.csv")], Path(rows)))
+    assert Path(rows).read_text() == before
+
+
 def test_names_that_clash_are_refused(model: str, rows: str, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": "w5", "label": "x"}\n')
     with pytest.raises(ValueError, match=r"rows.jsonl:1: the input has a column 'label' already. Set prefix="):
@@ -228,8 +235,6 @@ def test_names_that_clash_are_refused(model: str, rows: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"output": ""}, "'output' is missing"),
-        ({"model": ""}, "'model' is missing"),
         ({"output": "a.docx"}, "'.docx' is not written"),
         ({"output": "a.parquet.gz"}, "compressed inside"),
         ({"abstain": 1.5}, "abstain=1.5 must be a probability"),
