@@ -352,7 +352,7 @@ def _typed(given: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
             found[name] = parser.parse_object({name: value}).as_dict()[name]
         except ArgumentError as error:
             wanted = _in_words(get_type_hints(kind)[name])
-            raise ValueError(f"{name}={value!r} is {type(value).__name__}; it must be {wanted}.") from error
+            raise ValueError(f"{name}={value!r} must be {wanted}.") from error
     return found
 
 

@@ -75,7 +75,7 @@ WRONG = {
     "report": "'runs' is missing",
     "serve a b": "Cannot read the argument 'b'",
     "serve a prot=1": "no argument 'prot'. Did you mean 'port'",
-    "serve a port=x": "port='x' is str; it must be int",
+    "serve a port=x": "port='x' must be int",
     "serve a timeout=0": "timeout=0.0 must be above 0",
     "push a": "'repo_id' is missing",
     "serve no.yaml": "no settings file no.yaml",

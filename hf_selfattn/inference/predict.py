@@ -19,7 +19,6 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers.utils import logging
 
-from ..data.findings import listed
 from ..data.formats import ORIGIN, Row, table_from_rows
 from ..data.load import find_files
 from ..files import delete, read_json, sync_folder, whole_or_nothing, write_json
@@ -116,8 +115,9 @@ class Counts:
 
     def in_words(self, target: str) -> str:
         """Return it as a sentence."""
-        skipped = f" {self.skipped:,} of {self.rows:,} rows were bad and skipped: {listed(self.bad, self.skipped)}."
-        return f"{self.rows - self.skipped:,} rows are answered in {target}.{skipped if self.skipped else ''}"
+        named = "; ".join(self.bad) + "; …" * (self.skipped > len(self.bad))
+        skipped = f" {self.skipped:,} of {self.rows:,} rows were bad and skipped: {named}." if self.skipped else ""
+        return f"Rows answered in {target}: {self.rows - self.skipped:,}.{skipped}"
 
 
 def predict(arguments: PredictArguments) -> dict[str, Any]:
@@ -236,8 +236,9 @@ class Work:
         right = []
         for number, (row, problem) in enumerate(block.rows):
             if problem := problem or self.mistake(row):
+                problem = problem.rstrip(".")
                 if self.arguments.on_bad_row == "error":
-                    raise ValueError(f"{problem.rstrip('.')}. {BAD_ROW_SKIP}")
+                    raise ValueError(f"{problem}. {BAD_ROW_SKIP}")
                 self.counts.skipped += 1
                 self.counts.bad += [problem] if len(self.counts.bad) < 3 else []
             else:
