@@ -80,7 +80,7 @@ def class_of(config: PreTrainedConfig) -> Any:
 
 def is_for_decoding(name: str) -> bool:
     """Return whether a weight of a tagger is read when scores are decoded."""
-    return name.split(".")[0] in ("continues_word", "crf")
+    return name.split(".")[0] in ("marks", "crf")
 
 
 class OnnxModel:

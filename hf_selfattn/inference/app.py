@@ -265,6 +265,7 @@ def create_app(predictor: Predictor, limits: ServeArguments, name: str) -> FastA
         title="hf-selfattn", version=__version__, description=about, lifespan=running, docs_url=None, redoc_url=None
     )
     app.state.service = service
+    app.exception_handler(HTTPException)(wrong_address)
     said: dict[int | str, dict[str, Any]] = {status: {"description": text} for status, text in REFUSALS.items()}
     schema = Question.model_json_schema(ref_template="#/components/schemas/{model}")
     parts = schema.pop("$defs")
@@ -274,11 +275,6 @@ def create_app(predictor: Predictor, limits: ServeArguments, name: str) -> FastA
     async def predict(request: Request) -> Response:
         """Answer a text, or several; requests that arrive together are answered together."""
         return await service.respond(request)
-
-    @app.exception_handler(HTTPException)
-    async def refuse(request: Request, error: HTTPException) -> Response:
-        """Say what is wrong with a path or a method as with a body."""
-        return JSONResponse({"error": f"{request.method} {request.url.path}: {error.detail}"}, error.status_code)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -307,6 +303,11 @@ def create_app(predictor: Predictor, limits: ServeArguments, name: str) -> FastA
 
     app.openapi()["components"]["schemas"].update(parts)
     return app
+
+
+async def wrong_address(request: Request, error: HTTPException) -> Response:
+    """Say what is wrong with a path or a method as with a body."""
+    return JSONResponse({"error": f"{request.method} {request.url.path}: {error.detail}"}, error.status_code)
 
 
 def as_page(template: str, **values: Any) -> HTMLResponse:

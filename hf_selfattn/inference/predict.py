@@ -86,7 +86,7 @@ class PredictArguments(InferenceArguments):
             return Source(split=split, place=f"{self.dataset}/{self.split or 'rows'}", **options)
         if self.input == "-":
             return Source([STDIN], **{**options, "input_format": ending or ".text"})
-        files = find_files(self.input or [], "input")
+        files = find_files(self.input or [], "input", annotated=ending is None)
         output = Path(self.output)
         if output.exists() and any(output.samefile(file) for file in files):
             raise ValueError(f"output={self.output!r} is a file that is read, too. Give it another name.")
