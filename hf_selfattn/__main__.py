@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import logging
+
 import hf_selfattn
 
 from .arguments import nearest, parse_arguments
@@ -147,6 +149,8 @@ def main(words: Sequence[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     with hf_selfattn.faults_explained():
+        if not sys.stderr.isatty():
+            logging.disable_progress_bar()
         asked()
 
 

@@ -300,7 +300,7 @@ def build_arguments(settings: dict[str, Any], kind: type[AnyArguments]) -> AnyAr
             raise ValueError(f"There is no argument {key!r}.{_hint(key, own | {*trainer}, own)}")
     for name in getattr(kind, "required", ()):
         if not given.get(name):
-            raise ValueError(f"The argument {name!r} is missing. Give it in the YAML file or as {name}=VALUE.")
+            raise ValueError(f"The argument {name!r} is missing. Give it as {name}=VALUE, or in a YAML file.")
     return kind(**_typed(given, kind), **({"options": options} if trainer else {}))
 
 
@@ -352,7 +352,7 @@ def _typed(given: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
             found[name] = parser.parse_object({name: value}).as_dict()[name]
         except ArgumentError as error:
             wanted = _in_words(get_type_hints(kind)[name])
-            raise ValueError(f"{name}={value!r} is {type(value).__name__}; it must be {wanted}.") from error
+            raise ValueError(f"{name}={value!r} must be {wanted}.") from error
     return found
 
 

@@ -28,9 +28,8 @@ def main() -> None:
     test, baseline = results["splits"]["test"], results["baseline"]["tfidf"]["splits"]["test"]
     print(f"\nTest accuracy {with_interval(test['scores']['accuracy'])} on {test['rows']} sentences;")
     print(f"TF-IDF with logistic regression {with_interval(baseline['scores']['accuracy'])}.")
-    print(
-        f"\nThe report of the run, a page to open in a browser: {report(ReportArguments(runs=[arguments.output_dir]))}"
-    )
+    print("\nThe report of the run, a page to open in a browser:")
+    report(ReportArguments(runs=[arguments.output_dir]))
 
 
 def example_texts(test_file: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 python recipes/sentiment.py recipes/configs/movies-polarity.yaml
 python recipes/sentiment.py model=MODEL train=rated.csv label_column=valence neutral_band=0.5 output_dir=runs/polarity
-python recipes/sentiment.py model=MODEL train=stars.csv problem=ordinal lexicon=false output_dir=runs/stars
+python recipes/sentiment.py model=MODEL train=stars.csv problem=ordinal output_dir=runs/stars
 accelerate launch recipes/sentiment.py recipes/configs/movies-valence.yaml
 """
 

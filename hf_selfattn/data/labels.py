@@ -23,6 +23,7 @@ NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*|\s*[+-]?(nan|i
 LIST = re.compile(r"\s*(\[.*\]|\(.*\)|\{.*\}|set\(\))\s*", re.DOTALL)  # a list, tuple or set written as text
 ITEM = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^,\s"'][^,]*)""")
 BARE_ITEMS = {"null": None, "none": None, "nan": None, "true": True, "false": False}
+KINDS_OF_LABELS: dict[type, str] = {str: "texts", bool: "true and false", int: "whole numbers", float: "numbers"}
 
 LabelTarget = int | float | list[float]
 
@@ -274,7 +275,7 @@ def _detect_problem(present: list[Any], numeric: bool, whole: bool) -> tuple[str
         return "regression", "the labels are numbers with fractions"
     if numeric and any(isinstance(value, float) for value in present):
         return "single_label_classification", "the labels are floats, but whole numbers"
-    kinds = sorted({type(value).__name__ for value in present}) or ["nothing"]
+    kinds = sorted({KINDS_OF_LABELS.get(type(value), type(value).__name__) for value in present}) or ["nothing"]
     return "single_label_classification", f"the labels are {'whole numbers' if whole else ' and '.join(kinds)}"
 
 

@@ -94,8 +94,12 @@ def split_named(spec: Any, splits: Collection[str]) -> str | None:
     return name if name in splits else None
 
 
-def find_files(spec: DataFiles, split: str = "train") -> list[Path]:
-    """List the files of a path, a glob or a list of them, sorted within each glob; each must match."""
+def find_files(spec: DataFiles, split: str = "train", annotated: bool = True) -> list[Path]:
+    """List the files of a path, a glob or a list of them, sorted within each glob; each must match.
+
+    Args:
+        annotated: whether the annotations of brat stand for a text that has some beside it.
+    """
     patterns = [spec] if isinstance(spec, (str, os.PathLike)) else list(spec)
     files: dict[Path, None] = {}
     for pattern in patterns:
@@ -104,7 +108,8 @@ def find_files(spec: DataFiles, split: str = "train") -> list[Path]:
         found = [match for match in matches if match.is_file()]
         if not found:
             raise ValueError(f"{split}: no file matches '{pattern}'. {_similar_names(path)}")
-        files.update((match.with_suffix(ANNOTATION) if is_brat(match) else match, None) for match in found)
+        found = [match.with_suffix(ANNOTATION) if annotated and is_brat(match) else match for match in found]
+        files.update(dict.fromkeys(found))
     if not files:
         raise ValueError(f"{split}: the list of files is empty.")
     return list(files)

@@ -80,7 +80,7 @@ def class_of(config: PreTrainedConfig) -> Any:
 
 def is_for_decoding(name: str) -> bool:
     """Return whether a weight of a tagger is read when scores are decoded."""
-    return name.split(".")[0] in ("continues_word", "crf")
+    return name.split(".")[0] in ("marks", "crf")
 
 
 class OnnxModel:
@@ -126,7 +126,8 @@ class OnnxModel:
 
     def __call__(self, **batch: Tensor) -> SimpleNamespace:
         """Return the logits of the answer."""
-        scores = self.session.run(None, {name: batch[name].numpy() for name in self.inputs})[0]
+        zeros = torch.zeros_like(batch["input_ids"])  # of token_type_ids, which not every tokenizer gives
+        scores = self.session.run(None, {name: batch.get(name, zeros).numpy() for name in self.inputs})[0]
         logits = torch.from_numpy(scores)
         if self.is_decoded:
             words = self.model.words_of(batch["input_ids"], batch.get("attention_mask"), None)

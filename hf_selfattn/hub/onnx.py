@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -81,6 +82,7 @@ def export_onnx(model: PreTrainedModel, path: str | PathLike[str], *, word_start
         with warnings.catch_warnings():
             # PyTorch copies a structure of its own by a way that it calls deprecated.
             warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+            logging.disable(logging.WARNING)  # of torchvision, which it misses
             torch.onnx.export(
                 Scores(model).eval(),
                 (),
@@ -96,6 +98,7 @@ def export_onnx(model: PreTrainedModel, path: str | PathLike[str], *, word_start
         if find_spec("onnxruntime") is not None:
             compare_with_onnxruntime(model, path, word_starts)
     finally:
+        logging.disable(logging.NOTSET)
         model.train(was_training)
     return path
 

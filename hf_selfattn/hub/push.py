@@ -138,7 +138,7 @@ def push_run(
     target = PushTarget(repo_id, private, revision, create_pr, commit_message, predictions, token)
     for name in ("config.json", RESULTS_FILE):
         if not (Path(folder) / name).is_file():
-            raise ValueError(f"{folder} holds no finished run: it has no {name}. Give the output_dir of a recipe.")
+            raise ValueError(f"{folder} holds no finished run: it has no {name}. Give the output_dir of a run.")
     return push(Path(folder), open_repository(target))
 
 
@@ -162,6 +162,9 @@ def explained(target: PushTarget, remedy: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        # Errors of the network, whichever library the hub's client asks, and that of its offline mode.
+        if any(kind.__name__ in ("TransportError", "ConnectionError") for kind in type(error).__mro__):
+            remedy = "see that the hub can be reached (network, HF_ENDPOINT, HF_HUB_OFFLINE)"
         raise ValueError(
             f"Nothing can be pushed to {target.repo_id} ({reason(error, target)}). Before you try again: {remedy}."
         ) from error

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from .. import __version__
@@ -39,6 +40,14 @@ REFUSALS = {
     500: "the model failed at these texts",
     503: "too many texts wait; Retry-After says when to ask again",
     504: "there was no answer in time",
+}
+# Mistakes in the fields of a body, by the names of pydantic.
+MISTAKES = {
+    "missing": "is missing",
+    "extra_forbidden": "is no field of it",
+    "model_type": "is no object",
+    "string_type": "is no text",
+    "list_type": "is no list",
 }
 PREFIX, SIZES = "hf_selfattn", [2**power for power in range(9)]
 Result = TypeVar("Result")
@@ -187,7 +196,10 @@ class Service:
         except UnicodeDecodeError as error:
             raise Refusal(400, f"the body is not UTF-8: byte {error.start + 1} is {body[error.start]:#04x}") from error
         except ValidationError as error:
-            found = (f"{'.'.join(map(str, item['loc'])) or 'the body'}: {item['msg']}" for item in error.errors()[:3])
+            found = (
+                f"{'.'.join(map(str, item['loc'])) or 'the body'} {MISTAKES.get(item['type'], item['msg'])}"
+                for item in error.errors()[:3]
+            )
             raise Refusal(422, f'{"; ".join(found)}. Send {{"inputs": [TEXT, …]}}.') from error
         except (ValueError, RecursionError) as error:
             raise Refusal(400, f"the body is not JSON: {error}") from error
@@ -253,6 +265,7 @@ def create_app(predictor: Predictor, limits: ServeArguments, name: str) -> FastA
         title="hf-selfattn", version=__version__, description=about, lifespan=running, docs_url=None, redoc_url=None
     )
     app.state.service = service
+    app.exception_handler(HTTPException)(wrong_address)
     said: dict[int | str, dict[str, Any]] = {status: {"description": text} for status, text in REFUSALS.items()}
     schema = Question.model_json_schema(ref_template="#/components/schemas/{model}")
     parts = schema.pop("$defs")
@@ -290,6 +303,11 @@ def create_app(predictor: Predictor, limits: ServeArguments, name: str) -> FastA
 
     app.openapi()["components"]["schemas"].update(parts)
     return app
+
+
+async def wrong_address(request: Request, error: HTTPException) -> Response:
+    """Say what is wrong with a path or a method as with a body."""
+    return JSONResponse({"error": f"{request.method} {request.url.path}: {error.detail}"}, error.status_code)
 
 
 def as_page(template: str, **values: Any) -> HTMLResponse:

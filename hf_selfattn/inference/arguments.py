@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ..arguments import PathSpec
 from .predictor import Dtype, Predictor, open_predictor
@@ -30,6 +30,8 @@ class InferenceArguments:
         dtype: `bfloat16` computes matrix products in it, `auto` does so where the processor has it, `float32` never.
     """
 
+    required: ClassVar[tuple[str, ...]] = ("model",)
+
     model: str = ""
     input: PathSpec | None = None
     model_revision: str | None = None
@@ -45,8 +47,6 @@ class InferenceArguments:
     dtype: Dtype = "auto"
 
     def __post_init__(self) -> None:
-        if not self.model:
-            raise ValueError("The argument 'model' is missing. Give the folder of a run or a name on the hub.")
         if (self.input is None) == (self.dataset is None):
             raise ValueError("Give exactly one of input=… (files, or - for the standard input) and dataset=….")
 

@@ -10,6 +10,8 @@ from accelerate import PartialState
 from datasets import DatasetDict
 from transformers.utils import logging
 
+from ..data.columns import found_columns
+from ..data.load import load_splits
 from ..files import write_json
 from ..hub.results import environment
 from ..hub.summary import summary
@@ -18,7 +20,7 @@ from ..tasks import say
 from .arguments import InferenceArguments
 from .predictor import Dtype
 from .reading import open_split
-from .record import read_record
+from .record import read_record, with_columns_of
 
 BLOCK_ROWS = 2000  # that are answered at once
 COLUMNS = (
@@ -51,13 +53,16 @@ class EvaluateArguments(InferenceArguments):
     output: str | None = None
     dtype: Dtype = "float32"
 
-    def task_options(self) -> dict[str, Any]:
+    def rows(self) -> DatasetDict:
+        """Return the labelled rows, as they are."""
+        if self.dataset is None:
+            return load_splits(test=self.input)
+        return DatasetDict({"test": open_split(self.dataset, self.dataset_config, self.revision, self.split)})
+
+    def task_options(self, splits: DatasetDict) -> dict[str, Any]:
         """Return what the task of the model is told, but what it takes from the model."""
         columns = {name: value for name in COLUMNS if (value := getattr(self, name)) is not None}
-        if self.dataset is None:
-            return {**columns, "on_bad_row": self.on_bad_row, "test": self.input}
-        split = open_split(self.dataset, self.dataset_config, self.revision, self.split)
-        return {**columns, "on_bad_row": self.on_bad_row, "dataset": DatasetDict({"test": split})}
+        return {**columns, "on_bad_row": self.on_bad_row, "dataset": splits}
 
 
 def evaluate(arguments: EvaluateArguments) -> dict[str, Any]:
@@ -75,8 +80,10 @@ def evaluate(arguments: EvaluateArguments) -> dict[str, Any]:
     if PartialState().num_processes > 1:
         raise ValueError("evaluate runs in one process. Start it without a launcher.")
     predictor = arguments.predictor()
-    trained = read_record(arguments.model, arguments.model_revision)
-    task = predictor.task.of_model(predictor.config, trained, arguments.task_options())
+    splits = arguments.rows()
+    record = read_record(arguments.model, arguments.model_revision)
+    trained = with_columns_of(found_columns(splits["test"]), record)
+    task = predictor.task.of_model(predictor.config, trained, arguments.task_options(splits))
     data = task.load()
     for note in data.notes:
         say(note)

@@ -13,13 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from accelerate import PartialState
 from datasets import Dataset
 from transformers.utils import logging
 
-from ..data.findings import listed
 from ..data.formats import ORIGIN, Row, table_from_rows
 from ..data.load import find_files
 from ..files import delete, read_json, sync_folder, whole_or_nothing, write_json
@@ -53,6 +52,8 @@ class PredictArguments(InferenceArguments):
         block_rows: rows that are read, answered and written at once.
     """
 
+    required: ClassVar[tuple[str, ...]] = ("model", "output")
+
     output: str = ""
     input_format: str | None = None
     output_format: str | None = None
@@ -64,8 +65,6 @@ class PredictArguments(InferenceArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.output:
-            raise ValueError("The argument 'output' is missing. Give a file, such as answers.csv, or - to print.")
         if self.on_bad_row not in ("error", "skip"):
             raise ValueError(f"on_bad_row={self.on_bad_row!r} is unknown; it is 'error' or 'skip'.")
         if self.abstain is not None and not 0 < self.abstain < 1:
@@ -87,7 +86,11 @@ class PredictArguments(InferenceArguments):
             return Source(split=split, place=f"{self.dataset}/{self.split or 'rows'}", **options)
         if self.input == "-":
             return Source([STDIN], **{**options, "input_format": ending or ".text"})
-        return Source(find_files(self.input or [], "input"), **options)
+        files = find_files(self.input or [], "input", annotated=ending is None)
+        output = Path(self.output)
+        if output.exists() and any(output.samefile(file) for file in files):
+            raise ValueError(f"output={self.output!r} is a file that is read, too. Give it another name.")
+        return Source(files, **options)
 
     def writer(self) -> Writer:
         """Return what writes the output."""
@@ -112,8 +115,9 @@ class Counts:
 
     def in_words(self, target: str) -> str:
         """Return it as a sentence."""
-        skipped = f" {self.skipped:,} of {self.rows:,} rows were bad and skipped: {listed(self.bad, self.skipped)}."
-        return f"{self.rows - self.skipped:,} rows are answered in {target}.{skipped if self.skipped else ''}"
+        named = "; ".join(self.bad) + "; …" * (self.skipped > len(self.bad))
+        skipped = f" {self.skipped:,} of {self.rows:,} rows were bad and skipped: {named}." if self.skipped else ""
+        return f"Rows answered in {target}: {self.rows - self.skipped:,}.{skipped}"
 
 
 def predict(arguments: PredictArguments) -> dict[str, Any]:
@@ -232,8 +236,9 @@ class Work:
         right = []
         for number, (row, problem) in enumerate(block.rows):
             if problem := problem or self.mistake(row):
+                problem = problem.rstrip(".")
                 if self.arguments.on_bad_row == "error":
-                    raise ValueError(f"{problem.rstrip('.')}. {BAD_ROW_SKIP}")
+                    raise ValueError(f"{problem}. {BAD_ROW_SKIP}")
                 self.counts.skipped += 1
                 self.counts.bad += [problem] if len(self.counts.bad) < 3 else []
             else:

@@ -58,11 +58,11 @@ class Predictor:
             ValueError: says what is wrong with the row.
         """
         given = {name: value for name in ("text", "text_pair", "tokens") if (value := row.get(name)) is not None}
+        if more := [name for name in given if name not in self.kind.fields]:
+            raise ValueError(f"A model for {self.name} reads {' or '.join(self.kind.fields)}, and not '{more[0]}'.")
         field, message = self.kind.mistake(given)
         if message:
             raise ValueError(f"'{field}': {message}.")
-        if more := [name for name in given if name not in self.kind.fields]:
-            raise ValueError(f"A model for {self.name} reads {' or '.join(self.kind.fields)}, and not '{more[0]}'.")
         if len(given) > 1 and "tokens" in given:
             raise ValueError("A row holds a 'text', or 'tokens', and not both.")
         return {**given, **{name: row[name] for name in self.kind.details if name in row}}
@@ -160,7 +160,7 @@ def open_predictor(
     options = {"revision": revision} if revision else {}
     config = open_config(str(model), options)
     task = task_of_model(config, str(model))
-    device = torch.device(device or torch.accelerator.current_accelerator() or "cpu")
+    device = existing_device(device)
     if dtype not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"dtype={dtype!r} is unknown; it is auto, float32 or bfloat16.")
     if (Path(model) / GRAPH).is_file():
@@ -175,6 +175,17 @@ def open_predictor(
     if in_bfloat16 and device.type == "cpu":
         use_fast_attention(opened)
     return Predictor(task, opened.to(device), tokenizer, in_bfloat16)
+
+
+def existing_device(name: str | torch.device | None) -> torch.device:
+    """Return the device of a name, or the accelerator where there is one; an error says that it cannot be used."""
+    try:
+        device = torch.device(name or torch.accelerator.current_accelerator() or "cpu")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"device={str(name)!r} cannot be used: {why}. Give cpu, or leave it out.") from error
+    return device
 
 
 def open_config(model: str, options: dict[str, str]) -> PreTrainedConfig:

@@ -134,9 +134,12 @@ def _sentences(stream: IO[bytes], path: Path) -> Iterator[Row]:
             lines[number] = line
             yield line
 
-    for row in conll_rows(remembered(), path):
-        yield {**row, ORIGIN: f"{path}:{row[LINES][0]}", RAW: {**lines}}
-        lines.clear()
+    try:
+        for row in conll_rows(remembered(), path):
+            yield {**row, ORIGIN: f"{path}:{row[LINES][0]}", RAW: {**lines}}
+            lines.clear()
+    except ValueError as error:
+        raise ValueError(f"{error} Where each line is a text, set input_format=text.") from error
 
 
 def blocks_of_rows(rows: Iterable[ReadRow], most: int) -> Iterator[list[ReadRow]]:

@@ -30,3 +30,15 @@ def trained_columns(record: Mapping[str, Any], given: Mapping[str, Any], names: 
     if any(value is not None for value in given.values()):
         return dict(given)
     return {option: column for option in given if (column := trained.get(option)) in names}
+
+
+def with_columns_of(names: Collection[str], record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the results without those columns of the training that rows with these columns do not have."""
+
+    def stands(column: Any) -> bool:
+        numbered = "0" in names and isinstance(column, int)  # the columns of a column file, the last one -1
+        return numbered or {*(column if isinstance(column, list) else [column])} <= {*names}
+
+    arguments = record.get("arguments", {}).items()
+    kept = {name: value for name, value in arguments if not name.endswith("_column") or stands(value)}
+    return {**record, "arguments": kept}

@@ -84,6 +84,10 @@ class SelfAttnPreTrainedModel(PreTrainedModel):
         super().__init__(config)
         register_adapter_targets()
 
+    @property
+    def is_gradient_checkpointing(self) -> bool:  # PEFT asks for it, and that of Transformers warns of its new name
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

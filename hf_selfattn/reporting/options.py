@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 
 @dataclass
@@ -18,6 +19,8 @@ class ReportArguments:
         look_inside: open the model to show what its heads looked at.
     """
 
+    required: ClassVar[tuple[str, ...]] = ("runs",)
+
     runs: list[str] = field(default_factory=list)
     output: str | None = None
     split: str | None = None
@@ -26,7 +29,5 @@ class ReportArguments:
     look_inside: bool = True
 
     def __post_init__(self) -> None:
-        if not self.runs:
-            raise ValueError("A report needs a run: give the folder of a finished one, such as runs/mine.")
         if self.examples < 0:
             raise ValueError(f"examples={self.examples} must be 0 or more.")

@@ -41,7 +41,7 @@ SECTIONS: dict[str, tuple[Build, ...]] = {
 
 
 def report(options: ReportArguments) -> Path:
-    """Write the report of finished runs and return its path.
+    """Write the report of finished runs and return its path, which is printed.
 
     Raises:
         ValueError: a folder holds no finished run, an option names what is not there, or matplotlib is missing.
@@ -49,6 +49,7 @@ def report(options: ReportArguments) -> Path:
     runs = open_runs(options)
     path = Path(options.output) if options.output else Path(options.runs[0]) / "report.html"
     write_text(path, page_of_runs(runs))
+    print(f"Wrote {path}.")
     return path
 
 

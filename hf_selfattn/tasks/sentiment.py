@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -25,7 +26,8 @@ class SentimentArguments(TextClassificationArguments):
 
     Args:
         standardise: before training, set mean and scale of the features that the heads read, on a few training rows.
-        lexicon: score the VADER sentiment lexicon, too (package vaderSentiment).
+        lexicon: score the VADER sentiment lexicon, too (package vaderSentiment); where it is not given, if the package
+            is there and the labels are a valence or polarities.
         neutral_band: make polarity classes of a rated valence; nearer to 0 than this is neutral. With
             `problem=regression` the valence is learned, and the classes that follow from it are scored as well.
         neutral: `drop` leaves neutral texts out, `class` keeps them as a class.
@@ -34,7 +36,7 @@ class SentimentArguments(TextClassificationArguments):
     task: ClassVar[str] = "sentiment-analysis"
 
     standardise: bool = False
-    lexicon: bool = True
+    lexicon: bool | None = None
     neutral_band: float | None = None
     neutral: Literal["drop", "class"] = "drop"
 
@@ -63,6 +65,16 @@ class SentimentAnalysis(TextClassification):
         splits, note = to_polarity(splits, arguments.neutral_band, arguments.neutral, *columns)
         return splits, [*notes, note]
 
+    def load(self) -> ClassificationData:
+        """Load and check the data; a lexicon that is asked for and cannot answer is an error."""
+        data = super().load()
+        is_scored = "train" in data.splits and self.arguments.baseline and self.arguments.lexicon is not False
+        if is_scored and (why := without_lexicon(data)):
+            if self.arguments.lexicon:
+                raise ValueError(f"lexicon=true, but {why}. Set lexicon=false.")
+            data.notes.append(f"The VADER lexicon is not scored: {why}.")
+        return data
+
     def further_scores(self, data: ClassificationData, logits: dict[str, Array]) -> dict[str, Any]:
         """Return scores of the polarity classes that a regression of valence implies."""
         if data.problem != "regression" or self.arguments.neutral_band is None:
@@ -71,15 +83,10 @@ class SentimentAnalysis(TextClassification):
         return {"polarity": score_polarity(data, values, self.arguments.neutral_band)}
 
     def baselines(self, data: ClassificationData) -> dict[str, Any]:
-        """Score TF-IDF and, where it is asked for, the lexicon."""
+        """Score TF-IDF and, unless it is left out, the lexicon."""
         record = super().baselines(data)
-        if not self.arguments.lexicon:
+        if self.arguments.lexicon is False or without_lexicon(data):
             return record
-        if not has_polarity(data.problem, data.label_names):
-            raise ValueError(
-                f"lexicon=true, but the labels are {data.label_names}: the lexicon knows valence, and the classes "
-                "negative, neutral and positive. Set lexicon=false."
-            )
         started = time.perf_counter()
         answers = {
             name: vader_baseline(joined_texts(split), data.problem, data.label_names)
@@ -87,6 +94,16 @@ class SentimentAnalysis(TextClassification):
             if name != "train"
         }
         return {**record, "vader": score_answers(data, answers, time.perf_counter() - started)}
+
+
+def without_lexicon(data: ClassificationData) -> str:
+    """Return why the lexicon cannot answer, or nothing."""
+    if not has_polarity(data.problem, data.label_names):
+        return (
+            f"the labels are {', '.join(data.label_names)}, and it knows a valence, or the classes negative, neutral "
+            "and positive"
+        )
+    return "" if find_spec("vaderSentiment") else "the package vaderSentiment is missing (pip install vaderSentiment)"
 
 
 def score_polarity(data: ClassificationData, values: dict[str, Array], band: float) -> dict[str, Any]:

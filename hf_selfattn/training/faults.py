@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import signal
 import sys
@@ -15,7 +16,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from datasets import Dataset
 
-GO_ON = "The same command goes on from the newest checkpoint"
+GO_ON = "The same command goes on where it was"
 MOST_ROWS = 8
 # What the system says of a place that takes no data, in errors of Python and, as text, of other libraries.
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -32,13 +33,16 @@ def faults_explained() -> Iterator[None]:
     """End the program with one message and without a traceback at a fault that the user can mend.
 
     Exit code 1 for a wrong input or a machine that gives too little, 128 and the signal's number (130 for Ctrl-C,
-    143 for SIGTERM) where one ended it.
+    143 for SIGTERM) where one ended it, 141 where nobody reads the output any more.
     """
     try:
         yield
     except KeyboardInterrupt as error:
         print(f"\nInterrupted. {GO_ON}.", file=sys.stderr, flush=True)
         sys.exit(128 + getattr(error, "number", signal.SIGINT))
+    except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except ValueError as error:
         sys.exit(f"error: {error}")
     except Exception as error:
@@ -52,13 +56,15 @@ def explanation(error: BaseException) -> str | None:
     """Return what the user can do about an error of the machine, or None for an error of another kind."""
     if is_out_of_memory(error):
         return (
-            f"Out of memory ({first_line(error)}). Take a smaller per_device_eval_batch_size, or a smaller "
+            f"Out of memory ({first_line(error)}). To train, take a smaller per_device_eval_batch_size, or a smaller "
             "per_device_train_batch_size with more gradient_accumulation_steps, in another output_dir."
         )
     if isinstance(error, OSError) and error.errno in NO_ROOM | NO_WRITING:
         place = f" {error.filename}" if error.filename else ""
-        remedy = "Free some space there" if error.errno in NO_ROOM else "Choose an output_dir that can be written to"
+        remedy = "Free some space there" if error.errno in NO_ROOM else "Choose a place that can be written to"
         return f"Cannot write{place} ({error.strerror}). Nothing that was there is lost. {remedy}. {GO_ON}."
+    if isinstance(error, ImportError) and "pip install" in str(error):
+        return str(error)
     if any(words in str(error) for words in ROOM_IN_WORDS):
         return f"Cannot write ({first_line(error)}). Nothing that was there is lost. Free some space. {GO_ON}."
     return None

@@ -65,7 +65,9 @@ def run(arguments: RunArguments) -> dict[str, Any]:
             if target is not None and PartialState().is_main_process:
                 target = open_repository(target)
             results = finished or train(task, plan, data, output_dir)
-            if finished is not None:
+            if finished is None:
+                say(f"Wrote {output_dir}. To look at it: hf-selfattn report {output_dir}")
+            else:
                 say(f"{output_dir} holds the finished run of these arguments: nothing to train.\n{summary(finished)}")
             if target is not None and PartialState().is_main_process:
                 say(f"Pushed to {push(output_dir, target)}")

@@ -12,6 +12,7 @@ from tiny_models import tiny_text
 
 from hf_selfattn import SentimentArguments, build_arguments, run
 from hf_selfattn.data.polarity import has_polarity, polarity_of, polarity_probabilities, to_polarity
+from hf_selfattn.tasks.sentiment import SentimentAnalysis
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "sentiment.py"
 RATED = {"text": ["a", "b", "c", "d", "e"], "score": [-2.0, -0.4, 0.0, 0.5, 3.0]}
@@ -90,6 +91,18 @@ def test_a_sentiment_run(tiny_backbone: str, tmp_path: Path, problem: str | None
     else:
         assert results["splits"]["test"]["rows"] == 48
         assert 0 <= results["polarity"]["test"]["accuracy"]["value"] <= 1
+
+
+def test_a_lexicon_that_cannot_answer_stops_before_training_or_is_left_out(tmp_path: Path) -> None:
+    rows = [{"text": f"w{5 + number}", "label": number % 5 + 1} for number in range(20)]
+    (tmp_path / "stars.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {"model": "m", "output_dir": "o", "train": str(tmp_path / "stars.jsonl")}
+    with pytest.raises(ValueError, match=r"lexicon=true, but the labels are 1, 2, 3, 4, 5, .* Set lexicon=false"):
+        SentimentAnalysis(build_arguments({**given, "lexicon": True}, SentimentArguments)).load()
+    notes = SentimentAnalysis(build_arguments(given, SentimentArguments)).load().notes
+    assert notes[-1].startswith("The VADER lexicon is not scored: the labels are 1, 2, ")
+    silent = build_arguments({**given, "lexicon": False}, SentimentArguments)
+    assert not any("VADER" in note for note in SentimentAnalysis(silent).load().notes)
 
 
 @pytest.mark.parametrize(

@@ -80,3 +80,18 @@ def test_a_label_that_the_model_does_not_have_is_named(wordpiece: str, tmp_path:
         evaluate(EvaluateArguments(model=given["output_dir"], input=path, tag_column="ner"))
     with pytest.raises(ValueError, match="exactly one of input"):
         EvaluateArguments(model=given["output_dir"])
+
+
+def test_columns_of_the_training_that_rows_do_not_have_are_found_anew(wordpiece: str, tmp_path: Path) -> None:
+    files = {
+        name: write_sentences(tmp_path / f"{name}.conll", 24, seed) for seed, name in enumerate(("train", "test"))
+    }
+    columns = {"token_column": "0", "tag_column": "-1"}
+    given = {**settings(wordpiece, tmp_path, **files, **columns), "num_train_epochs": 1}
+    del given["baseline"]
+    run(build_arguments(given, NerArguments))
+    rows = [{"id": number, "text": "w5 w6", "label": [[0, 2, "PER"]]} for number in range(3)]
+    path = write_rows(tmp_path / "doccano.jsonl", rows)
+    found = evaluate(EvaluateArguments(model=given["output_dir"], input=path))
+    assert found["splits"]["test"]["rows"] == 3
+    assert evaluate(EvaluateArguments(model=given["output_dir"], input=files["test"]))["splits"]["test"]["rows"]

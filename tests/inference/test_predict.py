@@ -152,7 +152,7 @@ def test_pipes(model: str, tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], input=b"text\nw5\nw6\nw7\n", capture_output=True, check=True)
     assert [json.loads(line)["text"] for line in done.stdout.decode().splitlines()] == ["w5", "w6", "w7"]
-    assert b"3 rows are answered" in done.stderr
+    assert b"Rows answered in the standard output: 3." in done.stderr
 
 
 def test_a_column_file_keeps_its_lines(tagger: str, tmp_path: Path) -> None:
@@ -217,6 +217,20 @@ def test_pairs_of_texts(model: str, tmp_path: Path) -> None:
     assert lines_of(tmp_path / "answers.jsonl")[0]["probability"] == pytest.approx(answer["probability"], abs=1e-6)
 
 
+def test_a_text_of_brat_is_read_as_it_is_where_the_format_is_given(tagger: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("w5 w6\nw7\n")
+    (tmp_path / "a.ann").write_text("T1\tPER 0 2\tw5\n")
+    predict(given(tagger, str(tmp_path / "a.txt"), tmp_path / "answers.jsonl", input_format="text"))
+    assert [row["text"] for row in lines_of(tmp_path / "answers.jsonl")] == ["w5 w6", "w7"]
+
+
+def test_no_file_is_written_over_that_is_read(model: str, rows: str, tmp_path: Path) -> None:
+    before = Path(rows).read_text()
+    with pytest.raises(ValueError, match=r"rows.csv' is a file that is read, too"):
+        predict(given(model, [str(tmp_path / "*.csv")], Path(rows)))
+    assert Path(rows).read_text() == before
+
+
 def test_names_that_clash_are_refused(model: str, rows: str, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": "w5", "label": "x"}\n')
     with pytest.raises(ValueError, match=r"rows.jsonl:1: the input has a column 'label' already. Set prefix="):
@@ -228,8 +242,6 @@ def test_names_that_clash_are_refused(model: str, rows: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"output": ""}, "'output' is missing"),
-        ({"model": ""}, "'model' is missing"),
         ({"output": "a.docx"}, "'.docx' is not written"),
         ({"output": "a.parquet.gz"}, "compressed inside"),
         ({"abstain": 1.5}, "abstain=1.5 must be a probability"),

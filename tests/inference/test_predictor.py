@@ -185,5 +185,7 @@ def test_what_is_no_model_is_told(tmp_path: Path) -> None:
     config.save_pretrained(tmp_path / "seed-1")
     with pytest.raises(ValueError, match="was saved as Unknown"):
         open_predictor(tmp_path / "seed-1")
+    with pytest.raises(ValueError, match="device='foo' cannot be used: Expected one of"):
+        open_predictor(saved(tmp_path / "fine", "regression"), device="foo")
     with pytest.raises(ValueError, match="dtype='half' is unknown"):
         open_predictor(saved(tmp_path / "ok", "regression"), dtype="half")  # type: ignore[arg-type]

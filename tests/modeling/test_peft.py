@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,10 @@ def test_the_trained_copy_of_the_heads_attends_as_the_model_is_told() -> None:
     outputs = adapted(**batch, output_attentions=True)
     torch.testing.assert_close(outputs.logits, before, atol=1e-5, rtol=0)
     assert outputs.summary_attentions[0].shape[2] == 20
+
+
+def test_peft_asks_for_nothing_deprecated() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        adapted = get_peft_model(tiny_model(), lora("bert"))
+        assert not adapted.base_model.model.is_gradient_checkpointing

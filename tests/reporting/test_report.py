@@ -215,11 +215,13 @@ def test_without_the_data_the_page_says_so(finished: dict[str, Path], tmp_path: 
     assert not [line for line in lines if json.loads(line)["text"] in page.text]
 
 
-def test_several_seeds_side_by_side(tiny_backbone: str, tmp_path: Path) -> None:
+def test_several_seeds_side_by_side(tiny_backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(text_arguments(settings(tiny_backbone, tmp_path, seeds=3, **SHORT)))
     path = report(ReportArguments(runs=[str(tmp_path / "run")], look_inside=False))
     page = Page(path.read_text(encoding="utf-8"))
     assert path == tmp_path / "run/report.html"
+    said = capsys.readouterr().out
+    assert f"\nWrote {tmp_path / 'run'}. To look at it: " in said and said.endswith(f"\nWrote {path}.\n")
     assert page.titles() == ["Side by side", "seed-0", "seed-1", "seed-2"]
     results = results_of(tmp_path / "run")
     summary = results["summary"]["test"]["accuracy"]
@@ -245,8 +247,6 @@ def test_what_cannot_be_shown_is_said(finished: dict[str, Path], tmp_path: Path,
     folder = finished["single_label_classification"]
     with pytest.raises(ValueError, match="give the folder of a run that has ended"):
         report(ReportArguments(runs=[str(tmp_path)]))
-    with pytest.raises(ValueError, match="needs a run"):
-        ReportArguments()
     with pytest.raises(ValueError, match="split=dev: .* has scores of validation, test"):
         page_of(folder, tmp_path, split="dev")
     copied = tmp_path / "copied"

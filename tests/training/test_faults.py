@@ -224,8 +224,9 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_the_run_goes_on(tiny_backb
     [
         (OSError(errno.ENOSPC, "No space left on device", "model.safetensors"), "model.safetensors.*Free some space"),
         (RuntimeError("Io error: No space left on device (os error 28)"), "Free some space"),
-        (PermissionError(errno.EACCES, "Permission denied", "/runs"), "/runs.*Choose an output_dir"),
+        (PermissionError(errno.EACCES, "Permission denied", "/runs"), "/runs.*Choose a place"),
         (MemoryError(), "Out of memory"),
+        (ImportError("Serving needs uvicorn: pip install 'hf-selfattn[serve]'"), "error: Serving needs uvicorn"),
     ],
 )
 def test_a_fault_of_the_machine_is_one_message(error: Exception, message: str) -> None:
@@ -238,7 +239,7 @@ def test_a_fault_of_the_machine_is_one_message(error: Exception, message: str) -
 def test_a_folder_that_takes_nothing_is_said(tiny_backbone: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     given = {**settings(tiny_backbone, tmp_path), "output_dir": str(tmp_path / "file/run")}
-    with pytest.raises(SystemExit, match="Cannot write .*file/run.* Choose an output_dir that can be written to"):
+    with pytest.raises(SystemExit, match="Cannot write .*file/run.* Choose a place that can be written to"):
         with faults_explained():
             run_of(given)
     assert (tmp_path / "file").read_text() == "mine"

@@ -49,7 +49,7 @@ def brat_rows(stream: IO[bytes], path: Path, reading: Reading) -> Iterator[ReadR
         spans += found
         if problem:
             yield {}, f"{annotation_file}:{number}: {problem}"
-    reading.count("brat documents (discontinuous spans and all but spans is left out)", counts)
+    reading.count("brat documents (all but undivided spans is left out)", counts)
     for first, text, inside in _rows(lines, sorted(spans)):
         named = [{"start": start, "end": end, "label": kind, "text": shown} for start, end, kind, shown in inside]
         row = {"text": text, "spans": named, "document": str(text_file), ORIGIN: f"{text_file}:{first}"}
