@@ -20,9 +20,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from .. import __version__
+from .arguments import ServeArguments
 from .batching import Batcher, QueueFull
 from .predictor import Predictor
-from .server import ServeArguments
 
 DISCARDED = 8  # a body so many times too large is read to its end, so that the client reads why it was refused
 PAGES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)

@@ -6,13 +6,13 @@ import asyncio
 import signal
 import socket
 import time
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from .predictor import Dtype, open_predictor
+from .arguments import ServeArguments
+from .predictor import open_predictor
 
 if TYPE_CHECKING:
     from uvicorn import Server
@@ -21,57 +21,6 @@ PACKAGES = ("fastapi", "prometheus_client", "uvicorn")
 # Of one run of the model on a CPU, which gains nothing by more; of few rows, those of like length then stand together.
 RUN_TOKENS_ON_CPU = 512
 LATE = 0.2  # seconds in which requests that are on their way may still arrive, when nobody else is let in
-
-
-@dataclass
-class ServeArguments:
-    """Let a tuned model answer over HTTP (extra serve), on a page to try it at `/`, and for programs at `/predict`.
-
-    Args:
-        model: a folder that a run or `export` wrote, or a name on the hub.
-        host: address that is listened to; `0.0.0.0` lets other machines in. There is no password.
-        port: of it; 0 takes a free one.
-        device: to run on; an accelerator where there is one.
-        dtype: `bfloat16` is faster and less precise; `auto` takes it where the processor has it.
-        revision: branch, tag or commit of a model on the hub.
-        backbone_name_or_path: of an adapter, its backbone, where that was a folder.
-        max_body: bytes of a request.
-        max_texts: of a request.
-        max_waiting: texts that may wait for the model; a request beyond them is told to come again (503).
-        timeout: seconds until a request without an answer is refused (504).
-        batch_tokens: tokens that are answered at once, about.
-        window: milliseconds that a request waits for others to be answered with, where the model is idle.
-        drain: seconds after SIGTERM in which requests are still accepted, while `/ready` says no.
-    """
-
-    required: ClassVar[tuple[str, ...]] = ("model",)
-
-    model: str = ""
-    host: str = "127.0.0.1"
-    port: int = 8000
-    device: str | None = None
-    dtype: Dtype = "auto"
-    revision: str | None = None
-    backbone_name_or_path: str | None = None
-    max_body: int = 2**20
-    max_texts: int = 64
-    max_waiting: int = 256
-    timeout: float = 30.0
-    batch_tokens: int = 4096
-    window: float = 4.0
-    drain: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("max_body", "max_texts", "max_waiting", "timeout", "batch_tokens"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0.")
-        for name in ("window", "drain"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be below 0.")
-        if not 0 <= self.port < 2**16:
-            raise ValueError(f"port={self.port} must be from 0 to {2**16 - 1}.")
-        if self.max_texts > self.max_waiting:
-            raise ValueError(f"max_texts={self.max_texts} cannot be more than max_waiting={self.max_waiting}.")
 
 
 def serve(arguments: ServeArguments) -> None:

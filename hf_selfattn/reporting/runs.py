@@ -158,6 +158,8 @@ def open_runs(options: ReportArguments) -> list[FinishedRun]:
     Raises:
         ValueError: a folder holds no finished run, or a run has no such split.
     """
+    if not options.runs:
+        raise ValueError("runs is empty: give the folder of a finished run, such as runs/mine.")
     folders = []
     for folder in map(Path, options.runs):
         if not (folder / RESULTS_FILE).is_file():

@@ -15,7 +15,7 @@ from answering import FakePredictor
 from starlette.testclient import TestClient
 
 from hf_selfattn.inference.app import create_app
-from hf_selfattn.inference.server import ServeArguments
+from hf_selfattn.inference.arguments import ServeArguments
 
 LIMITS = {"max_body": 1000, "max_texts": 3, "max_waiting": 4, "timeout": 5.0, "window": 1.0}
 

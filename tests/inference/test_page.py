@@ -18,7 +18,8 @@ from answering import FakePredictor
 from uvicorn import Config, Server
 
 from hf_selfattn.inference.app import create_app
-from hf_selfattn.inference.server import ServeArguments, bound
+from hf_selfattn.inference.arguments import ServeArguments
+from hf_selfattn.inference.server import bound
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--virtual-time-budget=5000"]

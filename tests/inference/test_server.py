@@ -16,7 +16,8 @@ from answering import ROOT, Served, served
 from tiny_models import tiny_model, tiny_text, tiny_tokenizer
 
 from hf_selfattn import open_predictor
-from hf_selfattn.inference.server import ServeArguments, serve
+from hf_selfattn.inference.arguments import ServeArguments
+from hf_selfattn.inference.server import serve
 
 REQUESTS, CLIENTS = 400, 16
 TEXTS = [tiny_text(3 + number % 9, seed=number) for number in range(20)]

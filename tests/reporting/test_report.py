@@ -245,6 +245,8 @@ def test_two_taggers_side_by_side(finished: dict[str, Path], tmp_path: Path) -> 
 
 def test_what_cannot_be_shown_is_said(finished: dict[str, Path], tmp_path: Path, monkeypatch: Any) -> None:
     folder = finished["single_label_classification"]
+    with pytest.raises(ValueError, match="runs is empty"):
+        report(ReportArguments())
     with pytest.raises(ValueError, match="give the folder of a run that has ended"):
         report(ReportArguments(runs=[str(tmp_path)]))
     with pytest.raises(ValueError, match="split=dev: .* has scores of validation, test"):
