@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are written apart: the body would wait for an acknowledgement
     hub: Hub
 
     def answer(self) -> None:
