@@ -69,8 +69,8 @@ def check_task(kind: Any, words: Sequence[str], program: str) -> Callable[[], An
 
 def new_task(kind: Any, words: Sequence[str], program: str) -> Callable[[], Any]:
     """Return the writing of a settings file for the data that the words name; `path=FILE.yaml` says where."""
+    from .new_settings import write_settings
     from .tasks import task_called, task_of
-    from .tasks.new_settings import write_settings
 
     paths = [word.partition("=")[2] for word in words if word.startswith(("path=", "--path="))]
     words = [word for word in words if not word.startswith(("path=", "--path="))]

@@ -25,6 +25,7 @@ BELOW = {
     "machine": {"files"},
     "settings": set(),
     "modeling": set(),
+    "new_settings": {"arguments", "files"},
     "metrics": set(),
     "adapters": {"modeling"},
     "data": {"arguments", "files"},

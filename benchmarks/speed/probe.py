@@ -75,8 +75,9 @@ def some(tokens: dict[str, Dataset], rows: int, seed: int) -> dict[str, Dataset]
 def keep_features(prepared: Prepared, folder: str, dtype: str) -> float:
     """Keep the features of the rows and return the CPU seconds for a token."""
     arguments = build_arguments(settings(folder, tuning="probe", feature_dtype=dtype), kind=NerArguments)
-    model = build_model(task_of(arguments), prepared, None)
-    cache = cached_features(arguments, prepared.tokens, prepared.tokenizer)
+    task = task_of(arguments)
+    model, inputs = build_model(task, prepared, None), task.inputs(prepared.processor)
+    cache = cached_features(arguments, prepared.encoded, inputs)
     started = time.process_time()
     cache.prepare(model, "cpu")
     return (time.process_time() - started) / sum(cache.lengths)
@@ -94,7 +95,7 @@ def train(name: str, prepared: Prepared, folder: str, **changes: Any) -> float:
     clock = Clock()
     trainer.add_callback(clock)
     trainer.train()
-    return clock.seconds / sum(prepared.tokens["train"]["length"][:])
+    return clock.seconds / sum(prepared.encoded["train"]["length"][:])
 
 
 def measure(folder: str) -> dict[str, Any]:

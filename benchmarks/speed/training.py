@@ -159,7 +159,7 @@ def load() -> tuple[ClassificationData, Dataset]:
         data = task_of(arguments).load()
         _, tokenizer = open_backbone(arguments)
         tokenizer.model_max_length = int(1e30)
-        return data, task_of(arguments).tokenise(data, tokenizer)["train"].shuffle(SEED)
+        return data, task_of(arguments).encode(data, tokenizer)["train"].shuffle(SEED)
 
 
 def cut(tokens: Dataset, length: int) -> Dataset:

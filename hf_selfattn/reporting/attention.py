@@ -75,8 +75,8 @@ def chosen_rows(run: FinishedRun) -> list[int]:
 def looked_at_row(run: FinishedRun, predictor: Predictor, row: int) -> Example:
     """Return a row of the data with what the heads made of its tokens."""
     text, pair = run.text_and_pair(row)
-    encoded = predictor.tokenizer(text, pair, return_tensors="pt", truncation=False, verbose=False)
-    pieces = pieces_of(predictor.tokenizer, encoded, [text, pair or ""])
+    encoded = predictor.processor(text, pair, return_tensors="pt", truncation=False, verbose=False)
+    pieces = pieces_of(predictor.processor, encoded, [text, pair or ""])
     with torch.no_grad():
         found = predictor.model.base_model(**encoded, output_attentions=True, return_dict=True)
     passages = list[Passage]()

@@ -7,8 +7,7 @@ from typing import Any
 from ..arguments import RunArguments, nearest
 from .sentiment import SentimentAnalysis, SentimentArguments
 from .task import Task, say
-from .text_arguments import TextClassificationArguments
-from .text_classification import TextClassification
+from .text_classification import TextClassification, TextClassificationArguments
 from .token_classification import NerArguments, TokenClassification
 
 TASKS: dict[str, type[Task[Any]]] = {}

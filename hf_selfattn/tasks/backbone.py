@@ -11,10 +11,13 @@ from __future__ import annotations
 import copy
 import json
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +26,7 @@ from transformers import (
     AttentionMaskInterface,
     AutoConfig,
     AutoTokenizer,
+    DataCollatorWithPadding,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -42,6 +46,25 @@ CPU_ATTENTION, LONGEST_EAGER = "sdpa_or_eager_on_cpu", 256
 WEIGHTS_AT_ONCE = 1 << 20
 # A sum of exponentials between it and its reciprocal has lost none of them that counts.
 LEAST_SUM = 1e-30
+# A tokenizer that claims no limit makes pipelines pass a text on whole: the model reads any length.
+NO_LIMIT = int(1e30)
+
+Collate = Callable[[list[dict[str, Any]]], Any]
+
+
+def integers_as_bytes(value: Any) -> bytes:
+    """Return token ids and the like as bytes."""
+    return np.asarray(value, dtype=np.int64).tobytes()
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """How the backbone reads the rows of a task, as `Task.encode` returns them."""
+
+    columns: tuple[str, ...]  # of a row, that it reads; a row need not have all of them
+    collate: Collate  # makes a batch of rows with these columns alone
+    state: Any  # all of the processor that decides what is read, as `json` writes it
+    as_bytes: Callable[[Any], bytes] = integers_as_bytes  # of the value of a column, what is read of it
 
 
 def hub_options(arguments: ModelArguments) -> dict[str, str]:
@@ -88,6 +111,12 @@ def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         return {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
     state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     return {name: value for name, value in state.items() if name not in ("truncation", "padding")}
+
+
+def text_inputs(tokenizer: PreTrainedTokenizerBase) -> Inputs:
+    """Return how a backbone reads tokens."""
+    names = tuple(tokenizer.model_input_names)
+    return Inputs(names, DataCollatorWithPadding(tokenizer), tokenizer_state(tokenizer))
 
 
 def window_of(backbone_config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -16,8 +16,7 @@ from ..metrics import score
 from .baselines import joined_texts, vader_baseline
 from .evaluation import score_answers
 from .problems import PROBLEMS, Array, as_references
-from .text_arguments import TextClassificationArguments
-from .text_classification import TextClassification
+from .text_classification import TextClassification, TextClassificationArguments
 
 
 @dataclass

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import DataCollatorWithPadding, PreTrainedConfig, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
+from ..arguments import RunArguments
 from ..data import (
     ClassificationData,
     check_classification,
@@ -37,11 +39,71 @@ from .evaluation import (
     score_splits,
     score_tfidf,
 )
-from .losses import build_loss
-from .problems import PROBLEMS, Array, as_references
+from .problems import PROBLEMS, Array, as_references, build_loss
 from .streaming import STREAM_OPTIONS, ShuffledStream, load_stream, stream_collator
 from .task import Task, raw_splits, say
-from .text_arguments import TextClassificationArguments
+
+
+@dataclass
+class TextClassificationArguments(RunArguments):
+    """Tune a text classifier.
+
+    Args:
+        text_pair_column: column of the second texts; a well-known name is found.
+        label_column: column of the labels, or a list of columns of 0 and 1, one per label; a well-known name is found.
+        problem: `single_label_classification`, `multi_label_classification`, `regression` or `ordinal`; detected from
+            the labels where it is not given.
+        label_names: the labels in the order wanted.
+        label_separator: stands between the labels of a cell that holds several, such as `,`; found where most labels
+            that hold one are made of other labels.
+        deduplicate: drop repeated training rows, and training rows that stand in an evaluation split.
+        group_column: rows of one group never stand on both sides of a split that is made here.
+        streaming: read the rows of train while training, for data that no memory holds (docs/scaling.md); needs
+            `max_steps` and a validation split.
+        streaming_buffer: rows of a stream among which the next one is drawn at random.
+        class_weights: `balanced` weighs a class by the inverse of its frequency.
+        calibrate: fit temperature and thresholds on the validation split and store them in the model.
+        folds: cross-validate: every row of train is tested once.
+        baseline: score TF-IDF with a linear model on the same rows beside the model.
+    """
+
+    task: ClassVar[str] = "text-classification"
+
+    text_pair_column: str | None = None
+    label_column: str | list[str] | None = None
+    problem: str | None = None
+    label_names: list[str] | None = None
+    label_separator: str | None = None
+    deduplicate: bool = False
+    group_column: str | None = None
+    streaming: bool = False
+    streaming_buffer: int = 1000
+    class_weights: Literal["balanced"] | None = None
+    calibrate: bool = True
+    folds: int = 0
+    baseline: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.streaming and self.caches_features:
+            raise ValueError(self.needs_whole_rows("streaming=true"))
+        if self.streaming and self.probe_epochs is not None:
+            raise ValueError(
+                f"probe_epochs={self.probe_epochs}, but with streaming=true an epoch has no end. Leave it out: each "
+                "phase makes max_steps."
+            )
+        if self.seeds > 1 and self.folds:
+            raise ValueError(f"seeds={self.seeds} and folds={self.folds} cannot go together. Leave one out.")
+
+    @property
+    def makes_several_models(self) -> bool:
+        """Whether the run trains several models that stand side by side."""
+        return self.seeds > 1 or self.folds > 0
+
+    def columns(self) -> dict[str, Any]:
+        """Return what the user said of the columns and labels."""
+        names = ("text_column", "text_pair_column", "label_column", "problem", "label_names", "label_separator")
+        return {name: getattr(self, name) for name in names}
 
 
 class TextClassification(Task[TextClassificationArguments]):
@@ -113,15 +175,15 @@ class TextClassification(Task[TextClassificationArguments]):
         arguments = self.arguments
         return list(k_folds(data, arguments.folds, arguments.seed, arguments.group_column)) if arguments.folds else []
 
-    def tokenise(self, data: ClassificationData, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    def encode(self, data: ClassificationData, processor: PreTrainedTokenizerBase) -> dict[str, Any]:
         """Return the tokenised splits; of a stream the rows of train, to be tokenised when they are read."""
-        tokens: dict[str, Any] = {
-            name: tokenise(split, tokenizer, data.problem) for name, split in data.splits.items()
+        encoded: dict[str, Any] = {
+            name: tokenise(split, processor, data.problem) for name, split in data.splits.items()
         }
         if data.stream is None:
-            return tokens
+            return encoded
         stream = ShuffledStream(data.stream, self.arguments.seed, self.arguments.streaming_buffer)
-        return {"train": stream, **tokens}
+        return {"train": stream, **encoded}
 
     def label_options(self, data: ClassificationData) -> dict[str, Any]:
         """Return the fields of the model's configuration that say what the labels are."""
@@ -142,9 +204,9 @@ class TextClassification(Task[TextClassificationArguments]):
     def trainer_options(
         self,
         data: ClassificationData,
-        tokens: dict[str, Dataset],
+        encoded: dict[str, Dataset],
         options: TrainingArguments,
-        tokenizer: PreTrainedTokenizerBase,
+        processor: PreTrainedTokenizerBase,
     ) -> dict[str, Any]:
         """Return loss, collator and metrics for `Trainer`."""
         # Only class weights look at the labels, and those are refused for a stream.
@@ -157,7 +219,7 @@ class TextClassification(Task[TextClassificationArguments]):
                 class_weights=self.arguments.class_weights,
                 label_smoothing=options.label_smoothing_factor,
             ),
-            "data_collator": DataCollatorWithPadding(tokenizer) if data.stream is None else stream_collator(tokenizer),
+            "data_collator": DataCollatorWithPadding(processor) if data.stream is None else stream_collator(processor),
             "compute_metrics": metrics_function(data),
         }
 
@@ -169,11 +231,13 @@ class TextClassification(Task[TextClassificationArguments]):
         return {"rows": len(train), "fingerprint": fingerprint(train), "labels": label_counts(data)}
 
     def evaluate(
-        self, data: ClassificationData, tokens: dict[str, Dataset], evaluator: Trainer, output_dir: Path
+        self, data: ClassificationData, encoded: dict[str, Dataset], evaluator: Trainer, output_dir: Path
     ) -> dict[str, Any]:
         """Calibrate the model, score every evaluation split, write its predictions and score the baselines."""
         logits = {
-            name: predicted_logits(evaluator, split, data.problem) for name, split in tokens.items() if name != "train"
+            name: predicted_logits(evaluator, split, data.problem)
+            for name, split in encoded.items()
+            if name != "train"
         }
         calibration = fit_calibration(data, logits["validation"]) if self.arguments.calibrate else Calibration()
         config = plain_model(evaluator).config

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import PreTrainedTokenizerBase, Trainer
+from torch import Tensor
+from transformers import Trainer
 
 from ..adapters import base_model, merge_adapters
 from ..arguments import RunArguments
@@ -128,7 +129,7 @@ def train_and_evaluate(task: Task[Any], data: Any, output_dir: Path, found: dict
     arguments = task.arguments
     prepared = prepare(task, data)
     fitted = fit_phases(task, prepared, output_dir)
-    trainer, tokens = fitted.trainer, prepared.tokens
+    trainer, encoded = fitted.trainer, prepared.encoded
 
     evaluator = final_evaluator(trainer, merge=arguments.save == "merged")
     results = {
@@ -144,12 +145,13 @@ def train_and_evaluate(task: Task[Any], data: Any, output_dir: Path, found: dict
         "run_state": asdict(fitted.run_state),
         "environment": environment(),
         "train": task.train_record(data),
-        **task.evaluate(data, tokens, evaluator, output_dir),
+        **task.evaluate(data, encoded, evaluator, output_dir),
         **found,
     }
     if trainer.is_world_process_zero():
-        sample = tokens["validation"], trainer.data_collator
-        save(arguments, plain_model(evaluator), prepared.tokenizer, output_dir, *sample)
+        columns = task.inputs(prepared.processor).columns
+        batch = sample_batch(columns, encoded["validation"], trainer.data_collator)
+        save(arguments, plain_model(evaluator), prepared.processor, output_dir, batch)
         write_text(output_dir / CARD_FILE, model_card(results))
         write_json(output_dir / RESULTS_FILE, results)
     PartialState().wait_for_everyone()
@@ -157,13 +159,11 @@ def train_and_evaluate(task: Task[Any], data: Any, output_dir: Path, found: dict
     return results
 
 
-def save(arguments: RunArguments, model: Any, tokenizer: PreTrainedTokenizerBase, *where: Any) -> None:
+def save(arguments: RunArguments, model: Any, processor: Any, output_dir: Path, batch: dict[str, Tensor]) -> None:
     """Save the model that was scored: whole, or its adapter alone."""
-    output_dir, tokens, collate = where
-    batch = sample_batch(tokenizer, tokens, collate)
     if arguments.save == "merged":
-        return save_model(model, tokenizer, output_dir, batch=batch)
-    save_adapter(model, tokenizer, output_dir, batch=batch, backbone_name_or_path=arguments.model)
+        return save_model(model, processor, output_dir, batch=batch)
+    save_adapter(model, processor, output_dir, batch=batch, backbone_name_or_path=arguments.model)
     if Path(arguments.model).is_dir():
         say(
             "The adapter does not keep where its backbone is. Open it with "
