@@ -25,10 +25,10 @@ from transformers.utils import logging
 
 from hf_selfattn import NerArguments, build_arguments
 from hf_selfattn.adapters import base_model
+from hf_selfattn.cpu_attention import use_fast_attention
 from hf_selfattn.hub.results import environment
 from hf_selfattn.machine import has_bf16
 from hf_selfattn.tasks import task_of
-from hf_selfattn.tasks.backbone import use_fast_attention
 from hf_selfattn.training.phases import build_model, prepare
 from hf_selfattn.training.setup import Prepared, build_trainer, cached_features
 

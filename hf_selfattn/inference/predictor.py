@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
 
+from ..cpu_attention import use_fast_attention
 from ..hub.export import GRAPH, OnnxModel
 from ..machine import has_bf16
 from ..modeling.backbone_selfattn import weights_hash
 from ..modeling.configuration_selfattn import SelfAttnConfig
 from ..tasks import TASKS, Task
 from ..tasks.answers import Answer, width_of
-from ..tasks.backbone import use_fast_attention
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 # Tokens of a batch, padding included: of 512, 1,024, 2,048 and more a CPU answers long texts fastest with 1,024.

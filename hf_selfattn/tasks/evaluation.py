@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from numpy.typing import NDArray
 from transformers import EvalPrediction, PreTrainedModel, Trainer
 
-from ..data import ClassificationData, fingerprint
+from ..data import fingerprint
 from ..files import write_text
 from ..metrics import fit_temperature, fit_thresholds, metric_values, predicted_labels, score
 from ..metrics.abstention import abstention_table, confidences, wrong_answers
@@ -23,12 +23,20 @@ from .baselines import joined_texts, tfidf_baseline
 from .problems import PROBLEMS, Array, as_references
 
 
+class LabelledData(Protocol):
+    """Checked rows of texts or images, whose splits have a column `label`."""
+
+    splits: DatasetDict
+    problem: str
+    label_names: list[str]
+
+
 def plain_model(trainer: Trainer) -> PreTrainedModel:
     """Return the model without the wrappers of accelerate, its autocast among them."""
     return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
 
 
-def metrics_function(data: ClassificationData) -> Callable[[EvalPrediction], dict[str, float]]:
+def metrics_function(data: LabelledData) -> Callable[[EvalPrediction], dict[str, float]]:
     """Return what `Trainer` calls after each evaluation."""
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
@@ -40,7 +48,7 @@ def metrics_function(data: ClassificationData) -> Callable[[EvalPrediction], dic
     return compute
 
 
-def metric_names(data: ClassificationData) -> list[str]:
+def metric_names(data: LabelledData) -> list[str]:
     """Return the metrics that the validation split defines, as the right answers themselves are scored."""
     references = as_references(data.splits["validation"]["label"][:], data.problem)
     classes = data.problem in ("single_label_classification", "ordinal")
@@ -90,7 +98,7 @@ class Calibration:
         return {"temperature": self.temperature, "thresholds": self.thresholds}
 
 
-def fit_calibration(data: ClassificationData, logits: Array) -> Calibration:
+def fit_calibration(data: LabelledData, logits: Array) -> Calibration:
     """Fit temperature and thresholds on logits (N, C) of the validation split; a regression has neither."""
     if data.problem == "regression":
         return Calibration()
@@ -103,7 +111,7 @@ def fit_calibration(data: ClassificationData, logits: Array) -> Calibration:
 
 
 def score_splits(
-    data: ClassificationData, logits: dict[str, Array], calibration: Calibration, output_dir: Path
+    data: LabelledData, logits: dict[str, Array], calibration: Calibration, output_dir: Path
 ) -> dict[str, Any]:
     """Score each evaluation split with intervals, before and after calibration, and write its predictions."""
     record = {}
@@ -125,7 +133,7 @@ def score_splits(
 
 
 def score_outputs(
-    data: ClassificationData, name: str, outputs: Array, thresholds: list[float] | None = None
+    data: LabelledData, name: str, outputs: Array, thresholds: list[float] | None = None
 ) -> dict[str, Any]:
     """Return the scores of a split with intervals, of its outputs (N, C), or (N,) for a regression."""
     split = data.splits[name]
@@ -138,7 +146,7 @@ def score_outputs(
     }
 
 
-def abstention_record(data: ClassificationData, logits: Array, calibration: Calibration) -> dict[str, Any]:
+def abstention_record(data: LabelledData, logits: Array, calibration: Calibration) -> dict[str, Any]:
     """Return what the validation split, of logits (N, C), says of answers given only where the model is sure."""
     if data.problem == "regression":
         return {}
@@ -148,7 +156,7 @@ def abstention_record(data: ClassificationData, logits: Array, calibration: Cali
     return {"abstention": abstention_table(confidences(predicted, outputs), wrong_answers(predicted, references))}
 
 
-def score_tfidf(data: ClassificationData, seed: int) -> dict[str, Any]:
+def score_tfidf(data: LabelledData, seed: int) -> dict[str, Any]:
     """Score TF-IDF with a linear model on the same rows."""
     texts = {name: joined_texts(split) for name, split in data.splits.items()}
     evaluated = {name: texts[name] for name in texts if name != "train"}
@@ -160,7 +168,7 @@ def score_tfidf(data: ClassificationData, seed: int) -> dict[str, Any]:
     return score_answers(data, answers, time.perf_counter() - started)
 
 
-def score_answers(data: ClassificationData, answers: dict[str, Array], seconds: float) -> dict[str, Any]:
+def score_answers(data: LabelledData, answers: dict[str, Array], seconds: float) -> dict[str, Any]:
     """Return the scores of a baseline with intervals, by split."""
     record: dict[str, Any] = {"seconds": seconds, "splits": {}}
     for name, output in answers.items():

@@ -84,7 +84,7 @@ class SentimentAnalysis(TextClassification):
     def baselines(self, data: ClassificationData) -> dict[str, Any]:
         """Score TF-IDF and, unless it is left out, the lexicon."""
         record = super().baselines(data)
-        if self.arguments.lexicon is False or without_lexicon(data):
+        if not record or self.arguments.lexicon is False or without_lexicon(data):
             return record
         started = time.perf_counter()
         answers = {

@@ -17,8 +17,16 @@ from ..arguments import DataArguments, RunArguments
 from ..data import load_splits
 from ..modeling.modeling_selfattn import SelfAttnPreTrainedModel
 from .answers import Answers
-from .backbone import NO_LIMIT, Inputs, backbone_settings, head_settings, is_tuned, open_backbone, text_inputs
-from .tuned import tuned_model
+from .backbone import (
+    NO_LIMIT,
+    Inputs,
+    backbone_settings,
+    head_settings,
+    is_tuned,
+    open_backbone,
+    text_inputs,
+    tuned_model,
+)
 
 AnyRunArguments = TypeVar("AnyRunArguments", bound=RunArguments)
 

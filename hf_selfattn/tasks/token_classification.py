@@ -55,6 +55,7 @@ class NerArguments(RunArguments):
     Args:
         token_column: column of the words, or its number in a column file; found where it is not given.
         tag_column: column of the tags, or its number in a column file; found where it is not given.
+        text_column: column of the texts of rows with spans; a well-known name is found.
         span_column: character spans of `text_column`, instead of tokens and tags.
         document_column: the id of a row's document.
         scheme: of the tags, such as `IOB2`; detected where it is not given.
@@ -70,6 +71,7 @@ class NerArguments(RunArguments):
 
     token_column: str | int | None = None
     tag_column: str | int | None = None
+    text_column: str | None = None
     span_column: str | None = None
     document_column: str | None = None
     scheme: str | None = None

@@ -16,10 +16,11 @@ from transformers import PreTrainedModel, set_seed
 from transformers.dynamic_module_utils import custom_object_save
 
 from ..adapters import add_lora, base_model
+from ..cpu_attention import use_fast_attention
 from ..files import whole_or_nothing
 from ..machine import from_main
 from ..tasks import Task, say
-from ..tasks.backbone import is_tuned, use_fast_attention
+from ..tasks.backbone import is_tuned
 from ..tasks.evaluation import plain_model
 from .checkpoints import checkpoints_of
 from .progress import Stopwatch, encoding

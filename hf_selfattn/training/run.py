@@ -13,6 +13,7 @@ from transformers import Trainer
 
 from ..adapters import base_model, merge_adapters
 from ..arguments import RunArguments
+from ..cpu_attention import use_fused_attention
 from ..files import write_json, write_text
 from ..hub.card import model_card
 from ..hub.push import logged_in, open_repository, push, push_target
@@ -30,7 +31,6 @@ from ..hub.saving import sample_batch, save_adapter, save_model
 from ..hub.summary import summary
 from ..machine import alone_in, join_processes
 from ..tasks import Task, say, task_of
-from ..tasks.backbone import use_fused_attention
 from ..tasks.evaluation import plain_model
 from .phases import fit_phases, prepare
 from .progress import hide_bars, show_progress
