@@ -50,7 +50,10 @@ PUBLIC = {
     "metrics.evaluate_modules": ("as_evaluate_module",),
     "reporting.options": ("ReportArguments",),
     "reporting.report": ("report",),
-    "tasks": ("NerArguments", "SentimentArguments", "Task", "TextClassificationArguments", "register_task"),
+    "tasks": (
+        *("ImageClassificationArguments", "NerArguments", "SentimentArguments", "TextClassificationArguments"),
+        *("Task", "register_task"),
+    ),
     "training.faults": ("faults_explained",),
     "training.first_pass": ("fit_codebooks", "standardise_features"),
     "training.run": ("run",),

@@ -26,6 +26,7 @@ from ..modeling.adapter_selfattn import (
     OTHER_WEIGHTS,
     save_adapter_checkpoint,
 )
+from ..modeling.configuration_selfattn import image_size
 
 SIDE_FOLDER = ".saving"
 CONFIG_FILE = "config.json"
@@ -117,19 +118,16 @@ def random_batch(model: Any) -> dict[str, Tensor]:
     """Return two rows of random tokens, one longer than the backbone's window; or two random images."""
     generator = torch.Generator().manual_seed(0)
     if model.base_model.main_input_name == "pixel_values":
-        return {"pixel_values": torch.randn(2, *image_shape(model.config.backbone_config), generator=generator)}
+        side, channels = (
+            image_size(model.config.backbone_config),
+            getattr(model.config.backbone_config, "num_channels", 3),
+        )
+        return {"pixel_values": torch.randn(2, channels, side, side, generator=generator)}
     length = model.config.subsequence_length * 3 // 2
     input_ids = torch.randint(model.config.vocab_size, (2, length), generator=generator)
     attention_mask = torch.ones_like(input_ids)
     attention_mask[1, length // 4 :] = 0
     return {"input_ids": input_ids, "attention_mask": attention_mask}
-
-
-def image_shape(backbone_config: Any) -> tuple[int, int, int]:
-    """Return channels, height and width of an image as a backbone was trained on, 224 by 224 where it does not say."""
-    size = getattr(backbone_config, "image_size", None) or 224
-    height, width = (size, size) if isinstance(size, int) else size
-    return getattr(backbone_config, "num_channels", 3), height, width
 
 
 def compare_answers(model: Any, folder: Path, batch: Mapping[str, Tensor] | None, **options: Any) -> None:

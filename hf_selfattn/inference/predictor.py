@@ -22,6 +22,7 @@ from ..modeling.configuration_selfattn import SelfAttnConfig
 from ..tasks import TASKS, Task
 from ..tasks.answers import Answer, width_of
 
+FIELDS = ("text", "text_pair", "tokens", "image")  # that models of some kind read
 Dtype = Literal["auto", "float32", "bfloat16"]
 # Tokens of a batch, padding included: of 512, 1,024, 2,048 and more a CPU answers long texts fastest with 1,024.
 TOKENS_ON_CPU, TOKENS_ON_ACCELERATOR = 1_024, 65_536
@@ -50,12 +51,12 @@ class Predictor:
         self.batch_tokens = TOKENS_ON_CPU if model.device.type == "cpu" else TOKENS_ON_ACCELERATOR
 
     def checked(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the model reads of a row: `text`, perhaps `text_pair`, or `tokens`.
+        """Return what the model reads of a row: `text`, perhaps `text_pair`, or `tokens`, or `image`.
 
         Raises:
             ValueError: says what is wrong with the row.
         """
-        given = {name: value for name in ("text", "text_pair", "tokens") if (value := row.get(name)) is not None}
+        given = {name: value for name in FIELDS if (value := row.get(name)) is not None}
         if more := [name for name in given if name not in self.kind.fields]:
             raise ValueError(f"A model for {self.name} reads {' or '.join(self.kind.fields)}, and not '{more[0]}'.")
         field, message = self.kind.mistake(given)

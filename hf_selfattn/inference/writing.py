@@ -105,7 +105,7 @@ class Cells(Writer):
     def block(self, rows: Sequence[Row], answers: Sequence[Row], table: pa.Table | None, target: IO[bytes]) -> None:
         """Write a line for each row."""
         for row, answer in zip(rows, answers, strict=True):
-            whole = {**row, **answer}
+            whole = {**source_columns(row), **answer}
             target.write(self.line([cell(whole.get(name)) for name in self.names], row[ORIGIN]))
 
     def line(self, cells: Sequence[str], place: str) -> bytes:
@@ -190,9 +190,13 @@ def open_writer(path: Path, output_format: str | None = None) -> Writer:
 
 def source_columns(row: Row) -> Row:
     """Return the columns that the source has, without what was noted of the row when it was read."""
-    if RAW in row:
-        return {name: value for name, value in row.items() if name not in (*PRIVATE, "document")}
-    return {name: value for name, value in row.items() if name not in PRIVATE}
+    private = (*PRIVATE, "document") if RAW in row else PRIVATE
+    return {name: without_bytes(value) for name, value in row.items() if name not in private}
+
+
+def without_bytes(value: Any) -> Any:
+    """Return of an image in a data set its path, and any other value as it is."""
+    return value["path"] if isinstance(value, dict) and value.keys() == {"bytes", "path"} else value
 
 
 def cell(value: Any) -> str:

@@ -16,6 +16,7 @@ from ..arguments import build_arguments
 from ..data import fingerprint
 from ..data.columns import column_values, found_columns
 from ..data.formats import ORIGIN
+from ..data.images import open_image
 from ..data.load import with_origins
 from ..files import read_json
 from ..hub.results import RESULTS_FILE
@@ -114,13 +115,20 @@ class FinishedRun:
         except (ValueError, OSError, KeyError) as error:
             return str(error).splitlines()[0]
 
+    @cached_property
+    def reads_images(self) -> bool:
+        """Whether its rows are images."""
+        return "image" in self.rows.column_names
+
     def text_and_pair(self, row: int) -> tuple[str, str | None]:
         """Return the text of a row, its words joined, and the second text of a pair."""
         content = self.rows[row]
         return (" ".join(content["tokens"]) if "tokens" in content else content["text"]), content.get("text_pair")
 
     def text(self, row: int) -> str:
-        """Return the text of a row, those of a pair in one."""
+        """Return the text of a row, those of a pair in one; of an image nothing."""
+        if self.reads_images:
+            return ""
         return " ⏎ ".join(text for text in self.text_and_pair(row) if text is not None)
 
     def place(self, row: int) -> str:
@@ -128,7 +136,9 @@ class FinishedRun:
         return last_part(str(self.rows[row][ORIGIN]))
 
     def lengths(self) -> list[int]:
-        """Return how many tokens each row has."""
+        """Return how many tokens each row has, or how many pixels."""
+        if self.reads_images:
+            return [image.width * image.height for image in map(open_image, self.rows["image"])]
         tokenizer, lengths = AutoTokenizer.from_pretrained(self.folder), list[int]()
         for start in range(0, len(self.rows), 1000):
             texts = [self.text(row) for row in range(start, min(start + 1000, len(self.rows)))]

@@ -114,7 +114,8 @@ def scores_by_class(run: FinishedRun) -> Section | None:
 
 def scores_by_part(run: FinishedRun) -> Section:
     """Return the scores of the split by the length of its rows, and by the columns that are asked for."""
-    parts = {"length in tokens": numeric_parts(np.array(run.lengths(), dtype=float))}
+    size = "size in pixels" if run.reads_images else "length in tokens"
+    parts = {size: numeric_parts(np.array(run.lengths(), dtype=float))}
     for column in run.options.columns:
         parts[column] = column_parts(run.column(column))
     blocks: list[Block] = []
@@ -129,7 +130,7 @@ def scores_by_part(run: FinishedRun) -> Section:
         ]
         table = Table(f"{metric_name(metric)} by {name}", [name, "rows", metric_name(metric)], rows)
         blocks += [Figures([plot]), table]
-    title = " and ".join(["Scores by length", *run.options.columns])
+    title = " and ".join([f"Scores by {size.split()[0]}", *run.options.columns])
     return Section("parts", title, blocks)
 
 

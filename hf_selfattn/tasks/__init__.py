@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..arguments import RunArguments, nearest
+from .image_classification import ImageClassification, ImageClassificationArguments
 from .sentiment import SentimentAnalysis, SentimentArguments
 from .task import Task, say
 from .text_classification import TextClassification, TextClassificationArguments
@@ -35,10 +36,11 @@ def task_called(name: str) -> type[Task[Any]]:
     return known[name]
 
 
-for known in (TextClassification, SentimentAnalysis, TokenClassification):
+for known in (TextClassification, SentimentAnalysis, TokenClassification, ImageClassification):
     register_task(known)
 
 __all__ = [
+    "ImageClassificationArguments",
     "NerArguments",
     "SentimentArguments",
     "Task",

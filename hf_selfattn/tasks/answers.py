@@ -52,10 +52,12 @@ class Answers(ABC):
     Attributes:
         fields: what a row may hold.
         details: what else it may hold.
+        example: a right row.
     """
 
     fields: ClassVar[tuple[str, ...]]
     details: ClassVar[tuple[str, ...]] = ()
+    example: ClassVar[Row] = {"text": "The first answer is slower than the others."}
 
     def __init__(self, model: PreTrainedModel, processor: Any):
         self.model, self.processor = model, processor
@@ -117,21 +119,8 @@ class Answers(ABC):
         """Return the answers of a batch, the rows of these numbers, from its logits in float32."""
 
 
-class TextAnswers(Answers):
-    """A text, or a pair of texts: its label, or several, or a number, with calibrated probabilities."""
-
-    fields = ("text", "text_pair")
-
-    def columns(self, split: Dataset, **given: Any) -> tuple[dict[str, str], list[str]]:
-        """Return the columns of the texts, by the names given or by known names."""
-        found, notes = find_text_columns(split, given.get("text_column"), given.get("text_pair_column"))
-        return dict(zip(self.fields, found, strict=False)), notes
-
-    def mistake(self, row: Row) -> tuple[str, str]:
-        """Return the text of a row that is none, and what is wrong with it."""
-        names = ["text", "text_pair"] if "text_pair" in row else ["text"]
-        mistakes = ((name, text_mistake(row.get(name))[1]) for name in names)
-        return next(((name, message) for name, message in mistakes if message), ("", ""))
+class ClassAnswers(Answers):
+    """A row has a label, or several, or a number, with calibrated probabilities."""
 
     def answered(self, of_words: bool) -> list[str]:
         """Return the label and, unless it is a number, the probabilities."""
@@ -161,20 +150,6 @@ class TextAnswers(Answers):
         wrong = "no row" if found.error is None else f"a share of {found.error}"
         return f"{said} rows reached {found.threshold:g}; of these {wrong} was answered wrongly."
 
-    def encode(self, rows: Sequence[Row]) -> EncodedRows:
-        """Return texts and pairs of texts as token ids."""
-        inputs: dict[str, list[Any]] = {}
-        paired = [row.get("text_pair") is not None for row in rows]
-        for is_pair in {*paired}:
-            places = [place for place, other in enumerate(paired) if other == is_pair]
-            texts = [rows[place]["text"] for place in places]
-            pairs = [rows[place]["text_pair"] for place in places] if is_pair else None
-            for name, values in self.processor(texts, pairs, truncation=False, verbose=False).items():
-                column = inputs.setdefault(name, [[]] * len(rows))
-                for place, value in zip(places, values, strict=True):
-                    column[place] = value
-        return EncodedRows(inputs)
-
     def read(self, logits: Tensor, rows: Sequence[Row], encoded: EncodedRows, numbers: Sequence[int]) -> list[Answer]:
         """Return label, probability (see `confidences`) and all probabilities of each row."""
         config = self.model.config
@@ -192,6 +167,37 @@ class TextAnswers(Answers):
             named = dict(zip(self.label_names, values, strict=True))
             answers.append(given(self.label_names[label] if chosen is None else chosen, probability, named))
         return answers
+
+
+class TextAnswers(ClassAnswers):
+    """Answers to a text, or a pair of texts."""
+
+    fields = ("text", "text_pair")
+
+    def columns(self, split: Dataset, **given: Any) -> tuple[dict[str, str], list[str]]:
+        """Return the columns of the texts, by the names given or by known names."""
+        found, notes = find_text_columns(split, given.get("text_column"), given.get("text_pair_column"))
+        return dict(zip(self.fields, found, strict=False)), notes
+
+    def mistake(self, row: Row) -> tuple[str, str]:
+        """Return the text of a row that is none, and what is wrong with it."""
+        names = ["text", "text_pair"] if "text_pair" in row else ["text"]
+        mistakes = ((name, text_mistake(row.get(name))[1]) for name in names)
+        return next(((name, message) for name, message in mistakes if message), ("", ""))
+
+    def encode(self, rows: Sequence[Row]) -> EncodedRows:
+        """Return texts and pairs of texts as token ids."""
+        inputs: dict[str, list[Any]] = {}
+        paired = [row.get("text_pair") is not None for row in rows]
+        for is_pair in {*paired}:
+            places = [place for place, other in enumerate(paired) if other == is_pair]
+            texts = [rows[place]["text"] for place in places]
+            pairs = [rows[place]["text_pair"] for place in places] if is_pair else None
+            for name, values in self.processor(texts, pairs, truncation=False, verbose=False).items():
+                column = inputs.setdefault(name, [[]] * len(rows))
+                for place, value in zip(places, values, strict=True):
+                    column[place] = value
+        return EncodedRows(inputs)
 
 
 def width_of(length: int) -> int:

@@ -50,6 +50,7 @@ class Inputs:
     collate: Collate  # makes a batch of rows with these columns alone
     state: Any  # all of the processor that decides what is read, as `json` writes it
     as_bytes: Callable[[Any], bytes] = integers_as_bytes  # of the value of a column, what is read of it
+    beside_features: tuple[str, ...] | None = None  # columns that a batch needs beside kept features; None: all
 
 
 def hub_options(arguments: ModelArguments) -> dict[str, str]:
@@ -57,8 +58,8 @@ def hub_options(arguments: ModelArguments) -> dict[str, str]:
     return {"revision": arguments.model_revision} if arguments.model_revision else {}
 
 
-def open_backbone(arguments: ModelArguments) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
-    """Return the configuration and the tokenizer of the backbone."""
+def open_with(processor_class: Any, arguments: ModelArguments, processor: str) -> tuple[PreTrainedConfig, Any]:
+    """Return the configuration of the model that a run starts from, and its processor, which errors call so."""
     options = hub_options(arguments)
     if (Path(arguments.model) / "adapter_config.json").is_file():
         raise ValueError(
@@ -67,12 +68,17 @@ def open_backbone(arguments: ModelArguments) -> tuple[PreTrainedConfig, PreTrain
         )
     try:
         config = AutoConfig.from_pretrained(arguments.model, **options)
-        tokenizer = AutoTokenizer.from_pretrained(arguments.model, **options)
+        return config, processor_class.from_pretrained(arguments.model, **options)
     except OSError as error:
         raise ValueError(
             f"The backbone model={arguments.model!r} cannot be opened. Give a name on the hub or a folder with "
-            f"config.json, weights and tokenizer. {error}"
+            f"config.json, weights and {processor}. {error}"
         ) from error
+
+
+def open_backbone(arguments: ModelArguments) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """Return the configuration and the tokenizer of the backbone."""
+    config, tokenizer = open_with(AutoTokenizer, arguments, "tokenizer")
     if tokenizer.pad_token is None:
         filling = tokenizer.eos_token or tokenizer.unk_token
         if filling is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from datasets import Dataset
@@ -70,7 +70,12 @@ class Classification(Task[AnyClassificationArguments]):
     """A row has a class, several, an ordered one or a number; answers are calibrated on the validation split.
 
     Its data has `problem`, a name of `PROBLEMS`, and its splits a column `label`.
+
+    Attributes:
+        top: among how many likeliest classes the right one is looked for in a score of its own; 0 for none.
     """
+
+    top: ClassVar[int] = 0
 
     searchable = ("class_weights",)
 
@@ -139,7 +144,7 @@ class Classification(Task[AnyClassificationArguments]):
             "problem": data.problem,
             "thresholds": calibration.thresholds,
             "calibration": calibration.as_dict(),
-            "splits": score_splits(data, logits, calibration, output_dir),
+            "splits": score_splits(data, logits, calibration, output_dir, self.top),
             **abstention_record(data, logits["validation"], calibration),
             **self.further_scores(data, logits),
         }
@@ -160,7 +165,7 @@ class Classification(Task[AnyClassificationArguments]):
             outputs = np.array([answer["label"] for answer in answers])
         else:
             outputs = np.array([[answer["probabilities"][name] for name in data.label_names] for answer in answers])
-        return score_outputs(data, "test", outputs, config.thresholds)
+        return score_outputs(data, "test", outputs, config.thresholds, self.top)
 
     def further_scores(self, data: Any, logits: dict[str, Array]) -> dict[str, Any]:
         """Return what else follows from the logits (N, C) of each split."""

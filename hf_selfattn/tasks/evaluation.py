@@ -19,6 +19,7 @@ from ..data import fingerprint
 from ..files import write_text
 from ..metrics import fit_temperature, fit_thresholds, metric_values, predicted_labels, score
 from ..metrics.abstention import abstention_table, confidences, wrong_answers
+from ..metrics.intervals import Score, wilson_interval
 from .baselines import joined_texts, tfidf_baseline
 from .problems import PROBLEMS, Array, as_references
 
@@ -111,7 +112,7 @@ def fit_calibration(data: LabelledData, logits: Array) -> Calibration:
 
 
 def score_splits(
-    data: LabelledData, logits: dict[str, Array], calibration: Calibration, output_dir: Path
+    data: LabelledData, logits: dict[str, Array], calibration: Calibration, output_dir: Path, top: int = 0
 ) -> dict[str, Any]:
     """Score each evaluation split with intervals, before and after calibration, and write its predictions."""
     record = {}
@@ -125,7 +126,7 @@ def score_splits(
         if PartialState().is_main_process:
             write_predictions(output_dir / predictions_file, references.tolist(), output)
         record[name] = {
-            **score_outputs(data, name, output, calibration.thresholds),
+            **score_outputs(data, name, output, calibration.thresholds, top),
             "uncalibrated": {metric: value for metric, value in before.items() if "/" not in metric},
             "predictions_file": predictions_file,
         }
@@ -133,17 +134,34 @@ def score_splits(
 
 
 def score_outputs(
-    data: LabelledData, name: str, outputs: Array, thresholds: list[float] | None = None
+    data: LabelledData, name: str, outputs: Array, thresholds: list[float] | None = None, top: int = 0
 ) -> dict[str, Any]:
-    """Return the scores of a split with intervals, of its outputs (N, C), or (N,) for a regression."""
+    """Return the scores of a split with intervals, of its outputs (N, C), or (N,) for a regression.
+
+    Args:
+        top: of how many likeliest classes one must be right to count as an answer, in a score of its own; 0 for none.
+    """
     split = data.splits[name]
     references = as_references(split["label"][:], data.problem)
     scores = score(data.problem, references, outputs, data.label_names, thresholds=thresholds)
+    if data.problem == "single_label_classification" and 0 < top < len(data.label_names):
+        scores = {
+            "accuracy": scores.pop("accuracy"),
+            f"top_{top}_accuracy": top_accuracy(references, outputs, top),
+            **scores,
+        }
     return {
         "rows": len(split),
         "fingerprint": fingerprint(split),
         "scores": {metric: value.as_dict() for metric, value in scores.items()},
     }
+
+
+def top_accuracy(references: Array, outputs: Array, top: int) -> Score:
+    """Return the share of rows whose class is among the likeliest ones, with Wilson's interval."""
+    likeliest = np.argpartition(-outputs, top - 1, axis=1)[:, :top]
+    right = (likeliest == references[:, None]).any(axis=1)
+    return Score(float(right.mean()), *wilson_interval(right.sum(), len(right), 0.95))
 
 
 def abstention_record(data: LabelledData, logits: Array, calibration: Calibration) -> dict[str, Any]:
@@ -168,14 +186,10 @@ def score_tfidf(data: LabelledData, seed: int) -> dict[str, Any]:
     return score_answers(data, answers, time.perf_counter() - started)
 
 
-def score_answers(data: LabelledData, answers: dict[str, Array], seconds: float) -> dict[str, Any]:
+def score_answers(data: LabelledData, answers: dict[str, Array], seconds: float, top: int = 0) -> dict[str, Any]:
     """Return the scores of a baseline with intervals, by split."""
-    record: dict[str, Any] = {"seconds": seconds, "splits": {}}
-    for name, output in answers.items():
-        truth = as_references(data.splits[name]["label"][:], data.problem)
-        scores = score(data.problem, truth, output, data.label_names)
-        record["splits"][name] = {"scores": {metric: value.as_dict() for metric, value in scores.items()}}
-    return record
+    scored = {name: score_outputs(data, name, output, top=top)["scores"] for name, output in answers.items()}
+    return {"seconds": seconds, "splits": {name: {"scores": scores} for name, scores in scored.items()}}
 
 
 def write_predictions(path: Path, references: Sequence[Any], outputs: NDArray[Any]) -> None:

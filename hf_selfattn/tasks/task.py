@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -27,6 +28,7 @@ from .backbone import (
     text_inputs,
     tuned_model,
 )
+from .problems import Array
 
 AnyRunArguments = TypeVar("AnyRunArguments", bound=RunArguments)
 
@@ -44,6 +46,7 @@ class Task(ABC, Generic[AnyRunArguments]):
         name: of the task, as arguments name it.
         command: its name on the command line, of a task that comes with the package.
         pipeline: the pipeline that serves its models.
+        example_model: the backbone that `new` writes where the user names none.
         model_class: what trains.
         peft_type: what PEFT calls the task, such as `SEQ_CLS`.
         encodes_by: what `encode` does to rows, as a run says it.
@@ -59,6 +62,7 @@ class Task(ABC, Generic[AnyRunArguments]):
     name: ClassVar[str]
     command: ClassVar[str] = ""
     pipeline: ClassVar[str]
+    example_model: ClassVar[str] = "sentence-transformers/all-MiniLM-L6-v2"
     model_class: ClassVar[type[SelfAttnPreTrainedModel]]
     peft_type: ClassVar[str]
     encodes_by: ClassVar[str] = "tokenised"
@@ -121,7 +125,7 @@ class Task(ABC, Generic[AnyRunArguments]):
     ) -> dict[str, Any]:
         """Return collator, metrics and perhaps a loss for `Trainer`; metrics see the rows of validation in order.
 
-        It may have `callbacks`, too.
+        There may be `callbacks`, too, and the `train_dataset`, where training reads rows otherwise than `encode` says.
         """
 
     @abstractmethod
@@ -147,6 +151,15 @@ class Task(ABC, Generic[AnyRunArguments]):
             task has to say.
         """
 
+    def feature_baselines(self, data: Any, features: Callable[[], dict[str, Array]]) -> dict[str, Any]:
+        """Score baselines on the frozen features of a probe, as further entries of `baseline` in the results.
+
+        Args:
+            data: checked data.
+            features: returns (N, D) of the rows of each split, the means of the backbone's last layer.
+        """
+        return {}
+
     @classmethod
     def of_model(cls, config: PreTrainedConfig, trained: dict[str, Any], given: dict[str, Any]) -> Task[Any]:
         """Return the task that reads labelled rows, as the split `test`, with the labels of a tuned model.
@@ -170,6 +183,11 @@ class Task(ABC, Generic[AnyRunArguments]):
         """Return the arguments that a tuned model implies: its labels, and the columns that it was trained on."""
         before = trained.get("arguments", {})
         return {name: before[name] for name in cls.columns_trained if before.get(name) is not None}
+
+    @classmethod
+    def read_files(cls, **files: Any) -> DatasetDict:
+        """Return the rows of files of splits, as they are."""
+        return load_splits(**files)
 
     def rows(self, data: Any) -> list[dict[str, Any]]:
         """Return the rows of the split `test` as a `Predictor` reads them."""

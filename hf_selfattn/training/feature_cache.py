@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..adapters import base_model
 from ..files import whole_or_nothing
+from ..metrics.inputs import Array
 from ..modeling.backbone_selfattn import weights_hash
 from ..tasks.backbone import Collate, Inputs
 from .progress import Line, Stopwatch
@@ -161,10 +162,13 @@ class CachedFeatures:
         self.keys = keys_of(self.read, inputs)
         self.lengths = [length for split in plain for length in split["length"]]
         self.rows: dict[str, Dataset] = {}
+        needed = inputs.columns if inputs.beside_features is None else inputs.beside_features
+        needless = [name for name in columns if name not in needed]
         first = 0
         for name, split in splits.items():
             numbers = np.arange(first, first := first + len(split))
-            self.rows[name] = split.add_column("features", numbers).with_transform(self.store.fill)
+            kept = split.remove_columns(needless).add_column("features", numbers)
+            self.rows[name] = kept.with_transform(self.store.fill)
 
     def prepare(self, model: nn.Module, device: torch.device | str) -> dict[str, Any]:
         """Compute the features that are not there yet, and return what was there and what it took."""
@@ -182,6 +186,13 @@ class CachedFeatures:
         places = self.store.places()
         self.store.rows = [places[key] for key in self.keys]
         return {**record, **watch.record()}
+
+    def means(self) -> dict[str, Array]:
+        """Return (N, D) the mean over all positions of the last layer, of the rows of each split, once prepared."""
+        return {
+            name: np.stack([row["features"][:, -1].float().mean(dim=0).numpy() for row in split])
+            for name, split in self.rows.items()
+        }
 
     def missing(self) -> list[int]:
         """Return the rows without features, the shortest first; of equal rows one."""
@@ -249,10 +260,10 @@ def features_of(model: nn.Module, batch: Mapping[str, Tensor]) -> list[Tensor]:
     """Return the features (T, L, D) of each row that the heads read: the last L hidden states, windows merged."""
     found = base_model(model).base_model.backbone_features(**batch)
     features = torch.stack([found.in_input_order(layer) for layer in found.layers], dim=2).cpu()
-    if "attention_mask" not in batch:
+    mask = found.real_positions()
+    if mask is None:
         return list(features)
-    mask = batch["attention_mask"].bool().cpu()
-    return [values[kept] for values, kept in zip(features, mask, strict=True)]
+    return [values[kept] for values, kept in zip(features, mask.cpu(), strict=True)]
 
 
 def features_fingerprint(model: nn.Module, state: Any) -> str:
@@ -269,7 +280,7 @@ def features_fingerprint(model: nn.Module, state: Any) -> str:
         "weights": config.backbone_hash or weights_hash(base_model(model).base_model.backbone),
         "dtype": str(base_model(model).dtype),
         "backbone": backbone,
-        "window": [config.subsequence_length, config.subsequence_stride],
+        "window": [config.subsequence_length, config.subsequence_stride, config.tiles],
         "frame": [config.prefix_token_ids, config.suffix_token_ids],
         "layers": config.num_mixed_layers,
         "processor": state,
@@ -313,6 +324,8 @@ def feature_collator(collate: Collate) -> Collate:
             return collate(rows)
         features = [row["features"] for row in rows]
         batch = collate([{name: values for name, values in row.items() if name != "features"} for row in rows])
+        if "attention_mask" not in batch:
+            return {**batch, **padded_features(features)}
         mask = batch["attention_mask"].bool()
         padded = features[0].new_zeros(*mask.shape, *features[0].shape[1:])
         padded[mask] = torch.cat(features)
@@ -320,6 +333,14 @@ def feature_collator(collate: Collate) -> Collate:
         return batch
 
     return with_features
+
+
+def padded_features(features: list[Tensor]) -> dict[str, Tensor]:
+    """Return features (T, L, D) of images as a batch, those of different lengths with a mask."""
+    if len({len(values) for values in features}) == 1:
+        return {"features": torch.stack(features)}
+    mask = nn.utils.rnn.pad_sequence([values.new_ones(len(values), dtype=torch.long) for values in features], True)
+    return {"features": nn.utils.rnn.pad_sequence(features, True), "feature_mask": mask}
 
 
 def packed(features: Tensor, dtype: str) -> dict[str, Tensor]:

@@ -30,12 +30,14 @@ from ..hub.results import (
 from ..hub.saving import sample_batch, save_adapter, save_model
 from ..hub.summary import summary
 from ..machine import alone_in, join_processes
+from ..metrics.inputs import Array
 from ..tasks import Task, say, task_of
 from ..tasks.evaluation import plain_model
 from .phases import fit_phases, prepare
 from .progress import hide_bars, show_progress
 from .search import search
 from .search_space import Plan, read_plan
+from .setup import Prepared, cached_features
 
 
 def run(arguments: RunArguments) -> dict[str, Any]:
@@ -148,6 +150,9 @@ def train_and_evaluate(task: Task[Any], data: Any, output_dir: Path, found: dict
         **task.evaluate(data, encoded, evaluator, output_dir),
         **found,
     }
+    if arguments.caches_features and arguments.tuning == "probe":
+        found_by_others = task.feature_baselines(data, lambda: mean_features(task, prepared, evaluator))
+        results["baseline"] = {**results.get("baseline", {}), **found_by_others}
     if trainer.is_world_process_zero():
         columns = task.inputs(prepared.processor).columns
         batch = sample_batch(columns, encoded["validation"], trainer.data_collator)
@@ -157,6 +162,16 @@ def train_and_evaluate(task: Task[Any], data: Any, output_dir: Path, found: dict
     PartialState().wait_for_everyone()
     say(summary(results))
     return results
+
+
+def mean_features(task: Task[Any], prepared: Prepared, evaluator: Trainer) -> dict[str, Array]:
+    """Return (N, D) the means of the kept features of every split; those of the test splits are computed now."""
+    splits = list(prepared.encoded)
+    cache = cached_features(task.arguments, prepared.encoded, task.inputs(prepared.processor), splits)
+    if cache is None:
+        return {}
+    cache.prepare(plain_model(evaluator), evaluator.args.device)
+    return cache.means()
 
 
 def save(arguments: RunArguments, model: Any, processor: Any, output_dir: Path, batch: dict[str, Tensor]) -> None:

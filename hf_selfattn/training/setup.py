@@ -76,10 +76,10 @@ def build_trainer(
         args=options,
         make_optimizer=lambda model: grouped_optimizer(model, options, task),
         sampler=length_grouped(train, options) if groups else None,
-        train_dataset=train,
         eval_dataset=validation.select(order_by_length(encoded["validation"])),
         processing_class=processor,
         **{
+            "train_dataset": train,
             **given,
             "callbacks": [*callbacks, *given.get("callbacks", [])],
             "data_collator": feature_collator(given["data_collator"]),
@@ -95,13 +95,17 @@ def build_trainer(
     return trainer
 
 
-def cached_features(arguments: TuningArguments, encoded: dict[str, Dataset], inputs: Inputs) -> CachedFeatures | None:
-    """Return what keeps the features of train and validation, or None where the backbone runs in every step."""
+def cached_features(
+    arguments: TuningArguments,
+    encoded: dict[str, Dataset],
+    inputs: Inputs,
+    splits: Sequence[str] = ("train", "validation"),
+) -> CachedFeatures | None:
+    """Return what keeps the features of some splits, or None where the backbone runs in every step."""
     if not arguments.caches_features:
         return None
     folder = Path(arguments.feature_cache) if isinstance(arguments.feature_cache, str) else default_folder()
-    splits = {name: encoded[name] for name in ("train", "validation")}
-    return CachedFeatures(splits, inputs, folder, arguments.feature_dtype)
+    return CachedFeatures({name: encoded[name] for name in splits}, inputs, folder, arguments.feature_dtype)
 
 
 def some_rows(split: Any, columns: Sequence[str], seed: int) -> list[dict[str, Any]]:
