@@ -51,8 +51,8 @@ PUBLIC = {
     "reporting.options": ("ReportArguments",),
     "reporting.report": ("report",),
     "tasks": (
-        *("ImageClassificationArguments", "NerArguments", "SentimentArguments", "TextClassificationArguments"),
-        *("Task", "register_task"),
+        *("ImageClassificationArguments", "NerArguments", "ObjectDetectionArguments", "SentimentArguments"),
+        *("Task", "TextClassificationArguments", "register_task"),
     ),
     "training.faults": ("faults_explained",),
     "training.first_pass": ("fit_codebooks", "standardise_features"),

@@ -139,7 +139,7 @@ def compare_answers(model: Any, folder: Path, batch: Mapping[str, Tensor] | None
     trained = model.training
     model.eval()
     with torch.no_grad():
-        difference = (model(**on_device).logits - reopened(**on_device).logits).abs().max().item()
+        difference = greatest_difference(model(**on_device), reopened(**on_device))
     model.train(trained)
     before, after = plain.config, reopened.config
     changed = [name for name in ANSWER_FIELDS if getattr(before, name, None) != getattr(after, name, None)]
@@ -149,6 +149,12 @@ def compare_answers(model: Any, folder: Path, batch: Mapping[str, Tensor] | None
             f"{difference:.1e}; other fields: {changed}). It was not kept, and what was in that folder is whole; "
             "please report this."
         )
+
+
+def greatest_difference(outputs: Any, others: Any) -> float:
+    """Return how far the logits, and the boxes of a detector, of two models are apart."""
+    names = [name for name in ("logits", "pred_boxes") if getattr(outputs, name, None) is not None]
+    return max((getattr(outputs, name) - getattr(others, name)).abs().max().item() for name in names)
 
 
 def put_in_place(side: Path, folder: Path) -> None:

@@ -84,6 +84,7 @@ def evaluate(arguments: EvaluateArguments) -> dict[str, Any]:
     trained = with_columns_of(found_columns(splits["test"]), record)
     task = predictor.task.of_model(predictor.config, trained, arguments.task_options(splits))
     data = task.load()
+    predictor.kind.answer_all()
     for note in data.notes:
         say(note)
     rows, answers = task.rows(data), []

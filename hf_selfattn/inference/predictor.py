@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
 
 from ..cpu_attention import use_fast_attention
@@ -70,7 +69,7 @@ class Predictor:
         """Return the answer of each row, in their order.
 
         A classifier's is `label` (a list of them for several, a number for a regression), `probability` and
-        `probabilities`; a tagger's `entities` and, of a row of tokens, `tags`.
+        `probabilities`; a tagger's `entities` and, of a row of tokens, `tags`; a detector's `objects`.
         """
         rows = [self.checked(row) for row in rows]
         if not rows:
@@ -79,15 +78,10 @@ class Predictor:
         found: list[Answer] = [{}] * len(rows)
         with torch.inference_mode(), self.autocast():
             for numbers in batches(encoded.lengths, self.batch_tokens):
-                logits = self.logits(self.kind.batch(encoded, numbers))
+                logits = self.kind.scores_of(self.model(**self.kind.batch(encoded, numbers)))
                 for number, answer in zip(numbers, self.kind.read(logits, rows, encoded, numbers), strict=True):
                     found[number] = answer
         return found
-
-    def logits(self, batch: dict[str, Tensor]) -> Tensor:
-        """Return the logits of a batch in float32."""
-        logits: Tensor = self.model(**batch).logits
-        return logits.float()
 
     def digest(self) -> str:
         """Return a hash of all that answers depend on beside the rows."""

@@ -31,7 +31,7 @@ def looked_at(run: FinishedRun) -> Section | None:
         return Section("heads", TITLE, [Text(f"The model could not be opened: {str(error).splitlines()[0]}")])
     predictor.model.set_attn_implementation("eager")
     blocks: list[Block] = list(weight_tables(predictor))
-    if run.missing:
+    if run.missing or run.problem == "object_detection":
         return Section("heads", TITLE, blocks) if blocks else None
     examples = [looked_at_row(run, predictor, row) for row in chosen_rows(run)]
     heads = predictor.config.num_grouped_attention_heads

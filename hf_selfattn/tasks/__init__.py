@@ -6,6 +6,7 @@ from typing import Any
 
 from ..arguments import RunArguments, nearest
 from .image_classification import ImageClassification, ImageClassificationArguments
+from .object_detection import ObjectDetection, ObjectDetectionArguments
 from .sentiment import SentimentAnalysis, SentimentArguments
 from .task import Task, say
 from .text_classification import TextClassification, TextClassificationArguments
@@ -36,12 +37,13 @@ def task_called(name: str) -> type[Task[Any]]:
     return known[name]
 
 
-for known in (TextClassification, SentimentAnalysis, TokenClassification, ImageClassification):
+for known in (TextClassification, SentimentAnalysis, TokenClassification, ImageClassification, ObjectDetection):
     register_task(known)
 
 __all__ = [
     "ImageClassificationArguments",
     "NerArguments",
+    "ObjectDetectionArguments",
     "SentimentArguments",
     "Task",
     "TextClassificationArguments",

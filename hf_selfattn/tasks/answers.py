@@ -35,6 +35,7 @@ class EncodedRows:
     inputs: dict[str, list[Any]]  # what the model reads, by name
     offsets: list[list[tuple[int, int]]] = field(default_factory=list)  # of the tokens of a row in its text
     special: list[list[int]] = field(default_factory=list)  # 1 at the special tokens of a row
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # width and height of images that were opened
 
     @property
     def lengths(self) -> list[int]:
@@ -92,6 +93,9 @@ class Answers(ABC):
         """
         raise ValueError(f"abstain={threshold} needs one probability for each row, which this model does not give.")
 
+    def answer_all(self) -> None:  # noqa: B027
+        """Answer what is too unsure to be answered, too, where scores need it."""
+
     @property
     def processor_state(self) -> Any:
         """All of the processor that decides what is read, as `json` writes it."""
@@ -113,6 +117,11 @@ class Answers(ABC):
                 values[place, : len(ids)] = ids
             batch[name] = torch.from_numpy(values).to(self.model.device)
         return batch
+
+    def scores_of(self, outputs: Any) -> Tensor:
+        """Return what is read of the outputs of a model, in float32: its logits."""
+        logits: Tensor = outputs.logits
+        return logits.float()
 
     @abstractmethod
     def read(self, logits: Tensor, rows: Sequence[Row], encoded: EncodedRows, numbers: Sequence[int]) -> list[Answer]:

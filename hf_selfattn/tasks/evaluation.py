@@ -19,8 +19,8 @@ from ..data import fingerprint
 from ..files import write_text
 from ..metrics import fit_temperature, fit_thresholds, metric_values, predicted_labels, score
 from ..metrics.abstention import abstention_table, confidences, wrong_answers
+from ..metrics.baselines import joined_texts, tfidf_baseline
 from ..metrics.intervals import Score, wilson_interval
-from .baselines import joined_texts, tfidf_baseline
 from .problems import PROBLEMS, Array, as_references
 
 

@@ -15,12 +15,12 @@ from ..data import format_report
 from ..data.images import ImageData, check_images, load_images, read_images
 from ..data.images.read import raw_images
 from ..metrics import LOWER_IS_BETTER, metric_values
+from ..metrics.baselines import linear_probe, majority_baseline
 from ..modeling.image_selfattn import SelfAttnForImageClassification
 from .backbone import Inputs
-from .baselines import linear_probe, majority_baseline
 from .classification import Classification, ClassificationArguments
 from .evaluation import score_answers
-from .images import OPTIONS_OF_IMAGES, ImageAnswers, RandomViews, image_inputs, image_splits, open_image_backbone
+from .images import OPTIONS_OF_IMAGES, ImageAnswers, RandomViews, image_inputs, open_image_backbone, splits_of
 from .problems import PROBLEMS, Array, as_references
 from .task import say
 
@@ -64,7 +64,6 @@ class ImageClassification(Classification[ImageClassificationArguments]):
     name = pipeline = command = "image-classification"
     example_model = "facebook/dinov2-small"
     model_class = SelfAttnForImageClassification
-    peft_type = "IMAGE_CLS"
     encodes_by = "found"
     processor_class = AutoImageProcessor
     answers = ImageAnswers
@@ -74,7 +73,7 @@ class ImageClassification(Classification[ImageClassificationArguments]):
 
     def splits(self) -> DatasetDict:
         """Return the rows as they are; no image is opened."""
-        return image_splits(self.arguments, self.arguments.image_column, self.arguments.image_folder)
+        return splits_of(load_images, self.arguments, self.arguments.image_column, self.arguments.image_folder)
 
     def load(self) -> ImageData:
         """Load and check the data; every image is opened once."""

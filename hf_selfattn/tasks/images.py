@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,7 +26,7 @@ from transformers import (
 
 from ..arguments import DataArguments, ModelArguments
 from ..data.formats import ORIGIN
-from ..data.images import load_images, open_image
+from ..data.images import open_image
 from ..data.images.load import find_image_column, path_from
 from ..modeling.tiles_selfattn import keep_image_size, pad_images
 from .answers import ClassAnswers, EncodedRows, Row
@@ -43,11 +43,13 @@ OPTIONS_OF_IMAGES: dict[str, Any] = {
 }
 
 
-def image_splits(arguments: DataArguments, image_column: str | None, image_folder: str | None) -> DatasetDict:
+def splits_of(
+    load: Callable[..., DatasetDict], arguments: DataArguments, image_column: str | None, image_folder: str | None
+) -> DatasetDict:
     """Read the splits that the arguments name, as they are; `evaluate` gives rows that are read already."""
     if isinstance(arguments.dataset, DatasetDict):
         return arguments.dataset
-    return load_images(
+    return load(
         train=arguments.train,
         validation=arguments.validation,
         test=arguments.test,
@@ -158,9 +160,13 @@ class RandomViews(TrainerCallback):
         """Return rows with changed images."""
         return {**rows, "image": [self.view(source) for source in rows["image"]]} if "image" in rows else rows
 
+    def random(self, source: Any) -> np.random.Generator:
+        """Return what draws the view of an image in this epoch."""
+        return np.random.default_rng([self.seed, self.epoch, zlib.crc32(image_content(source))])
+
     def view(self, source: Any) -> Image.Image:
         """Return the view of an image in this epoch."""
-        random = np.random.default_rng([self.seed, self.epoch, zlib.crc32(image_content(source))])
+        random = self.random(source)
         whole = open_image(source)
         image = whole.crop(random_box(random, *whole.size))
         return ImageOps.mirror(image) if self.mirror and random.random() < 0.5 else image

@@ -13,7 +13,7 @@ from datasets import DatasetDict
 from ..data import ClassificationData
 from ..data.polarity import POLARITIES, has_polarity, polarity_of, polarity_probabilities, to_polarity
 from ..metrics import score
-from .baselines import joined_texts, vader_baseline
+from ..metrics.baselines import joined_texts, vader_baseline
 from .evaluation import score_answers
 from .problems import PROBLEMS, Array, as_references
 from .text_classification import TextClassification, TextClassificationArguments

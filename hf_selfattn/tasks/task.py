@@ -48,7 +48,7 @@ class Task(ABC, Generic[AnyRunArguments]):
         pipeline: the pipeline that serves its models.
         example_model: the backbone that `new` writes where the user names none.
         model_class: what trains.
-        peft_type: what PEFT calls the task, such as `SEQ_CLS`.
+        peft_type: what PEFT calls the task, such as `SEQ_CLS`; it has no name for tasks on images.
         encodes_by: what `encode` does to rows, as a run says it.
         processor_class: opens what turns rows into the backbone's input, from the folder of a model.
         answers: how its models read a new row and answer it; none for a task that `predict` does not serve.
@@ -64,7 +64,7 @@ class Task(ABC, Generic[AnyRunArguments]):
     pipeline: ClassVar[str]
     example_model: ClassVar[str] = "sentence-transformers/all-MiniLM-L6-v2"
     model_class: ClassVar[type[SelfAttnPreTrainedModel]]
-    peft_type: ClassVar[str]
+    peft_type: ClassVar[str | None] = None
     encodes_by: ClassVar[str] = "tokenised"
     processor_class: ClassVar[Any] = AutoTokenizer
     answers: ClassVar[type[Answers] | None] = None

@@ -38,6 +38,7 @@ from .progress import hide_bars, show_progress
 from .search import search
 from .search_space import Plan, read_plan
 from .setup import Prepared, cached_features
+from .trainer import ListLabelsTrainer
 
 
 def run(arguments: RunArguments) -> dict[str, Any]:
@@ -200,7 +201,7 @@ def final_evaluator(trainer: Trainer, merge: bool) -> Trainer:
         bf16=False,  # the answers scored are those that the saved model gives
         fp16=False,
     )
-    evaluator = Trainer(
+    evaluator = ListLabelsTrainer(
         model=final,
         args=only_evaluate,
         data_collator=trainer.data_collator,

@@ -13,7 +13,7 @@ from datasets import Dataset
 from numpy.typing import ArrayLike
 from scipy.special import softmax
 
-from ..metrics.inputs import Array, check_problem
+from .inputs import Array, check_problem
 
 # Texts with a smaller share of whitespace are not written in words with gaps (Chinese, Thai, rows of one word).
 _LEAST_WHITESPACE = 0.05
