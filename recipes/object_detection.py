@@ -1,7 +1,7 @@
 """Tune a detector with attention over the regions of an image on any backbone that reads pixels.
 
 python recipes/object_detection.py model=MODEL dataset=birds output_dir=runs/birds
-python recipes/object_detection.py model=MODEL train=train.json test=test.json image_folder=images output_dir=runs/birds
+python recipes/object_detection.py model=MODEL train=train.json test=test.json image_folder=images output_dir=runs/b
 accelerate launch recipes/object_detection.py model=MODEL dataset=birds output_dir=runs/birds
 """
 

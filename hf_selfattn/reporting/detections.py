@@ -36,8 +36,8 @@ def worst_images(run: FinishedRun) -> Section:
         }.items()
     ]
     said = (
-        f"Boxes of probability {least:.3f} or more, which had the best F1 on the validation split; a box is right if it "
-        "overlaps one of its class by half. Green are the boxes of the labels, orange those that were found."
+        f"Boxes of probability {least:.3f} or more, which had the best F1 on the validation split; a box is right if "
+        "it overlaps one of its class by half. Green are the boxes of the labels, orange those that were found."
     )
     order = [int(row) for row in np.argsort(-(missed + wrong), kind="stable") if missed[row] + wrong[row]]
     examples = [

@@ -117,7 +117,7 @@ def best_threshold(truth: Sequence[Boxes], found: Sequence[Boxes]) -> float:
 
 
 def matched(truth: Boxes, found: Boxes) -> tuple[Array, Array]:
-    """Return score of each box that was found in an image, and whether it is the surest for a true one of its class."""
+    """Return the score of each box found in an image, and whether it is the surest for a true one of its class."""
     order = np.argsort(-found["scores"], kind="stable")
     free, hits = np.ones(len(truth["labels"]), dtype=bool), np.zeros(len(order), dtype=bool)
     for number in order:
