@@ -50,10 +50,9 @@ PUBLIC = {
     "metrics.evaluate_modules": ("as_evaluate_module",),
     "reporting.options": ("ReportArguments",),
     "reporting.report": ("report",),
-    "tasks": (
-        *("ImageClassificationArguments", "NerArguments", "ObjectDetectionArguments", "SentimentArguments"),
-        *("Task", "TextClassificationArguments", "register_task"),
-    ),
+    "tasks": ("NerArguments", "SentimentArguments", "Task", "TextClassificationArguments", "register_task"),
+    "tasks.image_classification": ("ImageClassificationArguments",),
+    "tasks.object_detection": ("ObjectDetectionArguments",),
     "training.faults": ("faults_explained",),
     "training.first_pass": ("fit_codebooks", "standardise_features"),
     "training.run": ("run",),

@@ -18,7 +18,7 @@ from ..hub.export import GRAPH, OnnxModel
 from ..machine import has_bf16
 from ..modeling.backbone_selfattn import weights_hash
 from ..modeling.configuration_selfattn import SelfAttnConfig
-from ..tasks import TASKS, Task
+from ..tasks import Task, task_of_model
 from ..tasks.answers import Answer, width_of
 
 FIELDS = ("text", "text_pair", "tokens", "image")  # that models of some kind read
@@ -179,15 +179,3 @@ def open_config(model: str, options: dict[str, str]) -> PreTrainedConfig:
     if not isinstance(config, SelfAttnConfig):
         raise ValueError(f"{model} is a model of the type {config.model_type!r}, and none of this package: tune it.")
     return config
-
-
-def task_of_model(config: PreTrainedConfig, model: str) -> type[Task[Any]]:
-    """Return the first registered task whose models are of the class that a model was saved as."""
-    saved_as = (config.architectures or [""])[0]
-    for task in TASKS.values():
-        if task.model_class.__name__ == saved_as and task.answers is not None:
-            return task
-    raise ValueError(
-        f"{model} was saved as {saved_as or 'no class'}, whose answers no task knows; there are "
-        f"{', '.join(TASKS)}. Call register_task for one of your own."
-    )

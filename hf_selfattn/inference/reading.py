@@ -28,7 +28,6 @@ from ..data.formats import (
     opened,
     read_table,
 )
-from ..data.images.folders import folder_rows, image_endings
 from ..data.load import find_files
 from ..data.readers.rows import ReadRow, decoded_lines
 from ..files import digest_of
@@ -118,6 +117,8 @@ class Source:
 
 def image_rows(spec: PathSpec) -> list[Row]:
     """Return a row for each image of folders and files, or none where a file is a table."""
+    from ..data.images.folders import folder_rows, image_endings  # Pillow is not there for texts
+
     rows: list[Row] = []
     for one in [spec] if isinstance(spec, str) else spec:
         if Path(one).is_dir():

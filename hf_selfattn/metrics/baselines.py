@@ -123,7 +123,7 @@ def majority_baseline(
 def linear_probe(
     problem: str,
     features: Mapping[str, Array],
-    references: Mapping[str, Array],
+    train_references: Array,
     num_labels: int,
     score: Callable[[Array], float],
     seed: int = 0,
@@ -134,7 +134,7 @@ def linear_probe(
 
     Args:
         features: of each split, train and validation among them.
-        references: of train, as of `tfidf_baseline`.
+        train_references: as of `tfidf_baseline`.
         score: of the answers to the validation split; more is better.
     """
     from sklearn.preprocessing import StandardScaler
@@ -142,7 +142,7 @@ def linear_probe(
     scaler = StandardScaler().fit(features["train"])
     scaled = {name: scaler.transform(values) for name, values in features.items()}
     fitted = [
-        _fit(problem, scaled["train"], references["train"], seed, num_labels, strength)
+        _fit(problem, scaled["train"], train_references, seed, num_labels, strength)
         for strength in _STRENGTHS_OF_PROBES
     ]
     best = max(fitted, key=lambda predict: score(predict(scaled["validation"])))

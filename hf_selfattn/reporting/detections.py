@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw
 
-from ..data.images import open_image
 from ..hub.sanitize import last_part
 from ..metrics.inputs import Array
-from ..tasks.boxes import matched
 from .blocks import Example, Examples, Section, Table, Text, in_digits
 from .pictures import as_picture
 from .runs import FinishedRun
+
+if TYPE_CHECKING:  # a report on texts needs no Pillow
+    from PIL import Image, ImageDraw
 
 SIDE = 420  # pixels of the longer side on the page, at most
 TRUE, FOUND = (40, 200, 80), (255, 120, 0)
@@ -22,6 +22,8 @@ TRUE, FOUND = (40, 200, 80), (255, 120, 0)
 
 def worst_images(run: FinishedRun) -> Section:
     """Return the images with most mistakes, the true boxes and those that were found drawn into them."""
+    from ..tasks.boxes import matched
+
     least = float(run.results["threshold"])
     sides = [(as_arrays(answer["reference"]), surer(as_arrays(answer["output"]), least)) for answer in run.answers]
     hits = [int(matched(*both)[1].sum()) for both in sides]
@@ -68,6 +70,10 @@ def surer(found: dict[str, Array], least: float) -> dict[str, Array]:
 
 def drawn(run: FinishedRun, row: int, truth: dict[str, Array], found: dict[str, Array]) -> Image.Image:
     """Return a small image with the boxes of both sides and their labels."""
+    from PIL import ImageDraw
+
+    from ..data.images import open_image
+
     image = open_image(run.rows[row]["image"])
     width = image.width
     image.thumbnail((SIDE, SIDE))

@@ -16,13 +16,12 @@ from ..arguments import build_arguments
 from ..data import fingerprint
 from ..data.columns import column_values, found_columns
 from ..data.formats import ORIGIN
-from ..data.images import open_image
 from ..data.load import with_origins
 from ..files import read_json
 from ..hub.results import RESULTS_FILE
 from ..hub.sanitize import last_part
 from ..metrics.inputs import Predictions, check_predictions
-from ..tasks import TASKS, Task, task_of
+from ..tasks import TASKS, Task, task_called, task_of
 from ..tasks.task import raw_splits
 from .options import ReportArguments
 
@@ -87,7 +86,10 @@ class FinishedRun:
     def task(self) -> Task[Any]:
         """The task of the run, with the arguments that it was trained with."""
         name = self.results.get("task_name")
-        kind = TASKS[name].arguments_class if name in TASKS else None
+        try:
+            kind = task_called(str(name)).arguments_class
+        except ValueError:
+            kind = None
         if kind is None:
             raise ValueError(f"no task {name!r} with an `arguments_class` is known here; there are {', '.join(TASKS)}")
         return task_of(build_arguments({**self.results["arguments"], "output_dir": str(self.folder)}, kind))
@@ -138,6 +140,8 @@ class FinishedRun:
     def lengths(self) -> list[int]:
         """Return how many tokens each row has, or how many pixels."""
         if self.reads_images:
+            from ..data.images import open_image
+
             return [image.width * image.height for image in map(open_image, self.rows["image"])]
         tokenizer, lengths = AutoTokenizer.from_pretrained(self.folder), list[int]()
         for start in range(0, len(self.rows), 1000):

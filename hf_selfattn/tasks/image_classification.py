@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoImageProcessor, PreTrainedConfig, TrainingArguments
 
 from ..data import format_report
-from ..data.images import ImageData, check_images, load_images, read_images
+from ..data.images import ImageData, load_images, read_images
 from ..data.images.read import raw_images
 from ..metrics import LOWER_IS_BETTER, metric_values
 from ..metrics.baselines import linear_probe, majority_baseline
@@ -86,6 +86,8 @@ class ImageClassification(Classification[ImageClassificationArguments]):
 
     def check(self) -> dict[str, Any]:
         """Print the report on the rows that a run would read, bad ones and all, and return it."""
+        from ..data.images import check_images
+
         report = check_images(self.splits(), **self.arguments.columns())
         report["notes"] += self.outlook(report["notes"])
         say(format_report(report))
