@@ -173,6 +173,8 @@ class CachedFeatures:
     def prepare(self, model: nn.Module, device: torch.device | str) -> dict[str, Any]:
         """Compute the features that are not there yet, and return what was there and what it took."""
         watch, state = Stopwatch(), PartialState()
+        if self.inputs.beside_features is not None and self.lengths:
+            self.lengths = self.lengths_of(model, torch.device(device))
         self.store.folder = self.folder / f"{features_fingerprint(model, self.inputs.state)}-{self.dtype}"
         missing = self.missing()
         record = self.announce(missing, base_model(model).config)
@@ -193,6 +195,14 @@ class CachedFeatures:
             name: np.stack([row["features"][:, -1].float().mean(dim=0).numpy() for row in split])
             for name, split in self.rows.items()
         }
+
+    def lengths_of(self, model: nn.Module, device: torch.device) -> list[int]:
+        """Return how long the features of rows are that do not say it: about as long as those of the first one."""
+        was_training = model.training
+        model.to(device).eval()
+        (first,) = features_of(model, on_device(self.inputs.collate([self.read[0]]), device))
+        model.train(was_training)
+        return [len(first)] * len(self.lengths)
 
     def missing(self) -> list[int]:
         """Return the rows without features, the shortest first; of equal rows one."""
