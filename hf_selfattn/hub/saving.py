@@ -154,7 +154,7 @@ def compare_answers(model: Any, folder: Path, batch: Mapping[str, Tensor] | None
 def greatest_difference(outputs: Any, others: Any) -> float:
     """Return how far the logits, and the boxes of a detector, of two models are apart."""
     names = [name for name in ("logits", "pred_boxes") if getattr(outputs, name, None) is not None]
-    return max((getattr(outputs, name) - getattr(others, name)).abs().max().item() for name in names)
+    return max(float((getattr(outputs, name) - getattr(others, name)).abs().max()) for name in names)
 
 
 def put_in_place(side: Path, folder: Path) -> None:
