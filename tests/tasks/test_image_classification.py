@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hf_selfattn.data.images import open_image
+from datasets import Dataset
 from image_runs import CLASSES, image_arguments, image_folders, image_settings, made_image
 from runs import stopped_after
+from starlette.testclient import TestClient
 from tiny_images import tiny_image_processor
 from transformers import AutoModelForImageClassification, pipeline
 
@@ -19,12 +22,17 @@ from hf_selfattn import (
     EvaluateArguments,
     ImageClassificationArguments,
     PredictArguments,
+    ReportArguments,
+    ServeArguments,
     build_arguments,
     evaluate,
     open_predictor,
     predict,
+    report,
     run,
 )
+from hf_selfattn.data.images import open_image
+from hf_selfattn.inference.app import create_app
 from hf_selfattn.tasks.images import ImageCollator, RandomViews, random_box, resize
 
 
@@ -182,10 +190,6 @@ def test_what_cannot_go_together_is_named(tmp_path: Path) -> None:
 
 
 def test_a_multi_label_table_of_bytes(tmp_path: Path) -> None:
-    import io
-
-    from datasets import Dataset
-
     rows = []
     for number in range(36):
         kind = [*CLASSES][number % 3]
@@ -206,3 +210,35 @@ def test_seeds_folds_and_sweeps_are_those_of_all_tasks(setting: dict[str, Any], 
         pytest.importorskip("optuna")
     results = run(image_arguments(tmp_path, tuning="probe", num_train_epochs=1, baseline=False, **setting))
     assert "sweep" in results if "sweep" in setting else len(results["runs"]) == 2
+
+
+def test_images_are_answered_over_http(trained: Path) -> None:
+    predictor = open_predictor(trained / "run", dtype="float32")
+    path = trained / "test/circles/0.png"
+    expected = predictor.answers([{"image": str(path)}])[0]
+    coded = base64.b64encode(path.read_bytes()).decode()
+    with TestClient(create_app(predictor, ServeArguments(model="m"), "mine")) as client:
+        for image in (coded, f"data:image/png;base64,{coded}"):
+            (answer,) = client.post("/predict", json={"inputs": [{"image": image}]}).json()["answers"]
+            assert answer["probability"] == pytest.approx(expected["probability"], abs=1e-6)
+        for image, said in (("!", "'image': no base64"), (base64.b64encode(b"none").decode(), "no image but text")):
+            reply = client.post("/predict", json={"inputs": [{"image": image}]})
+            assert reply.status_code == 422 and said in reply.json()["error"]
+        reply = client.post("/predict", json={"inputs": ["a text"]})
+        assert reply.status_code == 422 and "reads image, and not 'text'" in reply.json()["error"]
+        page = client.get("/").text
+        assert 'type="file"' in page and "<textarea" not in page
+
+
+def test_the_report_shows_images_and_where_the_heads_looked(trained: Path, tmp_path: Path) -> None:
+    page = report(ReportArguments(runs=[str(trained / "run")], output=str(tmp_path / "page.html"))).read_text("utf-8")
+    wrong = sum(answer["reference"] != int(np.argmax(answer["output"])) for answer in predictions_of(trained))
+    heads = page[page.index('id="run-1-heads"') :]
+    assert heads.count("data:image/jpeg;base64,") == 4 * 3 and "read by the query of" in heads
+    worst = page[page.index('id="run-1-wrong"') : page.index('id="run-1-label-errors"')]
+    assert worst.count("data:image/jpeg;base64,") == wrong
+    assert "Scores by size" in page and "linear probe" in page
+
+
+def predictions_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "run/predictions-test.jsonl").read_text("utf-8").splitlines()]
