@@ -71,8 +71,8 @@ class ImageClassification(Classification[ImageClassificationArguments]):
     columns_trained = ("image_column", "label_column")
     top = 5
 
-    def splits(self) -> DatasetDict:
-        """Return the rows as they are; no image is opened."""
+    def raw_rows(self) -> DatasetDict:
+        """Return the rows that the arguments name, as they are; no image is opened."""
         return splits_of(load_images, self.arguments, self.arguments.image_column, self.arguments.image_folder)
 
     def load(self) -> ImageData:
@@ -81,21 +81,21 @@ class ImageClassification(Classification[ImageClassificationArguments]):
         kept = [arguments.group_column] if arguments.group_column else []
         with PartialState().local_main_process_first():
             return read_images(
-                self.splits(), on_bad_row=arguments.on_bad_row, keep_columns=kept, **arguments.columns()
+                self.raw_rows(), on_bad_row=arguments.on_bad_row, keep_columns=kept, **arguments.columns()
             )
 
     def check(self) -> dict[str, Any]:
         """Print the report on the rows that a run would read, bad ones and all, and return it."""
         from ..data.images import check_images
 
-        report = check_images(self.splits(), **self.arguments.columns())
+        report = check_images(self.raw_rows(), **self.arguments.columns())
         report["notes"] += self.outlook(report["notes"])
         say(format_report(report))
         return report
 
     def settings_found(self) -> tuple[dict[str, Any], list[str]]:
         """Return the columns, the problem and the labels of the data, and notes on them."""
-        raw = raw_images(self.splits(), **self.arguments.columns())
+        raw = raw_images(self.raw_rows(), **self.arguments.columns())
         found = {"image_column": next(iter(raw.image_columns.values())), "label_column": raw.columns.label}
         found |= {"problem": raw.scheme.problem}
         return found | ({} if raw.scheme.problem == "regression" else {"label_names": raw.scheme.names}), raw.notes

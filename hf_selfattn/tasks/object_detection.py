@@ -92,14 +92,14 @@ class ObjectDetection(Task[ObjectDetectionArguments]):
     arguments_class = ObjectDetectionArguments
     columns_trained = ("image_column", "box_column", "box_format")
 
-    def splits(self) -> DatasetDict:
-        """Return the rows as they are; no image is opened."""
+    def raw_rows(self) -> DatasetDict:
+        """Return the rows that the arguments name, as they are; no image is opened."""
         return splits_of(load_boxes, self.arguments, self.arguments.image_column, self.arguments.image_folder)
 
     def load(self) -> BoxData:
         """Load and check the data; every image is opened once."""
         with PartialState().local_main_process_first():
-            return read_boxes(self.splits(), on_bad_row=self.arguments.on_bad_row, **self.arguments.columns())
+            return read_boxes(self.raw_rows(), on_bad_row=self.arguments.on_bad_row, **self.arguments.columns())
 
     def with_validation(self, data: BoxData) -> BoxData:
         """Return the data with a validation split, drawn from the images of train where there is none."""
@@ -119,7 +119,7 @@ class ObjectDetection(Task[ObjectDetectionArguments]):
         """Print the report on the rows that a run would read, bad ones and all, and return it."""
         from ..data.images import check_boxes
 
-        report = check_boxes(self.splits(), **self.arguments.columns())
+        report = check_boxes(self.raw_rows(), **self.arguments.columns())
         report["notes"] += self.outlook(report["notes"])
         say(format_report(report))
         return report
@@ -127,7 +127,7 @@ class ObjectDetection(Task[ObjectDetectionArguments]):
     def settings_found(self) -> tuple[dict[str, Any], list[str]]:
         """Return the categories of the data, and notes on them."""
         given = self.arguments.columns()
-        raw, notes = raw_boxes(self.splits(), given["image_column"], given["box_column"], given["box_format"])
+        raw, notes = raw_boxes(self.raw_rows(), given["image_column"], given["box_column"], given["box_format"])
         return {"label_names": box_names(raw, given["label_names"])}, notes
 
     def open_processor(self) -> tuple[PreTrainedConfig, Any]:
