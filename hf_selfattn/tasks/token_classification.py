@@ -111,7 +111,7 @@ class TokenClassification(Task[NerArguments]):
         arguments = self.arguments
         with PartialState().local_main_process_first():
             return prepare_tagging(
-                raw_splits(arguments),
+                self.raw_rows(),
                 on_broken_tag=arguments.on_broken_tag,
                 on_cut_word=arguments.on_cut_word,
                 on_bad_row=arguments.on_bad_row,
