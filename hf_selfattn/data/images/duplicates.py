@@ -1,0 +1,125 @@
+"""Images that repeat others: the same file, the same pixels, or nearly so by a perceptual hash."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import imagehash
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+from PIL import Image
+
+from ...files import digest_of
+from ..splits import Duplicates, deduplicate, find_duplicates
+from .read import ImageData
+
+# Found on real photographs: of 16 x 16 bits, a copy of another size or JPEG quality differs in 10 at most, and
+# different pictures in 20 at least; 8 x 8 bits take pictures of one kind for copies.
+HASH_SIDE = 16
+NEAR_BITS = 12
+NEAR_COLOUR = 16.0  # of 255, that the thumbnails may differ in on average
+BLOCK = 1000  # rows compared with all others at once
+
+
+@dataclass(frozen=True)
+class Looks:
+    """How an image looks: a digest of its pixels, bits of its perceptual hash, a thumbnail, whether it is blank."""
+
+    digest: str
+    bits: NDArray[np.bool_]
+    thumbnail: NDArray[np.float32]
+    is_blank: bool
+
+
+def looks_of(image: Image.Image) -> Looks:
+    """Measure an upright RGB image."""
+    digest = hashlib.sha256(str(image.size).encode() + image.tobytes()).hexdigest()
+    thumbnail = np.asarray(image.resize((8, 8), Image.Resampling.BOX), dtype=np.float32).ravel()
+    bands = [band.getextrema() for band in image.split()]
+    is_blank = all(low == high for low, high in bands)
+    return Looks(digest, imagehash.phash(image, HASH_SIDE).hash.ravel(), thumbnail, is_blank)
+
+
+def near_duplicates(looks: Mapping[str, Sequence[Looks | None]]) -> Duplicates:
+    """Find images that look like an earlier one of their split, or like one of another split, and are not its equal.
+
+    An image of one colour looks like every other of it, and is left out.
+    """
+    rows = {
+        name: [index for index, one in enumerate(found) if one is not None and not one.is_blank]
+        for name, found in looks.items()
+    }
+    filled = {name: [one for one in found if one is not None and not one.is_blank] for name, found in looks.items()}
+    found = Duplicates()
+    for name, own in filled.items():
+        pairs = _look_alikes(own, own, is_same=True)
+        found.inside[name] = [(rows[name][index], rows[name][twin]) for index, twin in pairs]
+    for one, other in itertools.combinations(filled, 2):
+        if pairs := _look_alikes(filled[one], filled[other], is_same=False):
+            found.across[one, other] = [(rows[one][index], rows[other][twin]) for index, twin in pairs]
+    return found
+
+
+def _look_alikes(rows: Sequence[Looks], others: Sequence[Looks], is_same: bool) -> list[tuple[int, int]]:
+    """List (index, index of the first look-alike); of the same rows only earlier ones count."""
+    if not rows or not others:
+        return []
+    signs = np.stack([one.bits for one in others]).astype(np.float32) * 2 - 1  # (N, bits): products count agreements
+    pairs = []
+    for start in range(0, len(rows), BLOCK):
+        block = rows[start : start + BLOCK]
+        mine = np.stack([one.bits for one in block]).astype(np.float32) * 2 - 1
+        near = mine @ signs.T >= signs.shape[1] - 2 * NEAR_BITS
+        seen = -1
+        for index, twin in zip(*np.nonzero(near), strict=True):
+            row = start + int(index)
+            if row == seen or (is_same and twin >= row):
+                continue
+            one, other = block[index], others[twin]
+            colour = np.abs(one.thumbnail - other.thumbnail).mean()
+            if one.digest != other.digest and colour <= NEAR_COLOUR:
+                pairs.append((row, int(twin)))
+                seen = row
+    return pairs
+
+
+def equal_images(looks: Mapping[str, Sequence[Looks | None]]) -> Duplicates:
+    """Find images with the same pixels, whatever their files."""
+    keys: dict[str, list[Hashable]] = {
+        name: [one.digest if one is not None else (name, index) for index, one in enumerate(found)]
+        for name, found in looks.items()
+    }
+    return find_duplicates(keys)
+
+
+def deduplicate_images(data: ImageData, *, inside_evaluation: bool = False) -> ImageData:
+    """Drop repeated files of train, and files of train that also stand in an evaluation split, as `deduplicate`."""
+    keys = {name: image_digests(split) for name, split in data.splits.items()}
+    return deduplicate(data, inside_evaluation=inside_evaluation, keys=keys, what="image")
+
+
+def image_digests(split: Dataset) -> list[Hashable]:
+    """Return the SHA-256 of each file of a prepared split."""
+    digests: list[Hashable] = []
+    for batch in split.with_format(None).select_columns(["image"]).iter(batch_size=100):
+        for cell in batch["image"]:
+            is_held = cell["bytes"] is not None
+            digests.append(hashlib.sha256(cell["bytes"]).hexdigest() if is_held else digest_of(Path(cell["path"])))
+    return digests
+
+
+def image_fingerprint(split: Dataset) -> str:
+    """Give the sha256 of the files and labels (or boxes and their labels) of a prepared split, in their order."""
+    digest = hashlib.sha256()
+    columns = ["boxes", "box_labels"] if "boxes" in split.column_names else ["label"]
+    targets: dict[str, list[Any]] = split.with_format(None).select_columns(columns)[:]
+    for row in zip(image_digests(split), *(targets[name] for name in columns), strict=True):
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
