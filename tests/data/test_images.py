@@ -15,13 +15,12 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict
 from PIL import Image
 
-from hf_selfattn.data import format_report, k_folds, make_validation
+from hf_selfattn.data import fingerprint, format_report, k_folds, make_validation
 from hf_selfattn.data.formats import ORIGIN
 from hf_selfattn.data.images import (
     ImageData,
     check_images,
     deduplicate_images,
-    image_fingerprint,
     load_images,
     open_image,
     read_images,
@@ -335,12 +334,12 @@ def test_splitting_and_folds_are_those_of_texts(tmp_path: Path) -> None:
 
 def test_fingerprints_and_repeated_files(folder: Path) -> None:
     data = read_images(load_images(dataset=folder))
-    before = image_fingerprint(data.splits["train"])
-    assert before == image_fingerprint(read_images(load_images(train=folder / "train")).splits["train"])
+    before = fingerprint(data.splits["train"])
+    assert before == fingerprint(read_images(load_images(train=folder / "train")).splits["train"])
     (folder / "train/dog/1.png").write_bytes((folder / "val/dog/b.png").read_bytes())
     (folder / "train/cat/2.png").write_bytes((folder / "train/cat/0.png").read_bytes())
     data = read_images(load_images(dataset=folder))
-    assert image_fingerprint(data.splits["train"]) != before
+    assert fingerprint(data.splits["train"]) != before
     single = deduplicate_images(data)
     assert places(single.splits["train"], folder) == [f"train/{n}.png" for n in ("cat/0", "cat/4", "dog/3", "dog/5")]
     assert "Dropped 1 exact duplicate(s) inside train." in single.notes

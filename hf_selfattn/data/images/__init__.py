@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .boxes import BoxData, read_boxes
 from .check import check_boxes, check_images
-from .duplicates import deduplicate_images, image_fingerprint
+from .duplicates import deduplicate_images
 from .load import load_images
 from .load_boxes import load_boxes
 from .open import open_image
@@ -16,7 +16,6 @@ __all__ = [
     "check_boxes",
     "check_images",
     "deduplicate_images",
-    "image_fingerprint",
     "load_boxes",
     "load_images",
     "open_image",

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import imagehash
 import numpy as np
@@ -113,13 +111,3 @@ def image_digests(split: Dataset) -> list[Hashable]:
             is_held = cell["bytes"] is not None
             digests.append(hashlib.sha256(cell["bytes"]).hexdigest() if is_held else digest_of(Path(cell["path"])))
     return digests
-
-
-def image_fingerprint(split: Dataset) -> str:
-    """Give the sha256 of the files and labels (or boxes and their labels) of a prepared split, in their order."""
-    digest = hashlib.sha256()
-    columns = ["boxes", "box_labels"] if "boxes" in split.column_names else ["label"]
-    targets: dict[str, list[Any]] = split.with_format(None).select_columns(columns)[:]
-    for row in zip(image_digests(split), *(targets[name] for name in columns), strict=True):
-        digest.update(json.dumps(row).encode() + b"\n")
-    return digest.hexdigest()

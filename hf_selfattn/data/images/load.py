@@ -113,6 +113,11 @@ def with_paths(
     return split.remove_columns(column).add_column(column, cells, feature=feature)
 
 
+def path_from(cell: Any, place: str) -> Any:
+    """Return the image of a cell; a path in a file is relative to it, and becomes one that leads there from here."""
+    return _image_place(cell, _folder_of(place))
+
+
 def _image_place(cell: Any, folder: str | os.PathLike[str]) -> Any:
     if isinstance(cell, dict):
         return cell if cell["bytes"] is not None else {**cell, "path": _image_place(cell["path"], folder)}
