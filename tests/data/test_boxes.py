@@ -108,7 +108,7 @@ def make_coco_elsewhere(folder: Path) -> dict[str, Any]:
 def make_voc_layout(folder: Path) -> dict[str, Any]:
     write_voc(folder / "JPEGImages", folder / "Annotations")
     sets = folder / "ImageSets" / "Main"
-    sets.mkdir(parents=True)
+    sets.mkdir(parents=True, exist_ok=True)
     (sets / "train.txt").write_text("0\n1\n2\n")
     (sets / "val.txt").write_text("0\n1\n2\n")
     return {"dataset": folder}
@@ -346,7 +346,7 @@ def test_voc_files_name_what_is_wrong(tmp_path: Path) -> None:
     assert f"{tmp_path / '2.xml'}[object 1]" in str(caught.value)
     data = read_boxes(splits, on_bad_row="drop")
     assert data.splits["train"]["boxes"][:] == [[[4, 6, 10, 12], [20, 3, 16, 24]], []]
-    assert any("1 image(s) left out that have no XML file here" in note and "extra.jpg" in note for note in data.notes)
+    assert any("1 image(s) left out that have no XML file" in note and "extra.jpg" in note for note in data.notes)
 
 
 def test_voc_finds_the_image_by_the_name_of_the_xml_file(tmp_path: Path) -> None:

@@ -386,15 +386,18 @@ def test_the_report_names_every_kind_with_its_files(messy: Path) -> None:
         "image_tiny": ["dog/narrow.png"],
         "image_broken": ["dog/broken.png"],
         "image_empty": ["dog/empty.png"],
-        "conflicting_labels": [f"dog/copy.bmp = {train / 'cat/0.png'}"],
+        "conflicting_labels": [
+            f"dog/copy.bmp = {train / 'cat/0.png'}",
+            f"cat/4.png = {messy / 'val/dog/seen.png'}",
+        ],
+        "in_two_splits": [f"cat/4.png = {messy / 'val/dog/seen.png'}"],
         "duplicate": [f"dog/copy.bmp = {train / 'cat/0.png'}"],
         "near_duplicate": [f"cat/near.jpg = {train / 'cat/2.png'}"],
         "near_in_two_splits": [f"dog/leak.webp = {messy / 'val/cat/a.png'}"],
         "near_conflicting_labels": [f"dog/leak.webp = {messy / 'val/cat/a.png'}"],
     }.items():
-        assert found(report, kind)["places"] == [str(train / name) for name in names], kind
-    twice = [item for item in report["findings"] if item["kind"] == "in_two_splits"]
-    assert twice[0]["places"] == [f"{train / 'cat/4.png'} = {messy / 'val/dog/seen.png'}"]
+        places = [item["places"] for item in report["findings"] if (item["kind"], item["split"]) == (kind, "train")]
+        assert sum(places, []) == [f"{train}/{name}" for name in names], kind
     assert report["splits"]["train"]["rows"] == 17 and report["splits"]["train"]["classes"] == {"cat": 8, "dog": 9}
     assert report["splits"]["train"]["formats"]["PNG"] == 8 and report["splits"]["train"]["widths"]["max"] == 64
     assert json.loads(json.dumps(report)) == report

@@ -18,31 +18,50 @@ from ...files import digest_of
 from ..splits import Duplicates, deduplicate, find_duplicates
 from .read import ImageData
 
-# Found on real photographs: of 16 x 16 bits, a copy of another size or JPEG quality differs in 10 at most, and
-# different pictures in 20 at least; 8 x 8 bits take pictures of one kind for copies.
-HASH_SIDE = 16
-NEAR_BITS = 12
-NEAR_COLOUR = 16.0  # of 255, that the thumbnails may differ in on average
+# On real photographs copies of another size, brightness or JPEG quality differ in 6 of the 64 bits at most, and nearly
+# all are as like as this; of pictures of one kind many share their bits, and few are as like.
+NEAR_BITS = 6
+NEAR_LIKENESS = 0.99  # correlation of the grey thumbnails
+NEAR_COLOUR = 16.0  # of 255, that the colours of fields may differ in on average
+SIDE = 32
 BLOCK = 1000  # rows compared with all others at once
 
 
 @dataclass(frozen=True)
 class Looks:
-    """How an image looks: a digest of its pixels, bits of its perceptual hash, a thumbnail, whether it is blank."""
+    """How an image looks.
+
+    Args:
+        digest: of the pixels.
+        bits: of the perceptual hash, (64,).
+        grey: thumbnail, (32, 32).
+        colours: of 8 x 8 fields, (8, 8, 3).
+        is_blank: it has one colour only.
+    """
 
     digest: str
     bits: NDArray[np.bool_]
-    thumbnail: NDArray[np.float32]
+    grey: NDArray[np.uint8]
+    colours: NDArray[np.uint8]
     is_blank: bool
+
+    def is_near(self, other: Looks) -> bool:
+        """Tell whether two images, whose bits are close, look alike."""
+        pixels = np.stack([self.grey, other.grey]).reshape(2, -1).astype(np.float32)
+        pixels -= pixels.mean(axis=1, keepdims=True)
+        lengths = np.linalg.norm(pixels, axis=1)
+        likeness = float(pixels[0] @ pixels[1]) / max(float(lengths.prod()), 1e-6)
+        colour = np.abs(self.colours.astype(np.int16) - other.colours).mean()
+        return likeness >= NEAR_LIKENESS and float(colour) <= NEAR_COLOUR
 
 
 def looks_of(image: Image.Image) -> Looks:
     """Measure an upright RGB image."""
     digest = hashlib.sha256(str(image.size).encode() + image.tobytes()).hexdigest()
-    thumbnail = np.asarray(image.resize((8, 8), Image.Resampling.BOX), dtype=np.float32).ravel()
-    bands = [band.getextrema() for band in image.split()]
-    is_blank = all(low == high for low, high in bands)
-    return Looks(digest, imagehash.phash(image, HASH_SIDE).hash.ravel(), thumbnail, is_blank)
+    grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    colours = np.asarray(image.resize((8, 8), Image.Resampling.BOX))
+    is_blank = all(low == high for low, high in (band.getextrema() for band in image.split()))
+    return Looks(digest, imagehash.phash(grey).hash.ravel(), np.asarray(grey), colours, is_blank)
 
 
 def near_duplicates(looks: Mapping[str, Sequence[Looks | None]]) -> Duplicates:
@@ -81,8 +100,7 @@ def _look_alikes(rows: Sequence[Looks], others: Sequence[Looks], is_same: bool) 
             if row == seen or (is_same and twin >= row):
                 continue
             one, other = block[index], others[twin]
-            colour = np.abs(one.thumbnail - other.thumbnail).mean()
-            if one.digest != other.digest and colour <= NEAR_COLOUR:
+            if one.digest != other.digest and one.is_near(other):
                 pairs.append((row, int(twin)))
                 seen = row
     return pairs
