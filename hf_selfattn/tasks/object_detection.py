@@ -17,7 +17,7 @@ from transformers import AutoImageProcessor, EvalPrediction, PreTrainedConfig, T
 
 from ..arguments import RunArguments
 from ..data import fingerprint, format_report
-from ..data.images import BoxData, load_boxes, read_boxes
+from ..data.images import BoxData, check_boxes, load_boxes, read_boxes
 from ..data.images.boxes import box_names, raw_boxes
 from ..files import write_text
 from ..metrics.detection import box_metric_values, score_boxes
@@ -117,8 +117,6 @@ class ObjectDetection(Task[ObjectDetectionArguments]):
 
     def check(self) -> dict[str, Any]:
         """Print the report on the rows that a run would read, bad ones and all, and return it."""
-        from ..data.images import check_boxes
-
         report = check_boxes(self.raw_rows(), **self.arguments.columns())
         report["notes"] += self.outlook(report["notes"])
         say(format_report(report))
