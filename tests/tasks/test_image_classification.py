@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import Dataset
+from hub_server import run_with_hub
+from hub_state import USER, Hub
 from image_runs import CLASSES, image_arguments, image_folders, image_settings, made_image
 from runs import stopped_after
 from starlette.testclient import TestClient
@@ -267,3 +269,25 @@ def test_two_processes_answer_as_one(tmp_path: Path) -> None:
         lines = (tmp_path / name / "predictions-test.jsonl").read_text(encoding="utf-8").splitlines()
         found[name] = np.array([json.loads(line)["output"] for line in lines])
     assert len(found["two"]) == 18 and np.abs(found["one"] - found["two"]).max() < 1e-4
+
+
+ANSWER = """
+from pathlib import Path
+from transformers import pipeline
+from hf_selfattn.hub.push import push_run
+push_run({folder!r}, {repo!r})
+options = {{"model_kwargs": {{"backbone_name_or_path": {backbone!r}}}}}
+for name in ({folder!r}, {repo!r}):
+    print(pipeline("image-classification", model=name, **options)({image!r}, top_k=1)[0]["score"])
+card = Path({folder!r}, "README.md").read_text()
+assert "pipeline_tag: image-classification" in card and "one label for each image" in card
+"""
+
+
+def test_an_adapter_goes_to_the_hub_and_back(tmp_path: Path, hub: Hub) -> None:
+    arguments = image_arguments(tmp_path, tuning="lora", save="adapter", num_train_epochs=1)
+    run(arguments)
+    names = {"folder": arguments.output_dir, "repo": f"{USER}/photos", "backbone": arguments.model}
+    code = ANSWER.format(**names, image=str(tmp_path / "test/circles/0.png"))
+    here, there = map(float, run_with_hub(code, hub, tmp_path).stdout.split()[-2:])
+    assert here == there
