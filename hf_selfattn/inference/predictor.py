@@ -58,12 +58,13 @@ class Predictor:
         given = {name: value for name in FIELDS if (value := row.get(name)) is not None}
         if more := [name for name in given if name not in self.kind.fields]:
             raise ValueError(f"A model for {self.name} reads {' or '.join(self.kind.fields)}, and not '{more[0]}'.")
-        field, message = self.kind.mistake(given)
+        details = {name: row[name] for name in self.kind.details if name in row}
+        field, message = self.kind.mistake({**given, **details})
         if message:
             raise ValueError(f"'{field}': {message}.")
         if len(given) > 1 and "tokens" in given:
             raise ValueError("A row holds a 'text', or 'tokens', and not both.")
-        return {**given, **{name: row[name] for name in self.kind.details if name in row}}
+        return {**given, **details}
 
     def answers(self, rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
         """Return the answer of each row, in their order.

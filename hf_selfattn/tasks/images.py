@@ -223,7 +223,7 @@ def mistake_of(source: Any) -> str:
     try:
         open_image(source)
     except ValueError as error:
-        return str(error)
+        return str(error).rstrip(".")
     return ""
 
 

@@ -64,7 +64,7 @@ def test_a_probe_learns_on_kept_features_beside_its_baselines(trained: Path) -> 
     baselines = {name: record["splits"]["test"]["scores"] for name, record in results["baseline"].items()}
     assert baselines["majority"]["accuracy"]["value"] == pytest.approx(1 / 3)
     assert baselines["linear_probe"]["accuracy"]["value"] > 0.5
-    assert results["training"]["features"]["rows"] == 48
+    assert results["training"]["feature_cache"]["rows"] == 48
     assert results["calibration"]["temperature"] != 1.0
 
 
@@ -105,8 +105,8 @@ def test_kept_features_are_found_by_content_and_no_image_is_opened_beside_them(
     call = ImageCollator.pixels
     monkeypatch.setattr(ImageCollator, "pixels", lambda self, sources: opened.extend(sources) or call(self, sources))
     again = {**settings, "train": str(tmp_path / "moved"), "output_dir": str(tmp_path / "again")}
-    record = run(build_arguments(again, ImageClassificationArguments))["training"]["features"]
-    assert first["training"]["features"]["computed_rows"] == 48 and record["computed_rows"] == 1
+    record = run(build_arguments(again, ImageClassificationArguments))["training"]["feature_cache"]
+    assert first["training"]["feature_cache"]["computed_rows"] == 48 and record["computed_rows"] == 1
     assert len(opened) < 48, "one for the features, those that are evaluated in the end, and a few that are compared"
 
 
