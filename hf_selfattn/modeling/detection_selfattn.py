@@ -231,7 +231,7 @@ def checked_labels(labels: list[dict[str, Tensor]], num_labels: int, pixel_value
     """Return what there is in each image, of labels as `forward` documents them."""
     if len(labels) != len(pixel_values):
         raise ValueError(
-            f"There are labels of {len(labels)} images, but {len(pixel_values)} images: give one dict each."
+            f"labels has {len(labels)} dicts, but there are {len(pixel_values)} images: give one for each."
         )
     truth = []
     for row, label in enumerate(labels):

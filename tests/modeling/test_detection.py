@@ -24,6 +24,7 @@ from hf_selfattn.modeling.detection_selfattn import (
 )
 from hf_selfattn.modeling.regions_selfattn import pairwise_iou, reference_boxes
 
+STEPS = 120
 BACKBONE = ResNetConfig(embedding_size=16, hidden_sizes=[32, 64], depths=[1, 1], layer_type="basic")
 SMALL: dict[str, Any] = {
     "num_labels": len(SHAPES),
@@ -65,8 +66,8 @@ def test_eight_images_are_learned() -> None:
     model = detector(num_proposals=40, fusion_init=0.0, classifier_dropout=0.0).train()
     images, labels = shape_images(8)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=70, pct_start=0.1)
-    for _ in range(70):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=STEPS, pct_start=0.1)
+    for _ in range(STEPS):
         model(images, labels=labels).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -170,9 +171,10 @@ def test_regions_read_one_another_unless_the_attention_is_off() -> None:
     for heads in (2, 0):
         model = detector(num_self_attention_heads=heads, num_grouped_attention_heads=heads, num_proposals=6)
         features, boxes = torch.randn(1, 6, 64), torch.tensor([6])
-        once = model.model.heads.attend(features, boxes).features
-        features[0, 5] += 1
-        moved = (model.model.heads.attend(features, boxes).features != once).any(dim=-1)[0]
+        changed = features.clone()
+        changed[0, 5] += 1
+        once, again = (model.model.heads.attend(x, boxes).features for x in (features, changed))
+        moved = (once != again).any(dim=-1)[0]
         assert moved.tolist() == ([True] * 6 if heads else [False] * 5 + [True])
 
 
