@@ -159,7 +159,7 @@ class SelfAttnForObjectDetection(SelfAttnPreTrainedModel):
             shown = [truth[row].boxes_G4 for row in rows] if truth is not None and self.training else []
             parts.append(self.propose(pixel_values[rows, :, :height, :width], shown))
         order = [row for rows in groups.values() for row in rows]
-        features, boxes, lengths_B = joined_regions(parts, order)
+        features, boxes, lengths_B = joined_regions(parts, order, self.config.num_proposals)
         heads = self.model.heads.attend(features, lengths_B, record)
         logits, deltas = self.classifier(heads.features)
         logits, deltas = logits.float(), deltas.float()
@@ -205,18 +205,20 @@ def images_by_size(pixel_values: Tensor, pixel_mask: Tensor | None) -> dict[tupl
     return rows
 
 
-def joined_regions(parts: list[Regions], order: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+def joined_regions(parts: list[Regions], order: list[int], least: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return features (B, Q, D), boxes (B, Q, 4) and numbers (B,) of the regions of all images, in the batch's order.
 
     Args:
         order: the row in the batch of each image of the parts.
+        least: that Q is at least, so that batches can be put together.
     """
     place = torch.tensor(order).argsort().to(parts[0].boxes_BQ4.device)
     features, boxes = (
         pad_sequence([row for part in parts for row in getattr(part, name)], batch_first=True)[place]
         for name in ("features_BQD", "boxes_BQ4")
     )
-    return features, boxes, torch.cat([part.lengths_B for part in parts])[place]
+    missing = (0, 0, 0, max(0, least - boxes.shape[1]))
+    return F.pad(features, missing), F.pad(boxes, missing), torch.cat([part.lengths_B for part in parts])[place]
 
 
 @dataclass
