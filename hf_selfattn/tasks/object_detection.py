@@ -13,7 +13,14 @@ import numpy as np
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from torch import Tensor
-from transformers import AutoImageProcessor, EvalPrediction, PreTrainedConfig, Trainer, TrainingArguments
+from transformers import (
+    AutoImageProcessor,
+    DetrImageProcessorPil,
+    EvalPrediction,
+    PreTrainedConfig,
+    Trainer,
+    TrainingArguments,
+)
 
 from ..arguments import RunArguments
 from ..data import fingerprint, format_report
@@ -36,7 +43,7 @@ from .boxes import (
     true_boxes,
 )
 from .evaluation import order_by_length, plain_model
-from .images import OPTIONS_OF_IMAGES, image_inputs, open_image_backbone, splits_of
+from .images import OPTIONS_OF_IMAGES, image_inputs, open_image_backbone, sides_of, splits_of
 from .task import Task, say
 
 METRICS = ["map", "map_50", "map_75"]
@@ -129,12 +136,9 @@ class ObjectDetection(Task[ObjectDetectionArguments]):
         return {"label_names": box_names(raw, given["label_names"])}, notes
 
     def open_processor(self) -> tuple[PreTrainedConfig, Any]:
-        """Return the configuration of the backbone and its image processor, which cuts nothing off an image."""
+        """Return the configuration of the backbone, and a processor of DETR that shows images as its own does."""
         backbone_config, processor = open_image_backbone(self.arguments, self.arguments.image_size)
-        if getattr(processor, "do_center_crop", False):
-            side = dict(processor.crop_size)
-            processor.do_center_crop, processor.size = False, {"height": side["height"], "width": side["width"]}
-        return backbone_config, processor
+        return backbone_config, detection_processor(processor)
 
     def inputs(self, processor: Any) -> Inputs:
         """Return how a backbone reads images."""
@@ -229,6 +233,21 @@ class ObjectDetection(Task[ObjectDetectionArguments]):
         ]
         split = data.splits["test"]
         return split_record(split, score_boxes(true_boxes(split), found, data.label_names))
+
+
+def detection_processor(processor: Any) -> Any:
+    """Return a processor of DETR, which pipelines need, with the size and the colours of another one.
+
+    It cuts nothing off: an image that is not square is brought to a square.
+    """
+    if hasattr(processor, "post_process_object_detection"):
+        return processor
+    size = sides_of(getattr(processor, "crop_size", None)) or sides_of(processor.size)
+    edge = size.get("shortest_edge")
+    square = {side: size.get(side, edge) for side in ("height", "width")}
+    names = ("do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+    same = {name: value for name in names if (value := getattr(processor, name, None)) is not None}
+    return DetrImageProcessorPil(size=square, do_pad=False, **same)
 
 
 def split_record(split: Dataset, scores: Mapping[str, Score]) -> dict[str, Any]:
