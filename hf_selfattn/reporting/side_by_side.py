@@ -74,8 +74,8 @@ def paired_test(run: FinishedRun, other: FinishedRun, metric: str, split: str) -
         raise ValueError("their rows differ.")
     if run.problem == "object_detection":
         truth = [answer["reference"] for answer in mine]
-        one, other = ([answer["output"] for answer in answers] for answers in (mine, theirs))
-        return paired_bootstrap_boxes(truth, one, other, run.label_names, metric)
+        first, second = ([answer["output"] for answer in answers] for answers in (mine, theirs))
+        return paired_bootstrap_boxes(truth, first, second, run.label_names, metric)
     return paired_bootstrap_spans(
         run.tags_of(mine, "reference"),
         run.tags_of(mine, "output"),
