@@ -45,6 +45,7 @@ WITH_CODE = [
 PARAMETERS = {
     "HF_HUB_OFFLINE",
     "attn_implementation",
+    "id2label",
     "is_trainable",
     "key",
     "modules_to_save",

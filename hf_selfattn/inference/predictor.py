@@ -19,7 +19,7 @@ from ..machine import has_bf16
 from ..modeling.backbone_selfattn import weights_hash
 from ..modeling.configuration_selfattn import SelfAttnConfig
 from ..tasks import Task, task_of_model
-from ..tasks.answers import Answer, width_of
+from ..tasks.answers import Answer, padded_width
 
 FIELDS = ("text", "text_pair", "tokens", "image")  # that models of some kind read
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -106,7 +106,7 @@ def batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
     """
     order = np.argsort([-length for length in lengths], kind="stable").tolist()
     while order:
-        size = max(1, most // width_of(lengths[order[0]]))
+        size = max(1, most // padded_width(lengths[order[0]]))
         size = size if size <= len(order) else 1 << (len(order).bit_length() - 1)
         yield order[:size]
         order = order[size:]

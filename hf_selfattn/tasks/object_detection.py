@@ -202,7 +202,7 @@ class ObjectDetection(Task[ObjectDetectionArguments]):
             if PartialState().is_main_process:
                 write_boxes(output_dir / f"predictions-{name}.jsonl", truth[name], boxes)
             scores = score_boxes(truth[name], boxes, data.label_names)
-            record[name] = {**split_record(data.splits[name], scores), "predictions_file": f"predictions-{name}.jsonl"}
+            record[name] = {**box_record(data.splits[name], scores), "predictions_file": f"predictions-{name}.jsonl"}
         return {"problem": "object_detection", "threshold": least, "splits": record}
 
     @classmethod
@@ -232,7 +232,7 @@ class ObjectDetection(Task[ObjectDetectionArguments]):
             for answer in answers
         ]
         split = data.splits["test"]
-        return split_record(split, score_boxes(true_boxes(split), found, data.label_names))
+        return box_record(split, score_boxes(true_boxes(split), found, data.label_names))
 
 
 def detection_processor(processor: Any) -> Any:
@@ -250,7 +250,7 @@ def detection_processor(processor: Any) -> Any:
     return DetrImageProcessorPil(size=square, do_pad=False, **same)
 
 
-def split_record(split: Dataset, scores: Mapping[str, Score]) -> dict[str, Any]:
+def box_record(split: Dataset, scores: Mapping[str, Score]) -> dict[str, Any]:
     """Return what the results hold of an evaluation split, of its scores."""
     return {
         "rows": len(split),
