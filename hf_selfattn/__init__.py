@@ -8,9 +8,18 @@ import logging
 from importlib import import_module
 from typing import Any
 
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForObjectDetection,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from .modeling.configuration_selfattn import SelfAttnConfig
+from .modeling.detection_selfattn import SelfAttnForObjectDetection
+from .modeling.image_selfattn import SelfAttnForImageClassification, SelfAttnImageModel
 from .modeling.modeling_selfattn import (
     SelfAttnForSequenceClassification,
     SelfAttnForTokenClassification,
@@ -25,11 +34,14 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 AutoConfig.register("selfattn", SelfAttnConfig, exist_ok=True)
 for auto_class, model_class in (
     (AutoModel, SelfAttnModel),
+    (AutoModelForImageClassification, SelfAttnForImageClassification),
+    (AutoModelForObjectDetection, SelfAttnForObjectDetection),
     (AutoModelForSequenceClassification, SelfAttnForSequenceClassification),
     (AutoModelForTokenClassification, SelfAttnForTokenClassification),
 ):
     auto_class.register(SelfAttnConfig, model_class, exist_ok=True)
     model_class.register_for_auto_class(auto_class.__name__)
+SelfAttnImageModel.register_for_auto_class("AutoModel")
 
 # Where each public name stands that is imported when it is first asked for.
 PUBLIC = {
@@ -48,9 +60,12 @@ PUBLIC = {
     "launch": ("LaunchFilesArguments", "write_launch_files"),
     "metrics": ("compare", "score", "score_spans"),
     "metrics.evaluate_modules": ("as_evaluate_module",),
+    "modeling.tiles_selfattn": ("keep_image_size", "pad_images"),
     "reporting.options": ("ReportArguments",),
     "reporting.report": ("report",),
     "tasks": ("NerArguments", "SentimentArguments", "Task", "TextClassificationArguments", "register_task"),
+    "tasks.image_classification": ("ImageClassificationArguments",),
+    "tasks.object_detection": ("ObjectDetectionArguments",),
     "training.faults": ("faults_explained",),
     "training.first_pass": ("fit_codebooks", "standardise_features"),
     "training.run": ("run",),
@@ -59,8 +74,11 @@ HOMES = {name: home for home, names in PUBLIC.items() for name in names}
 
 __all__ = [
     "SelfAttnConfig",
+    "SelfAttnForImageClassification",
+    "SelfAttnForObjectDetection",
     "SelfAttnForSequenceClassification",
     "SelfAttnForTokenClassification",
+    "SelfAttnImageModel",
     "SelfAttnModel",
     "__version__",
     *HOMES,  # noqa: PLE0604
