@@ -17,7 +17,7 @@ from ..machine import from_main
 from ..tasks import say
 
 # Three epochs are what a large data set needs; a small one is read until so many updates are made (benchmarks/LOG.md).
-LEAST_EPOCHS, MOST_EPOCHS, LEAST_UPDATES = 3, 20, 600
+LEAST_EPOCHS, MOST_EPOCHS, LEAST_UPDATES = 3, 20, 375
 STEPS_TO_KNOW_THE_PACE = 20
 # An evaluation reads about a tenth of the rows that an epoch trains on, each at a third of the cost.
 EVALUATION_OF_EPOCH = 1 / 30
