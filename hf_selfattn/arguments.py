@@ -123,6 +123,8 @@ class TuningArguments:
         standardise: before training, set mean and scale of the features that the heads read, on a few training rows.
         selection_metric: metric of the validation split by which the best checkpoint is kept.
         early_stopping_patience: evaluations without gain after which training ends; 0 never stops early.
+        budget_minutes: that training may take, evaluations on the validation split included; features that are
+            computed before and scores after it come on top. Steps and learning rate follow it.
         seeds: train as many times, with the seeds `seed`, `seed` + 1 and so on; mean and deviation are reported.
         search: hyper-parameters to search on the validation split (package optuna): `trials`, `space`, and `storage`
             where several machines share one search. The best settings are then trained and tested.
@@ -142,6 +144,7 @@ class TuningArguments:
     standardise: bool = True
     selection_metric: str | None = None
     early_stopping_patience: int = 0
+    budget_minutes: float | None = None
     seeds: int = 1
     search: dict[str, Any] = field(default_factory=dict)
     sweep: dict[str, Any] = field(default_factory=dict)
@@ -213,6 +216,8 @@ class RunArguments(HubArguments, TuningArguments, DataArguments, ModelArguments)
                 raise ValueError(f"{name}={value} says nothing with tuning={self.tuning!r}; it needs 'probe+lora'.")
             if value is not None and value <= 0:
                 raise ValueError(f"{name}={value} must be above 0.")
+        if self.budget_minutes is not None and self.budget_minutes <= 0:
+            raise ValueError(f"budget_minutes={self.budget_minutes} must be above 0. Leave it out for no limit.")
 
     def needs_whole_rows(self, given: str) -> str:
         """Return the error for an option that does not read rows whole, as cached features do."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from torch.utils.data import IterableDataset
 from transformers import (
@@ -18,14 +19,16 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.trainer_utils import has_length
 
 from ..adapters import base_model
 from ..arguments import TuningArguments
 from ..machine import has_bf16
 from ..metrics import LOWER_IS_BETTER
-from ..tasks import Task
+from ..tasks import Task, say
 from ..tasks.backbone import Inputs
 from ..tasks.evaluation import order_by_length
+from .budget import LEAST_EPOCHS, TimeBudget, default_epochs
 from .feature_cache import CachedFeatures, default_folder, feature_collator
 from .first_pass import fit_codebooks, standardise_features
 from .optimizer import grouped_optimizer
@@ -56,7 +59,8 @@ def build_trainer(
 ) -> RecipeTrainer:
     """Return the `Trainer` of a phase."""
     arguments, data, encoded, processor = task.arguments, prepared.data, prepared.encoded, prepared.processor
-    options, groups = training_arguments(task, data, output_dir, base_model(model).config.hidden_size)
+    num_rows = len(encoded["train"]) if has_length(encoded["train"]) else None
+    options, groups = training_arguments(task, data, output_dir, base_model(model).config.hidden_size, num_rows)
     train, validation = encoded["train"], encoded["validation"]
     inputs = task.inputs(processor)
     cache, record = cached_features(arguments, encoded, inputs), None
@@ -66,6 +70,8 @@ def build_trainer(
     callbacks: list[TrainerCallback] = []
     if arguments.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=arguments.early_stopping_patience))
+    if arguments.budget_minutes is not None:
+        callbacks.append(TimeBudget(arguments.budget_minutes))
     if arguments.sample_tokens:
         excerpts = excerpts_of(task, data, model)
         train = excerpts.of(train)
@@ -131,12 +137,21 @@ def default_learning_rate(tuning: str, width: int) -> float:
     return LEARNING_RATE[tuning] * (min(1.0, WIDTH / width) ** 2 if tuning == "lora" else 1.0)
 
 
+def epochs_of(num_rows: int, options: dict[str, Any]) -> int:
+    """Return how often a run that does not say it reads its rows, and say why these are more than usual."""
+    update = options["per_device_train_batch_size"] * options.get("gradient_accumulation_steps", 1)
+    epochs = default_epochs(num_rows, update * PartialState().num_processes)
+    if epochs > LEAST_EPOCHS:
+        say(f"{num_rows:,} training rows are few: {epochs} epochs. Set num_train_epochs for another number.")
+    return epochs
+
+
 def training_arguments(
-    task: Task[Any], data: Any, output_dir: Path, width: int = WIDTH
+    task: Task[Any], data: Any, output_dir: Path, width: int = WIDTH, num_rows: int | None = None
 ) -> tuple[TrainingArguments, bool]:
     """Return the options of `Trainer`, the user's before the defaults, and whether rows of like length come together.
 
-    `Trainer` would put the rows of the evaluation in another order, too: it is told of a random one instead.
+    The number of epochs follows the training rows, where it is known. `Trainer` would put the rows of the evaluation in another order, too: it is told of a random one instead.
     """
     arguments = task.arguments
     metric = arguments.selection_metric or task.selection_metric(data)
@@ -144,7 +159,7 @@ def training_arguments(
         raise ValueError(f"selection_metric={metric!r} is unknown; it is one of {', '.join(sorted(known))}.")
     defaults: dict[str, Any] = {
         "learning_rate": default_learning_rate(arguments.tuning, width),
-        "num_train_epochs": 3,
+        "num_train_epochs": LEAST_EPOCHS,
         "per_device_train_batch_size": 16,
         "per_device_eval_batch_size": 32,
         "warmup_steps": 0.1,
@@ -166,7 +181,10 @@ def training_arguments(
         "label_names": ["labels"],
         "hub_strategy": "end",
     }
-    options = {**defaults, **task.training_defaults(), **arguments.options}
+    told = {**task.training_defaults(), **arguments.options}
+    options = {**defaults, **told}
+    if num_rows and not told.keys() & {"num_train_epochs", "max_steps"}:
+        options["num_train_epochs"] = epochs_of(num_rows, options)
     groups = options["train_sampling_strategy"] == GROUPED
     options["train_sampling_strategy"] = "random" if groups else options["train_sampling_strategy"]
     # The result is pushed when it is scored and saved; `Trainer` pushes checkpoints only, and saves its arguments.
