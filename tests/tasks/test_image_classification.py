@@ -25,12 +25,14 @@ from transformers import AutoModelForImageClassification, pipeline
 
 from hf_selfattn import (
     EvaluateArguments,
+    ExportArguments,
     ImageClassificationArguments,
     PredictArguments,
     ReportArguments,
     ServeArguments,
     build_arguments,
     evaluate,
+    export,
     open_predictor,
     predict,
     report,
@@ -269,6 +271,15 @@ def test_two_processes_answer_as_one(tmp_path: Path) -> None:
         lines = (tmp_path / name / "predictions-test.jsonl").read_text(encoding="utf-8").splitlines()
         found[name] = np.array([json.loads(line)["output"] for line in lines])
     assert len(found["two"]) == 18 and np.abs(found["one"] - found["two"]).max() < 1e-4
+
+
+def test_a_graph_answers_as_the_model(trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    export(ExportArguments(model=str(trained / "run"), folder=str(tmp_path / "graph")))
+    rows = [{"image": str(trained / f"test/{kind}/0.png")} for kind in CLASSES]
+    both = (open_predictor(folder, dtype="float32").answers(rows) for folder in (trained / "run", tmp_path / "graph"))
+    for one, other in zip(*both, strict=True):
+        assert other["probabilities"] == pytest.approx(one["probabilities"], abs=1e-4)
 
 
 ANSWER = """
