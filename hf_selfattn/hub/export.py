@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from ..adapters import merge_adapters, model_class_of
-from ..modeling.configuration_selfattn import SelfAttnConfig, main_input_of
+from ..modeling.configuration_selfattn import SelfAttnConfig
 from ..modeling.crf_selfattn import LinearChainCRF
 from .onnx import export_onnx
 
@@ -78,8 +78,7 @@ def class_of(config: PreTrainedConfig) -> Any:
 
 def processor_class_of(config: PreTrainedConfig) -> Any:
     """Return what opens the processor of a model: its tokenizer, or what makes tensors of images."""
-    reads_images = isinstance(config, SelfAttnConfig) and main_input_of(config.backbone_config) == "pixel_values"
-    return AutoImageProcessor if reads_images else AutoTokenizer
+    return AutoImageProcessor if getattr(config, "reads_images", False) else AutoTokenizer
 
 
 def is_for_decoding(name: str) -> bool:
