@@ -38,6 +38,7 @@ from hf_selfattn import (
     report,
     run,
 )
+from hf_selfattn.__main__ import main
 from hf_selfattn.data.images import open_image
 from hf_selfattn.inference.app import create_app
 from hf_selfattn.tasks.images import ImageCollator, RandomViews, random_box, resize
@@ -302,3 +303,18 @@ def test_an_adapter_goes_to_the_hub_and_back(tmp_path: Path, hub: Hub) -> None:
     code = ANSWER.format(**names, image=str(tmp_path / "test/circles/0.png"))
     here, there = map(float, run_with_hub(code, hub, tmp_path).stdout.split()[-2:])
     assert here == there
+
+
+def test_check_and_new_look_at_the_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = image_settings(tmp_path)
+    (tmp_path / "train/circles/broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    report = run(build_arguments({**given, "check": True}, ImageClassificationArguments))
+    assert report["splits"]["train"]["rows"] == 49 and not (tmp_path / "run").exists()
+    said = capsys.readouterr().out
+    assert "broken.png" in said and "A run would stop:" in said
+    words = [f"model={given['model']}", f"train={given['train']}", f"path={tmp_path / 'new.yaml'}"]
+    main(["new", "image-classification", *words])
+    written = (tmp_path / "new.yaml").read_text(encoding="utf-8")
+    assert "\nlabel_names: [circles, squares, stripes]\n" in written and "\nproblem: single_label" in written
+    dropped = run(build_arguments({**given, "on_bad_row": "drop", "tuning": "probe"}, ImageClassificationArguments))
+    assert any("broken.png" in note for note in dropped["notes"])
