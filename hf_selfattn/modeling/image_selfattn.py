@@ -13,12 +13,12 @@ from inspect import signature
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import auto_docstring, can_return_tuple
 
-from .backbone_selfattn import BackboneFeatures, as_sequence, keep_unread_weights, kept_layers, pooler_options
+from .backbone_selfattn import BackboneFeatures, as_sequence, kept_layers, pooler_options, shed_unread_weights
 from .configuration_selfattn import SelfAttnConfig
 from .modeling_selfattn import SelfAttnClassifier, SelfAttnModel
 from .outputs_selfattn import SelfAttnClassifierOutput, SelfAttnModelOutput, classified, wanted_outputs
@@ -37,6 +37,7 @@ class BackboneShape:
     last_prefix: int  # how many tokens stand before the map in the last layer, such as CLS
     num_prefix: int  # and in the features of all layers that are read
     read: set[str]  # the parameters that the last layer depends on
+    run: set[str]  # the weights of modules that run
 
 
 SHAPES: dict[str, BackboneShape] = {}  # what was measured before
@@ -50,6 +51,9 @@ def measure_backbone(backbone_config: PreTrainedConfig, num_layers: int, side: i
         with torch.device("meta"), torch.enable_grad():
             backbone = AutoModel.from_config(config, attn_implementation="eager", **pooler_options(config)).eval()
             backbone.requires_grad_(True)
+            ran: set[nn.Module] = {backbone}
+            for module in backbone.modules():
+                module.register_forward_pre_hook(lambda module, _: ran.add(module))
             pixels = torch.zeros(1, getattr(config, "num_channels", None) or 3, side, side, dtype=backbone.dtype)
             outputs = run_on_images(backbone, pixels, output_hidden_states=True)
             outputs.last_hidden_state.sum().backward()
@@ -62,7 +66,10 @@ def measure_backbone(backbone_config: PreTrainedConfig, num_layers: int, side: i
         last_prefix = as_sequence(layers[-1]).shape[1] - math.prod(map_size)
         mixed = layers_as_sequences(layers[-num_layers:], map_size, last_prefix, max(widths))
         read = {name for name, weight in backbone.named_parameters() if weight.grad is not None}
-        SHAPES[known] = BackboneShape(widths, map_size, last_prefix, mixed[-1].shape[1] - math.prod(map_size), read)
+        run = {name for name in backbone.state_dict() if backbone.get_submodule(name.rpartition(".")[0]) in ran}
+        SHAPES[known] = BackboneShape(
+            widths, map_size, last_prefix, mixed[-1].shape[1] - math.prod(map_size), read, run
+        )
     return SHAPES[known]
 
 
@@ -152,7 +159,7 @@ class SelfAttnImageModel(SelfAttnModel):
         shape = measure_backbone(config.backbone_config, num_layers, side)
         config.note_layers(shape.widths[-num_layers:])
         super().__init__(config, **options)
-        keep_unread_weights(self.backbone, trainable=shape.read)
+        shed_unread_weights(self.backbone, shape.read, shape.run)
         self.num_prefix_tokens, self.last_prefix = shape.num_prefix, shape.last_prefix
         self.cell = side // shape.map_size[0]  # pixels of a cell's side
         if config.tiles and (side, side) != tuple(self.cell * cells for cells in shape.map_size):
@@ -160,6 +167,13 @@ class SelfAttnImageModel(SelfAttnModel):
                 f"subsequence_length={side} is no whole number of the backbone's cells of {self.cell} pixels, which "
                 f"tiles must be. Take {self.cell * max(shape.map_size[0], 1)}."
             )
+
+    def train(self, mode: bool = True) -> "SelfAttnImageModel":
+        super().train(mode)
+        for module in self.backbone.modules():  # a frozen batch normalisation keeps its statistics, too
+            if getattr(module, "running_mean", None) is not None:
+                module.train(mode and any(weight.requires_grad for weight in module.parameters()))
+        return self
 
     @property
     def input_names(self) -> tuple[str, ...]:
