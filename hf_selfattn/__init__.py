@@ -57,6 +57,7 @@ PUBLIC = {
     "launch": ("LaunchFilesArguments", "write_launch_files"),
     "metrics": ("compare", "score", "score_spans"),
     "metrics.evaluate_modules": ("as_evaluate_module",),
+    "modeling.tiles_selfattn": ("keep_image_size", "pad_images"),
     "reporting.options": ("ReportArguments",),
     "reporting.report": ("report",),
     "tasks": ("NerArguments", "SentimentArguments", "Task", "TextClassificationArguments", "register_task"),

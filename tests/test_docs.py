@@ -17,6 +17,7 @@ import yaml
 from hub_server import run_with_hub
 from hub_state import USER, Hub
 from pages import DOCS, README, ROOT, blocks, commands, copy_first_rows, run, type_in
+from tiny_images import IMAGE_BACKBONES, tiny_image_processor
 from tiny_models import BACKBONES, tiny_wordpiece
 from transformers import AutoModel, TrainingArguments
 
@@ -33,7 +34,7 @@ from hf_selfattn import (
 
 PAGES = sorted(DOCS.glob("*.md"))
 WITH_COMMANDS = ["adapters.md", "command-line.md", "ner.md", "scaling.md", "sentiment.md", "training.md"]
-WITH_CODE = ["adapters.md", "export.md", "extend.md", "ner.md", "report.md", "using.md"]
+WITH_CODE = ["adapters.md", "export.md", "extend.md", "images.md", "ner.md", "report.md", "using.md"]
 # What inline code names beside options of a run: parameters of functions, and options of Transformers and PEFT.
 PARAMETERS = {
     "HF_HUB_OFFLINE",
@@ -120,6 +121,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     AutoModel.from_config(BACKBONES["bert"]).save_pretrained(folder / ".data/minilm")
     tiny_wordpiece().save_pretrained(folder / ".data/minilm")
+    AutoModel.from_config(IMAGE_BACKBONES["resnet"]).save_pretrained(folder / ".data/resnet")
+    tiny_image_processor().save_pretrained(folder / ".data/resnet")
     (folder / ".data/conll2003").mkdir()
     for source in (ROOT / ".data/conll2003").glob("*.txt"):
         documents = source.read_text(encoding="utf-8").split("-DOCSTART-")[:7]

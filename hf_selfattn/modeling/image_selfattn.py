@@ -222,15 +222,20 @@ class SelfAttnImageModel(SelfAttnModel):
             raise ValueError(f"This backbone reads pixel_values, and none were given. {self.input_names} are read.")
         record = bool((want or {}).get("output_attentions"))
         pixel_values = pixel_values.to(self.backbone.dtype)
+        if pixel_mask is None and not self.config.tiles:
+            return self._of_one_size(pixel_values, record)
         sizes = real_sizes(pixel_values, pixel_mask)
         if self.config.tiles:
             return self._laid_out(self._read_tiles(pixel_values, sizes, record))
         if len(set(sizes)) == 1:
-            height, width = sizes[0]
-            read = self._read_images(pixel_values[:, :, :height, :width], record)
-            fields: dict[str, Any] = {"map_size": read.map_size, "num_prefix_tokens": self.num_prefix_tokens}
-            return BackboneFeatures(read.layers, hidden_states=read.layers, attentions=read.attentions, **fields)
+            return self._of_one_size(pixel_values[:, :, : sizes[0][0], : sizes[0][1]], record)
         return self._laid_out(self._read_each_size(pixel_values, sizes, record))
+
+    def _of_one_size(self, pixel_values: Tensor, record: bool) -> BackboneFeatures:
+        """Return the features of images without padding."""
+        read = self._read_images(pixel_values, record)
+        fields: dict[str, Any] = {"map_size": read.map_size, "num_prefix_tokens": self.num_prefix_tokens}
+        return BackboneFeatures(read.layers, hidden_states=read.layers, attentions=read.attentions, **fields)
 
     def _kept_features(self, features: Tensor, feature_mask: Tensor | None) -> BackboneFeatures:
         """Return features (B, N, L, D) of an earlier run in the order of the heads."""

@@ -18,7 +18,8 @@ from hf_selfattn.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 README, DOCS = ROOT / "README.md", ROOT / "docs"
-MINILM = "sentence-transformers/all-MiniLM-L6-v2"  # as pages name it; the tests read it from .data/minilm
+# What pages name, and where the tests have it.
+STAND_INS = {"sentence-transformers/all-MiniLM-L6-v2": ".data/minilm", "microsoft/resnet-50": ".data/resnet"}
 
 
 def run(*words: str, cwd: Path = ROOT, timeout: int = 600) -> subprocess.CompletedProcess[str]:
@@ -43,9 +44,11 @@ def type_in(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The blocks of code of a page, with MiniLM in its folder."""
-    found = re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    return [block.replace(MINILM, ".data/minilm") for block in found]
+    """The blocks of code of a page, with backbones in the folders of the tests."""
+    text = page.read_text(encoding="utf-8")
+    for name, folder in STAND_INS.items():
+        text = text.replace(name, folder)
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 def commands(page: Path) -> list[str]:
