@@ -73,11 +73,28 @@ def measure_backbone(backbone_config: PreTrainedConfig, num_layers: int, side: i
     return SHAPES[known]
 
 
+def refuse_other_tiles(config: SelfAttnConfig, map_size: tuple[int, int]) -> None:
+    """Raise an error for tiles that are no whole number of a backbone's cells."""
+    side = cast(int, config.subsequence_length)
+    twice = tuple(2 * cells for cells in map_size)
+    if config.backbone_config.model_type != "timm_wrapper":  # some of which read one size only
+        twice = measure_backbone(config.backbone_config, config.num_mixed_layers, 2 * side).map_size
+    if side % map_size[0] or map_size[0] != map_size[1] or twice != (2 * map_size[0], 2 * map_size[0]):
+        raise ValueError(
+            f"subsequence_length={side}, the side of a tile, is no whole number of cells of the backbone "
+            f"{config.backbone_config.model_type!r}, which makes {map_size} of it. Take a multiple of a cell, most "
+            f"often of 16 or 32: {max(side // 32, 1) * 32}."
+        )
+
+
 def run_on_images(backbone: PreTrainedModel, pixel_values: Tensor, **options: Any) -> Any:
     """Return what a backbone answers to images (B, C, H, W) of any size that it can read."""
     if "interpolate_pos_encoding" in signature(backbone.forward).parameters:
         options["interpolate_pos_encoding"] = True
-    return backbone(pixel_values, return_dict=True, **options)
+    outputs = backbone(pixel_values, return_dict=True, **options)
+    if getattr(getattr(backbone, "timm_model", None), "output_fmt", "NCHW") == "NHWC":
+        outputs.last_hidden_state = outputs.last_hidden_state.permute(0, 3, 1, 2)
+    return outputs
 
 
 def width_of(layer: Tensor) -> int:
@@ -162,17 +179,17 @@ class SelfAttnImageModel(SelfAttnModel):
         shed_unread_weights(self.backbone, shape.read, shape.run)
         self.num_prefix_tokens, self.last_prefix = shape.num_prefix, shape.last_prefix
         self.cell = side // shape.map_size[0]  # pixels of a cell's side
-        if config.tiles and (side, side) != tuple(self.cell * cells for cells in shape.map_size):
-            raise ValueError(
-                f"subsequence_length={side} is no whole number of the backbone's cells of {self.cell} pixels, which "
-                f"tiles must be. Take {self.cell * max(shape.map_size[0], 1)}."
-            )
+        if config.tiles:
+            refuse_other_tiles(config, shape.map_size)
 
     def train(self, mode: bool = True) -> "SelfAttnImageModel":
         super().train(mode)
-        for module in self.backbone.modules():  # a frozen batch normalisation keeps its statistics, too
-            if getattr(module, "running_mean", None) is not None:
+        for module in self.backbone.modules():
+            if getattr(module, "running_mean", None) is not None:  # frozen, it keeps its statistics, too
                 module.train(mode and any(weight.requires_grad for weight in module.parameters()))
+            if isinstance(getattr(module, "base_layer", None), nn.Conv2d):  # under an adapter; MobileNet reads these
+                for name in ("stride", "kernel_size", "dilation"):
+                    setattr(module, name, getattr(module.base_layer, name))
         return self
 
     @property
