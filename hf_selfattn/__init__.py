@@ -12,11 +12,13 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForImageClassification,
+    AutoModelForObjectDetection,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
 
 from .modeling.configuration_selfattn import SelfAttnConfig
+from .modeling.detection_selfattn import SelfAttnForObjectDetection
 from .modeling.image_selfattn import SelfAttnForImageClassification, SelfAttnImageModel
 from .modeling.modeling_selfattn import (
     SelfAttnForSequenceClassification,
@@ -33,6 +35,7 @@ AutoConfig.register("selfattn", SelfAttnConfig, exist_ok=True)
 for auto_class, model_class in (
     (AutoModel, SelfAttnModel),
     (AutoModelForImageClassification, SelfAttnForImageClassification),
+    (AutoModelForObjectDetection, SelfAttnForObjectDetection),
     (AutoModelForSequenceClassification, SelfAttnForSequenceClassification),
     (AutoModelForTokenClassification, SelfAttnForTokenClassification),
 ):
@@ -70,6 +73,7 @@ HOMES = {name: home for home, names in PUBLIC.items() for name in names}
 __all__ = [
     "SelfAttnConfig",
     "SelfAttnForImageClassification",
+    "SelfAttnForObjectDetection",
     "SelfAttnForSequenceClassification",
     "SelfAttnForTokenClassification",
     "SelfAttnImageModel",

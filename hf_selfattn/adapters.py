@@ -19,7 +19,7 @@ from .modeling.configuration_selfattn import SelfAttnConfig
 from .modeling.peft_selfattn import register_adapter_targets
 
 # Modules that are trained and saved in full, where the model has them.
-HEAD_MODULES = ("heads", "classifier", "crf")
+HEAD_MODULES = ("heads", "regions", "classifier", "crf")
 
 # What a configuration alone is built as.
 CLASS_OF_TASK = {

@@ -34,7 +34,10 @@ from hf_selfattn import (
 
 PAGES = sorted(DOCS.glob("*.md"))
 WITH_COMMANDS = ["adapters.md", "command-line.md", "ner.md", "scaling.md", "sentiment.md", "training.md"]
-WITH_CODE = ["adapters.md", "export.md", "extend.md", "images.md", "ner.md", "report.md", "using.md"]
+WITH_CODE = [
+    *("adapters.md", "detection.md", "export.md", "extend.md"),
+    *("images.md", "ner.md", "report.md", "using.md"),
+]
 # What inline code names beside options of a run: parameters of functions, and options of Transformers and PEFT.
 PARAMETERS = {
     "HF_HUB_OFFLINE",
