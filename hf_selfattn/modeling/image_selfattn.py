@@ -34,7 +34,7 @@ class BackboneShape:
 
     widths: list[int]  # of all layers that it shows
     map_size: tuple[int, int]  # of the last layer, in cells
-    finest: tuple[int, int]  # of the largest of the layers that are read
+    maps: list[tuple[int, int]]  # of all layers, in cells
     last_prefix: int  # how many tokens stand before the map in the last layer, such as CLS
     num_prefix: int  # and in the features of all layers that are read
     read: set[str]  # the parameters that the last layer depends on
@@ -68,8 +68,8 @@ def measure_backbone(backbone_config: PreTrainedConfig, num_layers: int, side: i
         mixed = layers_as_sequences(layers[-num_layers:], map_size, last_prefix, max(widths), map_size)
         read = {name for name, weight in backbone.named_parameters() if weight.grad is not None}
         run = {name for name in backbone.state_dict() if backbone.get_submodule(name.rpartition(".")[0]) in ran}
-        num_prefix, finest = mixed[-1].shape[1] - math.prod(map_size), finest_map(layers[-num_layers:], map_size)
-        SHAPES[known] = BackboneShape(widths, map_size, finest, last_prefix, num_prefix, read, run)
+        maps, num_prefix = maps_of(layers, map_size), mixed[-1].shape[1] - math.prod(map_size)
+        SHAPES[known] = BackboneShape(widths, map_size, maps, last_prefix, num_prefix, read, run)
     return SHAPES[known]
 
 
@@ -133,10 +133,9 @@ def square_map(outputs: Any, config: PreTrainedConfig, side: int) -> tuple[int, 
     return side // height, side // width
 
 
-def finest_map(layers: list[Tensor], map_size: tuple[int, int]) -> tuple[int, int]:
-    """Return the size in cells of the largest map among layers, the last of which is a map of `map_size`."""
-    sizes = [(layer.shape[2], layer.shape[3]) for layer in layers if layer.dim() == 4]
-    return max([map_size, *sizes], key=math.prod)
+def maps_of(layers: list[Tensor], map_size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Return the sizes in cells of layers, of which sequences are maps of `map_size`."""
+    return [(layer.shape[2], layer.shape[3]) if layer.dim() == 4 else map_size for layer in layers]
 
 
 def layers_as_sequences(
@@ -199,7 +198,7 @@ class SelfAttnImageModel(SelfAttnModel):
         self.num_prefix_tokens, self.last_prefix = shape.num_prefix, shape.last_prefix
         # Pixels of a cell's side, in the map that is returned and in that of the last layer.
         self.cell = self.last_cell = side // shape.map_size[0]
-        self.finest_cell, self.reads_finest = side // shape.finest[0], False
+        self.finest_cell, self.reads_finest = side // max(shape.maps[-num_layers:], key=math.prod)[0], False
         if config.tiles:
             refuse_other_tiles(config, shape.map_size)
 
@@ -295,7 +294,7 @@ class SelfAttnImageModel(SelfAttnModel):
         outputs = run_on_images(self.backbone, pixel_values, output_hidden_states=every_layer, **options)
         map_size = self._map_size(outputs.last_hidden_state, pixel_values.shape[2:])
         layers = shown_layers(outputs)[-self.config.num_mixed_layers :]
-        target = finest_map(layers, map_size) if self.reads_finest else map_size
+        target = max(maps_of(layers, map_size), key=math.prod) if self.reads_finest else map_size
         sequences = layers_as_sequences(layers, map_size, self.last_prefix, self.config.hidden_size, target)
         return ImageFeatures(sequences, target, outputs.attentions if record else None)
 

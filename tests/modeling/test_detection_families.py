@@ -86,6 +86,17 @@ def test_only_the_heads_of_an_adapter_train(family: str, folder: Path) -> None:
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())
 
 
+@pytest.mark.parametrize(
+    ("family", "mixed"), [("resnet", 2), ("convnext", 2), ("mobilenet_v2", 6), ("vit", 1), ("clip", 1)]
+)
+def test_stages_are_mixed_in_the_finest_map(family: str, mixed: int, folder: Path) -> None:
+    model = SelfAttnForObjectDetection.from_backbone(str(folder / "backbones" / family), subsequence_length=SIDE)
+    cell = 16 if family == "mobilenet_v2" else 8
+    assert model.config.num_mixed_layers == mixed and model.model.cell == cell
+    found = model.model.backbone_features(torch.zeros(1, 3, SIDE, 2 * SIDE))
+    assert found.map_size == (SIDE // cell, 2 * SIDE // cell)
+
+
 def test_the_base_model_opens_from_a_detector(folder: Path) -> None:
     model = AutoModel.from_pretrained(folder / "checkpoints" / "vit-full")
     assert isinstance(model, SelfAttnImageModel)
