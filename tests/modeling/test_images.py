@@ -130,8 +130,9 @@ def test_losses_are_those_of_texts(problem_type: str, labels: Any, criterion: An
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora", "probe"])
-@pytest.mark.parametrize("family", IMAGE_BACKBONES)
-def test_every_family_trains_saves_and_opens(family: str, tuning: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["resnet", "mobilenet_v2", "vit", "swin"])
+def test_models_train_are_saved_and_open(family: str, tuning: str, tmp_path: Path) -> None:
+    """With every family and over the hub: tests/hub/test_image_round_trips.py."""
     torch.manual_seed(0)
     AutoModel.from_config(IMAGE_BACKBONES[family]).save_pretrained(tmp_path / "backbone")
     model: Any = SelfAttnForImageClassification.from_backbone(
@@ -151,7 +152,7 @@ def test_every_family_trains_saves_and_opens(family: str, tuning: str, tmp_path:
         if "lora" not in name and not torch.equal(value, before.get(name.replace(".base_layer", ""), value))
     }
     assert bool(changed) == (tuning == "full"), "frozen weights and statistics stay as they are"
-    tuned.eval()
+    tuned.eval().requires_grad_(False)  # which weights train decides which product of matrices PyTorch takes
     with torch.no_grad():
         expected = tuned(pixel_values=batch["pixel_values"]).logits
     folder, place = tmp_path / "model", {}
@@ -167,7 +168,7 @@ def test_every_family_trains_saves_and_opens(family: str, tuning: str, tmp_path:
         assert open_adapter(folder, **place).peft_config
     else:
         model.save_pretrained(folder)
-    reopened = aligned(AutoModelForImageClassification.from_pretrained(folder, **place))
+    reopened = aligned(AutoModelForImageClassification.from_pretrained(folder, **place)).requires_grad_(False)
     with torch.no_grad():
         assert torch.equal(reopened(pixel_values=batch["pixel_values"]).logits, expected)
     assert tuning == "lora" or type(AutoModel.from_pretrained(folder)) is SelfAttnImageModel
