@@ -274,6 +274,7 @@ def test_two_processes_answer_as_one(tmp_path: Path) -> None:
     assert len(found["two"]) == 18 and np.abs(found["one"] - found["two"]).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_a_graph_answers_as_the_model(trained: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     export(ExportArguments(model=str(trained / "run"), folder=str(tmp_path / "graph")))
@@ -296,6 +297,7 @@ assert "pipeline_tag: image-classification" in card and "one label for each imag
 """
 
 
+@pytest.mark.slow
 def test_an_adapter_goes_to_the_hub_and_back(tmp_path: Path, hub: Hub) -> None:
     arguments = image_arguments(tmp_path, tuning="lora", save="adapter", num_train_epochs=1)
     run(arguments)
