@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from image_matrix import FAMILIES, TUNINGS, closure, open_all, train, train_all
+from image_matrix import FAMILIES, TUNINGS, closure, open_all, share_trained, train_all
 from shapes import shape_images
 from tiny_images import SIDE, tiny_image_config
 from transformers import AutoModel, AutoModelForObjectDetection
@@ -81,9 +81,20 @@ def test_only_the_heads_of_an_adapter_train(family: str, folder: Path) -> None:
     )
     adapted = add_lora(model, r=2)
     before = {name: weight.clone() for name, weight in adapted.named_parameters() if not weight.requires_grad}
-    train(adapted, batch())
+    assert share_trained(adapted, batch()) > 0.9
     after = dict(adapted.named_parameters())
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())
+
+
+@pytest.mark.parametrize(
+    ("family", "mixed"), [("resnet", 2), ("convnext", 2), ("mobilenet_v2", 6), ("vit", 1), ("clip", 1)]
+)
+def test_stages_are_mixed_in_the_finest_map(family: str, mixed: int, folder: Path) -> None:
+    model = SelfAttnForObjectDetection.from_backbone(str(folder / "backbones" / family), subsequence_length=SIDE)
+    cell = 16 if family == "mobilenet_v2" else 8
+    assert model.config.num_mixed_layers == mixed and model.model.cell == cell
+    found = model.model.backbone_features(torch.zeros(1, 3, SIDE, 2 * SIDE))
+    assert found.map_size == (SIDE // cell, 2 * SIDE // cell)
 
 
 def test_the_base_model_opens_from_a_detector(folder: Path) -> None:

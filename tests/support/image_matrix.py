@@ -32,13 +32,19 @@ def train_all(model_class: Any, folder: Path, batch: Mapping[str, Any], processo
     for family in FAMILIES:
         torch.manual_seed(0)
         place = folder / "backbones" / family
-        AutoModel.from_config(IMAGE_BACKBONES[family]).save_pretrained(place)
+        backbone = AutoModel.from_config(IMAGE_BACKBONES[family]).train()
+        for module in backbone.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0  # the statistics are those of one batch, as a network has that was trained
+        with torch.no_grad():
+            backbone(batch["pixel_values"])
+        backbone.save_pretrained(place)
         for tuning in TUNINGS:
             torch.manual_seed(1)
             heads = {**HEADS, "subsequence_length": SIDE, "fusion_init": 0.7, **options}
             model = tune(model_class.from_backbone(str(place), **heads), tuning)
-            losses = train(model, batch)
-            assert min(losses[1:]) < losses[0], (family, tuning, losses)
+            share = share_trained(model, batch)
+            assert share > 0.9, (family, tuning, share)
             inputs = {name: value for name, value in batch.items() if name != "labels"}
             with torch.no_grad():
                 outputs = model.eval()(**inputs)
@@ -52,21 +58,22 @@ def train_all(model_class: Any, folder: Path, batch: Mapping[str, Any], processo
     torch.save({"inputs": inputs, "answers": expected}, folder / "expected.pt")
 
 
-def train(model: Any, batch: Mapping[str, Any], rate: float = 2e-4) -> list[float]:
-    """Train a model for a few steps, and return its losses."""
+def share_trained(model: Any, batch: Mapping[str, Any], rate: float = 1e-3) -> float:
+    """Train a model for a few steps, and return which share of the weights that are to train has changed."""
     import torch
 
-    optimizer = torch.optim.Adam((weight for weight in model.parameters() if weight.requires_grad), lr=rate)
-    losses = []
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    before = [weight.detach().clone() for weight in weights]
+    optimizer = torch.optim.Adam(weights, lr=rate)
     model.train()
     for _ in range(STEPS):
-        torch.manual_seed(2)
         loss = model(**batch).loss
+        assert loss.isfinite(), loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(loss.item())
-    return losses
+    changed = [not torch.equal(old, new) for old, new in zip(before, weights, strict=True)]
+    return sum(changed) / len(changed)
 
 
 def open_all(auto_class: str, task: str, folder: Path, home: Path, package: str) -> str:
