@@ -62,7 +62,7 @@ def measure_backbone(backbone_config: PreTrainedConfig, num_layers: int, side: i
             raise ValueError(
                 f"num_mixed_layers={num_layers} is more than the backbone {config.model_type!r} shows: {len(layers)}."
             )
-        widths = [width_of(layer) for layer in layers]
+        widths = [channels_of(layer) for layer in layers]
         last_prefix = as_sequence(layers[-1]).shape[1] - math.prod(map_size)
         mixed = layers_as_sequences(layers[-num_layers:], map_size, last_prefix, max(widths))
         read = {name for name, weight in backbone.named_parameters() if weight.grad is not None}
@@ -97,7 +97,7 @@ def run_on_images(backbone: PreTrainedModel, pixel_values: Tensor, **options: An
     return outputs
 
 
-def width_of(layer: Tensor) -> int:
+def channels_of(layer: Tensor) -> int:
     """Return the number of features of a map (B, D, H, W) or a sequence (B, N, D)."""
     return layer.shape[1] if layer.dim() == 4 else layer.shape[-1]
 
@@ -110,12 +110,12 @@ def hidden_maps(outputs: Any) -> list[Tensor]:
 def shown_layers(outputs: Any) -> list[Tensor]:
     """Return the layers that a backbone shows, the last as it answers it: often normalised."""
     earlier, last = hidden_maps(outputs), outputs.last_hidden_state
-    if earlier and width_of(earlier[-1]) == width_of(last) and len_of(earlier[-1]) <= len_of(last):
+    if earlier and channels_of(earlier[-1]) == channels_of(last) and places_of(earlier[-1]) <= places_of(last):
         earlier = earlier[:-1]  # the same layer
     return [*earlier, last]
 
 
-def len_of(layer: Tensor) -> int:
+def places_of(layer: Tensor) -> int:
     """Return the number of cells or tokens of a layer."""
     return layer.shape[2] * layer.shape[3] if layer.dim() == 4 else layer.shape[1]
 
@@ -124,11 +124,11 @@ def square_map(outputs: Any, config: PreTrainedConfig, side: int) -> tuple[int, 
     """Return the size in cells of the map that the last layer of a square image is."""
     last, earlier = outputs.last_hidden_state, hidden_maps(outputs)
     for layer in (last, *earlier[-1:]):
-        if layer.dim() == 4 and len_of(layer) <= len_of(last):
+        if layer.dim() == 4 and places_of(layer) <= places_of(last):
             return layer.shape[2], layer.shape[3]
     patch = getattr(config, "patch_size", None)
     if patch is None:
-        return (math.isqrt(len_of(last)),) * 2
+        return (math.isqrt(places_of(last)),) * 2
     height, width = (patch, patch) if isinstance(patch, int) else patch[-2:]
     return side // height, side // width
 
