@@ -11,6 +11,10 @@ from collections.abc import Iterator  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: its kernels then run on the CPU
+
 from hub_server import serve_hub  # noqa: E402
 from hub_state import Hub  # noqa: E402
 from tiny_models import BACKBONES, tiny_tokenizer, tiny_wordpiece  # noqa: E402

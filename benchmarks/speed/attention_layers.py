@@ -37,14 +37,14 @@ Layer = Callable[[Tensor], Tensor]
 class FullAttention(nn.Module):
     """Multi-head attention by `scaled_dot_product_attention`, the reference of all ratios."""
 
-    def __init__(self, heads: int = HEADS):
+    def __init__(self, heads: int = HEADS, head_dim: int = HEAD_DIM):
         super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(WIDTH, 3 * heads * HEAD_DIM)
-        self.output = nn.Linear(heads * HEAD_DIM, WIDTH)
+        self.shape = (3, heads, head_dim)
+        self.qkv = nn.Linear(WIDTH, 3 * heads * head_dim)
+        self.output = nn.Linear(heads * head_dim, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, HEAD_DIM)).permute(2, 0, 3, 1, 4)
+        query, key, value = self.qkv(x).unflatten(-1, self.shape).permute(2, 0, 3, 1, 4)
         return self.output(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
 

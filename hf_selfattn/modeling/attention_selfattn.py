@@ -35,7 +35,9 @@ from .grouping_selfattn import (
 from .subsequences_selfattn import ceil_div
 
 FLEX = "flex_attention"
+KERNELS = "triton"  # those of `triton_selfattn.py`, for the grouped head
 HALF_TYPES = (torch.float16, torch.bfloat16)
+WIDEST_KEY, NARROWEST_BLOCK = 128, 16  # that these kernels take
 
 
 @dataclass
@@ -44,7 +46,7 @@ class HeadMasks:
 
     lengths_B: Tensor  # number of real tokens of each right-padded row
     window_bias: Tensor | None  # additive mask of the windows, (B, K, W), or None where nothing is masked
-    block_bias: Tensor | None  # that of near and far field, (B, K, W + K), or None for FlexAttention
+    block_bias: Tensor | None  # that of near and far field, (B, K, W + K), or None where kernels know the padding
     window_attention: str  # of `choose_window_attention`
     grouped_attention: str  # of `choose_grouped_attention`
 
@@ -59,13 +61,14 @@ def head_masks(config: SelfAttnConfig, features_BND: Tensor, lengths_B: Tensor |
         lengths_B = torch.full((B,), N, device=device)
     num_blocks = ceil_div(N, block_size)
     told = config._attn_implementation or "eager"  # None where no model told it
-    grouped = choose_grouped_attention(told, device, attention_dtype(features_BND), num_blocks, block_size)
+    key_width = config.head_dim + config.group_dim
+    grouped = choose_grouped_attention(told, device, attention_dtype(features_BND), num_blocks, block_size, key_width)
     window_counts = block_counts(lengths_B, ceil_div(N, window), window)
     counts = block_counts(lengths_B, num_blocks, block_size)
     return HeadMasks(
         lengths_B=lengths_B,
         window_bias=None if nothing_masked else window_bias(window_counts, window, dtype),
-        block_bias=None if grouped == FLEX else near_and_far_bias(counts, block_size, dtype),
+        block_bias=None if grouped in (FLEX, KERNELS) else near_and_far_bias(counts, block_size, dtype),
         window_attention=choose_window_attention(told, device, attention_dtype(features_BND)),
         grouped_attention=grouped,
     )
@@ -187,11 +190,23 @@ class GroupedAttentionHead(nn.Module):
     def forward(
         self, features_BND: Tensor, masks: HeadMasks, output_attentions: bool = False
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if masks.grouped_attention == KERNELS:
+            return self.output(self._by_kernels(features_BND, masks).flatten(2)), ()
         N = features_BND.shape[1]
         metric_BNE = self.unit_metric(features_BND)
         attend = self._in_one_block if is_one_block(ceil_div(N, self.block_size)) else self._in_sorted_blocks
         attended, record = attend(features_BND, metric_BNE, masks, output_attentions)
         return self.output(attended.flatten(2)), record
+
+    def _by_kernels(self, features_BND: Tensor, masks: HeadMasks) -> Tensor:
+        """Attend as in sorted blocks: (B, N, H, E)."""
+        from .triton_selfattn import grouped_attention  # needs Triton, which CPUs can do without
+
+        projected = self.qkv(features_BND).unflatten(-1, (self.num_heads, -1))
+        metric = self.metric(features_BND)
+        return grouped_attention(
+            projected, metric, self.metric_scale, self.prototypes, masks.lengths_B, self.block_size
+        )
 
     def _in_one_block(
         self, features_BND: Tensor, metric_BNE: Tensor, masks: HeadMasks, output_attentions: bool
@@ -302,6 +317,13 @@ def has_flex_kernels(device: torch.device) -> bool:
     return has_triton and (device.type == "xpu" or torch.cuda.get_device_capability(device) >= (8, 0))
 
 
+@torch.compiler.assume_constant_result
+def has_triton_kernels(device: torch.device) -> bool:
+    """Return whether a device runs `triton_selfattn.py`: NVIDIA's Ampere (8.0) and later."""
+    is_nvidia = device.type == "cuda" and torch.version.cuda is not None and find_spec("triton") is not None
+    return is_nvidia and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def choose_window_attention(implementation: str, device: torch.device, dtype: torch.dtype) -> str:
     """Return the attention inside the windows, the one that the model was told where it can be had, else PyTorch's."""
     if torch.compiler.is_exporting() and (implementation == FLEX or is_flash(implementation)):
@@ -312,24 +334,35 @@ def choose_window_attention(implementation: str, device: torch.device, dtype: to
 
 
 def choose_grouped_attention(
-    implementation: str, device: torch.device, dtype: torch.dtype, num_blocks: int, block_size: int
+    implementation: str, device: torch.device, dtype: torch.dtype, num_blocks: int, block_size: int, key_width: int
 ) -> str:
     """Return the attention of the grouped head, whose means need a bias of the logits.
 
-    - "eager", or any other attention that takes a bias, is taken as it is.
-    - FlashAttention takes no bias: it is FlexAttention where that has kernels, else PyTorch's own.
-    - "sdpa", a model's default, is FlexAttention where that has kernels and a row has more blocks than a block has
-      tokens: PyTorch's kernel wants the K means copied to every block, K * K in all, which are most of the memory
-      beyond that. Both compute the same logits. While the whole model is compiled it stays "sdpa".
+    - "sdpa", a model's default, is this package's own kernels where they apply: on a GPU, for rows of several blocks.
+      Elsewhere it is FlexAttention where that has kernels and a row has more blocks than a block has tokens: PyTorch's
+      kernel wants the K means copied to every block, K * K in all, which are most of the memory beyond that. All
+      compute the same logits. While the whole model is compiled it is not FlexAttention.
+    - FlashAttention takes no bias: it is our kernels, else FlexAttention where that has kernels, else PyTorch's own.
+    - "flex_attention", "eager", or any other attention that takes a bias, is taken as it is.
     """
     if torch.compiler.is_exporting():
         return "sdpa" if implementation == FLEX or is_flash(implementation) else implementation
     if implementation == FLEX:
         return choose_flex(device, dtype)
-    is_long = implementation == "sdpa" and not torch.compiler.is_compiling() and num_blocks > block_size
+    if implementation != "sdpa" and not is_flash(implementation):
+        return implementation
+    if kernels_apply(dtype, num_blocks, block_size, key_width) and has_triton_kernels(device):
+        return KERNELS
+    is_long = not torch.compiler.is_compiling() and num_blocks > block_size
     if is_long or is_flash(implementation):
         return choose_flex(device, dtype) if has_flex_kernels(device) else "sdpa"
     return implementation
+
+
+def kernels_apply(dtype: torch.dtype, num_blocks: int, block_size: int, key_width: int) -> bool:
+    """Return whether `triton_selfattn.py` computes inputs of a type and of some sizes; one block has no means."""
+    fits = block_size >= NARROWEST_BLOCK and key_width <= WIDEST_KEY
+    return fits and num_blocks > 1 and dtype in (torch.float32, *HALF_TYPES)
 
 
 def choose_flex(device: torch.device, dtype: torch.dtype) -> str:

@@ -16,6 +16,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from hf_selfattn.modeling import attention_selfattn
 from hf_selfattn.modeling.attention_selfattn import (
+    KERNELS,
     GroupedAttentionHead,
     SelfAttentionHead,
     choose_grouped_attention,
@@ -31,7 +32,9 @@ BF16, FP32, FP64 = torch.bfloat16, torch.float32, torch.float64
 
 @pytest.fixture
 def with_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU with FlexAttention's kernels, and without ours."""
     monkeypatch.setattr(attention_selfattn, "has_flex_kernels", lambda device: device.type == "cuda")
+    monkeypatch.setattr(attention_selfattn, "has_triton_kernels", lambda device: False)
 
 
 @pytest.mark.usefixtures("with_kernels")
@@ -58,8 +61,39 @@ def test_choice(
     told: str, device: torch.device, dtype: torch.dtype, windows: str, groups: str, groups_of_a_long_row: str
 ) -> None:
     assert choose_window_attention(told, device, dtype) == windows
-    assert choose_grouped_attention(told, device, dtype, 64, 64) == groups
-    assert choose_grouped_attention(told, device, dtype, 65, 64) == groups_of_a_long_row
+    assert choose_grouped_attention(told, device, dtype, 64, 64, 48) == groups
+    assert choose_grouped_attention(told, device, dtype, 65, 64, 48) == groups_of_a_long_row
+
+
+@pytest.mark.usefixtures("with_kernels")
+@pytest.mark.parametrize(
+    ("told", "device", "dtype", "sizes", "expected"),
+    [
+        (FUSED, GPU, BF16, (2, 64, 48), KERNELS),
+        (FUSED, GPU, FP32, (1000, 256, 128), KERNELS),
+        (FUSED, GPU, torch.float16, (9, 100, 48), KERNELS),
+        (FLASH, GPU, BF16, (9, 64, 48), KERNELS),
+        (FLASH, GPU, FP32, (9, 64, 48), KERNELS),
+        (FUSED, GPU, FP64, (9, 64, 48), FUSED),
+        (FUSED, GPU, BF16, (1, 64, 48), FUSED),  # one block is full attention
+        (FUSED, GPU, BF16, (9, 64, 144), FUSED),
+        (FUSED, GPU, BF16, (9, 8, 48), FLEX),
+        (FLASH, GPU, BF16, (9, 64, 144), FLEX),
+        (FUSED, CPU, BF16, (9, 64, 48), FUSED),
+        (FLEX, GPU, BF16, (9, 64, 48), FLEX),
+        ("eager", GPU, BF16, (9, 64, 48), "eager"),
+    ],
+)
+def test_kernels_are_taken_where_they_apply(
+    told: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    sizes: tuple[int, int, int],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attention_selfattn, "has_triton_kernels", lambda device: device.type == "cuda")
+    assert choose_grouped_attention(told, device, dtype, *sizes) == expected
 
 
 @pytest.mark.usefixtures("with_kernels")
@@ -68,11 +102,11 @@ def test_exported_programs_have_no_kernels_of_a_device(told: str, monkeypatch: p
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
     expected = "eager" if told == "eager" else FUSED
     assert choose_window_attention(told, GPU, BF16) == expected
-    assert choose_grouped_attention(told, GPU, BF16, 65, 64) == expected
+    assert choose_grouped_attention(told, GPU, BF16, 65, 64, 48) == expected
 
 
 def test_a_cpu_has_no_kernels() -> None:
-    assert not attention_selfattn.has_flex_kernels(CPU)
+    assert not attention_selfattn.has_flex_kernels(CPU) and not attention_selfattn.has_triton_kernels(CPU)
 
 
 @pytest.mark.parametrize(("length", "calls"), [(64, 0), (65, 1)])

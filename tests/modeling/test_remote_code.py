@@ -100,7 +100,7 @@ def test_opened_in_another_process(where: str, checkpoints: Path, tmp_path: Path
 def closure(name: str = "modeling_selfattn") -> set[str]:
     """The files that a module of the folder needs, itself among them."""
     needed = {name}
-    for sibling in re.findall(r"^from \.(\w+) import", (MODELING / f"{name}.py").read_text(), re.MULTILINE):
+    for sibling in re.findall(r"^\s*from \.(\w+) import", (MODELING / f"{name}.py").read_text(), re.MULTILINE):
         needed |= {path.removesuffix(".py") for path in closure(sibling)}
     return {f"{module}.py" for module in needed}
 

@@ -1,0 +1,281 @@
+# Copyright 2026 The hf_selfattn authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Grouped attention on a GPU by the Triton kernels of `triton_kernels_selfattn.py`, with its gradients.
+
+Three kernels and a sort compute the forward pass, five the backward pass, which computes the weights again. Sums over
+the tokens of a row are those of its parts, one of a program, so that they come out the same in every run. Each pass is
+one operator of PyTorch, so a compiler sees one node and no kernel.
+
+Shape suffixes: those of `triton_kernels_selfattn.py`, and F = B * H.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .grouping_selfattn import LEVELS
+from .subsequences_selfattn import ceil_div
+from .triton_kernels_selfattn import (
+    attention_kernel,
+    covariance_gradients_kernel,
+    key_gradients_kernel,
+    keys_kernel,
+    mean_gradients_kernel,
+    means_kernel,
+    metric_gradients_kernel,
+    query_gradients_kernel,
+)
+
+# The code that travels with a checkpoint is imported once for each, and two operators cannot share a name.
+NAMESPACE = __name__.replace(".", "_")
+NARROWEST, WIDEST = 16, 64  # the tiles of vectors that a matrix unit multiplies, and that a program holds
+FEWEST_BLOCKS, MOST_PROGRAMS = 8, 64  # of a program, and of a row and head, in the sum of the covariance
+FEWEST_PLACES, MOST_PARTS = 1024, 16  # likewise in sums over queries
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The sizes of one call, as the kernels take them."""
+
+    rows: int
+    tokens: int
+    heads: int
+    head_dim: int
+    group_dim: int
+    block_size: int
+    precision: str  # of products with float32: that of half types is enough for inputs of half types
+
+    @classmethod
+    def of(cls, projected_BNHP: Tensor, metric_BNU: Tensor, block_size: int) -> "Launch":
+        """Return the sizes of a call."""
+        B, N, H, P = projected_BNHP.shape
+        U = metric_BNU.shape[-1]
+        precision = "ieee" if projected_BNHP.dtype == torch.float32 else "tf32"
+        return cls(B, N, H, (P - U) // 3, U, block_size, precision)
+
+    @property
+    def blocks(self) -> int:
+        """Return the number of blocks of a row."""
+        return ceil_div(self.tokens, self.block_size)
+
+    @property
+    def width(self) -> int:
+        """Return the columns of a key, filled up."""
+        return power_of_two(self.head_dim + self.group_dim)
+
+    @property
+    def tile(self) -> int:
+        """Return how many tokens a program holds at once."""
+        return min(power_of_two(self.block_size), WIDEST if self.width <= WIDEST else WIDEST // 2)
+
+    @property
+    def means_tile(self) -> int:
+        """Return how many means a program holds at once."""
+        return min(power_of_two(self.blocks), WIDEST if self.width <= WIDEST else WIDEST // 2)
+
+    @property
+    def places_of_program(self) -> int:
+        """Return over how many queries a program adds up, whole tiles."""
+        return ceil_div(max(FEWEST_PLACES, ceil_div(self.tokens, MOST_PARTS)), self.tile) * self.tile
+
+    @property
+    def blocks_of_program(self) -> int:
+        """Return over how many blocks a program adds up."""
+        return max(FEWEST_BLOCKS, ceil_div(self.blocks, MOST_PROGRAMS))
+
+    def options(self, *names: str) -> dict[str, Any]:
+        """Return the sizes that a kernel is compiled for, some by name besides those that all take."""
+        options = {
+            "W": self.block_size,
+            "MEANS": self.means_tile,
+            "SCALING": self.head_dim**-0.5,
+            "PRECISION": self.precision,
+        }
+        common = {"E": self.head_dim, "U": self.group_dim, "H": self.heads, "D": self.width, "TILE": self.tile}
+        return {**common, **{name: options[name] for name in names}, "num_warps": 4 if self.width <= WIDEST else 8}
+
+
+def power_of_two(number: int) -> int:
+    """Return the next power of 2, at least that of the narrowest tile."""
+    return max(NARROWEST, 1 << (number - 1).bit_length())
+
+
+def grouped_attention(
+    projected_BNHP: Tensor,
+    metric_BNU: Tensor,
+    metric_scale_H: Tensor,
+    prototypes_HGU: Tensor,
+    lengths_B: Tensor,
+    block_size: int,
+) -> Tensor:
+    """Return what grouped attention gives each token, (B, N, H, V), zeros at padding.
+
+    Args:
+        projected_BNHP: queries and keys, E wide, and values, E + U wide, of which the last column is not read.
+        metric_BNU: the vectors in which tokens are compared, of any length.
+    """
+    keys_BHN = group_keys(metric_BNU.detach(), prototypes_HGU, lengths_B)
+    order_BHN = torch.sort(keys_BHN, dim=-1, stable=True).indices
+    return attend_in_order(projected_BNHP, metric_BNU, metric_scale_H, order_BHN, lengths_B, block_size)[0]
+
+
+@torch.library.custom_op(f"{NAMESPACE}::group_keys", mutates_args=())
+def group_keys(metric_BNU: Tensor, prototypes_HGU: Tensor, lengths_B: Tensor) -> Tensor:
+    """Return (B, H, N) the group of each token and its level in it, by which tokens are sorted; padding comes last."""
+    B, N, U = metric_BNU.shape
+    H, G, _ = prototypes_HGU.shape
+    keys_BHN = metric_BNU.new_empty((B, H, N), dtype=torch.int32)
+    sizes = {"H": H, "G": G, "U": U, "D": power_of_two(U), "GROUPS": power_of_two(G), "LEVELS": LEVELS}
+    with torch.cuda.device_of(metric_BNU):
+        keys_kernel[(B * ceil_div(N, WIDEST),)](
+            metric_BNU.contiguous(), prototypes_HGU.contiguous(), lengths_B, keys_BHN, N, **sizes, TILE=WIDEST
+        )
+    return keys_BHN
+
+
+@group_keys.register_fake
+def fake_keys(metric_BNU: Tensor, prototypes_HGU: Tensor, lengths_B: Tensor) -> Tensor:
+    """Return the shape of the keys."""
+    shape = (metric_BNU.shape[0], prototypes_HGU.shape[0], metric_BNU.shape[1])
+    return metric_BNU.new_empty(shape, dtype=torch.int32)
+
+
+@torch.library.custom_op(f"{NAMESPACE}::attend_in_order", mutates_args=())
+def attend_in_order(
+    projected_BNHP: Tensor,
+    metric_BNU: Tensor,
+    metric_scale_H: Tensor,
+    order_BHN: Tensor,
+    lengths_B: Tensor,
+    block_size: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the results (B, N, H, V), and what their gradients need.
+
+    These are for each place of the order the logarithm, of base 2, of the sum of its exponentials and the attention
+    to means, both (B, H, N), and of each row and head the means (F, K, 2, D) of keys and of values and the covariances
+    (F, 2, D, D) of keys with keys and with values.
+    """
+    projected_BNHP, metric_BNU = projected_BNHP.contiguous(), metric_BNU.contiguous()
+    launch = Launch.of(projected_BNHP, metric_BNU, block_size)
+    B, N, H, K, D = launch.rows, launch.tokens, launch.heads, launch.blocks, launch.width
+    parts = ceil_div(K, launch.blocks_of_program)
+    inputs = (projected_BNHP, metric_BNU)
+    attended = projected_BNHP.new_empty(B, N, H, launch.head_dim + launch.group_dim - 1)
+    log_sums, far_shares = (projected_BNHP.new_empty((B, H, N), dtype=torch.float32) for _ in range(2))
+    means = projected_BNHP.new_empty(B * H, K, 2, D)
+    covariance = projected_BNHP.new_empty((B * H, parts, 2, D, D), dtype=torch.float32)
+    with torch.cuda.device_of(projected_BNHP):
+        means_kernel[(B * H * parts,)](
+            *inputs, order_BHN, lengths_B, means, covariance, N, K, launch.blocks_of_program,
+            **launch.options("W", "SCALING", "PRECISION"),
+        )  # fmt: skip
+        covariance = covariance.sum(dim=1)
+        attention_kernel[(B * H * K * ceil_div(block_size, launch.tile),)](
+            *inputs, metric_scale_H, order_BHN, lengths_B, means, covariance, attended, log_sums, far_shares, N, K,
+            **launch.options("W", "MEANS", "SCALING", "PRECISION"),
+        )  # fmt: skip
+    return attended, log_sums, far_shares, means, covariance
+
+
+@attend_in_order.register_fake
+def fake_attention(
+    projected_BNHP: Tensor,
+    metric_BNU: Tensor,
+    metric_scale_H: Tensor,
+    order_BHN: Tensor,
+    lengths_B: Tensor,
+    block_size: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the shapes of `attend_in_order`."""
+    B, N, H, P = projected_BNHP.shape
+    U = metric_BNU.shape[-1]
+    D = power_of_two((P - U) // 3 + U)
+    per_place = (projected_BNHP.new_empty((B, H, N), dtype=torch.float32) for _ in range(2))
+    means = projected_BNHP.new_empty(B * H, ceil_div(N, block_size), 2, D)
+    covariance = projected_BNHP.new_empty((B * H, 2, D, D), dtype=torch.float32)
+    return projected_BNHP.new_empty(B, N, H, (P - U) // 3 + U - 1), *per_place, means, covariance
+
+
+@torch.library.custom_op(f"{NAMESPACE}::attention_gradients", mutates_args=())
+def attention_gradients(
+    gradient_BNHV: Tensor,
+    projected_BNHP: Tensor,
+    metric_BNU: Tensor,
+    metric_scale_H: Tensor,
+    order_BHN: Tensor,
+    lengths_B: Tensor,
+    attended_BNHV: Tensor,
+    log_sums_BHN: Tensor,
+    far_shares_BHN: Tensor,
+    means: Tensor,
+    covariance: Tensor,
+    block_size: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of projections, metric and scales, of the first result of `attend_in_order`."""
+    gradient_BNHV = gradient_BNHV.contiguous()
+    projected_BNHP, metric_BNU = projected_BNHP.contiguous(), metric_BNU.contiguous()
+    launch = Launch.of(projected_BNHP, metric_BNU, block_size)
+    B, N, H, K, D = launch.rows, launch.tokens, launch.heads, launch.blocks, launch.width
+    inputs = (gradient_BNHV, projected_BNHP, metric_BNU, metric_scale_H, order_BHN, lengths_B)
+    to_projected, to_metric = torch.empty_like(projected_BNHP), torch.empty_like(metric_BNU)
+    wide = {"dtype": torch.float32, "device": projected_BNHP.device}
+    to_units = torch.empty(B, N, H, 2, launch.group_dim, **wide)
+    deltas, slopes, far_weights = torch.empty(3, B, H, N, **wide).unbind()
+    places = launch.places_of_program
+    parts, tiles = ceil_div(N, places), B * H * K * ceil_div(block_size, launch.tile)
+    to_means = torch.empty(B * H, parts, K, 2, D, **wide)
+    to_covariance = torch.empty(B * H, parts, 2, D, D, **wide)
+    to_scale = torch.empty(ceil_div(B * N, WIDEST), H, **wide)
+    with torch.cuda.device_of(projected_BNHP):
+        query_gradients_kernel[(tiles,)](
+            *inputs, attended_BNHV, log_sums_BHN, far_shares_BHN, means, covariance,
+            to_projected, to_units, deltas, slopes, far_weights, N, K,
+            **launch.options("W", "MEANS", "SCALING", "PRECISION"),
+        )  # fmt: skip
+        mean_gradients_kernel[(B * H * parts * ceil_div(K, launch.means_tile),)](
+            *inputs, means, log_sums_BHN, deltas, slopes, to_means, N, K, places,
+            **launch.options("W", "MEANS", "SCALING"),
+        )  # fmt: skip
+        covariance_gradients_kernel[(B * H * parts,)](
+            *inputs, slopes, far_weights, to_covariance, N, places, **launch.options("SCALING", "PRECISION")
+        )
+        key_gradients_kernel[(tiles,)](
+            *inputs, log_sums_BHN, deltas, to_means.sum(dim=1), to_covariance.sum(dim=1), to_projected, to_units, N, K,
+            **launch.options("W", "SCALING", "PRECISION"),
+        )  # fmt: skip
+        metric_gradients_kernel[(len(to_scale),)](
+            metric_BNU, metric_scale_H, to_units, to_metric, to_scale, B * N,
+            **{**launch.options(), "D": power_of_two(launch.group_dim), "TILE": WIDEST},
+        )  # fmt: skip
+    return to_projected, to_metric, to_scale.sum(dim=0).to(metric_scale_H.dtype)
+
+
+@attention_gradients.register_fake
+def fake_gradients(
+    gradient_BNHV: Tensor,
+    projected_BNHP: Tensor,
+    metric_BNU: Tensor,
+    metric_scale_H: Tensor,
+    *saved: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the shapes of the gradients."""
+    return torch.empty_like(projected_BNHP), torch.empty_like(metric_BNU), torch.empty_like(metric_scale_H)
+
+
+def save_for_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """Keep what the gradients are computed from."""
+    *tensors, ctx.block_size = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, *output)
+
+
+def gradients(ctx: Any, gradient: Tensor | None, *others: Any) -> tuple[Tensor | None, ...]:
+    """Return the gradients of the inputs of `attend_in_order`."""
+    if gradient is None:
+        return (None,) * 6
+    return *attention_gradients(gradient, *ctx.saved_tensors, ctx.block_size), None, None, None
+
+
+attend_in_order.register_autograd(gradients, setup_context=save_for_gradients)
