@@ -7,8 +7,8 @@ mask in memory: a program gathers the tokens of its block through the order and 
 place. Products are added up in float32. The gradients compute the weights again.
 
 Sizes: N tokens of a row, H heads, G groups, K blocks, W tokens of a block, E width of a head, U that of the metric, D
-that of a key (E and U) filled up to a power of 2. A token has 3 E + U projections of each head, and values in E + U - 1
-columns. Programs hold TILE tokens and MEANS means at once.
+that of a key (E and U) filled up to a power of 2. A token has 3 E + U projections of each head, and values in
+E + U - 1 columns. Programs hold TILE tokens and MEANS means at once.
 """
 
 try:  # this file travels with checkpoints to machines without Triton, which do not import it

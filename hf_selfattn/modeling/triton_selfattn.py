@@ -102,6 +102,11 @@ def power_of_two(number: int) -> int:
     return max(NARROWEST, 1 << (number - 1).bit_length())
 
 
+def singles(like: Tensor, *shape: int) -> Tensor:
+    """Return room for numbers in single precision."""
+    return like.new_empty(shape, dtype=torch.float32)
+
+
 def grouped_attention(
     projected_BNHP: Tensor,
     metric_BNU: Tensor,
@@ -163,9 +168,9 @@ def attend_in_order(
     parts = ceil_div(K, launch.blocks_of_program)
     inputs = (projected_BNHP, metric_BNU)
     attended = projected_BNHP.new_empty(B, N, H, launch.head_dim + launch.group_dim - 1)
-    log_sums, far_shares = (projected_BNHP.new_empty((B, H, N), dtype=torch.float32) for _ in range(2))
+    log_sums, far_shares = (singles(projected_BNHP, B, H, N) for _ in range(2))
     means = projected_BNHP.new_empty(B * H, K, 2, D)
-    covariance = projected_BNHP.new_empty((B * H, parts, 2, D, D), dtype=torch.float32)
+    covariance = singles(projected_BNHP, B * H, parts, 2, D, D)
     with torch.cuda.device_of(projected_BNHP):
         means_kernel[(B * H * parts,)](
             *inputs, order_BHN, lengths_B, means, covariance, N, K, launch.blocks_of_program,
@@ -192,10 +197,10 @@ def fake_attention(
     B, N, H, P = projected_BNHP.shape
     U = metric_BNU.shape[-1]
     D = power_of_two((P - U) // 3 + U)
-    per_place = (projected_BNHP.new_empty((B, H, N), dtype=torch.float32) for _ in range(2))
+    attended = projected_BNHP.new_empty(B, N, H, (P - U) // 3 + U - 1)
+    log_sums, far_shares = (singles(projected_BNHP, B, H, N) for _ in range(2))
     means = projected_BNHP.new_empty(B * H, ceil_div(N, block_size), 2, D)
-    covariance = projected_BNHP.new_empty((B * H, 2, D, D), dtype=torch.float32)
-    return projected_BNHP.new_empty(B, N, H, (P - U) // 3 + U - 1), *per_place, means, covariance
+    return attended, log_sums, far_shares, means, singles(projected_BNHP, B * H, 2, D, D)
 
 
 @torch.library.custom_op(f"{NAMESPACE}::attention_gradients", mutates_args=())
@@ -220,14 +225,13 @@ def attention_gradients(
     B, N, H, K, D = launch.rows, launch.tokens, launch.heads, launch.blocks, launch.width
     inputs = (gradient_BNHV, projected_BNHP, metric_BNU, metric_scale_H, order_BHN, lengths_B)
     to_projected, to_metric = torch.empty_like(projected_BNHP), torch.empty_like(metric_BNU)
-    wide = {"dtype": torch.float32, "device": projected_BNHP.device}
-    to_units = torch.empty(B, N, H, 2, launch.group_dim, **wide)
-    deltas, slopes, far_weights = torch.empty(3, B, H, N, **wide).unbind()
+    to_units = singles(projected_BNHP, B, N, H, 2, launch.group_dim)
+    deltas, slopes, far_weights = (singles(projected_BNHP, B, H, N) for _ in range(3))
     places = launch.places_of_program
     parts, tiles = ceil_div(N, places), B * H * K * ceil_div(block_size, launch.tile)
-    to_means = torch.empty(B * H, parts, K, 2, D, **wide)
-    to_covariance = torch.empty(B * H, parts, 2, D, D, **wide)
-    to_scale = torch.empty(ceil_div(B * N, WIDEST), H, **wide)
+    to_means = singles(projected_BNHP, B * H, parts, K, 2, D)
+    to_covariance = singles(projected_BNHP, B * H, parts, 2, D, D)
+    to_scale = singles(projected_BNHP, ceil_div(B * N, WIDEST), H)
     with torch.cuda.device_of(projected_BNHP):
         query_gradients_kernel[(tiles,)](
             *inputs, attended_BNHV, log_sums_BHN, far_shares_BHN, means, covariance,
