@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from tiny_models import BACKBONES, main_output, tiny_batch, tiny_labels, tiny_model
@@ -31,6 +34,21 @@ def test_compiled_model_is_equal(family: str, length: str) -> None:
     batch = tiny_batch(ROWS[length], family)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(**batch).logits, model(**batch).logits, atol=1e-5, rtol=0)
+
+
+def test_one_compiled_model_serves_rows_of_many_lengths() -> None:
+    """As many blocks as a block has tokens (64), fewer and more; whole last blocks and windows and cut ones."""
+    model, graphs = tiny_model("single_label"), []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=count)
+    for lengths in ([64, 9], [70, 9], [33, 64, 5], [120, 64], [16, 11], [96]):
+        batch = tiny_batch(lengths)
+        torch.testing.assert_close(compiled(**batch).logits, model(**batch).logits, atol=1e-5, rtol=0)
+    assert 1 <= len(graphs) <= 4, "PyTorch allows 8"
 
 
 @tasks
