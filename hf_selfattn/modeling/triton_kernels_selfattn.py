@@ -18,6 +18,7 @@ except ImportError as error:
     raise ImportError("The kernels of the grouped attention need the package triton: pip install triton") from error
 
 LOG2_E = tl.constexpr(1.4426950408889634)  # exponentials are of base 2
+PRODUCTS = tl.constexpr("tf32x3")  # of inputs in single precision: three products that keep nearly all of it
 SHORTEST = tl.constexpr(1e-12)  # the length that `normalize` divides by at least
 
 
@@ -83,7 +84,7 @@ def load_keys(
 def far_logits(query, key_mean, block, other, length, SCALING: tl.constexpr, W: tl.constexpr):
     """Return the logits of the means of other blocks, with the logarithm of the numbers of their tokens, in base 2."""
     counts = tl.minimum(length - other * W, W)
-    logits = tl.dot(query, tl.trans(key_mean), input_precision="ieee") * (SCALING * LOG2_E)
+    logits = tl.dot(query, tl.trans(key_mean), input_precision=PRODUCTS) * (SCALING * LOG2_E)
     logits += tl.log2(tl.maximum(counts, 1).to(tl.float32))[None, :]
     return tl.where((counts > 0)[None, :] & (other[None, :] != block[:, None]), logits, float("-inf"))
 
@@ -215,12 +216,12 @@ def attention_kernel(
         others, _, _, is_key = load_tile(order, row_head, block, near_start, length, N, H, W, TILE)
         key = load_keys(projected, metric, others, is_key, stride, offset + E, 1.0, E, U, D)
         value = load_columns(projected, others, is_key, stride, offset + 2 * E, E + U - 1, D)
-        logits = tl.dot(query, tl.trans(key), input_precision="ieee") * (SCALING * LOG2_E)
+        logits = tl.dot(query, tl.trans(key), input_precision=PRODUCTS) * (SCALING * LOG2_E)
         logits = tl.where(is_key[None, :], logits, float("-inf"))
         highest = tl.maximum(maximum, tl.max(logits, axis=1))
         weights, shrink = tl.exp2(logits - highest[:, None]), tl.exp2(maximum - highest)
         total = total * shrink + tl.sum(weights, axis=1)
-        result = result * shrink[:, None] + tl.dot(weights.to(value.dtype), value, input_precision="ieee")
+        result = result * shrink[:, None] + tl.dot(weights.to(value.dtype), value, input_precision=PRODUCTS)
         maximum = highest
 
     far = tl.zeros([TILE], tl.float32)
@@ -234,7 +235,7 @@ def attention_kernel(
         weights, shrink = tl.exp2(logits - highest[:, None]), tl.exp2(maximum - highest)
         far = far * shrink + tl.sum(weights, axis=1)
         total *= shrink
-        result = result * shrink[:, None] + tl.dot(weights.to(value.dtype), value, input_precision="ieee")
+        result = result * shrink[:, None] + tl.dot(weights.to(value.dtype), value, input_precision=PRODUCTS)
         maximum = highest
 
     total = tl.where(is_real, total + far, 1.0)
@@ -264,9 +265,9 @@ def load_output_gradient(
 @triton.jit
 def near_gradients(query, key, value, towards, log_sum, delta, is_query, is_key, SCALING: tl.constexpr):
     """Return the weights of tokens in a block and the gradients of their logits: (queries, keys)."""
-    logits = tl.dot(query, tl.trans(key), input_precision="ieee") * (SCALING * LOG2_E) - log_sum[:, None]
+    logits = tl.dot(query, tl.trans(key), input_precision=PRODUCTS) * (SCALING * LOG2_E) - log_sum[:, None]
     weights = tl.where(is_query[:, None] & is_key[None, :], tl.exp2(logits), 0.0)
-    along = tl.dot(towards, tl.trans(value), input_precision="ieee")
+    along = tl.dot(towards, tl.trans(value), input_precision=PRODUCTS)
     return weights, weights * (along - delta[:, None])
 
 
@@ -315,7 +316,7 @@ def query_gradients_kernel(
         key = load_keys(projected, metric, others, is_key, stride, offset + E, 1.0, E, U, D)
         value = load_columns(projected, others, is_key, stride, offset + 2 * E, E + U - 1, D)
         _, to_logits = near_gradients(query, key, value, towards, log_sum, delta, is_real, is_key, SCALING)
-        to_query += tl.dot(to_logits.to(key.dtype), key, input_precision="ieee")
+        to_query += tl.dot(to_logits.to(key.dtype), key, input_precision=PRODUCTS)
     own = tl.full([TILE], 0, tl.int32) + block
     num_far = tl.where(near > 0, tl.cdiv(length, W), 0)
     for first in range(0, num_far, MEANS):
@@ -323,9 +324,9 @@ def query_gradients_kernel(
         key, value = load_means(means, row_head, other, K, 0, D), load_means(means, row_head, other, K, 1, D)
         logits = far_logits(query, key, own, other, length, SCALING, W)
         weights = tl.where(is_real[:, None], tl.exp2(logits - log_sum[:, None]), 0.0)
-        along = tl.dot(towards, tl.trans(value), input_precision="ieee")
+        along = tl.dot(towards, tl.trans(value), input_precision=PRODUCTS)
         to_logits = weights * (along + (slope - delta)[:, None])
-        to_query += tl.dot(to_logits.to(key.dtype), key, input_precision="ieee")
+        to_query += tl.dot(to_logits.to(key.dtype), key, input_precision=PRODUCTS)
     # The covariance of the keys is symmetric.
     to_query += far_weight[:, None] * (along_values / SCALING - 2 * slope[:, None] * to_keys)
     to_query *= SCALING
@@ -361,10 +362,10 @@ def mean_gradients_kernel(
         shift = tl.load(slopes + place, mask=is_real, other=0.0) - tl.load(deltas + place, mask=is_real, other=0.0)
         logits = far_logits(query, key, places // W, other, length, SCALING, W)
         weights = tl.where(is_real[:, None], tl.exp2(logits - log_sum[:, None]), 0.0)
-        along = tl.dot(towards, tl.trans(value), input_precision="ieee")
+        along = tl.dot(towards, tl.trans(value), input_precision=PRODUCTS)
         to_logits = (weights * (along + shift[:, None])).to(query.dtype)
-        to_key += tl.dot(tl.trans(to_logits), query, input_precision="ieee")
-        to_value += tl.dot(tl.trans(weights.to(towards.dtype)), towards, input_precision="ieee")
+        to_key += tl.dot(tl.trans(to_logits), query, input_precision=PRODUCTS)
+        to_value += tl.dot(tl.trans(weights.to(towards.dtype)), towards, input_precision=PRODUCTS)
     rows = (((row_head * programs + program).to(tl.int64) * K + other) * 2)[:, None] * D + tl.arange(0, D)[None, :]
     tl.store(to_means + rows, to_key * SCALING, mask=(other < K)[:, None])
     tl.store(to_means + rows + D, to_value, mask=(other < K)[:, None])
@@ -418,7 +419,7 @@ def key_gradients_kernel(
     offset = head * (3 * E + U)
     length = tl.load(lengths + row_head // H).to(tl.int32)
     scale = tl.load(metric_scale + head).to(tl.float32) * E**0.5
-    tokens, _, is_place, is_key = load_tile(order, row_head, block, start, length, N, H, W, TILE)
+    tokens, places, is_place, is_key = load_tile(order, row_head, block, start, length, N, H, W, TILE)
     key = load_keys(projected, metric, tokens, is_key, stride, offset + E, 1.0, E, U, D)
     value = load_columns(projected, tokens, is_key, stride, offset + 2 * E, E + U - 1, D)
     to_key, to_value = tl.zeros([TILE, D], tl.float32), tl.zeros([TILE, D], tl.float32)
@@ -431,8 +432,8 @@ def key_gradients_kernel(
         log_sum = tl.load(log_sums + place, mask=is_query, other=0.0)
         delta = tl.load(deltas + place, mask=is_query, other=0.0)
         weights, to_logits = near_gradients(query, key, value, towards, log_sum, delta, is_query, is_key, SCALING)
-        to_key += tl.dot(tl.trans(to_logits.to(query.dtype)), query, input_precision="ieee")
-        to_value += tl.dot(tl.trans(weights.to(towards.dtype)), towards, input_precision="ieee")
+        to_key += tl.dot(tl.trans(to_logits.to(query.dtype)), query, input_precision=PRODUCTS)
+        to_value += tl.dot(tl.trans(weights.to(towards.dtype)), towards, input_precision=PRODUCTS)
     to_key *= SCALING
 
     key_mean, value_mean = block_mean(projected, metric, order, row_head, block, length, N, E, U, H, W, D, TILE)

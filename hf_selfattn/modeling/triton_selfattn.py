@@ -52,7 +52,7 @@ class Launch:
         """Return the sizes of a call."""
         B, N, H, P = projected_BNHP.shape
         U = metric_BNU.shape[-1]
-        precision = "ieee" if projected_BNHP.dtype == torch.float32 else "tf32"
+        precision = "tf32x3" if projected_BNHP.dtype == torch.float32 else "tf32"
         return cls(B, N, H, (P - U) // 3, U, block_size, precision)
 
     @property
