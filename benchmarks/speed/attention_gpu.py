@@ -158,7 +158,9 @@ def rows_of(rows: int, num_tokens: int) -> list[dict[str, Any]]:
 def add_ratios(found: dict[str, dict[str, Any]]) -> None:
     """Add how many times as fast as the faster full attention each layer is."""
     for name in ("seconds", "graph_seconds"):
-        best = [min(times) for times in zip(*(found[full].get(name) or [] for full in FULL), strict=True)]
+        best = [
+            min(times) for times in zip(*(found[full][name] for full in FULL if found[full].get(name)), strict=True)
+        ]
         ratio = "faster_than_full" if name == "seconds" else "graph_faster_than_full"
         for row in found.values():
             if row.get(name):

@@ -7,6 +7,7 @@ Shape suffixes: B rows, N tokens, D features, H heads, K blocks, W tokens of a b
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from typing import cast
 
@@ -63,12 +64,15 @@ def head_masks(config: SelfAttnConfig, features_BND: Tensor, lengths_B: Tensor |
     told = config._attn_implementation or "eager"  # None where no model told it
     key_width = config.head_dim + config.group_dim
     grouped = choose_grouped_attention(told, device, attention_dtype(features_BND), num_blocks, block_size, key_width)
-    window_counts = block_counts(lengths_B, ceil_div(N, window), window)
-    counts = block_counts(lengths_B, num_blocks, block_size)
+    window_mask = block_mask = None
+    if not nothing_masked:
+        window_mask = window_bias(block_counts(lengths_B, ceil_div(N, window), window), window, dtype)
+    if grouped not in (FLEX, KERNELS):
+        block_mask = near_and_far_bias(block_counts(lengths_B, num_blocks, block_size), block_size, dtype)
     return HeadMasks(
         lengths_B=lengths_B,
-        window_bias=None if nothing_masked else window_bias(window_counts, window, dtype),
-        block_bias=None if grouped in (FLEX, KERNELS) else near_and_far_bias(counts, block_size, dtype),
+        window_bias=window_mask,
+        block_bias=block_mask,
         window_attention=choose_window_attention(told, device, attention_dtype(features_BND)),
         grouped_attention=grouped,
     )
@@ -319,8 +323,14 @@ def has_flex_kernels(device: torch.device) -> bool:
 
 @torch.compiler.assume_constant_result
 def has_triton_kernels(device: torch.device) -> bool:
-    """Return whether a device runs `triton_selfattn.py`: NVIDIA's Ampere (8.0) and later."""
-    is_nvidia = device.type == "cuda" and torch.version.cuda is not None and find_spec("triton") is not None
+    """Return whether a device runs `triton_selfattn.py`: one of NVIDIA's, and Triton is there."""
+    return device.type == "cuda" and runs_triton(device)
+
+
+@cache
+def runs_triton(device: torch.device) -> bool:
+    """Return whether Triton is there and a CUDA device is NVIDIA's Ampere (8.0) or later."""
+    is_nvidia = torch.version.cuda is not None and find_spec("triton") is not None
     return is_nvidia and torch.cuda.get_device_capability(device) >= (8, 0)
 
 

@@ -441,10 +441,11 @@ def key_gradients_kernel(
         projected, metric, order, row_head, block, start, key_mean, value_mean, length, N, E, U, H, W, D, TILE
     )
     share = SCALING / tl.maximum(length, 1).to(tl.float32)
-    to_keys, to_values = load_square(to_covariance, row_head, 0, D), load_square(to_covariance, row_head, 1, D)
-    along_values = tl.dot(value, tl.trans(to_values), input_precision=PRECISION)
-    to_key += share * (2 * tl.dot(key, to_keys, input_precision=PRECISION) + along_values)
-    to_value += share * tl.dot(key, to_values, input_precision=PRECISION)
+    # One matrix at a time: two or three do not fit into the memory of a multiprocessor.
+    to_key += 2 * share * tl.dot(key, load_square(to_covariance, row_head, 0, D), input_precision=PRECISION)
+    to_value += share * tl.dot(key, load_square(to_covariance, row_head, 1, D), input_precision=PRECISION)
+    to_values = tl.trans(load_square(to_covariance, row_head, 1, D))
+    to_key += share * tl.dot(value, to_values, input_precision=PRECISION)
     mean_place = to_means + (row_head.to(tl.int64) * K + block) * 2 * D + tl.arange(0, D)
     divisor = tl.maximum(count, 1).to(tl.float32)
     to_key = tl.where(is_key[:, None], to_key + tl.load(mean_place)[None, :] / divisor, 0.0)

@@ -28,9 +28,11 @@ from .triton_kernels_selfattn import (
     query_gradients_kernel,
 )
 
+# Of products of numbers in single precision: nearly all of it, and what is enough where inputs are of a half type.
+SINGLE_PRECISION, HALF_PRECISION = "tf32x3", "tf32"
 # The code that travels with a checkpoint is imported once for each, and two operators cannot share a name.
 NAMESPACE = __name__.replace(".", "_")
-NARROWEST, WIDEST = 16, 64  # the tiles of vectors that a matrix unit multiplies, and that a program holds
+NARROWEST, WIDEST = 16, 64  # tiles of vectors: what a matrix unit multiplies at least, and a program holds at most
 FEWEST_BLOCKS, MOST_PROGRAMS = 8, 64  # of a program, and of a row and head, in the sum of the covariance
 FEWEST_PLACES, MOST_PARTS = 1024, 16  # likewise in sums over queries
 
@@ -45,14 +47,14 @@ class Launch:
     head_dim: int
     group_dim: int
     block_size: int
-    precision: str  # of products with float32: that of half types is enough for inputs of half types
+    precision: str
 
     @classmethod
     def of(cls, projected_BNHP: Tensor, metric_BNU: Tensor, block_size: int) -> "Launch":
         """Return the sizes of a call."""
         B, N, H, P = projected_BNHP.shape
         U = metric_BNU.shape[-1]
-        precision = "tf32x3" if projected_BNHP.dtype == torch.float32 else "tf32"
+        precision = SINGLE_PRECISION if projected_BNHP.dtype == torch.float32 else HALF_PRECISION
         return cls(B, N, H, (P - U) // 3, U, block_size, precision)
 
     @property
@@ -66,14 +68,20 @@ class Launch:
         return power_of_two(self.head_dim + self.group_dim)
 
     @property
+    def widest(self) -> int:
+        """Return the widest tile: half of it for wide keys, and for numbers of four bytes, so that programs fit."""
+        halvings = (self.width > 64) + (self.precision != HALF_PRECISION)
+        return max(NARROWEST, WIDEST >> halvings)
+
+    @property
     def tile(self) -> int:
         """Return how many tokens a program holds at once."""
-        return min(power_of_two(self.block_size), WIDEST if self.width <= WIDEST else WIDEST // 2)
+        return min(power_of_two(self.block_size), self.widest)
 
     @property
     def means_tile(self) -> int:
         """Return how many means a program holds at once."""
-        return min(power_of_two(self.blocks), WIDEST if self.width <= WIDEST else WIDEST // 2)
+        return min(power_of_two(self.blocks), self.widest)
 
     @property
     def places_of_program(self) -> int:
@@ -94,7 +102,7 @@ class Launch:
             "PRECISION": self.precision,
         }
         common = {"E": self.head_dim, "U": self.group_dim, "H": self.heads, "D": self.width, "TILE": self.tile}
-        return {**common, **{name: options[name] for name in names}, "num_warps": 4 if self.width <= WIDEST else 8}
+        return {**common, **{name: options[name] for name in names}, "num_warps": 4 if self.width <= 64 else 8}
 
 
 def power_of_two(number: int) -> int:
@@ -105,6 +113,11 @@ def power_of_two(number: int) -> int:
 def singles(like: Tensor, *shape: int) -> Tensor:
     """Return room for numbers in single precision."""
     return like.new_empty(shape, dtype=torch.float32)
+
+
+def total(parts: Tensor) -> Tensor:
+    """Return the sum over the second dimension; of one part it is that part, without a launch."""
+    return parts.sum(dim=1) if parts.shape[1] > 1 else parts[:, 0]
 
 
 def grouped_attention(
@@ -176,7 +189,7 @@ def attend_in_order(
             *inputs, order_BHN, lengths_B, means, covariance, N, K, launch.blocks_of_program,
             **launch.options("W", "SCALING", "PRECISION"),
         )  # fmt: skip
-        covariance = covariance.sum(dim=1)
+        covariance = total(covariance)
         attention_kernel[(B * H * K * ceil_div(block_size, launch.tile),)](
             *inputs, metric_scale_H, order_BHN, lengths_B, means, covariance, attended, log_sums, far_shares, N, K,
             **launch.options("W", "MEANS", "SCALING", "PRECISION"),
@@ -246,7 +259,7 @@ def attention_gradients(
             *inputs, slopes, far_weights, to_covariance, N, places, **launch.options("SCALING", "PRECISION")
         )
         key_gradients_kernel[(tiles,)](
-            *inputs, log_sums_BHN, deltas, to_means.sum(dim=1), to_covariance.sum(dim=1), to_projected, to_units, N, K,
+            *inputs, log_sums_BHN, deltas, total(to_means), total(to_covariance), to_projected, to_units, N, K,
             **launch.options("W", "SCALING", "PRECISION"),
         )  # fmt: skip
         metric_gradients_kernel[(len(to_scale),)](
