@@ -19,7 +19,7 @@ from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead, head_m
 
 LENGTHS = (1500, 777, 1)
 WIDTH = 384
-CASES = ((64, 32), (128, 32), (256, 32), (100, 32), (64, 64), (64, 112))  # width of a block, and of a head
+CASES = ((64, 32), (128, 32), (256, 32), (100, 32), (64, 112))  # width of a block, and of a head
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LARGEST_OF_SINGLE = 1e-5
 

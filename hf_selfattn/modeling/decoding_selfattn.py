@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .subsequences_selfattn import gather_tokens, right_pad_order
+from .subsequences_selfattn import ceil_div, gather_tokens, right_pad_order
 
 ILLEGAL = -1e9  # finite, so that differences and gradients stay finite; exp(ILLEGAL) is 0 in every precision
 # Logarithm of the least share of a word's best label that marginals tell from others.
@@ -165,7 +165,7 @@ def widest(values: Tensor) -> Tensor:
 
 def in_blocks(rows: int, positions: int, tags: int) -> bool:
     """Return whether rows are faster in blocks than position by position."""
-    blocks = -(-positions // BLOCK_LENGTH)
+    blocks = ceil_div(positions, BLOCK_LENGTH)
     return positions > 2 * BLOCK_LENGTH and rows * blocks * tags**2 <= MOST_WORK
 
 

@@ -105,6 +105,13 @@ def load_square(matrices, row_head, PART: tl.constexpr, D: tl.constexpr):
 
 
 @triton.jit
+def load_transposed(matrices, row_head, PART: tl.constexpr, D: tl.constexpr):
+    """Return the same, rows and columns exchanged."""
+    rows, columns = tl.arange(0, D)[:, None], tl.arange(0, D)[None, :]
+    return tl.load(matrices + ((row_head.to(tl.int64) * 2 + PART) * D + columns) * D + rows)
+
+
+@triton.jit
 def block_mean(
     projected, metric, order, row_head, block, length, N,
     E: tl.constexpr, U: tl.constexpr, H: tl.constexpr, W: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr,
@@ -300,8 +307,7 @@ def query_gradients_kernel(
     wide, wide_towards = query.to(tl.float32), towards.to(tl.float32)
     to_keys = tl.dot(wide, load_square(covariance, row_head, 0, D), input_precision=PRECISION)
     damping = 1 / (1 + tl.maximum(tl.sum(to_keys * wide, axis=1) * SCALING, 0.0))
-    with_values = load_square(covariance, row_head, 1, D)
-    along_values = tl.dot(wide_towards, tl.trans(with_values), input_precision=PRECISION)
+    along_values = tl.dot(wide_towards, load_transposed(covariance, row_head, 1, D), input_precision=PRECISION)
     slope = damping * tl.sum(along_values * wide, axis=1)
     delta = tl.sum(wide_towards * result.to(tl.float32), axis=1)
     far_weight = damping * tl.load(far_shares + place, mask=is_real, other=0.0)
@@ -444,8 +450,7 @@ def key_gradients_kernel(
     # One matrix at a time: two or three do not fit into the memory of a multiprocessor.
     to_key += 2 * share * tl.dot(key, load_square(to_covariance, row_head, 0, D), input_precision=PRECISION)
     to_value += share * tl.dot(key, load_square(to_covariance, row_head, 1, D), input_precision=PRECISION)
-    to_values = tl.trans(load_square(to_covariance, row_head, 1, D))
-    to_key += share * tl.dot(value, to_values, input_precision=PRECISION)
+    to_key += share * tl.dot(value, load_transposed(to_covariance, row_head, 1, D), input_precision=PRECISION)
     mean_place = to_means + (row_head.to(tl.int64) * K + block) * 2 * D + tl.arange(0, D)
     divisor = tl.maximum(count, 1).to(tl.float32)
     to_key = tl.where(is_key[:, None], to_key + tl.load(mean_place)[None, :] / divisor, 0.0)
