@@ -85,7 +85,8 @@ class TimeBudget(TrainerCallback, ExportableState):
         last = self.evaluations[-1] if self.evaluations else pace * updates * EVALUATION_OF_EPOCH
         each = sum(self.evaluations) / done if self.evaluations else last / updates
         left = self.minutes * 60 - self.elapsed() - last
-        return min(self.planned, state.global_step + max(int(left / (pace + each)), 0))
+        fits = int(state.global_step) + max(int(left / (pace + each)), 0)
+        return min(self.planned, fits)
 
     def let_end(self, steps: int, args: TrainingArguments, state: Any, scheduler: Any) -> None:
         """Let the training end after so many steps, and the learning rate with it."""
