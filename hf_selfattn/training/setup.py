@@ -151,8 +151,8 @@ def training_arguments(
 ) -> tuple[TrainingArguments, bool]:
     """Return the options of `Trainer`, the user's before the defaults, and whether rows of like length come together.
 
-    The epochs follow the number of training rows. `Trainer` would put the rows of the evaluation in another order, too:
-    it is told of a random one instead.
+    The epochs follow the number of training rows. `Trainer` would put the rows of the evaluation in another order,
+    too: it is told of a random one instead.
     """
     arguments = task.arguments
     metric = arguments.selection_metric or task.selection_metric(data)
