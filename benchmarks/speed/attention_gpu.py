@@ -1,6 +1,6 @@
 """The grouped attention on a GPU against full attention: `python -m benchmarks.speed.attention_gpu`.
 
-Everything that a claim about a GPU needs, in one run of less than ten minutes; `--parts` leaves some out.
+Everything that a claim about a GPU needs, in one run that is meant to fit into ten minutes; `--parts` leaves some out.
 
 - `exact`: the kernels against plain products in double precision, forward and gradients (`gpu_errors.py`).
 - `layers`: one layer in bfloat16, projections included (D = 384), at 32,768 tokens or more in a batch: full attention
