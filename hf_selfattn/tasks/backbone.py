@@ -21,9 +21,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..adapters import merge_adapters
+from ..adapters import merge_adapters, model_class_of
 from ..arguments import ModelArguments, RunArguments
-from ..modeling import modeling_selfattn
 from ..modeling.configuration_selfattn import SelfAttnConfig, backbone_window
 from ..modeling.modeling_selfattn import SelfAttnForTokenClassification, SelfAttnPreTrainedModel
 
@@ -193,7 +192,8 @@ def open_tuned(model_class: type[SelfAttnPreTrainedModel], arguments: ModelArgum
     """Return the tuned model, whole, of the class that it was saved as."""
     options = hub_options(arguments)
     config = SelfAttnConfig.from_pretrained(arguments.model, **options)
-    saved_as = getattr(modeling_selfattn, (config.architectures or [""])[0], model_class)
+    same_class = (config.architectures or [""])[0] == model_class.__name__
+    saved_as = model_class if same_class else model_class_of(config)
     if arguments.backbone_name_or_path is not None:
         options["backbone_name_or_path"] = arguments.backbone_name_or_path
     return merge_adapters(saved_as.from_pretrained(arguments.model, **options))

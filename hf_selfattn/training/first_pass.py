@@ -35,7 +35,8 @@ def standardise_features(
         return
     sums: list[tuple[Tensor, Tensor, int]] = []
     for found in read_features(model, rows, collate):
-        features_LND = torch.stack([real_features(layer, found.lengths_B) for layer in found.layers]).double()
+        layers = heads[0].projected(found.layers)
+        features_LND = torch.stack([real_features(layer, found.lengths_B) for layer in layers]).double()
         products_LL = torch.einsum("knd,lnd->kl", features_LND, features_LND) / features_LND.shape[-1]
         sums.append((features_LND.sum(1), products_LL, features_LND.shape[1]))
 
