@@ -44,6 +44,7 @@ WITH_CODE = [
 # What inline code names beside options of a run: parameters of functions, and options of Transformers and PEFT.
 PARAMETERS = {
     "HF_HUB_OFFLINE",
+    "HF_SELFATTN_KERNELS",
     "attn_implementation",
     "id2label",
     "is_trainable",

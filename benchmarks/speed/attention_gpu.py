@@ -17,6 +17,7 @@ Written to `benchmarks/results/attention_gpu.json`, parts that were left out as 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,12 +30,14 @@ from torch import Tensor, nn
 from hf_selfattn.hub.results import environment
 from hf_selfattn.hub.summary import table
 from hf_selfattn.modeling import attention_selfattn
+from hf_selfattn.modeling.attention_selfattn import KERNEL_SWITCH
 
 from ..records import RESULTS, read_results, write_results
 from .attention_layers import WIDTH, FullAttention, GroupedAttention
 from .gpu_errors import errors
 from .gpu_steps import training_steps
 
+os.environ[KERNEL_SWITCH] = "1"
 TARGET = RESULTS / "attention_gpu.json"
 SHAPES = ((64, 512), (32, 1024), (16, 2048), (8, 4096), (2, 16384), (1, 65536))
 REPEATS, WARM_UP = 15, 3  # the first call compiles

@@ -5,6 +5,7 @@
 Shape suffixes: B rows, N tokens, D features, H heads, K blocks, W tokens of a block, G groups, E width of a head.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -36,6 +37,7 @@ from .grouping_selfattn import (
 from .subsequences_selfattn import ceil_div
 
 FLEX = "flex_attention"
+KERNEL_SWITCH = "HF_SELFATTN_KERNELS"  # of the environment: no GPU has run our kernels yet, so they are asked for
 KERNELS = "triton"  # those of `triton_selfattn.py`, for the grouped head
 HALF_TYPES = (torch.float16, torch.bfloat16)
 WIDEST_KEY, NARROWEST_BLOCK = 128, 16  # that these kernels take
@@ -329,7 +331,9 @@ def has_triton_kernels(device: torch.device) -> bool:
 
 @cache
 def runs_triton(device: torch.device) -> bool:
-    """Return whether Triton is there and a CUDA device is NVIDIA's Ampere (8.0) or later."""
+    """Return whether Triton is there, asked for, and a CUDA device is NVIDIA's Ampere (8.0) or later."""
+    if os.environ.get(KERNEL_SWITCH) != "1":
+        return False
     is_nvidia = torch.version.cuda is not None and find_spec("triton") is not None
     return is_nvidia and torch.cuda.get_device_capability(device) >= (8, 0)
 
@@ -348,7 +352,8 @@ def choose_grouped_attention(
 ) -> str:
     """Return the attention of the grouped head, whose means need a bias of the logits.
 
-    - "sdpa", a model's default, is this package's own kernels where they apply: on a GPU, for rows of several blocks.
+    - "sdpa", a model's default, is this package's own kernels where `KERNEL_SWITCH` asks for them and they apply: on a
+      GPU, for rows of several blocks.
       Elsewhere it is FlexAttention where that has kernels and a row has more blocks than a block has tokens: PyTorch's
       kernel wants the K means copied to every block, K * K in all, which are most of the memory beyond that. All
       compute the same logits. While the whole model is compiled it is not FlexAttention.

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tiny_images import tiny_image_model, tiny_pixels
 from tiny_models import tiny_model, tiny_rows
 from torch import Tensor
 from torch.nn import functional as F
@@ -39,6 +40,22 @@ def test_features_get_mean_0_and_variance_1_whatever_the_padding() -> None:
     torch.testing.assert_close(standardised.mean(0), torch.zeros(features.shape[1]).double(), atol=1e-4, rtol=0)
     variance = standardised.var(0, unbiased=False).mean()
     torch.testing.assert_close(variance, torch.ones(()).double(), atol=1e-4, rtol=0)
+
+
+def test_stages_of_different_width_are_standardised_as_the_heads_read_them() -> None:
+    model = tiny_image_model("resnet", num_mixed_layers=2)
+    pixels = tiny_pixels(6)
+    rows = [{"pixel_values": image} for image in pixels]
+    standardise_features(
+        model, rows, lambda batch: {"pixel_values": torch.stack([row["pixel_values"] for row in batch])}
+    )
+    heads = model.base_model.heads
+    with torch.no_grad():
+        found = model.base_model.backbone_features(pixels)
+        standardised = heads.standardised(found.layers).flatten(0, 1).double()
+    assert heads.projected(found.layers)[0].ne(found.layers[0]).any()
+    torch.testing.assert_close(standardised.mean(0), torch.zeros(standardised.shape[1]).double(), atol=1e-3, rtol=0)
+    assert standardised.var(0, unbiased=False).mean().item() == pytest.approx(1, abs=1e-3)
 
 
 def test_mixed_layers_start_with_equal_shares_however_large_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
