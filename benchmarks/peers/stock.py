@@ -36,9 +36,9 @@ class StockTagger(TokenClassification):
 
     name = "stock-token-classification"
 
-    def tokenise(self, data: TaggingData, tokenizer: PreTrainedTokenizerBase) -> dict[str, Dataset]:
+    def encode(self, data: TaggingData, processor: PreTrainedTokenizerBase) -> dict[str, Dataset]:
         """Label the first token of each word and no other."""
-        return {name: split.map(first_tokens) for name, split in super().tokenise(data, tokenizer).items()}
+        return {name: split.map(first_tokens) for name, split in super().encode(data, processor).items()}
 
     def build_model(self, data: TaggingData, backbone_config: PreTrainedConfig) -> Any:
         """Return the stock model, with LoRA on the same layers as ours where it is asked for."""

@@ -47,7 +47,7 @@ class StockClassifier(TextClassification):
 
     name = "stock-text-classification"
 
-    def tokenise(self, data: ClassificationData, tokenizer: PreTrainedTokenizerBase) -> dict[str, Dataset]:
+    def encode(self, data: ClassificationData, processor: PreTrainedTokenizerBase) -> dict[str, Dataset]:
         """Cut what the backbone cannot read in one window off each text, as `truncation=True` does.
 
         Raises:
@@ -58,13 +58,13 @@ class StockClassifier(TextClassification):
         window = backbone_window(AutoConfig.from_pretrained(self.arguments.model)) or 512
 
         def cut(row: dict[str, Any]) -> dict[str, Any]:
-            names = [name for name in tokenizer.model_input_names if name in row]
+            names = [name for name in processor.model_input_names if name in row]
             return {name: [*row[name][: window - 1], row[name][-1]] for name in names} | {"length": window}
 
         def cut_long(row: dict[str, Any]) -> dict[str, Any]:
             return cut(row) if row["length"] > window else {}
 
-        return {name: split.map(cut_long) for name, split in super().tokenise(data, tokenizer).items()}
+        return {name: split.map(cut_long) for name, split in super().encode(data, processor).items()}
 
     def build_model(self, data: ClassificationData, backbone_config: PreTrainedConfig) -> Any:
         """Return the stock model."""

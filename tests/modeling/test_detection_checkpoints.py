@@ -33,7 +33,7 @@ IMAGES, LABELS = shape_images(2, (SIDE, SIDE), most=1)
 
 def closure(module: str) -> set[str]:
     """Return the files that a module of the folder needs, itself among them."""
-    siblings = re.findall(r"^from \.(\w+) import", (MODELING / f"{module}.py").read_text(), re.MULTILINE)
+    siblings = re.findall(r"^\s*from \.(\w+) import", (MODELING / f"{module}.py").read_text(), re.MULTILINE)
     return {f"{module}.py"}.union(*(closure(sibling) for sibling in siblings))
 
 
