@@ -8,9 +8,16 @@ import logging
 from importlib import import_module
 from typing import Any
 
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from .modeling.configuration_selfattn import SelfAttnConfig
+from .modeling.image_selfattn import SelfAttnForImageClassification, SelfAttnImageModel
 from .modeling.modeling_selfattn import (
     SelfAttnForSequenceClassification,
     SelfAttnForTokenClassification,
@@ -25,11 +32,13 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 AutoConfig.register("selfattn", SelfAttnConfig, exist_ok=True)
 for auto_class, model_class in (
     (AutoModel, SelfAttnModel),
+    (AutoModelForImageClassification, SelfAttnForImageClassification),
     (AutoModelForSequenceClassification, SelfAttnForSequenceClassification),
     (AutoModelForTokenClassification, SelfAttnForTokenClassification),
 ):
     auto_class.register(SelfAttnConfig, model_class, exist_ok=True)
     model_class.register_for_auto_class(auto_class.__name__)
+SelfAttnImageModel.register_for_auto_class("AutoModel")
 
 # Where each public name stands that is imported when it is first asked for.
 PUBLIC = {
@@ -59,8 +68,10 @@ HOMES = {name: home for home, names in PUBLIC.items() for name in names}
 
 __all__ = [
     "SelfAttnConfig",
+    "SelfAttnForImageClassification",
     "SelfAttnForSequenceClassification",
     "SelfAttnForTokenClassification",
+    "SelfAttnImageModel",
     "SelfAttnModel",
     "__version__",
     *HOMES,  # noqa: PLE0604

@@ -16,6 +16,7 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_MAPPING,
+    AutoConfig,
     AutoModel,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -25,6 +26,7 @@ from transformers import (
 from transformers.utils import cached_file, logging
 from transformers.utils.hub import extract_commit_hash
 
+from .configuration_selfattn import SelfAttnConfig, main_input_of
 from .subsequences_selfattn import gather_tokens
 
 logger = logging.get_logger(__name__)
@@ -41,6 +43,16 @@ def refuse_decoder(backbone_config: PreTrainedConfig) -> None:
         )
 
 
+def refuse_other_input(model_class: type[PreTrainedModel], config: SelfAttnConfig) -> None:
+    """Raise an error where a task model reads something else than its backbone."""
+    found = main_input_of(config.backbone_config)
+    if found != model_class.main_input_name:
+        raise ValueError(
+            f"{model_class.__name__} reads {model_class.main_input_name}, but the backbone "
+            f"{config.backbone_config.model_type!r} reads {found}. Take another backbone or another model class."
+        )
+
+
 def refuse_quantised(config: PreTrainedConfig) -> None:
     """Raise an error where a whole model with quantised weights is to be saved."""
     if config.backbone_quantization != "none":
@@ -48,6 +60,19 @@ def refuse_quantised(config: PreTrainedConfig) -> None:
             f"The backbone is quantised ({config.backbone_quantization}), and a whole model is saved in full "
             "precision only. Save an adapter: hf_selfattn.hub.saving.save_adapter(model, tokenizer, folder)."
         )
+
+
+def open_backbone_config(
+    name_or_path: str, hub_options: dict[str, Any], fields: dict[str, Any], main_input: str
+) -> PreTrainedConfig:
+    """Return the configuration of an encoder; of CLIP and its like that of the tower that reads images."""
+    config = AutoConfig.from_pretrained(name_or_path, **hub_options, **fields)
+    if main_input == "pixel_values" and hasattr(config, "vision_config"):
+        config = config.vision_config
+        for name, value in fields.items():
+            setattr(config, name, value)
+    refuse_decoder(config)
+    return config
 
 
 def build_backbone(backbone_config: PreTrainedConfig) -> PreTrainedModel:
@@ -123,11 +148,22 @@ def attach_backbone(model: PreTrainedModel, name_or_path: str, hub_options: dict
     found = weights_hash(backbone)
     if quantization != "none":
         backbone = load_quantised(name_or_path, model.config.backbone_config, hub_options, quantization)
+    keep_unread_weights(backbone, trainable={name for name, _ in model.base_model.backbone.named_parameters()})
     if os.path.isdir(name_or_path):
         backbone.config.name_or_path = ""  # a checkpoint never names a folder of the machine that wrote it
     model.base_model.backbone = backbone
     model.config.backbone_config = backbone.config
     return found
+
+
+def keep_unread_weights(backbone: PreTrainedModel, trainable: set[str]) -> None:
+    """Make buffers of all parameters but some: no feature depends on them, so none would ever get a gradient."""
+    for name in [name for name, _ in backbone.named_parameters() if name not in trainable]:
+        place, _, last = name.rpartition(".")
+        owner = backbone.get_submodule(place)
+        weight = getattr(owner, last).detach()
+        delattr(owner, last)
+        owner.register_buffer(last, weight)
 
 
 @dataclass
@@ -139,10 +175,21 @@ class BackboneFeatures:
     inverse_BT: Tensor | None = None  # the place of each position of the input, or None where the order is the same
     hidden_states: tuple[Tensor, ...] = ()  # all that were computed, in the order of `layers`
     attentions: tuple[Tensor, ...] | None = None  # the backbone's, where they were asked for
+    map_size: tuple[int, int] | None = None  # of images, in cells, which stand row by row in the order of the input
+    num_prefix_tokens: int = 0  # how many tokens stand before the map, such as CLS
 
     def in_input_order(self, features_BND: Tensor) -> Tensor:
         """Return features, such as one of the layers, in the order of the input: (B, T, D)."""
         return features_BND if self.inverse_BT is None else gather_tokens(features_BND, self.inverse_BT)
+
+    def real_positions(self) -> Tensor | None:
+        """Return (B, T) True at what is no padding, in the order of the input, or None where nothing is padding."""
+        if self.lengths_B is None:
+            return None
+        place_BT = self.inverse_BT
+        if place_BT is None:
+            place_BT = torch.arange(self.layers[-1].shape[1], device=self.lengths_B.device)[None]
+        return place_BT < self.lengths_B[:, None]
 
 
 def copied(layer: Tensor, place: Callable[[Tensor], Tensor], goes_on: bool = False) -> Tensor:
@@ -200,8 +247,12 @@ def backbone_source(name_or_path: str, hub_options: dict[str, Any]) -> tuple[str
     return name_or_path, extract_commit_hash(cached_file(name_or_path, "config.json", **hub_options), None)
 
 
-def backbone_frame(name_or_path: str, hub_options: dict[str, Any]) -> tuple[list[int], list[int]]:
+def backbone_frame(
+    name_or_path: str, hub_options: dict[str, Any], config: PreTrainedConfig
+) -> tuple[list[int], list[int]]:
     """Return the special tokens that the backbone's own tokenizer puts before and after one text."""
+    if main_input_of(config) != "input_ids":
+        return [], []
     mend = "Give prefix_token_ids and suffix_token_ids, the special tokens before and after a text ([] for none)."
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, **hub_options)

@@ -19,7 +19,7 @@ from dataclasses import field, fields
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import MODEL_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.utils import auto_docstring, logging
 
 logger = logging.get_logger(__name__)
@@ -29,6 +29,13 @@ AUTO_MAP = {
     "AutoModel": "modeling_selfattn.SelfAttnModel",
     "AutoModelForSequenceClassification": "modeling_selfattn.SelfAttnForSequenceClassification",
     "AutoModelForTokenClassification": "modeling_selfattn.SelfAttnForTokenClassification",
+}
+
+# Of a backbone that reads images.
+IMAGE_AUTO_MAP = {
+    "AutoConfig": "configuration_selfattn.SelfAttnConfig",
+    "AutoModel": "image_selfattn.SelfAttnImageModel",
+    "AutoModelForImageClassification": "image_selfattn.SelfAttnForImageClassification",
 }
 
 # Position embeddings of these families start at `pad_token_id + 1`, so that many rows of the table are never used.
@@ -58,6 +65,9 @@ GONE = {
 # Sizes of the backbone that can be set here.
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
+# Fields by which backbones of images have a pooler, whose weights would receive no gradient.
+POOLER_SWITCHES = ("do_pooling", "vision_use_head")
+
 # Keys that `PreTrainedConfig` takes without declaring them as fields.
 INHERITED_KEYS = frozenset(
     {
@@ -84,6 +94,21 @@ def backbone_window(backbone_config: PreTrainedConfig) -> int | None:
     return positions - first_position(backbone_config)
 
 
+def main_input_of(backbone_config: PreTrainedConfig) -> str:
+    """Return what a backbone reads: `input_ids`, `pixel_values` or the like."""
+    if hasattr(backbone_config, "vocab_size") or type(backbone_config) not in MODEL_MAPPING:
+        return "input_ids"
+    return MODEL_MAPPING[type(backbone_config)].main_input_name
+
+
+def image_size(backbone_config: PreTrainedConfig) -> int:
+    """Return the side in pixels of the images that a backbone was trained on, 224 where it does not say."""
+    size = getattr(backbone_config, "image_size", None)
+    if size is None:
+        size = (getattr(backbone_config, "pretrained_cfg", None) or {}).get("input_size", 224)
+    return size if isinstance(size, int) else max(size[-2:])
+
+
 def first_position(backbone_config: PreTrainedConfig) -> int:
     """Return the position of a row's first token."""
     return (backbone_config.pad_token_id or 0) + 1 if backbone_config.model_type in OFFSET_POSITION_FAMILIES else 0
@@ -91,8 +116,9 @@ def first_position(backbone_config: PreTrainedConfig) -> int:
 
 @auto_docstring(
     custom_intro="""
-    Configuration of a backbone with self-attention and grouped-attention heads. Lengths are in tokens. Every field is
-    written to `config.json`. A `ValueError` is raised for an unknown key and for a value outside its range.
+    Configuration of a backbone with self-attention and grouped-attention heads. Lengths are in tokens, those of tiles
+    of images in pixels. Every field is written to `config.json`. A `ValueError` is raised for an unknown key and for a
+    value outside its range.
     """
 )
 @strict
@@ -115,11 +141,14 @@ class SelfAttnConfig(PreTrainedConfig):
     block_size (`int`, *optional*, defaults to 64):
         Tokens of one sorted block: the near field of the grouped attention.
     subsequence_length (`int`, *optional*):
-        Window in which the backbone reads a longer input, special tokens included. The backbone's own where it
-        is not given.
+        Window in which the backbone reads a longer input, special tokens included, or the side of a tile of an image
+        in pixels. The backbone's own where it is not given.
     subsequence_stride (`int`, *optional*):
-        Tokens that neighbouring windows share, as the `stride` of a tokenizer. An eighth of the window where it is
-        not given.
+        Tokens that neighbouring windows share, as the `stride` of a tokenizer, or pixels that neighbouring tiles
+        share at least. An eighth of the window where it is not given.
+    tiles (`bool`, *optional*, defaults to `False`):
+        Whether an image is read in overlapping tiles of `subsequence_length` pixels a side, as a text is in windows,
+        so that a large one need not be shrunk; the grouped attention reads across all tiles.
     attention_window (`int`, *optional*, defaults to 512):
         Tokens over which the self-attention head looks: the features are cut into pieces of this length.
     prefix_token_ids (`list[int]`, *optional*):
@@ -127,8 +156,10 @@ class SelfAttnConfig(PreTrainedConfig):
     suffix_token_ids (`list[int]`, *optional*):
         Special tokens that the tokenizer puts after a text; they close every window.
     num_mixed_layers (`int`, *optional*, defaults to 1):
-        Number of the backbone's last hidden layers that are mixed, with learned weights that start equal. 1 takes the
-        last layer.
+        Number of the backbone's last hidden layers (of a convolutional network, stages) that are mixed, with learned
+        weights that start equal. 1 takes the last layer.
+    layer_widths (`list[int]`, *optional*):
+        Written by the class itself for a backbone that reads images: the widths of the layers that are mixed.
     fusion (`"scalar"` or `"fixed"`, *optional*, defaults to `"scalar"`):
         The weights of the two attentions in the output: one learned number each, or `fusion_init` for ever.
     fusion_init (`float`, *optional*, defaults to 0.0):
@@ -194,10 +225,12 @@ class SelfAttnConfig(PreTrainedConfig):
     block_size: int = 64
     subsequence_length: int | None = None
     subsequence_stride: int | None = None
+    tiles: bool = False
     attention_window: int = 512
     prefix_token_ids: list[int] = field(default_factory=list)
     suffix_token_ids: list[int] = field(default_factory=list)
     num_mixed_layers: int = 1
+    layer_widths: list[int] | None = None
     fusion: Literal["scalar", "fixed"] = "scalar"
     fusion_init: float | int = 0.0
     norm_type: Literal["layernorm", "rmsnorm"] = "layernorm"
@@ -221,10 +254,13 @@ class SelfAttnConfig(PreTrainedConfig):
         refuse_unknown_keys(type(self), kwargs)
         sizes = {name: getattr(self, name) for name in SIZES}
         self.backbone_config = build_backbone_config(self.backbone_config)
+        for name in POOLER_SWITCHES:
+            if getattr(self.backbone_config, name, False):
+                setattr(self.backbone_config, name, False)
         for name, value in sizes.items():
             setattr(self, name, value)
         super().__post_init__(**kwargs)
-        self.auto_map = dict(AUTO_MAP)
+        self.auto_map = dict(IMAGE_AUTO_MAP if self.reads_images else AUTO_MAP)
         self._mirror_backbone()
         self._check_windows()
         self._check_heads()
@@ -256,6 +292,26 @@ class SelfAttnConfig(PreTrainedConfig):
             setattr(opened[0] if isinstance(opened, tuple) else opened, name, value)
         return opened
 
+    @property
+    def main_input(self) -> str:
+        """What the backbone reads: `input_ids`, `pixel_values` or the like."""
+        return main_input_of(self.backbone_config)
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether the backbone reads `pixel_values`."""
+        return self.main_input == "pixel_values"
+
+    def note_layers(self, widths: list[int]) -> None:
+        """Note the widths of the layers that are mixed, the last of which is that of the heads."""
+        if max(widths) > widths[-1]:
+            raise ValueError(
+                f"num_mixed_layers={self.num_mixed_layers} would mix layers of widths {widths}, some of them wider "
+                "than the last one. Take fewer."
+            )
+        self.layer_widths = widths
+        super().__setattr__("hidden_size", widths[-1])  # the backbone stays as it is
+
     def forget_calibration(self) -> None:
         """Take temperature and thresholds back: they were fitted for weights that training changes."""
         if self.temperature != 1 or self.thresholds is not None:
@@ -267,25 +323,27 @@ class SelfAttnConfig(PreTrainedConfig):
 
     def _mirror_backbone(self) -> None:
         width = getattr(self.backbone_config, "hidden_size", None)
+        if self.reads_images:  # the model measures what is not declared
+            declared = getattr(self.backbone_config, "hidden_sizes", None) or [0]  # of a convolutional network
+            width = (self.layer_widths or [width or declared[-1]])[-1]
         if not isinstance(width, int):
-            width = (getattr(self.backbone_config, "hidden_sizes", None) or [None])[-1]  # of a convolutional network
-        if width is None:
             raise ValueError(
                 f"The backbone {self.backbone_config.model_type!r} has no `hidden_size`, so no head can stand on its "
                 "features. Take an encoder such as BERT, RoBERTa, MPNet, DeBERTa or ModernBERT."
             )
         self.hidden_size = width
         for name in ("num_hidden_layers", "num_attention_heads", "vocab_size", "pad_token_id"):
-            setattr(self, name, getattr(self.backbone_config, name, None))
+            value = getattr(self.backbone_config, name, None)
+            setattr(self, name, value if isinstance(value, int) else None)  # some have one for each stage
         for name in ("bos_token_id", "eos_token_id"):
             if getattr(self, name) is None:
                 setattr(self, name, getattr(self.backbone_config, name, None))
         self.initializer_range = getattr(self.backbone_config, "initializer_range", None) or 0.02
 
     def _check_windows(self) -> None:
-        window = backbone_window(self.backbone_config)
+        window = None if self.reads_images else backbone_window(self.backbone_config)
         if self.subsequence_length is None:
-            self.subsequence_length = window or 512
+            self.subsequence_length = image_size(self.backbone_config) if self.reads_images else window or 512
         if window is not None and self.subsequence_length > window:
             raise ValueError(
                 f"subsequence_length={self.subsequence_length} is longer than what the backbone can read ({window} "
@@ -329,17 +387,13 @@ class SelfAttnConfig(PreTrainedConfig):
                 f"head_dim={self.head_dim} is not divisible by 8, which attention kernels need. Take "
                 f"{max(8, round(self.head_dim / 8) * 8)}."
             )
-        if self.num_mixed_layers > (self.num_hidden_layers or 1) + 1:
+        if not self.reads_images and self.num_mixed_layers > (self.num_hidden_layers or 1) + 1:
             raise ValueError(
                 f"num_mixed_layers={self.num_mixed_layers} is more than the backbone has: {self.num_hidden_layers} "
                 "hidden layers and the embeddings."
             )
-        widths = getattr(self.backbone_config, "hidden_sizes", None) or []
-        if len(set(widths[-self.num_mixed_layers :])) > 1:
-            raise ValueError(
-                f"num_mixed_layers={self.num_mixed_layers} would mix layers of different widths: the backbone's are "
-                f"{widths}. Take 1."
-            )
+        if self.tiles and not self.reads_images:
+            raise ValueError("tiles=True is for images; longer texts are always read in windows. Leave it out.")
         if self.fusion == "fixed" and self.fusion_init == 0:
             raise ValueError(
                 "fusion='fixed' with fusion_init=0 would never read the attention heads. Take another fusion_init, "

@@ -95,14 +95,26 @@ class SelfAttnLayer(GradientCheckpointingLayer):
         return grouped.unit_metric(normed(cast(nn.Module, self.grouped_norm), x))
 
 
+def build_layer_projection(config: SelfAttnConfig) -> nn.ModuleList | None:
+    """Return what brings narrower layers to the width of the heads, or None where all are as wide."""
+    widths = config.layer_widths or []
+    if all(width == config.hidden_size for width in widths):
+        return None
+    return nn.ModuleList(
+        nn.Identity() if width == config.hidden_size else nn.Linear(width, config.hidden_size, bias=False)
+        for width in widths
+    )
+
+
 class SelfAttnHeads(nn.Module):
     """Everything that stands on the backbone's features: layer mix, attention layers and fusion weights.
 
     Several hidden layers are mixed with learned weights that start equal (Peters et al., 2018), each layer multiplied
-    by a number of its own, `layer_scale`. The mixed features are standardised: `feature_mean` (D,) is taken off and
-    the rest multiplied by the number `feature_scale`. They are 1, 0 and 1 until a pass over data sets them. Encoders
-    give all tokens a large common part, along which a linear head swings as it learns (Ethayarajh, 2019; Mu and
-    Viswanath, 2018).
+    by a number of its own, `layer_scale`. Layers narrower than the last one, such as the first stages of a
+    convolutional network, are projected to its width before (`layer_projection`). The mixed features are standardised:
+    `feature_mean` (D,) is taken off and the rest multiplied by the number `feature_scale`. They are 1, 0 and 1 until a
+    pass over data sets them. Encoders give all tokens a large common part, along which a linear head swings as it
+    learns (Ethayarajh, 2019; Mu and Viswanath, 2018).
 
     It is one module with one `forward`, so PEFT can train and save it whole (`modules_to_save`).
     """
@@ -115,6 +127,7 @@ class SelfAttnHeads(nn.Module):
         mixes = config.num_mixed_layers > 1
         self.layer_weight = nn.Parameter(torch.empty(config.num_mixed_layers)) if mixes else None
         self.layer_scale = nn.Buffer(torch.ones(config.num_mixed_layers)) if mixes else None
+        self.layer_projection = build_layer_projection(config)
         self.feature_mean = nn.Buffer(torch.zeros(config.hidden_size))
         self.feature_scale = nn.Buffer(torch.ones(()))
         has_attention = config.num_self_attention_heads or config.num_grouped_attention_heads
@@ -128,6 +141,9 @@ class SelfAttnHeads(nn.Module):
         if self.layer_weight is not None and self.layer_scale is not None:
             init.constant_(self.layer_weight, 1 / len(self.layer_weight))
             init.ones_(self.layer_scale)
+        for projection in self.layer_projection or ():
+            if isinstance(projection, nn.Linear):  # what is projected stays as large as it was
+                init.normal_(projection.weight, std=projection.in_features**-0.5)
 
     def forward(
         self, hidden_states: tuple[Tensor, ...], lengths_B: Tensor | None = None, output_attentions: bool = False
@@ -168,7 +184,19 @@ class SelfAttnHeads(nn.Module):
         if self.layer_weight is None or self.layer_scale is None:
             return hidden_states[-1]
         weights_L = self.layer_weight * self.layer_scale
-        return cast(Tensor, sum(weight * x for weight, x in zip(weights_L, hidden_states, strict=True)))
+        layers = self.projected(hidden_states)
+        return cast(Tensor, sum(weight * x for weight, x in zip(weights_L, layers, strict=True)))
+
+    def projected(self, hidden_states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return hidden layers, (B, N, D) each, of which a narrower one fills the first channels, all D wide."""
+        if self.layer_projection is None:
+            return hidden_states
+        layers = []
+        for projection, x in zip(self.layer_projection, hidden_states, strict=True):
+            if isinstance(projection, nn.Linear):
+                x = projection(x[..., : projection.in_features].to(projection.weight.dtype))
+            layers.append(x)
+        return tuple(layers)
 
 
 def mean_of_tokens(features_BND: Tensor, mask_BN: Tensor | None) -> Tensor:

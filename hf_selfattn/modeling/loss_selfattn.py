@@ -1,6 +1,6 @@
 # Copyright 2026 The hf_selfattn authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The losses of the task heads."""
+"""The losses of the task heads, and the labels that their scores predict."""
 
 import torch
 from torch import Tensor
@@ -46,6 +46,19 @@ def sequence_loss(
     criterion = F.mse_loss if problem_type == "regression" else F.binary_cross_entropy_with_logits
     losses = criterion(logits_BC, targets, reduction="none").masked_fill(targets == -100, 0)
     return mean_loss(losses, targets, num_items_in_batch)
+
+
+def predicted_labels(config: SelfAttnConfig, logits_BC: Tensor) -> Tensor:
+    """Return class numbers (B,), 0 and 1 (B, C) by the thresholds of a multi-label problem, or numbers."""
+    if config.problem_type == "regression" or config.num_labels == 1:
+        return logits_BC.squeeze(-1)
+    if config.problem_type != "multi_label_classification":
+        return logits_BC.argmax(dim=-1)
+    probabilities = logits_BC.float().sigmoid()
+    passed = probabilities >= torch.tensor(config.thresholds or [0.5], device=logits_BC.device)
+    best = F.one_hot(probabilities.argmax(dim=-1), config.num_labels).bool()
+    none_passed = ~passed.any(dim=-1, keepdim=True) & config.top_one_if_none
+    return (passed | (best & none_passed)).long()
 
 
 def tag_losses(logits_BTC: Tensor, labels_BT: Tensor, crf: LinearChainCRF | None, smoothing: float) -> Tensor:

@@ -19,7 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoTokenizer, Cache, PreTrainedModel
+from transformers import AutoTokenizer, Cache, PreTrainedModel
 from transformers.utils import auto_docstring, can_return_tuple
 
 from .adapter_selfattn import adapter_subfolder, carries_adapter, open_adapter_checkpoint, save_adapter_checkpoint
@@ -33,16 +33,18 @@ from .backbone_selfattn import (
     build_backbone,
     copied,
     kept_layers,
-    refuse_decoder,
+    open_backbone_config,
+    refuse_other_input,
     refuse_quantised,
 )
 from .configuration_selfattn import SelfAttnConfig, check_backbone_name, first_position, refuse_unknown_keys
 from .crf_selfattn import LinearChainCRF
 from .heads_selfattn import ClassQueryClassifier, SelfAttnHeads, SelfAttnLayer, build_sequence_classifier
-from .loss_selfattn import loss_is_outside, mean_loss, sequence_loss, tag_losses
+from .loss_selfattn import loss_is_outside, mean_loss, predicted_labels, tag_losses
 from .outputs_selfattn import (
     SelfAttnClassifierOutput,
     SelfAttnModelOutput,
+    classified,
     returns_weights,
     wanted_layers,
     wanted_outputs,
@@ -68,6 +70,7 @@ HiddenStates = tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None]  # of the la
 class SelfAttnPreTrainedModel(PreTrainedModel):
     config: SelfAttnConfig
     base_model_prefix = "model"
+    main_input_name: str = "input_ids"
     supports_gradient_checkpointing = True
     _no_split_modules = ["SelfAttnLayer", "SelfAttnHeads"]
     _supports_sdpa = True
@@ -123,10 +126,9 @@ class SelfAttnPreTrainedModel(PreTrainedModel):
                 Fields of [`SelfAttnConfig`], such as `num_groups`, `id2label` or `problem_type`.
         """
         hub_options = hub_options or {}
-        backbone_config = AutoConfig.from_pretrained(name_or_path, **hub_options, **(backbone_options or {}))
-        refuse_decoder(backbone_config)
-        if "prefix_token_ids" not in head_options and "suffix_token_ids" not in head_options:
-            frame = backbone_frame(name_or_path, hub_options)
+        backbone_config = open_backbone_config(name_or_path, hub_options, backbone_options or {}, cls.main_input_name)
+        if head_options.keys().isdisjoint({"prefix_token_ids", "suffix_token_ids"}):
+            frame = backbone_frame(name_or_path, hub_options, backbone_config)
             head_options["prefix_token_ids"], head_options["suffix_token_ids"] = frame
         config = SelfAttnConfig(
             backbone_config=backbone_config, attn_implementation=attn_implementation, **head_options
@@ -167,6 +169,11 @@ class SelfAttnPreTrainedModel(PreTrainedModel):
 
 @auto_docstring
 class SelfAttnModel(SelfAttnPreTrainedModel):
+    def __new__(cls, config: SelfAttnConfig | None = None, **options: Any) -> "SelfAttnModel":
+        """Return a model of the subclass that reads what the backbone reads, as `pathlib.Path` does for its system."""
+        kinds = {kind.main_input_name: kind for kind in reversed([cls, *cls.__subclasses__()])}
+        return super().__new__(cls if config is None else kinds.get(config.main_input, cls))
+
     def __init__(self, config: SelfAttnConfig, **options: Any):
         super().__init__(config, **options)
         self.backbone = build_backbone(config.backbone_config)
@@ -227,14 +234,17 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
         found = self.backbone_features(
             input_ids, attention_mask, token_type_ids, inputs_embeds, past_key_values, features, want, **main_input
         )
+        return self.outputs_of(found, want)
+
+    def outputs_of(self, found: BackboneFeatures, want: dict[str, Any]) -> SelfAttnModelOutput:
+        """Return what the heads make of features, in the order of the input."""
         record = bool(want["output_attentions"]) and returns_weights(self)
         heads = self.heads(found.layers, found.lengths_B, record)
-        states = None
-        if want["output_hidden_states"]:
-            states = tuple(copied(layer, found.in_input_order) for layer in found.hidden_states)
+        states = found.hidden_states if want["output_hidden_states"] else ()
+        states = tuple(copied(layer, found.in_input_order) for layer in states)
         return SelfAttnModelOutput(
             last_hidden_state=found.in_input_order(heads.features),
-            hidden_states=None if states is None else wanted_layers(states, want["output_hidden_states"]),
+            hidden_states=wanted_layers(states, want["output_hidden_states"]) if states else None,
             attentions=found.attentions,
             **heads.as_fields(found.inverse_BT) if record else {},
         )
@@ -325,15 +335,25 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
         return tuple(copied(layer, merged, goes_on=True) for layer in hidden_states), attentions
 
 
-@auto_docstring
-class SelfAttnForSequenceClassification(SelfAttnPreTrainedModel):
+class SelfAttnClassifier(SelfAttnPreTrainedModel):
+    """What the classifiers of whole inputs share, be they texts or images."""
+
     def __init__(self, config: SelfAttnConfig, **options: Any):
         super().__init__(config, **options)
+        refuse_other_input(type(self), config)
         self.num_labels = config.num_labels
         self.model = SelfAttnModel(config)
         self.classifier = build_sequence_classifier(config)
         self.post_init()
 
+    @torch.no_grad()
+    def predict_labels(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the labels of logits: class numbers, 0 and 1 (multi-label), or the numbers of a regression."""
+        return predicted_labels(self.config, logits)
+
+
+@auto_docstring
+class SelfAttnForSequenceClassification(SelfAttnClassifier):
     @can_return_tuple
     @auto_docstring
     def forward(
@@ -360,27 +380,7 @@ class SelfAttnForSequenceClassification(SelfAttnPreTrainedModel):
         inputs = (input_ids, attention_mask, token_type_ids, inputs_embeds, past_key_values, features)
         outputs = self.model(*inputs, return_dict=True, **kwargs)
         attention_mask = mask_of_tokens(attention_mask, outputs.last_hidden_state, past_key_values)
-        if self.training and labels is not None:
-            self.config.forget_calibration()
-        logits = self.classifier(outputs.last_hidden_state, attention_mask) / self.config.temperature
-        loss = None if labels is None else sequence_loss(self.config, logits.float(), labels, num_items_in_batch)
-        return SelfAttnClassifierOutput(loss=loss, logits=logits, **without_features(outputs))
-
-    @torch.no_grad()
-    def predict_labels(self, logits: torch.Tensor) -> torch.Tensor:
-        r"""
-        Return the labels that logits predict: class numbers `(batch_size,)`, 0 and 1 `(batch_size, num_labels)` for
-        multi-label classification by the thresholds of the configuration, or the numbers of a regression.
-        """
-        if self.config.problem_type == "regression" or self.num_labels == 1:
-            return logits.squeeze(-1)
-        if self.config.problem_type != "multi_label_classification":
-            return logits.argmax(dim=-1)
-        probabilities = logits.float().sigmoid()
-        passed = probabilities >= torch.tensor(self.config.thresholds or [0.5], device=logits.device)
-        best = F.one_hot(probabilities.argmax(dim=-1), self.num_labels).bool()
-        none_passed = ~passed.any(dim=-1, keepdim=True) & self.config.top_one_if_none
-        return (passed | (best & none_passed)).long()
+        return classified(self, outputs, attention_mask, labels, num_items_in_batch)
 
 
 @auto_docstring
@@ -389,6 +389,7 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
 
     def __init__(self, config: SelfAttnConfig, **options: Any):
         super().__init__(config, **options)
+        refuse_other_input(type(self), config)
         self.num_labels = config.num_labels
         self.model = SelfAttnModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput, auto_docstring, logging
 
 from .attention_selfattn import refuse_gradients_of_flex
+from .loss_selfattn import sequence_loss
 
 logger = logging.get_logger(__name__)
 
@@ -82,6 +84,21 @@ def without_features(outputs: SelfAttnModelOutput) -> dict[str, Any]:
     return {name: value for name, value in outputs.items() if name != "last_hidden_state"}
 
 
+def classified(
+    model: PreTrainedModel,
+    outputs: SelfAttnModelOutput,
+    mask_BT: Tensor | None,
+    labels: Tensor | None,
+    num_items_in_batch: Tensor | int | None,
+) -> SelfAttnClassifierOutput:
+    """Return loss and calibrated logits of whole inputs, of their features and of which of these are real."""
+    if model.training and labels is not None:
+        model.config.forget_calibration()
+    logits = model.classifier(outputs.last_hidden_state, mask_BT) / model.config.temperature
+    loss = None if labels is None else sequence_loss(model.config, logits.float(), labels, num_items_in_batch)
+    return SelfAttnClassifierOutput(loss=loss, logits=logits, **without_features(outputs))
+
+
 def wanted_outputs(model: PreTrainedModel, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return which optional outputs the caller of a model wants: all, none, or the hidden states of some layers."""
     want = {}
@@ -90,9 +107,9 @@ def wanted_outputs(model: PreTrainedModel, kwargs: dict[str, Any]) -> dict[str, 
         want[name] = getattr(model.config, name) if asked is None else asked
     if unknown := {name for name, value in kwargs.items() if value is not None}:
         raise ValueError(
-            f"{type(model).__name__} does not read {sorted(unknown)}. It takes input_ids or inputs_embeds, "
-            "attention_mask, token_type_ids, features, output_attentions, output_hidden_states, return_dict, and "
-            "position_ids that only count the tokens."
+            f"{type(model).__name__} does not read {sorted(unknown)}. It takes "
+            f"{', '.join(model.base_model.input_names)}, "
+            "output_attentions, output_hidden_states, return_dict, and of tokens position_ids that only count them."
         )
     if want["output_attentions"] and not returns_weights(model):
         logger.warning_once(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import WINDOW, tiny_batch, tiny_config, tiny_model
+from tiny_models import WINDOW, tiny_batch, tiny_model
 from torch import Tensor
 from transformers import PreTrainedConfig, ResNetConfig, ViTConfig
 
@@ -75,10 +75,11 @@ def test_heads_stand_on_the_features_of_images(kind: str) -> None:
     assert all(parameter.grad is not None for parameter in model.heads.parameters())
 
 
-def test_a_classifier_reads_images_too() -> None:
-    model = SelfAttnForSequenceClassification(SelfAttnConfig(backbone_config=VIT, num_labels=3, **HEADS))
-    outputs = model(pixel_values=pixels(), labels=torch.tensor([0, 2]))
-    assert outputs.logits.shape == (2, 3) and outputs.loss.isfinite()
+def test_a_task_model_of_texts_reads_no_images() -> None:
+    with pytest.raises(
+        ValueError, match=r"SelfAttnForSequenceClassification reads input_ids, but .*'vit' reads pixel"
+    ):
+        SelfAttnForSequenceClassification(SelfAttnConfig(backbone_config=VIT, num_labels=3, **HEADS))
 
 
 def test_layers_of_a_vision_transformer_are_mixed() -> None:
@@ -90,13 +91,31 @@ def test_layers_of_a_vision_transformer_are_mixed() -> None:
 @pytest.mark.parametrize("backbone", [RESNET, VIT], ids=["resnet", "vit"])
 def test_other_inputs_than_the_backbones_own_are_refused(backbone: PreTrainedConfig) -> None:
     model = SelfAttnModel(SelfAttnConfig(backbone_config=backbone, **HEADS))
-    with pytest.raises(ValueError, match=r"reads pixel_values, and \[\] were given"):
+    with pytest.raises(ValueError, match=r"SelfAttnImageModel does not read \['attention_mask', 'input_ids'\]"):
         model(**tiny_batch([5]))
+    with pytest.raises(ValueError, match=r"reads pixel_values, and none were given"):
+        model()
     with pytest.raises(ValueError, match=r"SelfAttnModel does not read \['pixel_values'\]"):
         tiny_model("model")(pixel_values=pixels())
 
 
-def test_layers_of_different_widths_are_not_mixed() -> None:
-    with pytest.raises(ValueError, match=r"num_mixed_layers=2 would mix layers of different widths.*\[8, 16\]"):
-        SelfAttnConfig(backbone_config=RESNET, num_mixed_layers=2)
-    assert tiny_config(num_mixed_layers=3).num_mixed_layers == 3
+def test_layers_of_different_widths_and_sizes_are_mixed() -> None:
+    model = SelfAttnModel(SelfAttnConfig(backbone_config=RESNET, num_mixed_layers=3, **HEADS))
+    assert model.config.layer_widths == [8, 8, 16]
+    found = model.backbone_features(pixel_values=pixels())
+    stages = model.backbone(pixels(), output_hidden_states=True).hidden_states
+    assert [layer.shape[2] for layer in stages] == [8, 8, 4] and found.map_size == (4, 4)
+    for layer, stage in zip(found.layers, stages, strict=True):
+        width = stage.shape[1]
+        averaged = torch.nn.functional.avg_pool2d(stage, stage.shape[2] // 4)
+        torch.testing.assert_close(layer[..., :width], as_sequence(averaged))
+        assert not layer[..., width:].any()
+    projected = model.heads.projected(found.layers)
+    torch.testing.assert_close(projected[0], found.layers[0][..., :8] @ model.heads.layer_projection[0].weight.T)
+    assert torch.equal(projected[2], found.layers[2])
+
+
+def test_texts_have_no_projections() -> None:
+    model = tiny_model("model", num_mixed_layers=3)
+    assert model.heads.layer_projection is None and model.config.layer_widths is None
+    assert not [name for name in model.state_dict() if "projection" in name]

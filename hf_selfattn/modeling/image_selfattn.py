@@ -1,0 +1,351 @@
+# Copyright 2026 The hf_selfattn authors.
+# SPDX-License-Identifier: Apache-2.0
+"""SelfAttn models for images: the same heads on the feature maps or patches of any backbone that reads pixels.
+
+Shape suffixes: B images, N positions of a map and of what stands before it, D features, L layers.
+"""
+
+import copy
+import json
+import math
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import auto_docstring, can_return_tuple
+
+from .backbone_selfattn import BackboneFeatures, as_sequence, keep_unread_weights, kept_layers, pooler_options
+from .configuration_selfattn import SelfAttnConfig
+from .modeling_selfattn import SelfAttnClassifier, SelfAttnModel
+from .outputs_selfattn import SelfAttnClassifierOutput, SelfAttnModelOutput, classified, wanted_outputs
+from .subsequences_selfattn import right_pad_order, right_padded_rows
+from .tiles_selfattn import cut_tile, merge_tiles, plan_tiles, real_sizes
+
+TILES_AT_ONCE = 32  # so many are in the backbone at once, however large an image is
+
+
+@dataclass(frozen=True)
+class BackboneShape:
+    """What a backbone makes of a square image."""
+
+    widths: list[int]  # of all layers that it shows
+    map_size: tuple[int, int]  # of the last layer, in cells
+    last_prefix: int  # how many tokens stand before the map in the last layer, such as CLS
+    num_prefix: int  # and in the features of all layers that are read
+    read: set[str]  # the parameters that the last layer depends on
+
+
+SHAPES: dict[str, BackboneShape] = {}  # what was measured before
+
+
+def measure_backbone(backbone_config: PreTrainedConfig, num_layers: int, side: int) -> BackboneShape:
+    """Return what a backbone makes of an image of so many pixels a side, by a run without numbers (device meta)."""
+    known = json.dumps([backbone_config.to_dict(), num_layers, side], default=str, sort_keys=True)
+    if known not in SHAPES:
+        config = copy.deepcopy(backbone_config)
+        with torch.device("meta"), torch.enable_grad():
+            backbone = AutoModel.from_config(config, attn_implementation="eager", **pooler_options(config)).eval()
+            backbone.requires_grad_(True)
+            pixels = torch.zeros(1, getattr(config, "num_channels", None) or 3, side, side, dtype=backbone.dtype)
+            outputs = run_on_images(backbone, pixels, output_hidden_states=True)
+            outputs.last_hidden_state.sum().backward()
+        layers, map_size = shown_layers(outputs), square_map(outputs, config, side)
+        if num_layers > len(layers):
+            raise ValueError(
+                f"num_mixed_layers={num_layers} is more than the backbone {config.model_type!r} shows: {len(layers)}."
+            )
+        widths = [width_of(layer) for layer in layers]
+        last_prefix = as_sequence(layers[-1]).shape[1] - math.prod(map_size)
+        mixed = layers_as_sequences(layers[-num_layers:], map_size, last_prefix, max(widths))
+        read = {name for name, weight in backbone.named_parameters() if weight.grad is not None}
+        SHAPES[known] = BackboneShape(widths, map_size, last_prefix, mixed[-1].shape[1] - math.prod(map_size), read)
+    return SHAPES[known]
+
+
+def run_on_images(backbone: PreTrainedModel, pixel_values: Tensor, **options: Any) -> Any:
+    """Return what a backbone answers to images (B, C, H, W) of any size that it can read."""
+    if "interpolate_pos_encoding" in signature(backbone.forward).parameters:
+        options["interpolate_pos_encoding"] = True
+    return backbone(pixel_values, return_dict=True, **options)
+
+
+def width_of(layer: Tensor) -> int:
+    """Return the number of features of a map (B, D, H, W) or a sequence (B, N, D)."""
+    return layer.shape[1] if layer.dim() == 4 else layer.shape[-1]
+
+
+def hidden_maps(outputs: Any) -> list[Tensor]:
+    """Return a backbone's hidden layers, as maps where it has both forms."""
+    return list(getattr(outputs, "reshaped_hidden_states", None) or outputs.hidden_states or ())
+
+
+def shown_layers(outputs: Any) -> list[Tensor]:
+    """Return the layers that a backbone shows, the last as it answers it: often normalised."""
+    earlier, last = hidden_maps(outputs), outputs.last_hidden_state
+    if earlier and width_of(earlier[-1]) == width_of(last) and len_of(earlier[-1]) <= len_of(last):
+        earlier = earlier[:-1]  # the same layer
+    return [*earlier, last]
+
+
+def len_of(layer: Tensor) -> int:
+    """Return the number of cells or tokens of a layer."""
+    return layer.shape[2] * layer.shape[3] if layer.dim() == 4 else layer.shape[1]
+
+
+def square_map(outputs: Any, config: PreTrainedConfig, side: int) -> tuple[int, int]:
+    """Return the size in cells of the map that the last layer of a square image is."""
+    last, earlier = outputs.last_hidden_state, hidden_maps(outputs)
+    for layer in (last, *earlier[-1:]):
+        if layer.dim() == 4 and len_of(layer) <= len_of(last):
+            return layer.shape[2], layer.shape[3]
+    patch = getattr(config, "patch_size", None)
+    if patch is None:
+        return (math.isqrt(len_of(last)),) * 2
+    height, width = (patch, patch) if isinstance(patch, int) else patch[-2:]
+    return side // height, side // width
+
+
+def layers_as_sequences(
+    layers: list[Tensor], map_size: tuple[int, int], last_prefix: int, width: int
+) -> tuple[Tensor, ...]:
+    """Return layers as sequences (B, N, D) in the layout of the last one.
+
+    Larger maps are averaged down to its size; narrower layers fill the first of the D channels. What stands before the
+    map is left out where not every layer has it.
+    """
+    num_cells = math.prod(map_size)
+    sequences = []
+    for layer in layers:
+        if layer.dim() == 4 and tuple(layer.shape[2:]) != map_size:
+            layer = F.adaptive_avg_pool2d(layer, map_size)
+        sequence = as_sequence(layer)
+        if sequence.shape[1] not in (num_cells, last_prefix + num_cells):
+            raise ValueError(
+                f"A layer of {sequence.shape[1]} tokens cannot be mixed with the last one's map of {map_size} cells, "
+                "since it does not say where its tokens stand. Take num_mixed_layers=1."
+            )
+        sequences.append(F.pad(sequence, (0, width - sequence.shape[-1])))
+    num_tokens = min(sequence.shape[1] for sequence in sequences)
+    return tuple(sequence[:, sequence.shape[1] - num_tokens :] for sequence in sequences)
+
+
+@dataclass
+class ImageFeatures:
+    """What the heads read of images of one size."""
+
+    layers: tuple[Tensor, ...]  # (B, N, D)
+    map_size: tuple[int, int]
+    attentions: tuple[Tensor, ...] | None = None
+
+
+# Its `__init__` calls that of a model which calls `post_init`. trf-ignore: TRF013
+@auto_docstring
+class SelfAttnImageModel(SelfAttnModel):
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: SelfAttnConfig, **options: Any):
+        side, num_layers = cast(int, config.subsequence_length), config.num_mixed_layers
+        shape = measure_backbone(config.backbone_config, num_layers, side)
+        config.note_layers(shape.widths[-num_layers:])
+        super().__init__(config, **options)
+        keep_unread_weights(self.backbone, trainable=shape.read)
+        self.num_prefix_tokens, self.last_prefix = shape.num_prefix, shape.last_prefix
+        self.cell = side // shape.map_size[0]  # pixels of a cell's side
+        if config.tiles and (side, side) != tuple(self.cell * cells for cells in shape.map_size):
+            raise ValueError(
+                f"subsequence_length={side} is no whole number of the backbone's cells of {self.cell} pixels, which "
+                f"tiles must be. Take {self.cell * max(shape.map_size[0], 1)}."
+            )
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """What `backbone_features` reads of a batch."""
+        return ("pixel_values", "pixel_mask", "features", "feature_mask")
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        features: torch.Tensor | None = None,
+        feature_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor] | SelfAttnModelOutput:
+        r"""
+        pixel_mask (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*):
+            1 at the pixels of an image, 0 at padding, which stands at the right and below.
+        features (`torch.Tensor` of shape `(batch_size, sequence_length, num_mixed_layers, hidden_size)`, *optional*):
+            The backbone's features of these images, as computed before: the backbone is not run.
+        feature_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
+            1 at real places of `features`, 0 at padding.
+        """
+        want = wanted_outputs(self, kwargs)
+        return self.outputs_of(self.backbone_features(pixel_values, pixel_mask, features, feature_mask, want), want)
+
+    def backbone_features(  # type: ignore[override]
+        self,
+        pixel_values: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        features: torch.Tensor | None = None,
+        feature_mask: torch.Tensor | None = None,
+        want: dict[str, Any] | None = None,
+    ) -> BackboneFeatures:
+        r"""
+        Return what the heads read of images. A batch of images of different sizes is read as each of them alone.
+
+        Args:
+            want (`dict`, *optional*):
+                `output_attentions`: whether the backbone returns its attentions, too. The rest is as in `forward`.
+        """
+        if features is not None:
+            return self._kept_features(features, feature_mask)
+        if pixel_values is None:
+            raise ValueError(f"This backbone reads pixel_values, and none were given. {self.input_names} are read.")
+        record = bool((want or {}).get("output_attentions"))
+        pixel_values = pixel_values.to(self.backbone.dtype)
+        sizes = real_sizes(pixel_values, pixel_mask)
+        if self.config.tiles:
+            return self._laid_out(self._read_tiles(pixel_values, sizes, record))
+        if len(set(sizes)) == 1:
+            height, width = sizes[0]
+            read = self._read_images(pixel_values[:, :, :height, :width], record)
+            fields: dict[str, Any] = {"map_size": read.map_size, "num_prefix_tokens": self.num_prefix_tokens}
+            return BackboneFeatures(read.layers, hidden_states=read.layers, attentions=read.attentions, **fields)
+        return self._laid_out(self._read_each_size(pixel_values, sizes, record))
+
+    def _kept_features(self, features: Tensor, feature_mask: Tensor | None) -> BackboneFeatures:
+        """Return features (B, N, L, D) of an earlier run in the order of the heads."""
+        rows = right_padded_rows(features[:, :, 0, 0], feature_mask, None)
+        shape = (*features.shape[:2], self.config.num_mixed_layers, self.config.hidden_size)
+        layers = kept_layers(features, shape, rows.order_BN, self.heads.feature_mean.dtype)
+        return BackboneFeatures(
+            layers, rows.lengths_B, rows.inverse_BT, layers, num_prefix_tokens=self.num_prefix_tokens
+        )
+
+    def _read_images(self, pixel_values: Tensor, record: bool) -> ImageFeatures:
+        """Run the backbone on images of one size, all of it real."""
+        every_layer = self.config.num_mixed_layers > 1
+        options = {"output_attentions": True} if record else {}
+        outputs = run_on_images(self.backbone, pixel_values, output_hidden_states=every_layer, **options)
+        map_size = self._map_size(outputs.last_hidden_state, pixel_values.shape[2:])
+        layers = shown_layers(outputs)[-self.config.num_mixed_layers :]
+        sequences = layers_as_sequences(layers, map_size, self.last_prefix, self.config.hidden_size)
+        return ImageFeatures(sequences, map_size, outputs.attentions if record else None)
+
+    def _map_size(self, last: Tensor, pixels: tuple[int, ...]) -> tuple[int, int]:
+        """Return height and width in cells of a backbone's last layer."""
+        if last.dim() == 4:
+            return last.shape[2], last.shape[3]
+        num_cells = last.shape[1] - self.last_prefix
+        for height, width in (
+            (pixels[0] // self.cell, pixels[1] // self.cell),
+            (math.ceil(pixels[0] / self.cell), math.ceil(pixels[1] / self.cell)),
+        ):
+            if height * width == num_cells:
+                return height, width
+        raise ValueError(
+            f"The backbone makes {num_cells} places of an image of {tuple(pixels)} pixels, which are no map in cells "
+            f"of {self.cell} pixels. Give images whose sides are multiples of {self.cell}."
+        )
+
+    def _read_each_size(self, pixel_values: Tensor, sizes: list[tuple[int, int]], record: bool) -> list[ImageFeatures]:
+        """Read images without their padding, those of one size together; return the features of each image."""
+        if record:
+            raise ValueError("Attentions of images of different sizes have different shapes. Give one size at a time.")
+        found: dict[int, ImageFeatures] = {}
+        for height, width in sorted(set(sizes)):
+            rows = [row for row, size in enumerate(sizes) if size == (height, width)]
+            read = self._read_images(pixel_values[rows, :, :height, :width], record)
+            for place, row in enumerate(rows):
+                found[row] = ImageFeatures(tuple(layer[place] for layer in read.layers), read.map_size)
+        return [found[row] for row in range(len(sizes))]
+
+    def _read_tiles(self, pixel_values: Tensor, sizes: list[tuple[int, int]], record: bool) -> list[ImageFeatures]:
+        """Read images in tiles, some at once; return the merged features of each image."""
+        if record:
+            raise ValueError("Attentions are not returned of images in tiles. Open the model with tiles=False.")
+        tile, shared = self.window, cast(int, self.config.subsequence_stride)
+        plans = [plan_tiles(size, tile, shared, self.cell) for size in sizes]
+        places = [(row, corner) for row, plan in enumerate(plans) for corner in plan.corners(self.cell)]
+        images = [image[:, :height, :width] for image, (height, width) in zip(pixel_values, sizes, strict=True)]
+        runs = []
+        for start in range(0, len(places), TILES_AT_ONCE):
+            tiles = [cut_tile(images[row], corner, tile) for row, corner in places[start : start + TILES_AT_ONCE]]
+            runs.append(self._read_images(torch.stack(tiles), record).layers)
+        layers = [torch.cat(parts) for parts in zip(*runs, strict=True)]
+        counts = [len(plan.corners(self.cell)) for plan in plans]
+        of_images = zip(*(layer.split(counts) for layer in layers), strict=True)
+        return [
+            ImageFeatures(tuple(merge_tiles(part, plan, self.num_prefix_tokens) for part in parts), plan.map_size)
+            for plan, parts in zip(plans, of_images, strict=True)
+        ]
+
+    def _laid_out(self, images: list[ImageFeatures]) -> BackboneFeatures:
+        """Return the features (N, D) of images as right-padded rows, whose order is that of the map that holds all."""
+        height, width = (max(image.map_size[side] for image in images) for side in (0, 1))
+        num_positions = self.num_prefix_tokens + height * width
+        layers = tuple(
+            torch.stack([F.pad(layer, (0, 0, 0, num_positions - len(layer))) for layer in of_layer])
+            for of_layer in zip(*(image.layers for image in images), strict=True)
+        )
+        fields: dict[str, Any] = {"map_size": (height, width), "num_prefix_tokens": self.num_prefix_tokens}
+        if all(image.map_size == (height, width) for image in images):
+            return BackboneFeatures(layers, hidden_states=layers, **fields)
+        mask_BHW = layers[0].new_zeros(len(images), height, width, dtype=torch.bool)
+        for row, image in enumerate(images):
+            mask_BHW[row, : image.map_size[0], : image.map_size[1]] = True
+        mask_BT = F.pad(mask_BHW.flatten(1), (self.num_prefix_tokens, 0), value=True)
+        _, inverse_BT = right_pad_order(mask_BT)
+        return BackboneFeatures(layers, mask_BT.sum(dim=1), inverse_BT, layers, **fields)
+
+
+# Its `__init__` calls that of a model which calls `post_init`. trf-ignore: TRF013
+@auto_docstring
+class SelfAttnForImageClassification(SelfAttnClassifier):
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: SelfAttnConfig, **options: Any):
+        super().__init__(config, **options)
+        if config.pooling == "cls" and self.model.num_prefix_tokens == 0:
+            raise ValueError(
+                f"pooling='cls' reads a token that the backbone {config.backbone_config.model_type!r} does not put "
+                "before its map in every layer that is mixed. Take 'class_query' or 'mean'."
+            )
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        features: torch.Tensor | None = None,
+        feature_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor] | SelfAttnClassifierOutput:
+        r"""
+        pixel_mask (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*):
+            1 at the pixels of an image, 0 at padding, which stands at the right and below.
+        labels (`torch.Tensor`, *optional*):
+            `(batch_size,)` class numbers, `(batch_size, num_labels)` 0 and 1 for multi-label classification, or
+            `(batch_size,)` numbers for regression.
+        num_items_in_batch (`torch.Tensor` or `int`, *optional*):
+            Number of labels that share one update, as `Trainer` counts them.
+        features (`torch.Tensor` of shape `(batch_size, sequence_length, num_mixed_layers, hidden_size)`, *optional*):
+            The backbone's features of these images, as computed before: the backbone is not run.
+        feature_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
+            1 at real places of `features`, 0 at padding.
+        """
+        want = wanted_outputs(self.model, kwargs)
+        found = self.model.backbone_features(pixel_values, pixel_mask, features, feature_mask, want)
+        outputs = self.model.outputs_of(found, want)
+        return classified(self, outputs, found.real_positions(), labels, num_items_in_batch)
+
+
+__all__ = ["SelfAttnForImageClassification", "SelfAttnImageModel"]
