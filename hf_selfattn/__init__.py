@@ -60,6 +60,8 @@ PUBLIC = {
     "reporting.options": ("ReportArguments",),
     "reporting.report": ("report",),
     "tasks": ("NerArguments", "SentimentArguments", "Task", "TextClassificationArguments", "register_task"),
+    "tasks.image_classification": ("ImageClassificationArguments",),
+    "tasks.object_detection": ("ObjectDetectionArguments",),
     "training.faults": ("faults_explained",),
     "training.first_pass": ("fit_codebooks", "standardise_features"),
     "training.run": ("run",),

@@ -19,8 +19,8 @@ import hf_selfattn
 from .arguments import nearest, parse_arguments
 
 PROGRAM = "hf-selfattn"
-# What `new` writes where the user names no encoder: that of the README.
-ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+# Of the command line; `tasks` has them, too, but takes long to import.
+TASK_NAMES = "text-classification, sentiment, ner, image-classification or object-detection"
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,14 @@ def check_task(kind: Any, words: Sequence[str], program: str) -> Callable[[], An
 
 def new_task(kind: Any, words: Sequence[str], program: str) -> Callable[[], Any]:
     """Return the writing of a settings file for the data that the words name; `path=FILE.yaml` says where."""
+    from .new_settings import write_settings
     from .tasks import task_called, task_of
-    from .tasks.new_settings import write_settings
 
     paths = [word.partition("=")[2] for word in words if word.startswith(("path=", "--path="))]
     words = [word for word in words if not word.startswith(("path=", "--path="))]
-    name = task_called(kind.task).command
-    given = [f"model={ENCODER}", f"output_dir=runs/{name}", *words]
+    task = task_called(kind.task)
+    name = task.command
+    given = [f"model={task.example_model}", f"output_dir=runs/{name}", *words]
     arguments = parse_arguments(given, kind, program=f"{program} [path={name}.yaml]")
     path = Path(paths[-1] if paths else f"{name}.yaml")
 
@@ -105,7 +106,7 @@ def overview() -> str:
             "",
             *lines,
             "",
-            "TASK is text-classification, sentiment or ner. KEY=VALUE and --KEY VALUE are the same.",
+            f"TASK is {TASK_NAMES}. KEY=VALUE and --KEY VALUE are the same.",
             f"`{PROGRAM} COMMAND --help` lists the options of a command, --version the version.",
         ]
     )
@@ -127,7 +128,7 @@ def asked_for(words: Sequence[str]) -> Callable[[], Any]:
         if rest and rest[0] in ("-h", "--help"):
             print(overview())
             sys.exit()
-        raise ValueError(f"`{PROGRAM} {name}` needs a task: text-classification, sentiment or ner.")
+        raise ValueError(f"`{PROGRAM} {name}` needs a task: {TASK_NAMES}.")
     from .tasks import task_called
 
     task, *settings = rest

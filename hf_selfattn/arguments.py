@@ -84,7 +84,6 @@ class DataArguments:
         dataset: a data set on the hub, or a folder of `save_to_disk`, instead of files.
         dataset_config: configuration of that data set.
         revision: branch, tag or commit of that data set.
-        text_column: column of the texts; a well-known name is found.
         on_bad_row: `error`, or `drop` to leave bad rows out and count them.
         validation_fraction: share of the training rows that becomes the validation split where none is given.
     """
@@ -96,7 +95,6 @@ class DataArguments:
     dataset: str | None = None
     dataset_config: str | None = None
     revision: str | None = None
-    text_column: str | None = None
     on_bad_row: Literal["error", "drop"] = "error"
     validation_fraction: float = 0.1
 

@@ -17,6 +17,7 @@ MODELING = PACKAGE / "modeling"
 MODELING_FILES = sorted(MODELING.glob("*.py"))
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
+UNDER_TRAINING = {"adapters", "arguments", "data", "files", "hub", "machine", "metrics", "modeling", "tasks"}
 # What each room may import beside its own files: `training -> tasks -> {data, metrics}`, never the other way.
 BELOW = {
     "files": set(),
@@ -25,14 +26,38 @@ BELOW = {
     "machine": {"files"},
     "settings": set(),
     "modeling": set(),
+    "new_settings": {"arguments", "files"},
     "metrics": set(),
     "adapters": {"modeling"},
+    "cpu_attention": {"modeling"},
     "data": {"arguments", "files"},
     "tasks": {"adapters", "arguments", "data", "files", "metrics", "modeling"},
     "hub": {"adapters", "arguments", "files", "metrics", "modeling"},
-    "training": {"adapters", "arguments", "data", "files", "hub", "machine", "metrics", "modeling", "tasks"},
+    "training": {
+        "adapters",
+        "arguments",
+        "cpu_attention",
+        "data",
+        "files",
+        "hub",
+        "machine",
+        "metrics",
+        "modeling",
+        "tasks",
+    },
     "reporting": {"arguments", "data", "files", "hub", "inference", "metrics", "tasks"},
-    "inference": {"adapters", "arguments", "data", "files", "hub", "machine", "metrics", "modeling", "tasks"},
+    "inference": {
+        "adapters",
+        "arguments",
+        "cpu_attention",
+        "data",
+        "files",
+        "hub",
+        "machine",
+        "metrics",
+        "modeling",
+        "tasks",
+    },
 }
 
 # What the code that travels with a checkpoint may need where it is opened.

@@ -9,7 +9,9 @@ import pytest
 from runs import text_arguments
 
 from hf_selfattn import (
+    ImageClassificationArguments,
     NerArguments,
+    ObjectDetectionArguments,
     RunArguments,
     SentimentArguments,
     TextClassificationArguments,
@@ -22,6 +24,8 @@ KINDS: dict[str, type[RunArguments]] = {
     "text_classification": TextClassificationArguments,
     "sentiment": SentimentArguments,
     "ner": NerArguments,
+    "image_classification": ImageClassificationArguments,
+    "object_detection": ObjectDetectionArguments,
 }
 
 

@@ -51,7 +51,10 @@ def test_a_command_lists_its_options(name: str, option: str, capsys: pytest.Capt
     assert "TrainingArguments" not in said
 
 
-@pytest.mark.parametrize("task", ["text-classification", "sentiment", "ner", "token-classification"])
+@pytest.mark.parametrize(
+    "task",
+    ["text-classification", "sentiment", "ner", "token-classification", "image-classification", "object-detection"],
+)
 def test_a_task_lists_its_options(task: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, said, _ = typed("train", task, "--help", capsys=capsys)
     assert code == 0 and f"usage: hf-selfattn train {task}" in said and "--on_bad_row" in said
@@ -63,7 +66,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 WRONG = {
     "trian": "no command 'trian'; there are .* Did you mean 'train'",
-    "train": "needs a task: text-classification, sentiment or ner",
+    "train": "needs a task: text-classification, sentiment, ner, image-classification or object-detection",
     "train nre": "no task 'nre'; there are .* Did you mean 'ner'",
     "train ner lerning_rate=1": "no argument 'lerning_rate'. Did you mean 'learning_rate'",
     "check ner train=a.conll": "'model' is missing",

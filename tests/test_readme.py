@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import shlex
+import shutil
 import sys
 from datetime import date
 from pathlib import Path
@@ -15,7 +16,7 @@ from answering import served
 from pages import README, ROOT, blocks, commands, copy_first_rows, run, type_in
 
 # `make demo` has a test of its own below; the other installs.
-ELSEWHERE = {"make demo", 'pip install ".[excel,report,serve]"'}
+ELSEWHERE = {"make demo", 'pip install ".[excel,report,serve,vision]"'}
 CHINESE = ROOT / "README.zh.md"
 
 
@@ -44,11 +45,13 @@ def test_commands_and_code_of_the_readme(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run(sys.executable, "benchmarks/fetch.py", "minilm", "vader")
+    run(sys.executable, "benchmarks/fetch.py", "minilm", "vader", "mobilenetv2", "stamps")
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     copy_first_rows(tmp_path, rows=200)
-    (tmp_path / ".data/minilm").symlink_to(ROOT / ".data/minilm")
+    for name in ("minilm", "mobilenetv2"):
+        (tmp_path / ".data" / name).symlink_to(ROOT / ".data" / name)
     lay_out_complaints(tmp_path)
+    lay_out_photos(tmp_path)
     new, *others = (command for command in commands(README) if command not in ELSEWHERE)
     said = run(*shlex.split(new), cwd=tmp_path).stdout  # the script itself
     for command in others:
@@ -60,6 +63,7 @@ def test_commands_and_code_of_the_readme(
     assert "Columns: text 'complaint', label 'label'." in said and "200 rows" in said
     report = (tmp_path / "runs/complaints/report.html").read_text(encoding="utf-8")
     assert "Rows it got most wrong" in report and "macro F1" in report
+    assert_photos_are_told_apart(tmp_path)
     answers = run(sys.executable, "-c", "\n".join(blocks(README, "python")), cwd=tmp_path).stdout
     assert answers.count("{'label': ") == 2
     assert (tmp_path / "runs/mine/results.json").is_file() and (tmp_path / "runs/reviews/results.json").is_file()
@@ -85,6 +89,25 @@ def lay_out_complaints(folder: Path) -> None:
         table.writerows([number, f"{odd[number % 3]} {reviews[number]['text']}", ""] for number in range(50))
     with (folder / "labelled.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["complaint", "label"], *([row["text"], row["label"]] for row in reviews[:60])])
+
+
+def lay_out_photos(folder: Path) -> None:
+    """Folders of birds, fruit and road signs, and others of their kinds in one folder."""
+    for kind in ("bird", "fruit", "roadsign"):
+        images = sorted((ROOT / ".data/stamps/images" / kind).iterdir())[:24]
+        for number, image in enumerate(images):
+            target = folder / "new-photos" if number % 4 == 0 else folder / "photos" / kind
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy(image, target / f"{kind}-{image.name}")
+
+
+def assert_photos_are_told_apart(folder: Path) -> None:
+    """New images are answered better than by chance, and the report shows some."""
+    with (folder / "photos.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(list((folder / "new-photos").iterdir()))
+    assert sum(Path(row["image"]).name.startswith(row["label"]) for row in rows) > len(rows) / 2
+    assert "data:image/jpeg;base64," in (folder / "runs/photos/report.html").read_text(encoding="utf-8")
 
 
 def assert_served_as_predicted(folder: Path, model: str) -> None:

@@ -17,9 +17,9 @@ from hf_selfattn import TextClassificationArguments
 from hf_selfattn.data import ClassificationData
 from hf_selfattn.files import write_json
 from hf_selfattn.hub.results import RESULTS_FILE, environment
+from hf_selfattn.metrics.baselines import joined_texts, tfidf_baseline
 from hf_selfattn.modeling.configuration_selfattn import backbone_window
 from hf_selfattn.tasks import task_of
-from hf_selfattn.tasks.baselines import joined_texts, tfidf_baseline
 from hf_selfattn.tasks.evaluation import Calibration, fit_calibration, score_splits
 from hf_selfattn.tasks.problems import as_references
 from hf_selfattn.training.progress import Stopwatch

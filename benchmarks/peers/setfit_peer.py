@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from hf_selfattn import TextClassificationArguments
 from hf_selfattn.data import ClassificationData
-from hf_selfattn.tasks.baselines import joined_texts
+from hf_selfattn.metrics.baselines import joined_texts
 from hf_selfattn.training.progress import Stopwatch
 
 from .linear import LENGTH, Answers, as_logits, references_of, run_peer

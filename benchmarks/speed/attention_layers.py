@@ -27,8 +27,8 @@ from transformers import (
 )
 
 from hf_selfattn import SelfAttnConfig
+from hf_selfattn.cpu_attention import CPU_ATTENTION as NAME
 from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead, head_masks
-from hf_selfattn.tasks.backbone import CPU_ATTENTION as NAME
 
 WIDTH, HEADS, HEAD_DIM = 384, 12, 32
 Layer = Callable[[Tensor], Tensor]

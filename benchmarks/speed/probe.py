@@ -25,10 +25,10 @@ from transformers.utils import logging
 
 from hf_selfattn import NerArguments, build_arguments
 from hf_selfattn.adapters import base_model
+from hf_selfattn.cpu_attention import use_fast_attention
 from hf_selfattn.hub.results import environment
 from hf_selfattn.machine import has_bf16
 from hf_selfattn.tasks import task_of
-from hf_selfattn.tasks.backbone import use_fast_attention
 from hf_selfattn.training.phases import build_model, prepare
 from hf_selfattn.training.setup import Prepared, build_trainer, cached_features
 
@@ -75,8 +75,9 @@ def some(tokens: dict[str, Dataset], rows: int, seed: int) -> dict[str, Dataset]
 def keep_features(prepared: Prepared, folder: str, dtype: str) -> float:
     """Keep the features of the rows and return the CPU seconds for a token."""
     arguments = build_arguments(settings(folder, tuning="probe", feature_dtype=dtype), kind=NerArguments)
-    model = build_model(task_of(arguments), prepared, None)
-    cache = cached_features(arguments, prepared.tokens, prepared.tokenizer)
+    task = task_of(arguments)
+    model, inputs = build_model(task, prepared, None), task.inputs(prepared.processor)
+    cache = cached_features(arguments, prepared.encoded, inputs)
     started = time.process_time()
     cache.prepare(model, "cpu")
     return (time.process_time() - started) / sum(cache.lengths)
@@ -94,7 +95,7 @@ def train(name: str, prepared: Prepared, folder: str, **changes: Any) -> float:
     clock = Clock()
     trainer.add_callback(clock)
     trainer.train()
-    return clock.seconds / sum(prepared.tokens["train"]["length"][:])
+    return clock.seconds / sum(prepared.encoded["train"]["length"][:])
 
 
 def measure(folder: str) -> dict[str, Any]:

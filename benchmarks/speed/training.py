@@ -49,12 +49,13 @@ from transformers.utils import logging
 
 from hf_selfattn import TextClassificationArguments, build_arguments
 from hf_selfattn.adapters import base_model
+from hf_selfattn.cpu_attention import use_fast_attention
 from hf_selfattn.data import ClassificationData
 from hf_selfattn.files import read_json, write_json
 from hf_selfattn.hub.results import environment
 from hf_selfattn.machine import has_bf16, join_processes
 from hf_selfattn.tasks import task_of
-from hf_selfattn.tasks.backbone import open_backbone, use_fast_attention
+from hf_selfattn.tasks.backbone import open_backbone
 from hf_selfattn.training.setup import Prepared, build_trainer
 
 from ..records import DATA, RESULTS, read_results, write_results
@@ -159,7 +160,7 @@ def load() -> tuple[ClassificationData, Dataset]:
         data = task_of(arguments).load()
         _, tokenizer = open_backbone(arguments)
         tokenizer.model_max_length = int(1e30)
-        return data, task_of(arguments).tokenise(data, tokenizer)["train"].shuffle(SEED)
+        return data, task_of(arguments).encode(data, tokenizer)["train"].shuffle(SEED)
 
 
 def cut(tokens: Dataset, length: int) -> Dataset:

@@ -41,7 +41,7 @@ def check_classification(
     problem: str | None = None,
     label_names: Sequence[str] | None = None,
     label_column: str | Sequence[str] | None = None,
-    **columns: str | None,
+    **columns: Any,
 ) -> dict[str, Any]:
     """Look at all rows and report what is there and every kind of mistake.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,8 @@ LABEL_MENDS = {
     "label_not_number": "For classes set problem='single_label_classification'.",
     "label_type": "Lists of labels need problem='multi_label_classification'.",
 }
+
+FindColumns = Callable[..., tuple[Columns, list[str]]]
 
 
 @dataclass
@@ -93,17 +95,32 @@ def prepare_classification(
         text_pair_column=text_pair_column,
     )
     inspected = {name: inspect_rows(split, columns, scheme) for name, split in splits.items()}
-    findings = [finding for name, (_, bad) in inspected.items() for finding in summarise(name, bad)]
-    if findings and on_bad_row == "error":
-        known = {"label_unknown": f"{LABEL_MENDS['label_unknown']} Known labels: {scheme.names[:20]}."}
-        raise ValueError(bad_rows_message(findings, {**LABEL_MENDS, **known}))
-    notes += [f"Dropped {finding}." for finding in findings] + _label_notes(scheme)
+    notes += bad_row_notes({name: bad for name, (_, bad) in inspected.items()}, scheme, on_bad_row)
+    notes += label_notes(scheme)
     notes += [f"Look at {found}." for name, split in splits.items() for found in joined_lines(name, split, columns)]
     prepared = DatasetDict()
     for name, (targets, bad) in inspected.items():
         prepared[name] = _build(splits[name], columns, scheme, targets, bad, list(keep_columns))
         if len(prepared[name]) == 0:
-            raise ValueError(f"{name}: all {len(splits[name])} rows are bad. {'; '.join(map(str, findings[:5]))}")
+            found = summarise(name, bad)
+            raise ValueError(f"{name}: all {len(splits[name])} rows are bad. {'; '.join(map(str, found[:5]))}")
+    check_labels_differ(splits, prepared, columns, scheme)
+    return ClassificationData(prepared, scheme.problem, scheme.names, notes)
+
+
+def bad_row_notes(bad: Mapping[str, Sequence[BadRow]], scheme: LabelScheme, on_bad_row: str) -> list[str]:
+    """Return the notes on the bad rows of each split, which are dropped, or raise the error that lists them."""
+    findings = [found for name, rows in bad.items() for found in summarise(name, rows)]
+    if findings and on_bad_row == "error":
+        known = {"label_unknown": f"{LABEL_MENDS['label_unknown']} Known labels: {scheme.names[:20]}."}
+        raise ValueError(bad_rows_message(findings, {**LABEL_MENDS, **known}))
+    return [f"Dropped {found}." for found in findings]
+
+
+def check_labels_differ(
+    splits: Mapping[str, Dataset], prepared: Mapping[str, Dataset], columns: Columns, scheme: LabelScheme
+) -> None:
+    """Refuse a train split with one label only."""
     reason = degenerate(scheme, prepared["train"]["label"]) if "train" in prepared else ""
     if reason:
         place = splits["train"][0][ORIGIN]
@@ -111,7 +128,6 @@ def prepare_classification(
             f"train (from {place}): column '{columns.label}': {reason}. Training needs at least two different labels; "
             f"is label_column the right one of {found_columns(splits['train'])}?"
         )
-    return ClassificationData(prepared, scheme.problem, scheme.names, notes)
 
 
 def read_classification(
@@ -121,9 +137,14 @@ def read_classification(
     label_names: Sequence[str] | None = None,
     label_separator: str | None = None,
     label_column: str | Sequence[str] | None = None,
-    **text_columns: str | None,
+    find: FindColumns = find_columns,
+    **columns_given: str | None,
 ) -> tuple[dict[str, Dataset], Columns, LabelScheme, list[str]]:
-    """Find columns and labels; return the splits that have labels, both, and notes on all."""
+    """Find columns and labels; return the splits that have labels, both, and notes on all.
+
+    Args:
+        find: finds the columns, of rows that hold no text by another way.
+    """
     said = reading_notes(splits)
     if label_column is None and (label_column := find_indicators(splits)):
         said.append(f"Labels: one column of 0 and 1 each: {', '.join(label_column)} (label_column=… to change).")
@@ -132,7 +153,7 @@ def read_classification(
             raise ValueError(f"label_column={list(label_column)}: columns of 0 and 1 are no {problem}.")
         problem, label_names = "multi_label_classification", label_names or list(label_column)
         splits, label_column = join_label_columns(splits, label_column, label_names)
-    columns, notes = find_columns(splits, label_column=label_column, **text_columns)
+    columns, notes = find(splits, label_column=label_column, **columns_given)
     answered = {name: split for name, split in splits.items() if not _is_unlabelled(name, splits, columns.label)}
     scheme = read_scheme(answered, columns.label, problem, label_names, label_separator)
     silent = [
@@ -210,17 +231,26 @@ def inspect_rows(
             kind, message = text_mistake(text)
             if kind:
                 bad.append(BadRow(index, places[index], kind, f"column '{column}': {message}"))
+    targets, unlabelled = inspect_labels(split, columns.label, scheme)
+    return targets, bad + unlabelled
+
+
+def inspect_labels(split: Dataset, column: str, scheme: LabelScheme) -> tuple[list[LabelTarget | None], list[BadRow]]:
+    """Encode the label of each row (None where it is bad), and list the bad ones."""
+    places = column_values(split, ORIGIN)
+    bad: list[BadRow] = []
     targets: list[LabelTarget | None] = []
-    for index, value in enumerate(named_values(split, columns.label)):
+    for index, value in enumerate(named_values(split, column)):
         try:
             targets.append(encode_label(scheme, value))
         except LabelError as error:
             targets.append(None)
-            bad.append(BadRow(index, places[index], error.kind, f"column '{columns.label}': {error}"))
+            bad.append(BadRow(index, places[index], error.kind, f"column '{column}': {error}"))
     return targets, bad
 
 
-def _label_notes(scheme: LabelScheme) -> list[str]:
+def label_notes(scheme: LabelScheme) -> list[str]:
+    """Name the labels, and those that look like one."""
     if scheme.problem == "regression":
         return []
     shown = ", ".join(scheme.names[:20]) + (", …" if len(scheme.names) > 20 else "")
@@ -239,25 +269,31 @@ def _build(
     keep: list[str],
 ) -> Dataset:
     """Select, rename and encode; the texts stay where they are memory-mapped."""
-    missing = [name for name in keep if name not in split.column_names]
-    taken = [name for name in keep if name in ("text", "text_pair", "label", *columns.texts, columns.label)]
-    if missing or taken:
-        raise ValueError(
-            f"keep_columns={keep}: {missing or taken} {'are not' if missing else 'already are'} columns of the data; "
-            f"the columns found are {found_columns(split)}."
-        )
+    check_kept(split, keep, ("text", "text_pair", "label", *columns.texts, columns.label))
     texts = dict(zip(columns.texts, ("text", "text_pair"), strict=False))
     result = split.with_format(None).select_columns([*texts, *keep, ORIGIN])
     for name in texts:
         if getattr(result.features[name], "dtype", "") not in ("string", "large_string"):  # a mixed or empty column
             values = [value if isinstance(value, str) else None for value in column_values(result, name)]
             result = result.remove_columns(name).add_column(name, values, feature=Value("string"))
-    result = result.rename_columns(texts).add_column("label", targets, feature=_label_feature(scheme))
+    result = result.rename_columns(texts).add_column("label", targets, feature=label_feature(scheme))
     dropped = {row.index for row in bad}
     return result.select([index for index in range(len(result)) if index not in dropped]) if dropped else result
 
 
-def _label_feature(scheme: LabelScheme) -> Any:
+def check_kept(split: Dataset, keep: Sequence[str], used: Sequence[str]) -> None:
+    """Refuse columns to be kept that are not there, or that are used already."""
+    missing = [name for name in keep if name not in split.column_names]
+    taken = [name for name in keep if name in used]
+    if missing or taken:
+        raise ValueError(
+            f"keep_columns={list(keep)}: {missing or taken} {'are not' if missing else 'already are'} columns of the "
+            f"data; the columns found are {found_columns(split)}."
+        )
+
+
+def label_feature(scheme: LabelScheme) -> Any:
+    """Return the type of the column of the targets."""
     if scheme.problem == "regression":
         return Value("float64")
     if scheme.problem == "multi_label_classification":

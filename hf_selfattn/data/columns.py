@@ -108,6 +108,21 @@ def find_columns(
     return columns, [used, *notes]
 
 
+def find_label_column(splits: Mapping[str, Dataset], *, label_column: str | None = None) -> tuple[Columns, list[str]]:
+    """Find the column of labels of rows whose other column is no text, as `find_columns` does; and notes on it."""
+    notes: list[str] = []
+    label = label_column or _known_column(
+        next(iter(splits.values())), "label", ("label", "labels"), LABEL_NAMES, notes
+    )
+    for name, split in splits.items():
+        if label not in split.column_names:
+            raise ValueError(
+                f"{name} (from {_first_place(split)}): there is no column '{label}' (label_column); the columns found "
+                f"are {found_columns(split)}."
+            )
+    return Columns("", None, label), notes
+
+
 def find_text_columns(
     split: Dataset, text_column: str | None = None, text_pair_column: str | None = None
 ) -> tuple[list[str], list[str]]:

@@ -60,9 +60,7 @@ def load_splits(
         raise ValueError(
             "no data: set train=… (a path, a glob or a list of them) or dataset=… (a hub name or folder)."
         )
-    clash = [name for name in extra if name in STANDARD_SPLITS]
-    if clash:
-        raise ValueError(f"extra test set(s) {clash}: these names are taken; choose others than {STANDARD_SPLITS}.")
+    check_extra(extra)
     given = {} if dataset is None else _open_dataset(dataset, dataset_config, revision)
     named = {
         name: split for name, spec in {**files, **extra}.items() if (split := split_named(spec, given)) is not None
@@ -86,6 +84,12 @@ def load_splits(
         )
     order = [name for name in STANDARD_SPLITS if name in splits] + list(extra)
     return DatasetDict({name: splits[name] for name in order})
+
+
+def check_extra(names: Collection[str]) -> None:
+    """Refuse further test sets with the name of a split."""
+    if clash := [name for name in names if name in STANDARD_SPLITS]:
+        raise ValueError(f"extra test set(s) {clash}: these names are taken; choose others than {STANDARD_SPLITS}.")
 
 
 def split_named(spec: Any, splits: Collection[str]) -> str | None:
@@ -178,9 +182,14 @@ def _open_dataset(
     return _named_splits(loaded, f"{dataset}/")
 
 
+def is_saved(folder: Path) -> bool:
+    """Tell whether `save_to_disk` wrote a folder."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
 def _open_folder(folder: Path) -> dict[str, Dataset]:
     """Copy a `save_to_disk` folder into the cache, so that later `map` calls write nothing into it."""
-    if not (folder / "dataset_dict.json").is_file() and not (folder / "state.json").is_file():
+    if not is_saved(folder):
         raise ValueError(
             f"dataset='{folder}' was not written by save_to_disk (no dataset_dict.json or state.json). For a folder "
             f"of files write train='{folder / 'train*.csv'}' and so on."

@@ -9,6 +9,7 @@ import unicodedata
 import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -165,13 +166,22 @@ def _text_columns(split: Dataset) -> list[str]:
 
 
 def fingerprint(split: Dataset) -> str:
-    """Give the sha256 of the texts and labels (or tokens and tags) of a prepared split, in their order."""
+    """Give the sha256 of the texts and labels (tokens and tags, images and boxes) of a prepared split, in order."""
     digest = hashlib.sha256()
-    columns = ["tokens", "tags"] if "tokens" in split.column_names else [*_text_columns(split), "label"]
+    known = ("text", "text_pair", "image", "label", "boxes", "box_labels")
+    columns = ["tokens", "tags"] if "tokens" in split.column_names else [n for n in known if n in split.column_names]
     for batch in split.with_format(None).select_columns(columns).iter(batch_size=1000):
         for row in zip(*(batch[name] for name in columns), strict=True):
-            digest.update(json.dumps(row).encode() + b"\n")
+            digest.update(json.dumps([_content_of(value) for value in row]).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _content_of(value: Any) -> Any:
+    """Give the sha256 of an image, wherever it is kept, and any other value as it is."""
+    if not isinstance(value, dict):
+        return value
+    content = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
+    return hashlib.sha256(content).hexdigest()
 
 
 def _train_of(data: ClassificationData) -> Dataset:

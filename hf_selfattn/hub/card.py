@@ -20,8 +20,14 @@ TEMPLATE = Path(__file__).with_name("card_template.md")
 NEEDED = ("task", "label_names", "arguments", "parameters", "training", "environment", "splits")
 TAGS = ["selfattn", "self-attention", "grouped-attention"]
 
-TASK_TITLES = {"text-classification": "Text classification", "token-classification": "Token classification"}
+TASK_TITLES = {
+    "text-classification": "Text classification",
+    "token-classification": "Token classification",
+    "image-classification": "Image classification",
+    "object-detection": "Object detection",
+}
 PROBABILITIES = ("single_label_classification", "multi_label_classification", "ordinal")
+IMAGE_TASKS = ("image-classification", "object-detection")
 SHOWN_ELSEWHERE = ("model", "label_names", "options")
 
 # Ours to the hub's identifier of a metric, where they differ.
@@ -134,6 +140,7 @@ def description(results: dict[str, Any]) -> dict[str, str]:
     return {
         "task": TASK_TITLES.get(results["task"], escape(results["task"])),
         "problem": escape(results.get("problem") or ""),
+        "row": "image" if results["task"] in IMAGE_TASKS else "text",
         "backbone": escape(given["model"] if is_backbone_on_hub(results) else last_part(given["model"])),
         "commit": escape(results.get("backbone", {}).get("commit") or ""),
         "tuning": escape(given.get("tuning", "full")),

@@ -1,4 +1,4 @@
-"""Save a model beside its tokenizer, see that it answers as trained, and put it into the place of an earlier one."""
+"""Save a model beside its processor, see that it answers as trained, and put it into the place of an earlier one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ..adapters import base_model
 from ..files import delete, link, sync, sync_folder, write_json
@@ -26,6 +26,7 @@ from ..modeling.adapter_selfattn import (
     OTHER_WEIGHTS,
     save_adapter_checkpoint,
 )
+from ..modeling.configuration_selfattn import image_size
 
 SIDE_FOLDER = ".saving"
 CONFIG_FILE = "config.json"
@@ -40,43 +41,45 @@ ANSWER_FIELDS = ("id2label", "problem_type", "temperature", "thresholds", "top_o
 
 def save_model(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    processor: Any,
     output_dir: str | os.PathLike[str],
     *,
     batch: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Save a whole model and its tokenizer; they take their place when, opened again, they answer alike.
+    """Save a whole model and its processor; they take their place when, opened again, they answer alike.
 
     What else is in the folder stays; killed at any moment, the earlier model or the new one opens.
 
     Args:
         model: a model without adapters, or with its adapters merged.
+        processor: its tokenizer, or its image processor.
         output_dir: takes the files; it is made.
-        batch: input_ids, attention_mask (B, T) and the like to compare; random tokens where it is not given.
+        batch: what the model reads, such as input_ids (B, T), to compare; random where it is not given.
 
     Raises:
         ValueError: if the saved model answers differently; what was in the folder is left as it was.
     """
     with side_folder(Path(output_dir)) as side:
         model.save_pretrained(side)
-        tokenizer.save_pretrained(side)
+        processor.save_pretrained(side)
         compare_answers(model, side, batch)
 
 
 def save_adapter(
     model: PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
+    processor: Any,
     output_dir: str | os.PathLike[str],
     *,
     batch: Mapping[str, Tensor] | None = None,
     backbone_name_or_path: str | None = None,
 ) -> None:
-    """Save an adapter, its heads and tokenizer without the backbone; they take their place when they answer alike.
+    """Save an adapter, its heads and processor without the backbone; they take their place when they answer alike.
 
     Args:
         model: a model of PEFT on one that `from_backbone` made.
+        processor: its tokenizer, or its image processor.
         output_dir: takes the files, as in `save_model`.
-        batch: input_ids, attention_mask (B, T) and the like to compare; random tokens where it is not given.
+        batch: what the model reads, such as input_ids (B, T), to compare; random where it is not given.
         backbone_name_or_path: where the backbone is, if it is in a folder; it is not written down.
 
     Raises:
@@ -85,7 +88,7 @@ def save_adapter(
     """
     with side_folder(Path(output_dir)) as side:
         save_adapter_checkpoint(model, side)
-        tokenizer.save_pretrained(side)
+        processor.save_pretrained(side)
         place = {"backbone_name_or_path": backbone_name_or_path} if backbone_name_or_path else {}
         compare_answers(model, side, batch, **place)
 
@@ -104,17 +107,24 @@ def side_folder(folder: Path) -> Iterator[Path]:
 
 
 def sample_batch(
-    tokenizer: PreTrainedTokenizerBase, tokens: Dataset, collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]]
+    columns: Sequence[str], encoded: Dataset, collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Return a batch of the first rows of a tokenised split."""
-    rows = [{name: tokens[i][name] for name in tokenizer.model_input_names} for i in range(min(4, len(tokens)))]
-    return dict(collate(rows))
+    """Return a batch of the first rows of an encoded split."""
+    first = map(encoded.__getitem__, range(min(4, len(encoded))))
+    return dict(collate([{name: row[name] for name in columns if name in row} for row in first]))
 
 
 def random_batch(model: Any) -> dict[str, Tensor]:
-    """Return two rows of random tokens, one longer than the backbone's window."""
+    """Return two rows of random tokens, one longer than the backbone's window; or two random images."""
+    generator = torch.Generator().manual_seed(0)
+    if model.base_model.main_input_name == "pixel_values":
+        side, channels = (
+            image_size(model.config.backbone_config),
+            getattr(model.config.backbone_config, "num_channels", 3),
+        )
+        return {"pixel_values": torch.randn(2, channels, side, side, generator=generator)}
     length = model.config.subsequence_length * 3 // 2
-    input_ids = torch.randint(model.config.vocab_size, (2, length), generator=torch.Generator().manual_seed(0))
+    input_ids = torch.randint(model.config.vocab_size, (2, length), generator=generator)
     attention_mask = torch.ones_like(input_ids)
     attention_mask[1, length // 4 :] = 0
     return {"input_ids": input_ids, "attention_mask": attention_mask}
@@ -129,7 +139,7 @@ def compare_answers(model: Any, folder: Path, batch: Mapping[str, Tensor] | None
     trained = model.training
     model.eval()
     with torch.no_grad():
-        difference = (model(**on_device).logits - reopened(**on_device).logits).abs().max().item()
+        difference = greatest_difference(model(**on_device), reopened(**on_device))
     model.train(trained)
     before, after = plain.config, reopened.config
     changed = [name for name in ANSWER_FIELDS if getattr(before, name, None) != getattr(after, name, None)]
@@ -141,6 +151,12 @@ def compare_answers(model: Any, folder: Path, batch: Mapping[str, Tensor] | None
         )
 
 
+def greatest_difference(outputs: Any, others: Any) -> float:
+    """Return how far the logits, and the boxes of a detector, of two models are apart."""
+    names = [name for name in ("logits", "pred_boxes") if getattr(outputs, name, None) is not None]
+    return max(float((getattr(outputs, name) - getattr(others, name)).abs().max()) for name in names)
+
+
 def put_in_place(side: Path, folder: Path) -> None:
     """Move the files of a checkpoint from its side folder into their place.
 
@@ -148,7 +164,7 @@ def put_in_place(side: Path, folder: Path) -> None:
     configuration that belongs to the weights; where there was no earlier one it opens the new one or none. That rests
     on a single rename: the new weights first stand beside the old ones under names of their own, then a configuration
     that names them takes the place of the old one, and only then the old weights are deleted, the new ones get their
-    usual names too, and the usual configuration follows. Nothing but `config.json` decides what is read. Tokenizer
+    usual names too, and the usual configuration follows. Nothing but `config.json` decides what is read. Processor
     and code follow the weights one by one, each of them whole. Everything is on the disk before the first rename.
 
     Not guaranteed: that a process which reads the folder in the same instant sees one of the two alone; and that a

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable
@@ -24,6 +25,7 @@ from .arguments import ServeArguments
 from .batching import Batcher, QueueFull
 from .predictor import Predictor
 
+MOST_OF_TEXTS, MOST_OF_IMAGES = 2**20, 2**24  # bytes of a body, where the server is not told
 DISCARDED = 8  # a body so many times too large is read to its end, so that the client reads why it was refused
 PAGES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
 # A page runs its own script and style, and asks this server; nothing is loaded from elsewhere.
@@ -68,17 +70,18 @@ def as_rows(value: Any) -> Any:
 
 
 class InputRow(BaseModel):
-    """A text, a pair of texts, or words."""
+    """A text, a pair of texts, words, or an image: its file in base64, or as an address `data:`."""
 
     model_config = ConfigDict(extra="forbid")
 
     text: str | None = None
     text_pair: str | None = None
     tokens: list[str] | None = None
+    image: str | None = None
 
 
 class Question(BaseModel):
-    """What a client asks: a text, a row, or a list of these."""
+    """What a client asks: a text, a row, or a list of these. A model of images wants `{"image": BASE64}`."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"inputs": ["A warm, funny film.", "Dull."]}]}
@@ -134,6 +137,8 @@ class Service:
 
     def __init__(self, predictor: Predictor, limits: ServeArguments) -> None:
         self.predictor, self.limits, self.measures, self.is_ending = predictor, limits, Measures(), False
+        self.reads_images = "image" in predictor.kind.fields
+        self.max_body = limits.max_body or (MOST_OF_IMAGES if self.reads_images else MOST_OF_TEXTS)
         self.batcher = Batcher(
             predictor.answers,
             tokens=limits.batch_tokens,
@@ -170,7 +175,7 @@ class Service:
             Refusal: says why there are none.
         """
         most = self.limits.timeout
-        body = await in_time(read_body(request, self.limits.max_body), most, 408, "the body did not arrive")
+        body = await in_time(read_body(request, self.max_body), most, 408, "the body did not arrive")
         rows = self.rows(body)
         try:
             answers = self.batcher.enter(rows)
@@ -200,7 +205,8 @@ class Service:
                 f"{'.'.join(map(str, item['loc'])) or 'the body'} {MISTAKES.get(item['type'], item['msg'])}"
                 for item in error.errors()[:3]
             )
-            raise Refusal(422, f'{"; ".join(found)}. Send {{"inputs": [TEXT, …]}}.') from error
+            wanted = '{"image": BASE64}' if self.reads_images else "TEXT"
+            raise Refusal(422, f'{"; ".join(found)}. Send {{"inputs": [{wanted}, …]}}.') from error
         except (ValueError, RecursionError) as error:
             raise Refusal(400, f"the body is not JSON: {error}") from error
         if not 1 <= len(question.inputs) <= self.limits.max_texts:
@@ -209,13 +215,24 @@ class Service:
         rows = []
         for number, row in enumerate(question.inputs):
             try:
-                rows.append(self.predictor.checked(row.model_dump(exclude_none=True)))
-                json.dumps(rows[-1], ensure_ascii=False).encode()
+                json.dumps(given := row.model_dump(exclude_none=True), ensure_ascii=False).encode()
+                rows.append(self.predictor.checked(with_image(given)))
             except UnicodeEncodeError as error:
                 raise Refusal(422, f"inputs.{number}: half of a surrogate pair, which is no character") from error
             except ValueError as error:
                 raise Refusal(422, f"inputs.{number}: {error}") from error
         return rows
+
+
+def with_image(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with the bytes of its image, where it has one."""
+    if "image" not in row:
+        return row
+    try:
+        content = base64.b64decode(row["image"].removeprefix("data:").rpartition("base64,")[2], validate=True)
+    except ValueError as error:
+        raise ValueError(f"'image': no base64: {error}.") from error
+    return {**row, "image": {"bytes": content, "path": None}}
 
 
 async def in_time(work: Awaitable[Result], seconds: float, status: int, complaint: str) -> Result:
@@ -240,7 +257,10 @@ async def read_body(request: Request, most: int) -> bytes:
     except ClientDisconnect as error:
         raise Refusal(400, "the client left before its body was whole") from error
     if size > most:
-        raise Refusal(413, f"the body has more than {most:,} bytes. Send fewer or shorter texts at once.")
+        raise Refusal(
+            413,
+            f"the body has more than {most:,} bytes. Send less at once, or give the server a larger max_body.",
+        )
     return bytes(body)
 
 
@@ -260,7 +280,8 @@ def create_app(predictor: Predictor, limits: ServeArguments, name: str) -> FastA
         yield
         await service.batcher.stop()
 
-    about = f"The model {name} for {predictor.name}. Texts of any length; nothing is cut."
+    what = "Images in base64." if service.reads_images else "Texts of any length; nothing is cut."
+    about = f"The model {name} for {predictor.name}. {what}"
     app = FastAPI(
         title="hf-selfattn", version=__version__, description=about, lifespan=running, docs_url=None, redoc_url=None
     )
@@ -294,7 +315,7 @@ def create_app(predictor: Predictor, limits: ServeArguments, name: str) -> FastA
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         """Show the page to try the model."""
-        return as_page("page.html", name=name, task=predictor.name)
+        return as_page("page.html", name=name, task=predictor.name, reads_images=service.reads_images)
 
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> Response:

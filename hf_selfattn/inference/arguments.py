@@ -16,7 +16,7 @@ class InferenceArguments:
     Args:
         model: folder of a run or of a saved model, or a name on the hub.
         input: files, globs or lists of them (CSV, TSV, JSON, JSONL, Parquet, Arrow, lines of text, column files,
-            compressed), or `-` for the standard input.
+            compressed; for a model of images also images and folders of them), or `-` for the standard input.
         model_revision: branch, tag or commit of a model on the hub.
         backbone_name_or_path: of an adapter, its backbone, where that was a folder.
         dataset: a data set on the hub, or a folder of `save_to_disk`, instead of files.
@@ -26,6 +26,7 @@ class InferenceArguments:
         text_column: column of the texts; that of the training, or a well-known name, is found.
         text_pair_column: column of the second texts, likewise.
         token_column: column of the words, or its number in a column file, likewise.
+        image_column: column of the images, as paths or bytes, likewise.
         device: to run on, such as `cpu` or `cuda:1`; an accelerator where there is one.
         dtype: `bfloat16` computes matrix products in it, `auto` does so where the processor has it, `float32` never.
     """
@@ -43,6 +44,7 @@ class InferenceArguments:
     text_column: str | None = None
     text_pair_column: str | None = None
     token_column: str | int | None = None
+    image_column: str | None = None
     device: str | None = None
     dtype: Dtype = "auto"
 
@@ -62,7 +64,9 @@ class InferenceArguments:
 
     def columns(self) -> dict[str, str | int | None]:
         """Return what the user said of the columns."""
-        return {name: getattr(self, name) for name in ("text_column", "text_pair_column", "token_column")}
+        return {
+            name: getattr(self, name) for name in ("text_column", "text_pair_column", "token_column", "image_column")
+        }
 
 
 OnBadRow = Literal["error", "skip"]
@@ -80,7 +84,7 @@ class ServeArguments:
         dtype: `bfloat16` is faster and less precise; `auto` takes it where the processor has it.
         revision: branch, tag or commit of a model on the hub.
         backbone_name_or_path: of an adapter, its backbone, where that was a folder.
-        max_body: bytes of a request.
+        max_body: bytes of a request; where it is not given, 1 MiB, and 16 MiB for a model of images.
         max_texts: of a request.
         max_waiting: texts that may wait for the model; a request beyond them is told to come again (503).
         timeout: seconds until a request without an answer is refused (504).
@@ -98,7 +102,7 @@ class ServeArguments:
     dtype: Dtype = "auto"
     revision: str | None = None
     backbone_name_or_path: str | None = None
-    max_body: int = 2**20
+    max_body: int | None = None
     max_texts: int = 64
     max_waiting: int = 256
     timeout: float = 30.0
@@ -108,7 +112,7 @@ class ServeArguments:
 
     def __post_init__(self) -> None:
         for name in ("max_body", "max_texts", "max_waiting", "timeout", "batch_tokens"):
-            if getattr(self, name) <= 0:
+            if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0.")
         for name in ("window", "drain"):
             if getattr(self, name) < 0:

@@ -12,6 +12,7 @@ from typing import Any
 
 MOST_WINDOWS = 5  # that a request waits for others, when one after the other comes
 CHARACTERS_OF_A_TOKEN = 4  # about; the model's own batches are cut by tokens
+CHARACTERS_OF_AN_IMAGE = 512
 
 
 class QueueFull(Exception):
@@ -28,8 +29,14 @@ class Waiting:
     since: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        texts = (value for row in self.rows for value in row.values())
-        self.size = sum(len(text) if isinstance(text, str) else sum(map(len, text)) for text in texts)
+        self.size = sum(size_of(value) for row in self.rows for value in row.values())
+
+
+def size_of(value: Any) -> int:
+    """Return how long a text, or a list of words, is in characters; an image counts as a text of some length."""
+    if isinstance(value, Mapping):
+        return CHARACTERS_OF_AN_IMAGE
+    return len(value) if isinstance(value, str) else sum(map(len, value))
 
 
 class Batcher:

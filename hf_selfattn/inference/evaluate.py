@@ -11,12 +11,11 @@ from datasets import DatasetDict
 from transformers.utils import logging
 
 from ..data.columns import found_columns
-from ..data.load import load_splits
 from ..files import write_json
 from ..hub.results import environment
 from ..hub.summary import summary
 from ..machine import join_processes
-from ..tasks import say
+from ..tasks import Task, say
 from .arguments import InferenceArguments
 from .predictor import Dtype
 from .reading import open_split
@@ -24,7 +23,7 @@ from .record import read_record, with_columns_of
 
 BLOCK_ROWS = 2000  # that are answered at once
 COLUMNS = (
-    *("text_column", "text_pair_column", "label_column"),
+    *("text_column", "text_pair_column", "image_column", "label_column"),
     *("token_column", "tag_column", "span_column", "document_column", "scheme"),
 )
 
@@ -53,10 +52,10 @@ class EvaluateArguments(InferenceArguments):
     output: str | None = None
     dtype: Dtype = "float32"
 
-    def rows(self) -> DatasetDict:
-        """Return the labelled rows, as they are."""
+    def rows(self, task: type[Task[Any]]) -> DatasetDict:
+        """Return the labelled rows, as they are and as a task reads them."""
         if self.dataset is None:
-            return load_splits(test=self.input)
+            return task.read_files(test=self.input)
         return DatasetDict({"test": open_split(self.dataset, self.dataset_config, self.revision, self.split)})
 
     def task_options(self, splits: DatasetDict) -> dict[str, Any]:
@@ -80,11 +79,12 @@ def evaluate(arguments: EvaluateArguments) -> dict[str, Any]:
     if PartialState().num_processes > 1:
         raise ValueError("evaluate runs in one process. Start it without a launcher.")
     predictor = arguments.predictor()
-    splits = arguments.rows()
+    splits = arguments.rows(predictor.task)
     record = read_record(arguments.model, arguments.model_revision)
     trained = with_columns_of(found_columns(splits["test"]), record)
     task = predictor.task.of_model(predictor.config, trained, arguments.task_options(splits))
     data = task.load()
+    predictor.kind.answer_all()
     for note in data.notes:
         say(note)
     rows, answers = task.rows(data), []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from ..hub.results import LOCK_FILE
 from ..machine import alone_in, from_main, join_processes
 from .arguments import InferenceArguments, OnBadRow
 from .predictor import Predictor
-from .reading import STDIN, Block, Source, open_split
+from .reading import STDIN, Block, Source, image_rows, open_split
 from .record import read_record, trained_columns
 from .writing import Writer, open_writer
 
@@ -77,15 +77,18 @@ class PredictArguments(InferenceArguments):
         """Whether the answers go to the standard output."""
         return self.output == "-"
 
-    def source(self, text_lines: bool) -> Source:
-        """Return the rows to answer."""
+    def source(self, fields: Sequence[str]) -> Source:
+        """Return the rows to answer, for a model that reads such fields."""
         ending = f".{self.input_format.removeprefix('.')}" if self.input_format else None
+        text_lines = "tokens" not in fields
         options: dict[str, Any] = {"input_format": ending, "text_lines": text_lines, "block_rows": self.block_rows}
         if self.dataset is not None:
             split = open_split(self.dataset, self.dataset_config, self.revision, self.split)
             return Source(split=split, place=f"{self.dataset}/{self.split or 'rows'}", **options)
         if self.input == "-":
             return Source([STDIN], **{**options, "input_format": ending or ".text"})
+        if "image" in fields and ending is None and (images := image_rows(self.input or [])):
+            return Source(images=images, **options)
         files = find_files(self.input or [], "input", annotated=ending is None)
         output = Path(self.output)
         if output.exists() and any(output.samefile(file) for file in files):
@@ -172,7 +175,7 @@ class Work:
         self.arguments, self.predictor, self.writer = arguments, predictor, writer
         self.record = read_record(arguments.model, arguments.model_revision)
         self.kind, self.state = predictor.kind, PartialState()
-        self.source = arguments.source(text_lines="tokens" not in self.kind.fields)
+        self.source = arguments.source(self.kind.fields)
         self.columns: dict[str, str] = {}
         self.counts = Counts()
         self.blocks = 0  # that the source has
@@ -278,7 +281,8 @@ class Work:
 
     def model_row(self, row: Row) -> Row:
         """Return what the model reads of a row."""
-        return {name: row.get(column) for name, column in self.columns.items()}
+        read = {name: row.get(column) for name, column in self.columns.items()}
+        return {**read, **{name: row[name] for name in self.kind.details if name in row and name not in read}}
 
     def answer(self, block: Block, target: IO[bytes]) -> None:
         """Answer the rows of a block and write them."""

@@ -11,17 +11,17 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedConfig
 
+from ..cpu_attention import use_fast_attention
 from ..hub.export import GRAPH, OnnxModel
 from ..machine import has_bf16
 from ..modeling.backbone_selfattn import weights_hash
 from ..modeling.configuration_selfattn import SelfAttnConfig
-from ..tasks import TASKS, Task
-from ..tasks.answers import Answer, EncodedRows
-from ..tasks.backbone import tokenizer_state, use_fast_attention
+from ..tasks import Task, task_of_model
+from ..tasks.answers import Answer, width_of
 
+FIELDS = ("text", "text_pair", "tokens", "image")  # that models of some kind read
 Dtype = Literal["auto", "float32", "bfloat16"]
 # Tokens of a batch, padding included: of 512, 1,024, 2,048 and more a CPU answers long texts fastest with 1,024.
 TOKENS_ON_CPU, TOKENS_ON_ACCELERATOR = 1_024, 65_536
@@ -33,31 +33,29 @@ class Predictor:
     Args:
         task: which says how its models read a row.
         model: of this package, or one as ONNX.
-        tokenizer: of the model.
+        processor: of the model: its tokenizer, or what makes tensors of images.
         in_bfloat16: whether matrix products are computed in bfloat16.
 
     Attributes:
         name: of the pipeline that serves such models.
     """
 
-    def __init__(self, task: type[Task[Any]], model: Any, tokenizer: PreTrainedTokenizerBase, in_bfloat16: bool):
+    def __init__(self, task: type[Task[Any]], model: Any, processor: Any, in_bfloat16: bool):
         if task.answers is None:
             raise ValueError(f"The task {task.name!r} does not say how its models answer. Set its `answers`.")
         self.task, self.name = task, task.pipeline
-        self.model, self.tokenizer, self.config = model.eval(), tokenizer, model.config
+        self.model, self.processor, self.config = model.eval(), processor, model.config
         self.in_bfloat16 = in_bfloat16
-        self.kind = task.answers(model, tokenizer)
+        self.kind = task.answers(model, processor)
         self.batch_tokens = TOKENS_ON_CPU if model.device.type == "cpu" else TOKENS_ON_ACCELERATOR
-        types = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
-        self.padding = {name: types.get(name) or 0 for name in tokenizer.model_input_names}
 
     def checked(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the model reads of a row: `text`, perhaps `text_pair`, or `tokens`.
+        """Return what the model reads of a row: `text`, perhaps `text_pair`, or `tokens`, or `image`.
 
         Raises:
             ValueError: says what is wrong with the row.
         """
-        given = {name: value for name in ("text", "text_pair", "tokens") if (value := row.get(name)) is not None}
+        given = {name: value for name in FIELDS if (value := row.get(name)) is not None}
         if more := [name for name in given if name not in self.kind.fields]:
             raise ValueError(f"A model for {self.name} reads {' or '.join(self.kind.fields)}, and not '{more[0]}'.")
         field, message = self.kind.mistake(given)
@@ -71,7 +69,7 @@ class Predictor:
         """Return the answer of each row, in their order.
 
         A classifier's is `label` (a list of them for several, a number for a regression), `probability` and
-        `probabilities`; a tagger's `entities` and, of a row of tokens, `tags`.
+        `probabilities`; a tagger's `entities` and, of a row of tokens, `tags`; a detector's `objects`.
         """
         rows = [self.checked(row) for row in rows]
         if not rows:
@@ -80,34 +78,17 @@ class Predictor:
         found: list[Answer] = [{}] * len(rows)
         with torch.inference_mode(), self.autocast():
             for numbers in batches(encoded.lengths, self.batch_tokens):
-                logits = self.logits(self.padded(encoded, numbers))
+                logits = self.kind.scores_of(self.model(**self.kind.batch(encoded, numbers)))
                 for number, answer in zip(numbers, self.kind.read(logits, rows, encoded, numbers), strict=True):
                     found[number] = answer
         return found
-
-    def logits(self, batch: dict[str, Tensor]) -> Tensor:
-        """Return the logits of a batch in float32."""
-        logits: Tensor = self.model(**batch).logits
-        return logits.float()
-
-    def padded(self, encoded: EncodedRows, numbers: Sequence[int]) -> dict[str, Tensor]:
-        """Return the rows of these numbers as a batch."""
-        width = width_of(max(len(encoded.inputs["input_ids"][number]) for number in numbers))
-        batch = {}
-        for name in self.padding.keys() & encoded.inputs.keys():
-            values = np.full((len(numbers), width), self.padding[name], dtype=np.int64)
-            for place, number in enumerate(numbers):
-                ids = encoded.inputs[name][number]
-                values[place, : len(ids)] = ids
-            batch[name] = torch.from_numpy(values).to(self.model.device)
-        return batch
 
     def digest(self) -> str:
         """Return a hash of all that answers depend on beside the rows."""
         config = self.config.to_dict()
         for name in ("_name_or_path", "transformers_version", "dtype"):
             config.pop(name, None)
-        parts = [weights_hash(self.model), config, tokenizer_state(self.tokenizer), str(self.model.dtype)]
+        parts = [weights_hash(self.model), config, self.kind.processor_state, str(self.model.dtype)]
         parts += [self.in_bfloat16, self.model.device.type, self.batch_tokens]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -128,12 +109,6 @@ def batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
         size = size if size <= len(order) else 1 << (len(order).bit_length() - 1)
         yield order[:size]
         order = order[size:]
-
-
-def width_of(length: int) -> int:
-    """Return the width of a batch: a multiple of 8, or of more, so that it is a sixteenth above the length at most."""
-    step = max(8, 1 << max(0, length.bit_length() - 5))
-    return -(-length // step) * step
 
 
 def open_predictor(
@@ -165,16 +140,16 @@ def open_predictor(
         raise ValueError(f"dtype={dtype!r} is unknown; it is auto, float32 or bfloat16.")
     if (Path(model) / GRAPH).is_file():
         return Predictor(
-            task, OnnxModel(Path(model), config), AutoTokenizer.from_pretrained(str(model)), in_bfloat16=False
+            task, OnnxModel(Path(model), config), task.processor_class.from_pretrained(str(model)), in_bfloat16=False
         )
     backbone = {} if backbone_name_or_path is None else {"backbone_name_or_path": backbone_name_or_path}
     weights = {"dtype": torch.float32} if dtype == "float32" else {}
     opened = task.model_class.from_pretrained(str(model), **options, **backbone, **weights)
-    tokenizer = AutoTokenizer.from_pretrained(str(model), **options)
+    processor = task.processor_class.from_pretrained(str(model), **options)
     in_bfloat16 = dtype == "bfloat16" or (dtype == "auto" and has_bf16(device.type))
     if in_bfloat16 and device.type == "cpu":
         use_fast_attention(opened)
-    return Predictor(task, opened.to(device), tokenizer, in_bfloat16)
+    return Predictor(task, opened.to(device), processor, in_bfloat16)
 
 
 def existing_device(name: str | torch.device | None) -> torch.device:
@@ -204,15 +179,3 @@ def open_config(model: str, options: dict[str, str]) -> PreTrainedConfig:
     if not isinstance(config, SelfAttnConfig):
         raise ValueError(f"{model} is a model of the type {config.model_type!r}, and none of this package: tune it.")
     return config
-
-
-def task_of_model(config: PreTrainedConfig, model: str) -> type[Task[Any]]:
-    """Return the first registered task whose models are of the class that a model was saved as."""
-    saved_as = (config.architectures or [""])[0]
-    for task in TASKS.values():
-        if task.model_class.__name__ == saved_as and task.answers is not None:
-            return task
-    raise ValueError(
-        f"{model} was saved as {saved_as or 'no class'}, whose answers no task knows; there are "
-        f"{', '.join(TASKS)}. Call register_task for one of your own."
-    )

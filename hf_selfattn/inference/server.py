@@ -44,7 +44,7 @@ def serve(arguments: ServeArguments) -> None:
         )
         if predictor.model.device.type == "cpu":
             predictor.batch_tokens = RUN_TOKENS_ON_CPU
-        predictor.answers([{"text": "The first answer is slower than the others."}])
+        predictor.answers([predictor.kind.example])  # the first is slower than the others
         folder = Path(arguments.model)
         app = create_app(predictor, arguments, folder.resolve().name if folder.is_dir() else arguments.model)
         graceful_server(app, arguments).run([place])

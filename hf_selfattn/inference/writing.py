@@ -24,6 +24,7 @@ from .reading import PRIVATE, RAW
 ENTITY = pa.struct(
     [("type", pa.string()), ("start", pa.int64()), ("end", pa.int64()), ("text", pa.string()), ("score", pa.float64())]
 )
+OBJECT = pa.struct([("label", pa.string()), ("score", pa.float64()), ("box", pa.list_(pa.float64()))])
 SINKS: dict[str, Callable[[IO[bytes]], Any]] = {
     ".gz": lambda stream: gzip.GzipFile("", "wb", fileobj=stream, mtime=0),
     ".bz2": lambda stream: bz2.BZ2File(stream, "wb"),
@@ -105,7 +106,7 @@ class Cells(Writer):
     def block(self, rows: Sequence[Row], answers: Sequence[Row], table: pa.Table | None, target: IO[bytes]) -> None:
         """Write a line for each row."""
         for row, answer in zip(rows, answers, strict=True):
-            whole = {**row, **answer}
+            whole = {**source_columns(row), **answer}
             target.write(self.line([cell(whole.get(name)) for name in self.names], row[ORIGIN]))
 
     def line(self, cells: Sequence[str], place: str) -> bytes:
@@ -190,9 +191,13 @@ def open_writer(path: Path, output_format: str | None = None) -> Writer:
 
 def source_columns(row: Row) -> Row:
     """Return the columns that the source has, without what was noted of the row when it was read."""
-    if RAW in row:
-        return {name: value for name, value in row.items() if name not in (*PRIVATE, "document")}
-    return {name: value for name, value in row.items() if name not in PRIVATE}
+    private = (*PRIVATE, "document") if RAW in row else PRIVATE
+    return {name: without_bytes(value) for name, value in row.items() if name not in private}
+
+
+def without_bytes(value: Any) -> Any:
+    """Return of an image in a data set its path, and any other value as it is."""
+    return value["path"] if isinstance(value, dict) and value.keys() == {"bytes", "path"} else value
 
 
 def cell(value: Any) -> str:
@@ -216,5 +221,6 @@ def type_of(name: str, value: Any) -> pa.DataType:
     if isinstance(value, dict):
         return pa.struct([(label, pa.float64()) for label in value])
     if isinstance(value, list):
-        return pa.list_(ENTITY if name.endswith("entities") else pa.string())
+        kinds = {"entities": ENTITY, "objects": OBJECT}
+        return pa.list_(next((kind for ending, kind in kinds.items() if name.endswith(ending)), pa.string()))
     return pa.string() if isinstance(value, str) else pa.float64()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..inference.predictor import Predictor, open_predictor
 from ..metrics.inputs import Array
 from .blocks import Block, Example, Examples, Passage, Section, Table, Text, Word, in_digits
 from .errors import answer_of, row_losses
+from .pictures import as_picture, laid_over, seen_by_model
 from .runs import FinishedRun
 
 SHOWN_ROWS = 4
@@ -29,10 +31,13 @@ def looked_at(run: FinishedRun) -> Section | None:
         return Section("heads", TITLE, [Text(f"The model could not be opened: {str(error).splitlines()[0]}")])
     predictor.model.set_attn_implementation("eager")
     blocks: list[Block] = list(weight_tables(predictor))
-    if run.missing:
+    if run.missing or run.problem == "object_detection":
         return Section("heads", TITLE, blocks) if blocks else None
     examples = [looked_at_row(run, predictor, row) for row in chosen_rows(run)]
     heads = predictor.config.num_grouped_attention_heads
+    if run.reads_images:
+        said = "Shown is what the model reads of an image, as its processor resizes and crops it."
+        return Section("heads", TITLE, [*blocks, Text(said), Examples("", examples)])
     said = (
         f"Tokens of a group have one colour; groups are those of the first of {heads} heads, in the last head layer. "
         f"Long texts are shown up to their {MOST_TOKENS}th token."
@@ -73,10 +78,12 @@ def chosen_rows(run: FinishedRun) -> list[int]:
 
 
 def looked_at_row(run: FinishedRun, predictor: Predictor, row: int) -> Example:
-    """Return a row of the data with what the heads made of its tokens."""
+    """Return a row of the data with what the heads made of its tokens, or of the parts of an image."""
+    if run.reads_images:
+        return looked_at_image(run, predictor, row)
     text, pair = run.text_and_pair(row)
-    encoded = predictor.tokenizer(text, pair, return_tensors="pt", truncation=False, verbose=False)
-    pieces = pieces_of(predictor.tokenizer, encoded, [text, pair or ""])
+    encoded = predictor.processor(text, pair, return_tensors="pt", truncation=False, verbose=False)
+    pieces = pieces_of(predictor.processor, encoded, [text, pair or ""])
     with torch.no_grad():
         found = predictor.model.base_model(**encoded, output_attentions=True, return_dict=True)
     passages = list[Passage]()
@@ -91,25 +98,54 @@ def looked_at_row(run: FinishedRun, predictor: Predictor, row: int) -> Example:
     return Example(run.place(row), facts, passages)
 
 
+def looked_at_image(run: FinishedRun, predictor: Predictor, row: int) -> Example:
+    """Return an image coloured by what the answered class's query weighs, and by what speaks for and against it."""
+    encoded = predictor.kind.encode([{"image": run.rows[row]["image"]}])
+    batch, base = predictor.kind.batch(encoded, [0]), predictor.model.base_model
+    with torch.no_grad():
+        found = base.backbone_features(**batch)
+        features = base(**batch, return_dict=True).last_hidden_state
+    shown = seen_by_model(batch["pixel_values"][0].numpy(), predictor.processor)
+    pictures = [as_picture(shown, run.place(row), "as it is read")]
+    for told, shares, _ in class_weights(run, predictor, row, features):
+        of_map = shares[found.num_prefix_tokens :].reshape(found.map_size)
+        pictures.append(as_picture(laid_over(shown, of_map), told, told))
+    return Example(run.place(row), answer_of(run, row), [], pictures=pictures)
+
+
 def class_passages(run: FinishedRun, predictor: Predictor, row: int, features: Any, pieces: Any) -> list[Passage]:
     """Return the tokens by the weight of the answered class's query, and by what they add to its logit."""
+    found = class_weights(run, predictor, row, features)
+    return [Passage(told, weighted(pieces, shares, values)) for told, shares, values in found]
+
+
+def class_weights(
+    run: FinishedRun, predictor: Predictor, row: int, features: Any
+) -> Iterator[tuple[str, Array, Array]]:
+    """Yield what the places of a row mean for the answered class: in words, as shares from -1 to 1, and as numbers.
+
+    Args:
+        features: (1, T, D) of the heads.
+    """
     classifier = predictor.model.classifier
     answered = int(np.argmax(np.atleast_1d(run.predictions.outputs[row])))
-    name = run.label_names[answered]
-    passages = []
+    name, what = run.label_names[answered], "part" if run.reads_images else "token"
     with torch.no_grad():
         if predictor.config.pooling == "class_query":
             times = classifier.attention(features)[0, answered].numpy() * features.shape[1]
             told = f"read by the query of “{name}”, {times.min():.2f} to {times.max():.2f} times the mean weight"
-            passages.append(Passage(told, weighted(pieces, np.clip((times - 1) / 2, 0, 1), times)))
+            yield told, np.clip((times - 1) / 2, 0, 1), times
         added = classifier.contributions(features)[0].numpy()
     if predictor.config.pooling == "cls":
-        return passages
-    # Only differences between classes decide, and what all tokens share says nothing of one of them.
+        return
+    # Only differences between classes decide, and what all places share says nothing of one of them.
     added = added[answered] - (added.mean(axis=0) if run.problem in ("single_label_classification", "ordinal") else 0)
     added = added - added.mean()
-    shown = weighted(pieces, added / max(np.abs(added).max(), 1e-12), added)
-    return [*passages, Passage(f"for (blue) and against (orange) “{name}”, beside the mean token", shown)]
+    yield (
+        f"for (blue) and against (orange) “{name}”, beside the mean {what}",
+        added / max(np.abs(added).max(), 1e-12),
+        added,
+    )
 
 
 def weighted(pieces: list[tuple[int, str]], shares: Array, values: Array) -> list[Word]:

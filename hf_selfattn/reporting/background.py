@@ -27,7 +27,7 @@ def data_section(run: FinishedRun) -> Section:
     ]
     blocks: list[Block] = [Table("Splits", ["split", "data", "rows", "fingerprint"], rows, numeric=False)]
     if counts := train.get("labels"):
-        what = "entities" if run.problem == "named_entities" else "rows"
+        what = {"named_entities": "entities", "object_detection": "boxes"}.get(run.problem, "rows")
         total = sum(counts.values())
         labels = [[name, in_digits(count), f"{100 * count / max(1, total):.1f} %"] for name, count in counts.items()]
         blocks.append(Table("Labels of train", ["label", what, "share"], labels))

@@ -74,13 +74,23 @@ class Passage:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """An image, as an address `data:` that holds it."""
+
+    source: str
+    alt: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
 class Example:
-    """A row of the data: its place, what is said of it, and its text, perhaps several times with other marks."""
+    """A row of the data: its place, what is said of it, and its text or image, perhaps several times with marks."""
 
     title: str
     facts: list[tuple[str, str]]
     passages: list[Passage]
     note: str = ""
+    pictures: Sequence[Picture] = ()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,22 @@ from ..metrics.calibration import LEAST_PROBABILITY
 from ..metrics.classification import class_indicators
 from ..metrics.inputs import Array
 from ..metrics.label_errors import label_doubts
-from .blocks import Block, Cell, Example, Examples, Figures, Passage, Section, Table, Text, Word, in_digits, percent
+from .blocks import (
+    Block,
+    Cell,
+    Example,
+    Examples,
+    Figures,
+    Passage,
+    Picture,
+    Section,
+    Table,
+    Text,
+    Word,
+    in_digits,
+    percent,
+)
+from .pictures import as_picture, thumbnail
 from .plots import ACCENT, MUTED, plot
 from .runs import FinishedRun
 
@@ -93,14 +108,20 @@ def worst_rows(run: FinishedRun) -> Section:
         Example(
             run.place(row),
             answer_of(run, row),
-            [Passage("", [Word(excerpt(run.text(row)))])],
+            [] if run.reads_images else [Passage("", [Word(excerpt(run.text(row)))])],
             "perhaps a label error" if row in doubted else "",
+            pictures_of(run, row),
         )
         for row in order
     ]
     what = "rows" if run.problem == "regression" else f"of {len(losses):,} rows were answered wrongly"
     said = f"{last_part(run.split)}: {int(wrong.sum()):,} {what}. By error, the greatest first."
     return Section("wrong", "Rows it got most wrong", [Text(said), Examples("", examples)])
+
+
+def pictures_of(run: FinishedRun, row: int) -> list[Picture]:
+    """Return a row of images as it is; nothing of other rows."""
+    return [as_picture(thumbnail(run.rows[row]["image"]), run.place(row))] if run.reads_images else []
 
 
 def rows_by_loss(run: FinishedRun) -> list[int]:
@@ -163,19 +184,23 @@ def label_errors(run: FinishedRun) -> Section:
     above = set(rows_by_loss(run)[: run.options.examples])
     others = [doubt for doubt in doubts if doubt.row not in above][:MOST_DOUBTS]
     pairs = Counter(in_words(doubt.row, doubt.given, doubt.proposed) for doubt in doubts)
+    head = ["row", "label", "proposed", "probability"]
     rows = [
-        [
-            run.place(doubt.row),
-            *in_words(doubt.row, doubt.given, doubt.proposed),
-            in_digits(doubt.probability),
-            excerpt(run.text(doubt.row), MOST_OF_DOUBTED),
-        ]
+        [run.place(doubt.row), *in_words(doubt.row, doubt.given, doubt.proposed), in_digits(doubt.probability)]
         for doubt in others
     ]
     blocks: list[Block] = [Text(said)]
     if doubts:
         counted = [[*pair, in_digits(count)] for pair, count in pairs.most_common(10)]
         blocks.append(Table("By label", ["label", "proposed", "rows"], counted, numeric=False))
-        head = ["row", "label", "proposed", "probability", "text"]
-        blocks.append(Table("The surest of them that are not shown above", head, rows, numeric=False))
+        caption = "The surest of them that are not shown above"
+        if run.reads_images:
+            facts = [list(zip(head[1:], row[1:], strict=True)) for row in rows]
+            shown = zip(rows, facts, others, strict=True)
+            examples = [Example(row[0], said, [], "", pictures_of(run, doubt.row)) for row, said, doubt in shown]
+            blocks.append(Examples(caption, examples))
+        else:
+            texts = [excerpt(run.text(doubt.row), MOST_OF_DOUBTED) for doubt in others]
+            rows = [[*row, text] for row, text in zip(rows, texts, strict=True)]
+            blocks.append(Table(caption, [*head, "text"], rows, numeric=False))
     return Section("label-errors", "Likely label errors", blocks)

@@ -21,7 +21,7 @@ from ..files import read_json
 from ..hub.results import RESULTS_FILE
 from ..hub.sanitize import last_part
 from ..metrics.inputs import Predictions, check_predictions
-from ..tasks import TASKS, Task, task_of
+from ..tasks import TASKS, Task, task_called, task_of
 from ..tasks.task import raw_splits
 from .options import ReportArguments
 
@@ -86,7 +86,10 @@ class FinishedRun:
     def task(self) -> Task[Any]:
         """The task of the run, with the arguments that it was trained with."""
         name = self.results.get("task_name")
-        kind = TASKS[name].arguments_class if name in TASKS else None
+        try:
+            kind = task_called(str(name)).arguments_class
+        except ValueError:
+            kind = None
         if kind is None:
             raise ValueError(f"no task {name!r} with an `arguments_class` is known here; there are {', '.join(TASKS)}")
         return task_of(build_arguments({**self.results["arguments"], "output_dir": str(self.folder)}, kind))
@@ -114,13 +117,20 @@ class FinishedRun:
         except (ValueError, OSError, KeyError) as error:
             return str(error).splitlines()[0]
 
+    @cached_property
+    def reads_images(self) -> bool:
+        """Whether its rows are images."""
+        return "image" in self.rows.column_names
+
     def text_and_pair(self, row: int) -> tuple[str, str | None]:
         """Return the text of a row, its words joined, and the second text of a pair."""
         content = self.rows[row]
         return (" ".join(content["tokens"]) if "tokens" in content else content["text"]), content.get("text_pair")
 
     def text(self, row: int) -> str:
-        """Return the text of a row, those of a pair in one."""
+        """Return the text of a row, those of a pair in one; of an image nothing."""
+        if self.reads_images:
+            return ""
         return " ⏎ ".join(text for text in self.text_and_pair(row) if text is not None)
 
     def place(self, row: int) -> str:
@@ -128,7 +138,11 @@ class FinishedRun:
         return last_part(str(self.rows[row][ORIGIN]))
 
     def lengths(self) -> list[int]:
-        """Return how many tokens each row has."""
+        """Return how many tokens each row has, or how many pixels."""
+        if self.reads_images:
+            from ..data.images import open_image
+
+            return [image.width * image.height for image in map(open_image, self.rows["image"])]
         tokenizer, lengths = AutoTokenizer.from_pretrained(self.folder), list[int]()
         for start in range(0, len(self.rows), 1000):
             texts = [self.text(row) for row in range(start, min(start + 1000, len(self.rows)))]

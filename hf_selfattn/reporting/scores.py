@@ -23,11 +23,14 @@ HEADLINES = {
     "ordinal": ("mae", "quadratic_kappa", "accuracy"),
     "regression": ("mae", "pearson", "rmse"),
     "named_entities": ("f1", "precision", "recall"),
+    "object_detection": ("map", "map_50", "map_75"),
 }
 # Of words in the names of metrics and baselines, those that are written otherwise.
 NAMES = {
     "tfidf": "TF-IDF",
     "vader": "VADER",
+    "map": "mAP",
+    "ap": "AP",
     "f1": "F1",
     "mcc": "Matthews correlation",
     "roc": "ROC",
@@ -105,16 +108,19 @@ def scores_by_class(run: FinishedRun) -> Section | None:
         [label, *(with_interval(scores.get(kind)) for kind in kinds), in_digits(counts.get(label))]
         for label, scores in by_class.items()
     ]
-    ranked = sorted(by_class, key=lambda label: by_class[label].get("f1", {"value": 0.0})["value"])[: 2 * MOST_PARTS]
-    caption = f"F1 of each class on {last_part(run.split)}, the weakest first."
-    plot = interval_plot(ranked, {"f1": [by_class[label].get("f1") for label in ranked]}, caption, x="F1")
+    main = "f1" if "f1" in kinds else kinds[0]
+    ranked = sorted(by_class, key=lambda label: by_class[label].get(main, {"value": 0.0})["value"])[: 2 * MOST_PARTS]
+    caption = f"{metric_name(main)} of each class on {last_part(run.split)}, the weakest first."
+    values = {main: [by_class[label].get(main) for label in ranked]}
+    plot = interval_plot(ranked, values, caption, x=metric_name(main))
     table = Table(f"Classes on {last_part(run.split)}", ["class", *map(metric_name, kinds), "in train"], rows)
     return Section("classes", "Scores by class", [Figures([plot]), table])
 
 
 def scores_by_part(run: FinishedRun) -> Section:
     """Return the scores of the split by the length of its rows, and by the columns that are asked for."""
-    parts = {"length in tokens": numeric_parts(np.array(run.lengths(), dtype=float))}
+    size = "size in pixels" if run.reads_images else "length in tokens"
+    parts = {size: numeric_parts(np.array(run.lengths(), dtype=float))}
     for column in run.options.columns:
         parts[column] = column_parts(run.column(column))
     blocks: list[Block] = []
@@ -129,7 +135,7 @@ def scores_by_part(run: FinishedRun) -> Section:
         ]
         table = Table(f"{metric_name(metric)} by {name}", [name, "rows", metric_name(metric)], rows)
         blocks += [Figures([plot]), table]
-    title = " and ".join(["Scores by length", *run.options.columns])
+    title = " and ".join([f"Scores by {size.split()[0]}", *run.options.columns])
     return Section("parts", title, blocks)
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
+
+from transformers import PreTrainedConfig
 
 from ..arguments import RunArguments, nearest
 from .sentiment import SentimentAnalysis, SentimentArguments
 from .task import Task, say
-from .text_arguments import TextClassificationArguments
-from .text_classification import TextClassification
+from .text_classification import TextClassification, TextClassificationArguments
 from .token_classification import NerArguments, TokenClassification
 
 TASKS: dict[str, type[Task[Any]]] = {}
+# Those on images, by name: imported when they are asked for, since not every user of texts has the extra vision.
+OF_IMAGES = {"image-classification": "ImageClassification", "object-detection": "ObjectDetection"}
 
 
 def register_task(task: type[Task[Any]]) -> type[Task[Any]]:
@@ -22,6 +26,7 @@ def register_task(task: type[Task[Any]]) -> type[Task[Any]]:
 
 def task_of(arguments: RunArguments) -> Task[Any]:
     """Return the task of a run."""
+    import_images(arguments.task)
     if arguments.task not in TASKS:
         raise ValueError(f"There is no task {arguments.task!r}; there are {', '.join(TASKS)}. Call register_task.")
     return TASKS[arguments.task](arguments)
@@ -29,11 +34,38 @@ def task_of(arguments: RunArguments) -> Task[Any]:
 
 def task_called(name: str) -> type[Task[Any]]:
     """Return a task by its name, or by that of the command line; an error says the nearest."""
+    import_images(name)
     commands = {task.command: task for task in TASKS.values() if task.command}
     known = {**TASKS, **commands}
     if name not in known:
-        raise ValueError(f"There is no task {name!r}; there are {', '.join(commands)}.{nearest(name, known)}")
+        there_are = dict.fromkeys([*commands, *OF_IMAGES])
+        raise ValueError(f"There is no task {name!r}; there are {', '.join(there_are)}.{nearest(name, there_are)}")
     return known[name]
+
+
+def task_of_model(config: PreTrainedConfig, model: str) -> type[Task[Any]]:
+    """Return the first registered task whose models are of the class that a model was saved as."""
+    saved_as = (config.architectures or [""])[0]
+    for name, task_name in OF_IMAGES.items():
+        if saved_as.endswith(task_name):
+            import_images(name)
+    for task in TASKS.values():
+        if task.model_class.__name__ == saved_as and task.answers is not None:
+            return task
+    raise ValueError(
+        f"{model} was saved as {saved_as or 'no class'}, whose answers no task knows; there are "
+        f"{', '.join(TASKS)}. Call register_task for one of your own."
+    )
+
+
+def import_images(name: str) -> None:
+    """Register a task on images; nothing is done for the name of another one."""
+    if name not in OF_IMAGES or name in TASKS:
+        return
+    try:
+        register_task(getattr(import_module(f".{name.replace('-', '_')}", __name__), OF_IMAGES[name]))
+    except ModuleNotFoundError as error:
+        raise ImportError(f"Images need the package {error.name}: pip install 'hf-selfattn[vision]'") from error
 
 
 for known in (TextClassification, SentimentAnalysis, TokenClassification):
@@ -48,4 +80,5 @@ __all__ = [
     "say",
     "task_called",
     "task_of",
+    "task_of_model",
 ]

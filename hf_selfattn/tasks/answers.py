@@ -17,6 +17,7 @@ from ..data.columns import find_text_columns, find_token_column
 from ..data.findings import text_mistake
 from ..metrics.abstention import abstention_of, confidences
 from ..modeling.words_selfattn import begin_words, token_marks
+from .backbone import tokenizer_state
 from .problems import PROBLEMS, Array
 from .tag_encoding import label_tokens, plain_text, tags_of_places, words_of_tokens
 
@@ -29,16 +30,17 @@ MULTI = "multi_label_classification"
 
 @dataclass
 class EncodedRows:
-    """Rows as token ids, whole, and what else is known of each."""
+    """Rows as token ids, whole, or as images that are still to be opened, and what else is known of each."""
 
-    inputs: dict[str, list[list[int]]]  # what the model reads, by name
+    inputs: dict[str, list[Any]]  # what the model reads, by name
     offsets: list[list[tuple[int, int]]] = field(default_factory=list)  # of the tokens of a row in its text
     special: list[list[int]] = field(default_factory=list)  # 1 at the special tokens of a row
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # width and height of images that were opened
 
     @property
     def lengths(self) -> list[int]:
-        """How many tokens each row has."""
-        return [len(ids) for ids in self.inputs["input_ids"]]
+        """How many tokens each row has; of an image how much work it is, as `ImageAnswers` counts it."""
+        return self.inputs["length"] if "length" in self.inputs else [len(ids) for ids in self.inputs["input_ids"]]
 
 
 class Answers(ABC):
@@ -46,18 +48,20 @@ class Answers(ABC):
 
     Args:
         model: in evaluation mode.
-        tokenizer: of the model.
+        processor: of the model: its tokenizer, or what makes tensors of images.
 
     Attributes:
         fields: what a row may hold.
         details: what else it may hold.
+        example: a right row.
     """
 
     fields: ClassVar[tuple[str, ...]]
     details: ClassVar[tuple[str, ...]] = ()
+    example: ClassVar[Row] = {"text": "The first answer is slower than the others."}
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(self, model: PreTrainedModel, processor: Any):
+        self.model, self.processor = model, processor
         self.label_names: list[str] = [model.config.id2label[number] for number in range(model.config.num_labels)]
 
     @abstractmethod
@@ -89,30 +93,43 @@ class Answers(ABC):
         """
         raise ValueError(f"abstain={threshold} needs one probability for each row, which this model does not give.")
 
+    def answer_all(self) -> None:  # noqa: B027
+        """Answer what is too unsure to be answered, too, where scores need it."""
+
+    @property
+    def processor_state(self) -> Any:
+        """All of the processor that decides what is read, as `json` writes it."""
+        return tokenizer_state(self.processor)
+
     @abstractmethod
     def encode(self, rows: Sequence[Row]) -> EncodedRows:
         """Return right rows as the model reads them; none is cut."""
+
+    def batch(self, encoded: EncodedRows, numbers: Sequence[int]) -> dict[str, Tensor]:
+        """Return the rows of these numbers as a batch: here token ids, padded on the right."""
+        width = width_of(max(len(encoded.inputs["input_ids"][number]) for number in numbers))
+        types = {"input_ids": self.processor.pad_token_id, "token_type_ids": self.processor.pad_token_type_id}
+        batch = {}
+        for name in encoded.inputs.keys() & {*self.processor.model_input_names}:
+            values = np.full((len(numbers), width), types.get(name) or 0, dtype=np.int64)
+            for place, number in enumerate(numbers):
+                ids = encoded.inputs[name][number]
+                values[place, : len(ids)] = ids
+            batch[name] = torch.from_numpy(values).to(self.model.device)
+        return batch
+
+    def scores_of(self, outputs: Any) -> Tensor:
+        """Return what is read of the outputs of a model, in float32: its logits."""
+        logits: Tensor = outputs.logits
+        return logits.float()
 
     @abstractmethod
     def read(self, logits: Tensor, rows: Sequence[Row], encoded: EncodedRows, numbers: Sequence[int]) -> list[Answer]:
         """Return the answers of a batch, the rows of these numbers, from its logits in float32."""
 
 
-class TextAnswers(Answers):
-    """A text, or a pair of texts: its label, or several, or a number, with calibrated probabilities."""
-
-    fields = ("text", "text_pair")
-
-    def columns(self, split: Dataset, **given: Any) -> tuple[dict[str, str], list[str]]:
-        """Return the columns of the texts, by the names given or by known names."""
-        found, notes = find_text_columns(split, given.get("text_column"), given.get("text_pair_column"))
-        return dict(zip(self.fields, found, strict=False)), notes
-
-    def mistake(self, row: Row) -> tuple[str, str]:
-        """Return the text of a row that is none, and what is wrong with it."""
-        names = ["text", "text_pair"] if "text_pair" in row else ["text"]
-        mistakes = ((name, text_mistake(row.get(name))[1]) for name in names)
-        return next(((name, message) for name, message in mistakes if message), ("", ""))
+class ClassAnswers(Answers):
+    """A row has a label, or several, or a number, with calibrated probabilities."""
 
     def answered(self, of_words: bool) -> list[str]:
         """Return the label and, unless it is a number, the probabilities."""
@@ -142,20 +159,6 @@ class TextAnswers(Answers):
         wrong = "no row" if found.error is None else f"a share of {found.error}"
         return f"{said} rows reached {found.threshold:g}; of these {wrong} was answered wrongly."
 
-    def encode(self, rows: Sequence[Row]) -> EncodedRows:
-        """Return texts and pairs of texts as token ids."""
-        inputs: dict[str, list[Any]] = {}
-        paired = [row.get("text_pair") is not None for row in rows]
-        for is_pair in {*paired}:
-            places = [place for place, other in enumerate(paired) if other == is_pair]
-            texts = [rows[place]["text"] for place in places]
-            pairs = [rows[place]["text_pair"] for place in places] if is_pair else None
-            for name, values in self.tokenizer(texts, pairs, truncation=False, verbose=False).items():
-                column = inputs.setdefault(name, [[]] * len(rows))
-                for place, value in zip(places, values, strict=True):
-                    column[place] = value
-        return EncodedRows(inputs)
-
     def read(self, logits: Tensor, rows: Sequence[Row], encoded: EncodedRows, numbers: Sequence[int]) -> list[Answer]:
         """Return label, probability (see `confidences`) and all probabilities of each row."""
         config = self.model.config
@@ -175,6 +178,43 @@ class TextAnswers(Answers):
         return answers
 
 
+class TextAnswers(ClassAnswers):
+    """Answers to a text, or a pair of texts."""
+
+    fields = ("text", "text_pair")
+
+    def columns(self, split: Dataset, **given: Any) -> tuple[dict[str, str], list[str]]:
+        """Return the columns of the texts, by the names given or by known names."""
+        found, notes = find_text_columns(split, given.get("text_column"), given.get("text_pair_column"))
+        return dict(zip(self.fields, found, strict=False)), notes
+
+    def mistake(self, row: Row) -> tuple[str, str]:
+        """Return the text of a row that is none, and what is wrong with it."""
+        names = ["text", "text_pair"] if "text_pair" in row else ["text"]
+        mistakes = ((name, text_mistake(row.get(name))[1]) for name in names)
+        return next(((name, message) for name, message in mistakes if message), ("", ""))
+
+    def encode(self, rows: Sequence[Row]) -> EncodedRows:
+        """Return texts and pairs of texts as token ids."""
+        inputs: dict[str, list[Any]] = {}
+        paired = [row.get("text_pair") is not None for row in rows]
+        for is_pair in {*paired}:
+            places = [place for place, other in enumerate(paired) if other == is_pair]
+            texts = [rows[place]["text"] for place in places]
+            pairs = [rows[place]["text_pair"] for place in places] if is_pair else None
+            for name, values in self.processor(texts, pairs, truncation=False, verbose=False).items():
+                column = inputs.setdefault(name, [[]] * len(rows))
+                for place, value in zip(places, values, strict=True):
+                    column[place] = value
+        return EncodedRows(inputs)
+
+
+def width_of(length: int) -> int:
+    """Return the width of a batch: a multiple of 8, or of more, so that it is a sixteenth above the length at most."""
+    step = max(8, 1 << max(0, length.bit_length() - 5))
+    return -(-length // step) * step
+
+
 def given(label: Any, probability: float | None, probabilities: dict[str, float]) -> Answer:
     """Return the answer of a classifier."""
     return {"label": label, "probability": probability, "probabilities": probabilities}
@@ -189,11 +229,11 @@ class TagAnswers(Answers):
     fields = ("text", "tokens")
     details = ("ids", "offsets")
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
-        super().__init__(model, tokenizer)
-        if not tokenizer.is_fast:
-            raise ValueError(f"{type(tokenizer).__name__} gives no offsets. Take a model with a fast tokenizer.")
-        self.marks = torch.tensor(token_marks(tokenizer) or [0] * len(tokenizer))
+    def __init__(self, model: PreTrainedModel, processor: PreTrainedTokenizerBase):
+        super().__init__(model, processor)
+        if not processor.is_fast:
+            raise ValueError(f"{type(processor).__name__} gives no offsets. Take a model with a fast tokenizer.")
+        self.marks = torch.tensor(token_marks(processor) or [0] * len(processor))
 
     def columns(self, split: Dataset, **given: Any) -> tuple[dict[str, str], list[str]]:
         """Return the column of the words, or else of the texts; of a CoNLL-U file that of the word numbers, too."""
@@ -221,7 +261,7 @@ class TagAnswers(Answers):
         """Return texts, and words joined by spaces, as token ids with their places in these texts."""
         texts = [text_of(row) for row in rows]
         options = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
-        encoded = dict(self.tokenizer(texts, truncation=False, verbose=False, **options))
+        encoded = dict(self.processor(texts, truncation=False, verbose=False, **options))
         offsets, special = encoded.pop("offset_mapping"), encoded.pop("special_tokens_mask")
         return EncodedRows(encoded, offsets, special)
 

@@ -1,47 +1,56 @@
-"""The backbone of a run: its configuration, its tokenizer, how a model is built on it, and how it attends on a CPU.
-
-On a CPU the backward pass of the fused kernel is slow on short inputs in bfloat16: on 128 tokens it takes almost four
-times as long as plain matrix products, forward and backward together; on 512 tokens it is the faster one
-(`benchmarks/speed/attention_cpu.py`). Without a backward pass plain products win on 512
-tokens, too: the fused kernel multiplies in float32, and the processor is four times as fast in bfloat16.
-"""
+"""The backbone of a run: its configuration and tokenizer, how a model is built on it, or on a tuned one."""
 
 from __future__ import annotations
 
 import copy
 import json
 import logging
-from itertools import product
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
     AutoConfig,
     AutoTokenizer,
+    DataCollatorWithPadding,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from ..adapters import merge_adapters
 from ..arguments import ModelArguments, RunArguments
-from ..modeling.attention_selfattn import eager_attention_forward
+from ..modeling import modeling_selfattn
 from ..modeling.configuration_selfattn import SelfAttnConfig, backbone_window
+from ..modeling.modeling_selfattn import SelfAttnForTokenClassification, SelfAttnPreTrainedModel
 
 # Dropout there keeps attention from its fused kernel, by the name it has in the families' configurations.
 ATTENTION_DROPOUT_FIELDS = ("attention_probs_dropout_prob", "attention_dropout")
 # Of the backbone's hidden layers, how many a probe mixes.
 MIXED_LAYERS = 4
-# The attention in bfloat16 on a CPU, and the longest input that a training reads by plain products.
-CPU_ATTENTION, LONGEST_EAGER = "sdpa_or_eager_on_cpu", 256
-# Attention weights that are computed at once without a backward pass: 2 MiB stay in the cache of a core.
-WEIGHTS_AT_ONCE = 1 << 20
-# A sum of exponentials between it and its reciprocal has lost none of them that counts.
-LEAST_SUM = 1e-30
+# A tokenizer that claims no limit makes pipelines pass a text on whole: the model reads any length.
+NO_LIMIT = int(1e30)
+
+Collate = Callable[[list[dict[str, Any]]], Any]
+
+
+def integers_as_bytes(value: Any) -> bytes:
+    """Return token ids and the like as bytes."""
+    return np.asarray(value, dtype=np.int64).tobytes()
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """How the backbone reads the rows of a task, as `Task.encode` returns them."""
+
+    columns: tuple[str, ...]  # of a row, that it reads; a row need not have all of them
+    collate: Collate  # makes a batch of rows with these columns alone
+    state: Any  # all of the processor that decides what is read, as `json` writes it
+    as_bytes: Callable[[Any], bytes] = integers_as_bytes  # of the value of a column, what is read of it
+    beside_features: tuple[str, ...] | None = None  # columns that a batch needs beside kept features; None: all
 
 
 def hub_options(arguments: ModelArguments) -> dict[str, str]:
@@ -49,8 +58,8 @@ def hub_options(arguments: ModelArguments) -> dict[str, str]:
     return {"revision": arguments.model_revision} if arguments.model_revision else {}
 
 
-def open_backbone(arguments: ModelArguments) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
-    """Return the configuration and the tokenizer of the backbone."""
+def open_with(processor_class: Any, arguments: ModelArguments, processor: str) -> tuple[PreTrainedConfig, Any]:
+    """Return the configuration of the model that a run starts from, and its processor, which errors call so."""
     options = hub_options(arguments)
     if (Path(arguments.model) / "adapter_config.json").is_file():
         raise ValueError(
@@ -59,12 +68,17 @@ def open_backbone(arguments: ModelArguments) -> tuple[PreTrainedConfig, PreTrain
         )
     try:
         config = AutoConfig.from_pretrained(arguments.model, **options)
-        tokenizer = AutoTokenizer.from_pretrained(arguments.model, **options)
+        return config, processor_class.from_pretrained(arguments.model, **options)
     except OSError as error:
         raise ValueError(
             f"The backbone model={arguments.model!r} cannot be opened. Give a name on the hub or a folder with "
-            f"config.json, weights and tokenizer. {error}"
+            f"config.json, weights and {processor}. {error}"
         ) from error
+
+
+def open_backbone(arguments: ModelArguments) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """Return the configuration and the tokenizer of the backbone."""
+    config, tokenizer = open_with(AutoTokenizer, arguments, "tokenizer")
     if tokenizer.pad_token is None:
         filling = tokenizer.eos_token or tokenizer.unk_token
         if filling is None:
@@ -88,6 +102,12 @@ def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         return {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
     state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     return {name: value for name, value in state.items() if name not in ("truncation", "padding")}
+
+
+def text_inputs(tokenizer: PreTrainedTokenizerBase) -> Inputs:
+    """Return how a backbone reads tokens."""
+    names = tuple(tokenizer.model_input_names)
+    return Inputs(names, DataCollatorWithPadding(tokenizer), tokenizer_state(tokenizer))
 
 
 def window_of(backbone_config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -130,94 +150,70 @@ def head_settings(
     return {"num_mixed_layers": min(MIXED_LAYERS, num_layers), **start, **arguments.heads}
 
 
-def attention_on_cpu(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor | None]:
-    """Attend with plain matrix products where these are faster, otherwise with the fused kernel.
+def tuned_model(
+    model_class: type[SelfAttnPreTrainedModel], arguments: ModelArguments, labels: dict[str, Any]
+) -> tuple[PreTrainedModel, str]:
+    """Return a model with the weights of one that was tuned before, uncalibrated, and a sentence on what it keeps.
 
-    Args:
-        query: (B, H, Q, E).
-        key: (B, H, K, E).
-        value: (B, H, K, E).
-        attention_mask: True where attention is allowed, or additive; broadcasts to (B, H, Q, K). None for no mask.
-        scaling: factor of the logits, 1 / sqrt(E) where it is not given.
-        dropout: share of the attention weights set to 0 in training.
+    Labels of the same name keep their answers, others start fresh; of a model of another task backbone and heads are
+    kept. An adapter is merged into its backbone.
     """
-    is_causal = kwargs.get("is_causal")
-    looks_back_only = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    plain = not looks_back_only and kwargs.get("position_bias") is None and key.shape[:2] == query.shape[:2]
-    plain = plain and query.dtype == torch.bfloat16
-    trains = torch.is_grad_enabled()
-    if not plain or (trains and key.shape[2] > LONGEST_EAGER) or query.shape[2] * key.shape[2] > WEIGHTS_AT_ONCE:
-        fused = AttentionInterface()["sdpa"]
-        options = {"scaling": scaling, "dropout": dropout, **kwargs}
-        attended, weights = fused(module, query, key, value, attention_mask, **options)
-        return attended, weights
-    if attention_mask is not None and attention_mask.dtype == torch.bool:
-        lowest = torch.finfo(query.dtype).min
-        attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill(~attention_mask, lowest)
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if not trains:
-        return attend_in_slices(query * scaling, key, value, attention_mask), None
-    attended, _ = eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout)
-    return attended, None
+    before = open_tuned(model_class, arguments)
+    config = copy.deepcopy(before.config)
+    config.backbone_config.update(arguments.backbone)
+    names = [labels["id2label"][number] for number in range(len(labels["id2label"]))]
+    known = [before.config.id2label[number] for number in range(before.config.num_labels)]
+    # The backbone is no longer the one that a name on the hub stands for.
+    changes = {**labels, "temperature": 1.0, "thresholds": None, "backbone_hash": None}
+    changes |= {"backbone_name_or_path": None, "backbone_revision": None, "adapter_subfolder": None}
+    for name, value in {**changes, **arguments.heads}.items():
+        setattr(config, name, value)
+    model = model_class(config)
+    try:
+        model.base_model.load_state_dict(before.base_model.state_dict())
+    except RuntimeError as error:
+        raise ValueError(
+            f"heads={arguments.heads} does not fit the heads of {arguments.model}, which are trained already. Leave "
+            "heads out, or give the plain backbone as model."
+        ) from error
+    same_task = type(before) is model_class
+    if same_task:
+        copy_answers(before, model, known, names)
+    if isinstance(model, SelfAttnForTokenClassification):
+        tokenizer = AutoTokenizer.from_pretrained(arguments.model, **hub_options(arguments))
+        model.read_marks(tokenizer)
+    kept = [name for name in names if same_task and name in known]
+    fresh = [name for name in names if name not in kept]
+    said = f"Training goes on from {arguments.model}, which was tuned before: backbone and heads are kept"
+    said += f", and the answers for {', '.join(kept)}" if kept else ""
+    return model, f"{said}; {', '.join(fresh)} start fresh." if fresh else f"{said}."
 
 
-def attend_in_slices(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    """Return (B, Q, H, E) attention, so many rows or heads at once that their weights stay in the cache.
+def open_tuned(model_class: type[SelfAttnPreTrainedModel], arguments: ModelArguments) -> PreTrainedModel:
+    """Return the tuned model, whole, of the class that it was saved as."""
+    options = hub_options(arguments)
+    config = SelfAttnConfig.from_pretrained(arguments.model, **options)
+    saved_as = getattr(modeling_selfattn, (config.architectures or [""])[0], model_class)
+    if arguments.backbone_name_or_path is not None:
+        options["backbone_name_or_path"] = arguments.backbone_name_or_path
+    return merge_adapters(saved_as.from_pretrained(arguments.model, **options))
 
-    The softmax is the same whatever is taken off its logits. Nothing is, unless a sum of exponentials is out of range;
-    that sum comes out of a column of ones beside the values. A bias that all queries share multiplies both.
-    """
-    B, H, Q, _ = query.shape
-    matrices = max(1, WEIGHTS_AT_ONCE // (Q * key.shape[2]))
-    num_rows, num_heads = max(1, matrices // H), min(H, matrices)
-    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
-    weighted, added = F.pad(value, (0, 1), value=1.0), bias
-    if bias is not None and bool((bias[:, :, :1] == bias).all()):
-        weighted, added = weighted * bias[:, :, 0, :, None].exp(), None
-    bias, added = (None if x is None else x.expand(B, H, -1, -1) for x in (bias, added))
-    attended = query.new_empty(B, Q, H, value.shape[-1])
-    with torch.autocast(query.device.type, enabled=False):  # it would take a softmax in float32
-        for row, head in product(range(0, B, num_rows), range(0, H, num_heads)):
-            here = slice(row, row + num_rows), slice(head, head + num_heads)
-            weights = biased_logits(query[here], key[here], None if added is None else added[here]).exp_()
-            part, total = (weights @ weighted[here]).split([value.shape[-1], 1], dim=-1)
-            if bool(((total > LEAST_SUM) & (total < 1 / LEAST_SUM)).all()):
-                part = part / total
+
+@torch.no_grad()
+def copy_answers(before: PreTrainedModel, model: PreTrainedModel, known: list[str], names: list[str]) -> None:
+    """Copy what stands above backbone and heads; of what belongs to labels, the part of those that both know."""
+    shared = [name for name in names if name in known]
+    theirs, ours = [known.index(name) for name in shared], [names.index(name) for name in shared]
+    state = dict(before.named_parameters())
+    for name, value in model.named_parameters():
+        if name.startswith(f"{model.base_model_prefix}.") or name not in state:
+            continue
+        part, places = state[name], []
+        for axis, (old, new) in enumerate(zip(part.shape, value.shape, strict=True)):
+            more = old - len(known)  # class queries have one more, for all labels
+            if more == new - len(names) and more in (0, 1):
+                part = part.index_select(axis, torch.tensor([*theirs, *[len(known)] * more]))
+                places.append(torch.tensor([*ours, *[len(names)] * more]))
             else:
-                logits = biased_logits(query[here], key[here], None if bias is None else bias[here])
-                part = logits.softmax(dim=-1) @ value[here]
-            attended[here[0], :, here[1]] = part.transpose(1, 2)
-    return attended
-
-
-def biased_logits(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
-    """Return (B, H, Q, K) the logits of attention."""
-    logits = query @ key.transpose(-1, -2)
-    return logits if bias is None else logits.add_(bias)
-
-
-AttentionInterface.register(CPU_ATTENTION, attention_on_cpu)
-AttentionMaskInterface.register(CPU_ATTENTION, AttentionMaskInterface()["sdpa"])
-
-
-def use_fast_attention(model: PreTrainedModel) -> None:
-    """Let a model that attends with the fused kernel choose by length instead."""
-    backbone_config = getattr(model.config, "backbone_config", model.config)
-    implementations = {model.config._attn_implementation, backbone_config._attn_implementation}
-    if implementations == {"sdpa"}:
-        model.set_attn_implementation(CPU_ATTENTION)
-
-
-def use_fused_attention(model: PreTrainedModel) -> None:
-    """Undo `use_fast_attention`."""
-    if model.config._attn_implementation == CPU_ATTENTION:
-        model.set_attn_implementation("sdpa")
+                places.append(torch.arange(new))
+        value[torch.meshgrid(*places, indexing="ij")] = part

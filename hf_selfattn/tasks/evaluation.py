@@ -7,20 +7,29 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from numpy.typing import NDArray
 from transformers import EvalPrediction, PreTrainedModel, Trainer
 
-from ..data import ClassificationData, fingerprint
+from ..data import fingerprint
 from ..files import write_text
 from ..metrics import fit_temperature, fit_thresholds, metric_values, predicted_labels, score
 from ..metrics.abstention import abstention_table, confidences, wrong_answers
-from .baselines import joined_texts, tfidf_baseline
+from ..metrics.baselines import joined_texts, tfidf_baseline
+from ..metrics.intervals import Score, wilson_interval
 from .problems import PROBLEMS, Array, as_references
+
+
+class LabelledData(Protocol):
+    """Checked rows of texts or images, whose splits have a column `label`."""
+
+    splits: DatasetDict
+    problem: str
+    label_names: list[str]
 
 
 def plain_model(trainer: Trainer) -> PreTrainedModel:
@@ -28,7 +37,7 @@ def plain_model(trainer: Trainer) -> PreTrainedModel:
     return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
 
 
-def metrics_function(data: ClassificationData) -> Callable[[EvalPrediction], dict[str, float]]:
+def metrics_function(data: LabelledData) -> Callable[[EvalPrediction], dict[str, float]]:
     """Return what `Trainer` calls after each evaluation."""
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
@@ -40,7 +49,7 @@ def metrics_function(data: ClassificationData) -> Callable[[EvalPrediction], dic
     return compute
 
 
-def metric_names(data: ClassificationData) -> list[str]:
+def metric_names(data: LabelledData) -> list[str]:
     """Return the metrics that the validation split defines, as the right answers themselves are scored."""
     references = as_references(data.splits["validation"]["label"][:], data.problem)
     classes = data.problem in ("single_label_classification", "ordinal")
@@ -90,7 +99,7 @@ class Calibration:
         return {"temperature": self.temperature, "thresholds": self.thresholds}
 
 
-def fit_calibration(data: ClassificationData, logits: Array) -> Calibration:
+def fit_calibration(data: LabelledData, logits: Array) -> Calibration:
     """Fit temperature and thresholds on logits (N, C) of the validation split; a regression has neither."""
     if data.problem == "regression":
         return Calibration()
@@ -103,7 +112,7 @@ def fit_calibration(data: ClassificationData, logits: Array) -> Calibration:
 
 
 def score_splits(
-    data: ClassificationData, logits: dict[str, Array], calibration: Calibration, output_dir: Path
+    data: LabelledData, logits: dict[str, Array], calibration: Calibration, output_dir: Path, top: int = 0
 ) -> dict[str, Any]:
     """Score each evaluation split with intervals, before and after calibration, and write its predictions."""
     record = {}
@@ -117,7 +126,7 @@ def score_splits(
         if PartialState().is_main_process:
             write_predictions(output_dir / predictions_file, references.tolist(), output)
         record[name] = {
-            **score_outputs(data, name, output, calibration.thresholds),
+            **score_outputs(data, name, output, calibration.thresholds, top),
             "uncalibrated": {metric: value for metric, value in before.items() if "/" not in metric},
             "predictions_file": predictions_file,
         }
@@ -125,12 +134,22 @@ def score_splits(
 
 
 def score_outputs(
-    data: ClassificationData, name: str, outputs: Array, thresholds: list[float] | None = None
+    data: LabelledData, name: str, outputs: Array, thresholds: list[float] | None = None, top: int = 0
 ) -> dict[str, Any]:
-    """Return the scores of a split with intervals, of its outputs (N, C), or (N,) for a regression."""
+    """Return the scores of a split with intervals, of its outputs (N, C), or (N,) for a regression.
+
+    Args:
+        top: of how many likeliest classes one must be right to count as an answer, in a score of its own; 0 for none.
+    """
     split = data.splits[name]
     references = as_references(split["label"][:], data.problem)
     scores = score(data.problem, references, outputs, data.label_names, thresholds=thresholds)
+    if data.problem == "single_label_classification" and 0 < top < len(data.label_names):
+        scores = {
+            "accuracy": scores.pop("accuracy"),
+            f"top_{top}_accuracy": top_accuracy(references, outputs, top),
+            **scores,
+        }
     return {
         "rows": len(split),
         "fingerprint": fingerprint(split),
@@ -138,7 +157,14 @@ def score_outputs(
     }
 
 
-def abstention_record(data: ClassificationData, logits: Array, calibration: Calibration) -> dict[str, Any]:
+def top_accuracy(references: Array, outputs: Array, top: int) -> Score:
+    """Return the share of rows whose class is among the likeliest ones, with Wilson's interval."""
+    likeliest = np.argpartition(-outputs, top - 1, axis=1)[:, :top]
+    right = (likeliest == references[:, None]).any(axis=1)
+    return Score(float(right.mean()), *wilson_interval(right.sum(), len(right), 0.95))
+
+
+def abstention_record(data: LabelledData, logits: Array, calibration: Calibration) -> dict[str, Any]:
     """Return what the validation split, of logits (N, C), says of answers given only where the model is sure."""
     if data.problem == "regression":
         return {}
@@ -148,7 +174,7 @@ def abstention_record(data: ClassificationData, logits: Array, calibration: Cali
     return {"abstention": abstention_table(confidences(predicted, outputs), wrong_answers(predicted, references))}
 
 
-def score_tfidf(data: ClassificationData, seed: int) -> dict[str, Any]:
+def score_tfidf(data: LabelledData, seed: int) -> dict[str, Any]:
     """Score TF-IDF with a linear model on the same rows."""
     texts = {name: joined_texts(split) for name, split in data.splits.items()}
     evaluated = {name: texts[name] for name in texts if name != "train"}
@@ -160,14 +186,10 @@ def score_tfidf(data: ClassificationData, seed: int) -> dict[str, Any]:
     return score_answers(data, answers, time.perf_counter() - started)
 
 
-def score_answers(data: ClassificationData, answers: dict[str, Array], seconds: float) -> dict[str, Any]:
+def score_answers(data: LabelledData, answers: dict[str, Array], seconds: float, top: int = 0) -> dict[str, Any]:
     """Return the scores of a baseline with intervals, by split."""
-    record: dict[str, Any] = {"seconds": seconds, "splits": {}}
-    for name, output in answers.items():
-        truth = as_references(data.splits[name]["label"][:], data.problem)
-        scores = score(data.problem, truth, output, data.label_names)
-        record["splits"][name] = {"scores": {metric: value.as_dict() for metric, value in scores.items()}}
-    return record
+    scored = {name: score_outputs(data, name, output, top=top)["scores"] for name, output in answers.items()}
+    return {"seconds": seconds, "splits": {name: {"scores": scores} for name, scores in scored.items()}}
 
 
 def write_predictions(path: Path, references: Sequence[Any], outputs: NDArray[Any]) -> None:

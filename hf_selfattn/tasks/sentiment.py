@@ -13,11 +13,10 @@ from datasets import DatasetDict
 from ..data import ClassificationData
 from ..data.polarity import POLARITIES, has_polarity, polarity_of, polarity_probabilities, to_polarity
 from ..metrics import score
-from .baselines import joined_texts, vader_baseline
+from ..metrics.baselines import joined_texts, vader_baseline
 from .evaluation import score_answers
 from .problems import PROBLEMS, Array, as_references
-from .text_arguments import TextClassificationArguments
-from .text_classification import TextClassification
+from .text_classification import TextClassification, TextClassificationArguments
 
 
 @dataclass
@@ -85,7 +84,7 @@ class SentimentAnalysis(TextClassification):
     def baselines(self, data: ClassificationData) -> dict[str, Any]:
         """Score TF-IDF and, unless it is left out, the lexicon."""
         record = super().baselines(data)
-        if self.arguments.lexicon is False or without_lexicon(data):
+        if not record or self.arguments.lexicon is False or without_lexicon(data):
             return record
         started = time.perf_counter()
         answers = {

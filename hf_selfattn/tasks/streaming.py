@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
@@ -23,7 +23,9 @@ from ..data.formats import ORIGIN, Reading, Row
 from ..data.labels import read_scheme
 from ..data.load import SPLIT_ALIASES, find_files, split_named
 from ..data.streams import Stream, stream_files, stream_split, survey
-from .text_arguments import TextClassificationArguments
+
+if TYPE_CHECKING:
+    from .text_classification import TextClassificationArguments
 
 # A stream has no length: what is counted in epochs otherwise is counted in steps, and rows have no lengths to group.
 STREAM_OPTIONS: dict[str, Any] = {

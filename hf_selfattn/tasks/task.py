@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -10,15 +11,24 @@ from typing import Any, ClassVar, Generic, TypeVar
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from peft import PeftModel
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 
 from ..adapters import tune
 from ..arguments import DataArguments, RunArguments
 from ..data import load_splits
 from ..modeling.modeling_selfattn import SelfAttnPreTrainedModel
 from .answers import Answers
-from .backbone import backbone_settings, head_settings, is_tuned
-from .tuned import tuned_model
+from .backbone import (
+    NO_LIMIT,
+    Inputs,
+    backbone_settings,
+    head_settings,
+    is_tuned,
+    open_backbone,
+    text_inputs,
+    tuned_model,
+)
+from .problems import Array
 
 AnyRunArguments = TypeVar("AnyRunArguments", bound=RunArguments)
 
@@ -36,8 +46,11 @@ class Task(ABC, Generic[AnyRunArguments]):
         name: of the task, as arguments name it.
         command: its name on the command line, of a task that comes with the package.
         pipeline: the pipeline that serves its models.
+        example_model: the backbone that `new` writes where the user names none.
         model_class: what trains.
-        peft_type: what PEFT calls the task, such as `SEQ_CLS`.
+        peft_type: what PEFT calls the task, such as `SEQ_CLS`; it has no name for tasks on images.
+        encodes_by: what `encode` does to rows, as a run says it.
+        processor_class: opens what turns rows into the backbone's input, from the folder of a model.
         answers: how its models read a new row and answer it; none for a task that `predict` does not serve.
         arguments_class: what a run of it is told.
         columns_trained: arguments of a training that say how such rows are read, too.
@@ -49,8 +62,11 @@ class Task(ABC, Generic[AnyRunArguments]):
     name: ClassVar[str]
     command: ClassVar[str] = ""
     pipeline: ClassVar[str]
+    example_model: ClassVar[str] = "sentence-transformers/all-MiniLM-L6-v2"
     model_class: ClassVar[type[SelfAttnPreTrainedModel]]
-    peft_type: ClassVar[str]
+    peft_type: ClassVar[str | None] = None
+    encodes_by: ClassVar[str] = "tokenised"
+    processor_class: ClassVar[Any] = AutoTokenizer
     answers: ClassVar[type[Answers] | None] = None
     arguments_class: ClassVar[Any] = None
     columns_trained: ClassVar[tuple[str, ...]] = ()
@@ -85,8 +101,18 @@ class Task(ABC, Generic[AnyRunArguments]):
             return [f"A run would stop: {str(error).splitlines()[0]}"]
         return [f"In a run: {note}" for note in data.notes if note not in known]
 
+    def open_processor(self) -> tuple[PreTrainedConfig, Any]:
+        """Return the configuration of the backbone and its processor: here its tokenizer, which cuts nothing."""
+        backbone_config, tokenizer = open_backbone(self.arguments)
+        tokenizer.model_max_length = NO_LIMIT
+        return backbone_config, tokenizer
+
+    def inputs(self, processor: Any) -> Inputs:
+        """Return how the backbone reads a row that `encode` returns."""
+        return text_inputs(processor)
+
     @abstractmethod
-    def tokenise(self, data: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str, Dataset]:
+    def encode(self, data: Any, processor: Any) -> dict[str, Dataset]:
         """Return the splits as the model reads them, with the columns `labels` and `length`."""
 
     def training_defaults(self) -> dict[str, Any]:
@@ -95,9 +121,12 @@ class Task(ABC, Generic[AnyRunArguments]):
 
     @abstractmethod
     def trainer_options(
-        self, data: Any, tokens: dict[str, Dataset], options: TrainingArguments, tokenizer: PreTrainedTokenizerBase
+        self, data: Any, encoded: dict[str, Dataset], options: TrainingArguments, processor: Any
     ) -> dict[str, Any]:
-        """Return collator, metrics and perhaps a loss for `Trainer`; metrics see the rows of validation in order."""
+        """Return collator, metrics and perhaps a loss for `Trainer`; metrics see the rows of validation in order.
+
+        There may be `callbacks`, too, and the `train_dataset`, where training reads rows otherwise than `encode` says.
+        """
 
     @abstractmethod
     def metrics(self, data: Any) -> list[str]:
@@ -108,12 +137,12 @@ class Task(ABC, Generic[AnyRunArguments]):
         """Return the metric that picks the checkpoint where the user names none."""
 
     @abstractmethod
-    def evaluate(self, data: Any, tokens: dict[str, Dataset], evaluator: Trainer, output_dir: Path) -> dict[str, Any]:
+    def evaluate(self, data: Any, encoded: dict[str, Dataset], evaluator: Trainer, output_dir: Path) -> dict[str, Any]:
         """Score every evaluation split and write its predictions; return the task's part of the results.
 
         Args:
             data: checked data.
-            tokens: the splits as the model reads them.
+            encoded: the splits as the model reads them.
             evaluator: holds the final model, whose configuration takes what it keeps of the scores.
             output_dir: folder of the run.
 
@@ -121,6 +150,15 @@ class Task(ABC, Generic[AnyRunArguments]):
             `problem`; `splits` with `rows` and `scores` (value, low and high of each) of every one; and what else the
             task has to say.
         """
+
+    def feature_baselines(self, data: Any, features: Callable[[], dict[str, Array]]) -> dict[str, Any]:
+        """Score baselines on the frozen features of a probe, as further entries of `baseline` in the results.
+
+        Args:
+            data: checked data.
+            features: returns (N, D) of the rows of each split, the means of the backbone's last layer.
+        """
+        return {}
 
     @classmethod
     def of_model(cls, config: PreTrainedConfig, trained: dict[str, Any], given: dict[str, Any]) -> Task[Any]:
@@ -145,6 +183,11 @@ class Task(ABC, Generic[AnyRunArguments]):
         """Return the arguments that a tuned model implies: its labels, and the columns that it was trained on."""
         before = trained.get("arguments", {})
         return {name: before[name] for name in cls.columns_trained if before.get(name) is not None}
+
+    @classmethod
+    def read_files(cls, **files: Any) -> DatasetDict:
+        """Return the rows of files of splits, as they are."""
+        return load_splits(**files)
 
     def rows(self, data: Any) -> list[dict[str, Any]]:
         """Return the rows of the split `test` as a `Predictor` reads them."""

@@ -55,6 +55,7 @@ class NerArguments(RunArguments):
     Args:
         token_column: column of the words, or its number in a column file; found where it is not given.
         tag_column: column of the tags, or its number in a column file; found where it is not given.
+        text_column: column of the texts of rows with spans; a well-known name is found.
         span_column: character spans of `text_column`, instead of tokens and tags.
         document_column: the id of a row's document.
         scheme: of the tags, such as `IOB2`; detected where it is not given.
@@ -70,6 +71,7 @@ class NerArguments(RunArguments):
 
     token_column: str | int | None = None
     tag_column: str | int | None = None
+    text_column: str | None = None
     span_column: str | None = None
     document_column: str | None = None
     scheme: str | None = None
@@ -157,11 +159,11 @@ class TokenClassification(Task[NerArguments]):
         base_model(model).label_smoothing = float(self.arguments.options.get("label_smoothing_factor") or 0)
         return model
 
-    def tokenise(self, data: TaggingData, tokenizer: PreTrainedTokenizerBase) -> dict[str, Dataset]:
+    def encode(self, data: TaggingData, processor: PreTrainedTokenizerBase) -> dict[str, Dataset]:
         """Return the tokenised splits, a row for each sentence or document."""
         whole = self.arguments.context == "document"
         return {
-            name: encode_split(split, tokenizer, data.label_names, whole_documents=whole)
+            name: encode_split(split, processor, data.label_names, whole_documents=whole)
             for name, split in data.splits.items()
         }
 
@@ -176,17 +178,17 @@ class TokenClassification(Task[NerArguments]):
     def trainer_options(
         self,
         data: TaggingData,
-        tokens: dict[str, Dataset],
+        encoded: dict[str, Dataset],
         options: TrainingArguments,
-        tokenizer: PreTrainedTokenizerBase,
+        processor: PreTrainedTokenizerBase,
     ) -> dict[str, Any]:
         """Return collator and metrics for `Trainer`; the loss is the model's own, which smooths labels itself."""
         if options.label_smoothing_factor and self.arguments.heads.get("decoding") == "crf":
             raise ValueError("heads.decoding=crf has a loss of its own: leave label_smoothing_factor out.")
         options.label_smoothing_factor = 0.0
         return {
-            "data_collator": DataCollatorForTokenClassification(tokenizer),
-            "compute_metrics": tag_metrics(data, tokens["validation"]),
+            "data_collator": DataCollatorForTokenClassification(processor),
+            "compute_metrics": tag_metrics(data, encoded["validation"]),
             "preprocess_logits_for_metrics": likeliest_labels,
         }
 
@@ -196,7 +198,7 @@ class TokenClassification(Task[NerArguments]):
         return {"rows": len(train), "fingerprint": fingerprint(train), "labels": entity_counts(data)}
 
     def evaluate(
-        self, data: TaggingData, tokens: dict[str, Dataset], evaluator: Trainer, output_dir: Path
+        self, data: TaggingData, encoded: dict[str, Dataset], evaluator: Trainer, output_dir: Path
     ) -> dict[str, Any]:
         """Score the words of every evaluation split with intervals over documents, and sort the errors."""
         train = data.splits["train"]
@@ -204,7 +206,7 @@ class TokenClassification(Task[NerArguments]):
         record = {}
         for name, split in data.splits.items():
             if name != "train":
-                predictions = predict_tags(evaluator, tokens[name], split, data.label_names)
+                predictions = predict_tags(evaluator, encoded[name], split, data.label_names)
                 if PartialState().is_main_process:
                     write_tags(output_dir / f"predictions-{name}.jsonl", split, predictions, data.label_names)
                 record[name] = split_record(name, split, predictions, data.label_names, known)

@@ -107,8 +107,11 @@ def smaller_batch(options: Mapping[str, Any], in_training: bool) -> dict[str, in
 
 def batch_in_words(batch: Mapping[str, Any]) -> str:
     """Return how large a batch is."""
-    ids = batch.get("input_ids")
-    return "its batch is not known" if ids is None else f"its batch has {len(ids)} rows of up to {ids.shape[1]} tokens"
+    if (ids := batch.get("input_ids")) is not None:
+        return f"its batch has {len(ids)} rows of up to {ids.shape[1]} tokens"
+    if (pixels := batch.get("pixel_values")) is not None:
+        return f"its batch has {len(pixels)} images of {pixels.shape[-1]} x {pixels.shape[-2]} pixels"
+    return "its batch is not known"
 
 
 def rows_in_words(batch: Mapping[str, Any], train: Any) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +19,12 @@ from datasets import Dataset, concatenate_datasets
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from ..adapters import base_model
 from ..files import whole_or_nothing
+from ..metrics.inputs import Array
 from ..modeling.backbone_selfattn import weights_hash
-from ..tasks.backbone import tokenizer_state
+from ..tasks.backbone import Collate, Inputs
 from .progress import Line, Stopwatch
 
 # Of a batch that the backbone reads; on a CPU what fits into its caches is read a quarter faster.
@@ -35,8 +35,6 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch
 KEY_BYTES = 16
 SUFFIX = ".safetensors"
 SECONDS_OF_A_SHARD = 3600.0  # no process writes one for so long
-
-Collate = Callable[[list[dict[str, Any]]], Any]
 
 
 def default_folder() -> Path:
@@ -140,12 +138,12 @@ class FeatureStore:
 class CachedFeatures:
     """The features of the rows of some splits: what `SelfAttnHeads` reads of each token.
 
-    They are found by the backbone's weights, the tokenizer, windows, layers, type and the row's own tokens, never by a
-    name: other splits, seeds and runs share them, and what changed is computed anew.
+    They are found by the backbone's weights, the processor, windows, layers, type and the row's own content, never by
+    a name: other splits, seeds and runs share them, and what changed is computed anew.
 
     Args:
-        splits: tokenised splits by name.
-        tokenizer: that made them.
+        splits: encoded splits by name.
+        inputs: how the backbone reads their rows.
         folder: takes the features.
         dtype: they are stored in, a name of `DTYPES`; with `bfloat16` the backbone runs in it, too.
 
@@ -153,24 +151,31 @@ class CachedFeatures:
         ValueError: if the tokenizer gives no attention mask.
     """
 
-    def __init__(self, splits: Mapping[str, Dataset], tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: str):
-        if "attention_mask" not in tokenizer.model_input_names:
-            raise ValueError(f"{type(tokenizer).__name__} gives no attention_mask. Set feature_cache=false.")
-        self.tokenizer, self.folder, self.dtype = tokenizer, folder, dtype
+    def __init__(self, splits: Mapping[str, Dataset], inputs: Inputs, folder: Path, dtype: str):
+        if "input_ids" in inputs.columns and "attention_mask" not in inputs.columns:
+            raise ValueError("The tokenizer gives no attention_mask. Set feature_cache=false.")
+        self.inputs, self.folder, self.dtype = inputs, folder, dtype
         self.store = FeatureStore(folder, dtype)
-        columns = [name for name in tokenizer.model_input_names if name in next(iter(splits.values())).column_names]
-        self.tokens = concatenate_datasets([split.select_columns(columns) for split in splits.values()])
-        self.keys, self.lengths = keys_and_lengths(self.tokens)
+        columns = [name for name in inputs.columns if name in next(iter(splits.values())).column_names]
+        plain = [split.with_format(None) for split in splits.values()]
+        self.read = concatenate_datasets([split.select_columns(columns) for split in plain])
+        self.keys = keys_of(self.read, inputs)
+        self.lengths = [length for split in plain for length in split["length"]]
         self.rows: dict[str, Dataset] = {}
+        needed = inputs.columns if inputs.beside_features is None else inputs.beside_features
+        needless = [name for name in columns if name not in needed]
         first = 0
         for name, split in splits.items():
             numbers = np.arange(first, first := first + len(split))
-            self.rows[name] = split.add_column("features", numbers).with_transform(self.store.fill)
+            kept = split.remove_columns(needless).add_column("features", numbers)
+            self.rows[name] = kept.with_transform(self.store.fill)
 
     def prepare(self, model: nn.Module, device: torch.device | str) -> dict[str, Any]:
         """Compute the features that are not there yet, and return what was there and what it took."""
         watch, state = Stopwatch(), PartialState()
-        self.store.folder = self.folder / f"{features_fingerprint(model, self.tokenizer)}-{self.dtype}"
+        if self.inputs.beside_features is not None and self.lengths:
+            self.lengths = self.lengths_of(model, torch.device(device))
+        self.store.folder = self.folder / f"{features_fingerprint(model, self.inputs.state)}-{self.dtype}"
         missing = self.missing()
         record = self.announce(missing, base_model(model).config)
         state.wait_for_everyone()  # all know what is missing before one writes
@@ -183,6 +188,21 @@ class CachedFeatures:
         places = self.store.places()
         self.store.rows = [places[key] for key in self.keys]
         return {**record, **watch.record()}
+
+    def means(self) -> dict[str, Array]:
+        """Return (N, D) the mean over all positions of the last layer, of the rows of each split, once prepared."""
+        return {
+            name: np.stack([row["features"][:, -1].float().mean(dim=0).numpy() for row in split])
+            for name, split in self.rows.items()
+        }
+
+    def lengths_of(self, model: nn.Module, device: torch.device) -> list[int]:
+        """Return how long the features of rows are that do not say it: about as long as those of the first one."""
+        was_training = model.training
+        model.to(device).eval()
+        (first,) = features_of(model, on_device(self.inputs.collate([self.read[0]]), device))
+        model.train(was_training)
+        return [len(first)] * len(self.lengths)
 
     def missing(self) -> list[int]:
         """Return the rows without features, the shortest first; of equal rows one."""
@@ -220,7 +240,7 @@ class CachedFeatures:
         """Run the backbone on rows and write what the heads would read."""
         if not numbers:
             return
-        config, pad = base_model(model).config, DataCollatorWithPadding(self.tokenizer)
+        config = base_model(model).config
         tokens_of_shard = SHARD_BYTES // bytes_of_token(self.dtype, config.num_mixed_layers, config.hidden_size)
         device = torch.device(device)
         batch_tokens = BATCH_TOKENS_ON_CPU if device.type == "cpu" else BATCH_TOKENS
@@ -230,11 +250,9 @@ class CachedFeatures:
         for shard in portions(numbers, self.lengths, tokens_of_shard):
             rows: list[Tensor] = []
             for batch_rows in portions(shard, self.lengths, batch_tokens):
-                batch = pad([self.tokens[number] for number in batch_rows]).to(device)
+                batch = on_device(self.inputs.collate([self.read[number] for number in batch_rows]), device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
-                    features = features_of(model, batch).cpu()
-                mask = batch["attention_mask"].bool().cpu()
-                rows += [values[kept] for values, kept in zip(features, mask, strict=True)]
+                    rows += features_of(model, batch)
                 done += len(batch_rows)
                 line.show(f"features: {done:,} of {len(numbers):,} rows")
             self.store.add([self.keys[number] for number in shard], rows)
@@ -242,15 +260,28 @@ class CachedFeatures:
         model.train(was_training)
 
 
+def on_device(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Return a batch whose tensors are on a device."""
+    return {name: values.to(device) for name, values in batch.items()}
+
+
 @torch.no_grad()
-def features_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return the features (B, T, L, D) that the heads of a model read: its last L hidden states, windows merged."""
+def features_of(model: nn.Module, batch: Mapping[str, Tensor]) -> list[Tensor]:
+    """Return the features (T, L, D) of each row that the heads read: the last L hidden states, windows merged."""
     found = base_model(model).base_model.backbone_features(**batch)
-    return torch.stack([found.in_input_order(layer) for layer in found.layers], dim=2)
+    features = torch.stack([found.in_input_order(layer) for layer in found.layers], dim=2).cpu()
+    mask = found.real_positions()
+    if mask is None:
+        return list(features)
+    return [values[kept] for values, kept in zip(features, mask.cpu(), strict=True)]
 
 
-def features_fingerprint(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a hash of all that features depend on beside the tokens of a row and the type they are stored in."""
+def features_fingerprint(model: nn.Module, state: Any) -> str:
+    """Return a hash of all that features depend on beside a row's content and the type they are stored in.
+
+    Args:
+        state: of the processor.
+    """
     config = base_model(model).config
     backbone = config.backbone_config.to_dict()
     for name in ("_name_or_path", "transformers_version"):
@@ -259,26 +290,26 @@ def features_fingerprint(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -
         "weights": config.backbone_hash or weights_hash(base_model(model).base_model.backbone),
         "dtype": str(base_model(model).dtype),
         "backbone": backbone,
-        "window": [config.subsequence_length, config.subsequence_stride],
+        "window": [config.subsequence_length, config.subsequence_stride, config.tiles],
         "frame": [config.prefix_token_ids, config.suffix_token_ids],
         "layers": config.num_mixed_layers,
-        "tokenizer": tokenizer_state(tokenizer),
+        "processor": state,
     }
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def keys_and_lengths(tokens: Dataset) -> tuple[list[bytes], list[int]]:
-    """Return for each row a hash of what the model reads of it, and its length in tokens."""
-    keys, lengths = [], []
-    for batch in tokens.with_format("numpy").iter(batch_size=1000):
-        for number, ids in enumerate(batch["input_ids"]):
+def keys_of(rows: Dataset, inputs: Inputs) -> list[bytes]:
+    """Return for each row a hash of what the model reads of it."""
+    keys = []
+    for batch in rows.with_format("numpy").iter(batch_size=1000):
+        names = sorted(batch)
+        for values in zip(*(batch[name] for name in names), strict=True):
             digest = hashlib.blake2b(digest_size=KEY_BYTES)
-            for name in sorted(batch):
-                digest.update(name.encode() + np.asarray(batch[name][number], dtype=np.int64).tobytes())
+            for name, value in zip(names, values, strict=True):
+                digest.update(name.encode() + inputs.as_bytes(value))
             keys.append(digest.digest())
-            lengths.append(len(ids))
-    return keys, lengths
+    return keys
 
 
 def portions(numbers: Sequence[int], lengths: Sequence[int], most: int) -> Iterator[list[int]]:
@@ -303,6 +334,8 @@ def feature_collator(collate: Collate) -> Collate:
             return collate(rows)
         features = [row["features"] for row in rows]
         batch = collate([{name: values for name, values in row.items() if name != "features"} for row in rows])
+        if "attention_mask" not in batch:
+            return {**batch, **padded_features(features)}
         mask = batch["attention_mask"].bool()
         padded = features[0].new_zeros(*mask.shape, *features[0].shape[1:])
         padded[mask] = torch.cat(features)
@@ -310,6 +343,14 @@ def feature_collator(collate: Collate) -> Collate:
         return batch
 
     return with_features
+
+
+def padded_features(features: list[Tensor]) -> dict[str, Tensor]:
+    """Return features (T, L, D) of images as a batch, those of different lengths with a mask."""
+    if len({len(values) for values in features}) == 1:
+        return {"features": torch.stack(features)}
+    mask = nn.utils.rnn.pad_sequence([values.new_ones(len(values), dtype=torch.long) for values in features], True)
+    return {"features": nn.utils.rnn.pad_sequence(features, True), "feature_mask": mask}
 
 
 def packed(features: Tensor, dtype: str) -> dict[str, Tensor]:

@@ -16,19 +16,18 @@ from transformers import PreTrainedModel, set_seed
 from transformers.dynamic_module_utils import custom_object_save
 
 from ..adapters import add_lora, base_model
+from ..cpu_attention import use_fast_attention
 from ..files import whole_or_nothing
 from ..machine import from_main
 from ..tasks import Task, say
-from ..tasks.backbone import is_tuned, open_backbone, use_fast_attention
+from ..tasks.backbone import is_tuned
 from ..tasks.evaluation import plain_model
 from .checkpoints import checkpoints_of
-from .progress import Stopwatch, tokenising
+from .progress import Stopwatch, encoding
 from .resume import RunState, fit
 from .setup import LEARNING_RATE, Prepared, build_trainer
 from .trainer import RecipeTrainer
 
-# A tokenizer that claims no limit makes pipelines pass a text on whole: the model reads any length.
-NO_LIMIT = int(1e30)
 PROBE_FOLDER = "probe"
 HEADS_FILE = "heads.safetensors"
 # Of `probe+lora`, what is that of the second phase.
@@ -45,12 +44,11 @@ class Fitted:
 
 
 def prepare(task: Task[Any], data: Any) -> Prepared:
-    """Open the backbone and tokenise the data."""
-    backbone_config, tokenizer = open_backbone(task.arguments)
-    tokenizer.model_max_length = NO_LIMIT
-    with PartialState().local_main_process_first(), tokenising(data.splits):
-        tokens = task.tokenise(data, tokenizer)
-    return Prepared(data, tokens, tokenizer, backbone_config)
+    """Open the backbone and encode the data for it."""
+    backbone_config, processor = task.open_processor()
+    with PartialState().local_main_process_first(), encoding(data.splits, task.encodes_by):
+        encoded = task.encode(data, processor)
+    return Prepared(data, encoded, processor, backbone_config)
 
 
 def fit_phases(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:

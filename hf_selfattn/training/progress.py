@@ -160,15 +160,15 @@ def hide_bars() -> None:
 
 
 @contextmanager
-def tokenising(splits: Mapping[str, Any]) -> Iterator[None]:
-    """Say how many rows were tokenised, and how fast; on a terminal the bar of Datasets shows it meanwhile."""
+def encoding(splits: Mapping[str, Any], done: str) -> Iterator[None]:
+    """Say what was done to how many rows, and how fast; on a terminal the bar of Datasets shows it meanwhile."""
     started = time.monotonic()
     yield
     seconds = time.monotonic() - started
     rows = {name: len(split) for name, split in splits.items() if has_length(split)}
     if PartialState().is_main_process:
         of_each = ", ".join(f"{name} {count:,}" for name, count in rows.items())
-        Line().write(f"{sum(rows.values()):,} rows tokenised in {seconds:.1f} s ({of_each})")
+        Line().write(f"{sum(rows.values()):,} rows {done} in {seconds:.1f} s ({of_each})")
 
 
 def metrics_text(metrics: Mapping[str, float]) -> str:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import PreTrainedTokenizerBase, Trainer
+from torch import Tensor
+from transformers import Trainer
 
 from ..adapters import base_model, merge_adapters
 from ..arguments import RunArguments
+from ..cpu_attention import use_fused_attention
 from ..files import write_json, write_text
 from ..hub.card import model_card
 from ..hub.push import logged_in, open_repository, push, push_target
@@ -28,13 +30,15 @@ from ..hub.results import (
 from ..hub.saving import sample_batch, save_adapter, save_model
 from ..hub.summary import summary
 from ..machine import alone_in, join_processes
+from ..metrics.inputs import Array
 from ..tasks import Task, say, task_of
-from ..tasks.backbone import use_fused_attention
 from ..tasks.evaluation import plain_model
 from .phases import fit_phases, prepare
 from .progress import hide_bars, show_progress
 from .search import search
 from .search_space import Plan, read_plan
+from .setup import Prepared, cached_features
+from .trainer import ListLabelsTrainer
 
 
 def run(arguments: RunArguments) -> dict[str, Any]:
@@ -128,7 +132,7 @@ def train_and_evaluate(task: Task[Any], data: Any, output_dir: Path, found: dict
     arguments = task.arguments
     prepared = prepare(task, data)
     fitted = fit_phases(task, prepared, output_dir)
-    trainer, tokens = fitted.trainer, prepared.tokens
+    trainer, encoded = fitted.trainer, prepared.encoded
 
     evaluator = final_evaluator(trainer, merge=arguments.save == "merged")
     results = {
@@ -144,12 +148,16 @@ def train_and_evaluate(task: Task[Any], data: Any, output_dir: Path, found: dict
         "run_state": asdict(fitted.run_state),
         "environment": environment(),
         "train": task.train_record(data),
-        **task.evaluate(data, tokens, evaluator, output_dir),
+        **task.evaluate(data, encoded, evaluator, output_dir),
         **found,
     }
+    if arguments.caches_features and arguments.tuning == "probe":
+        found_by_others = task.feature_baselines(data, lambda: mean_features(task, prepared, evaluator))
+        results["baseline"] = {**results.get("baseline", {}), **found_by_others}
     if trainer.is_world_process_zero():
-        sample = tokens["validation"], trainer.data_collator
-        save(arguments, plain_model(evaluator), prepared.tokenizer, output_dir, *sample)
+        columns = task.inputs(prepared.processor).columns
+        batch = sample_batch(columns, encoded["validation"], trainer.data_collator)
+        save(arguments, plain_model(evaluator), prepared.processor, output_dir, batch)
         write_text(output_dir / CARD_FILE, model_card(results))
         write_json(output_dir / RESULTS_FILE, results)
     PartialState().wait_for_everyone()
@@ -157,13 +165,21 @@ def train_and_evaluate(task: Task[Any], data: Any, output_dir: Path, found: dict
     return results
 
 
-def save(arguments: RunArguments, model: Any, tokenizer: PreTrainedTokenizerBase, *where: Any) -> None:
+def mean_features(task: Task[Any], prepared: Prepared, evaluator: Trainer) -> dict[str, Array]:
+    """Return (N, D) the means of the kept features of every split; those of the test splits are computed now."""
+    splits = list(prepared.encoded)
+    cache = cached_features(task.arguments, prepared.encoded, task.inputs(prepared.processor), splits)
+    if cache is None:
+        return {}
+    cache.prepare(plain_model(evaluator), evaluator.args.device)
+    return cache.means()
+
+
+def save(arguments: RunArguments, model: Any, processor: Any, output_dir: Path, batch: dict[str, Tensor]) -> None:
     """Save the model that was scored: whole, or its adapter alone."""
-    output_dir, tokens, collate = where
-    batch = sample_batch(tokenizer, tokens, collate)
     if arguments.save == "merged":
-        return save_model(model, tokenizer, output_dir, batch=batch)
-    save_adapter(model, tokenizer, output_dir, batch=batch, backbone_name_or_path=arguments.model)
+        return save_model(model, processor, output_dir, batch=batch)
+    save_adapter(model, processor, output_dir, batch=batch, backbone_name_or_path=arguments.model)
     if Path(arguments.model).is_dir():
         say(
             "The adapter does not keep where its backbone is. Open it with "
@@ -185,7 +201,7 @@ def final_evaluator(trainer: Trainer, merge: bool) -> Trainer:
         bf16=False,  # the answers scored are those that the saved model gives
         fp16=False,
     )
-    evaluator = Trainer(
+    evaluator = ListLabelsTrainer(
         model=final,
         args=only_evaluate,
         data_collator=trainer.data_collator,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,6 @@ from torch.utils.data import IterableDataset
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedConfig,
-    PreTrainedTokenizerBase,
     TrainerCallback,
     TrainingArguments,
 )
@@ -24,6 +24,7 @@ from ..arguments import TuningArguments
 from ..machine import has_bf16
 from ..metrics import LOWER_IS_BETTER
 from ..tasks import Task
+from ..tasks.backbone import Inputs
 from ..tasks.evaluation import order_by_length
 from .feature_cache import CachedFeatures, default_folder, feature_collator
 from .first_pass import fit_codebooks, standardise_features
@@ -45,8 +46,8 @@ class Prepared:
     """What every phase of a training reads."""
 
     data: Any  # checked, with the splits train and validation
-    tokens: dict[str, Dataset]  # tokenised splits
-    tokenizer: PreTrainedTokenizerBase  # the backbone's
+    encoded: dict[str, Any]  # the splits as the model reads them
+    processor: Any  # the backbone's: its tokenizer, or what makes tensors of images
     backbone_config: PreTrainedConfig  # as the backbone was trained
 
 
@@ -54,10 +55,11 @@ def build_trainer(
     task: Task[Any], prepared: Prepared, model: torch.nn.Module, output_dir: Path, has_fresh_heads: bool = True
 ) -> RecipeTrainer:
     """Return the `Trainer` of a phase."""
-    arguments, data, tokens, tokenizer = task.arguments, prepared.data, prepared.tokens, prepared.tokenizer
+    arguments, data, encoded, processor = task.arguments, prepared.data, prepared.encoded, prepared.processor
     options, groups = training_arguments(task, data, output_dir, base_model(model).config.hidden_size)
-    train, validation = tokens["train"], tokens["validation"]
-    cache, record = cached_features(arguments, tokens, tokenizer), None
+    train, validation = encoded["train"], encoded["validation"]
+    inputs = task.inputs(processor)
+    cache, record = cached_features(arguments, encoded, inputs), None
     if cache is not None:
         record = cache.prepare(model, options.device)
         train, validation = cache.rows["train"], cache.rows["validation"]
@@ -68,22 +70,25 @@ def build_trainer(
         excerpts = excerpts_of(task, data, model)
         train = excerpts.of(train)
         callbacks.append(excerpts)
-    given = task.trainer_options(data, tokens, options, tokenizer)
+    given = task.trainer_options(data, encoded, options, processor)
     trainer = RecipeTrainer(
         model=model,
         args=options,
         make_optimizer=lambda model: grouped_optimizer(model, options, task),
         sampler=length_grouped(train, options) if groups else None,
-        train_dataset=train,
-        eval_dataset=validation.select(order_by_length(tokens["validation"])),
-        processing_class=tokenizer,
-        callbacks=callbacks,
-        **{**given, "data_collator": feature_collator(given["data_collator"])},
+        eval_dataset=validation.select(order_by_length(encoded["validation"])),
+        processing_class=processor,
+        **{
+            "train_dataset": train,
+            **given,
+            "callbacks": [*callbacks, *given.get("callbacks", [])],
+            "data_collator": feature_collator(given["data_collator"]),
+        },
     )
     trainer.feature_record, trainer.watch.grace = record, arguments.grace_seconds
     show_progress(trainer)
     if has_fresh_heads:
-        rows = some_rows(train, tokenizer, options.seed)
+        rows = some_rows(train, inputs.columns, options.seed)
         if arguments.standardise:
             standardise_features(model, rows, trainer.data_collator)
         fit_codebooks(model, rows, trainer.data_collator)
@@ -91,23 +96,25 @@ def build_trainer(
 
 
 def cached_features(
-    arguments: TuningArguments, tokens: dict[str, Dataset], tokenizer: PreTrainedTokenizerBase
+    arguments: TuningArguments,
+    encoded: dict[str, Dataset],
+    inputs: Inputs,
+    splits: Sequence[str] = ("train", "validation"),
 ) -> CachedFeatures | None:
-    """Return what keeps the features of train and validation, or None where the backbone runs in every step."""
+    """Return what keeps the features of some splits, or None where the backbone runs in every step."""
     if not arguments.caches_features:
         return None
     folder = Path(arguments.feature_cache) if isinstance(arguments.feature_cache, str) else default_folder()
-    splits = {name: tokens[name] for name in ("train", "validation")}
-    return CachedFeatures(splits, tokenizer, folder, arguments.feature_dtype)
+    return CachedFeatures({name: encoded[name] for name in splits}, inputs, folder, arguments.feature_dtype)
 
 
-def some_rows(tokens: Any, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[dict[str, Any]]:
+def some_rows(split: Any, columns: Sequence[str], seed: int) -> list[dict[str, Any]]:
     """Return what the model reads of a few random rows, the same in every process; of a stream the first ones."""
-    if isinstance(tokens, IterableDataset):
-        return list(islice(tokens, ROWS_TO_STANDARDISE))
-    order = np.random.default_rng(seed).permutation(len(tokens))[:ROWS_TO_STANDARDISE].tolist()
-    names = [name for name in (*tokenizer.model_input_names, "features") if name in tokens.column_names]
-    return [{name: row[name] for name in names} for row in map(tokens.__getitem__, order)]
+    if isinstance(split, IterableDataset):
+        return list(islice(split, ROWS_TO_STANDARDISE))
+    order = np.random.default_rng(seed).permutation(len(split))[:ROWS_TO_STANDARDISE].tolist()
+    names = [name for name in (*columns, "features") if name in split.column_names]
+    return [{name: row[name] for name in names} for row in map(split.__getitem__, order)]
 
 
 def excerpts_of(task: Task[Any], data: Any, model: torch.nn.Module) -> Excerpts:

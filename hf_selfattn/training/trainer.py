@@ -27,7 +27,19 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, 
 MakeOptimizer = Callable[[Any], torch.optim.Optimizer | None]
 
 
-class RecipeTrainer(Trainer):
+class ListLabelsTrainer(Trainer):
+    """`Trainer` whose labels may be a list, such as the boxes of each image: no tensor holds those of several batches.
+
+    Such labels enter the loss, and metrics find the right answers in the data, whose rows come in order.
+    """
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
+        """Return loss, outputs and labels of a batch, of labels in a list only how many there are."""
+        loss, outputs, labels = super().prediction_step(*args, **kwargs)
+        return loss, outputs, torch.zeros(len(labels), device=self.args.device) if isinstance(labels, list) else labels
+
+
+class RecipeTrainer(ListLabelsTrainer):
     """`Trainer` for a run.
 
     Four methods are overridden, because no callback stands where they act. `Trainer` groups rows by length with the

@@ -151,7 +151,7 @@ def test_peers_cut_long_texts_as_truncation_does(tiny_backbone: str, places: Pat
     arguments = build_arguments(settings, kind=StockArguments)
     task, (_, tokenizer) = task_of(arguments), open_backbone(arguments)
     data = task.load()
-    tokens = task.tokenise(data, tokenizer)["train"]
+    tokens = task.encode(data, tokenizer)["train"]
     expected = tokenizer(list(data.splits["train"]["text"]), truncation=True, max_length=32)
     assert tokens["input_ids"][:] == expected["input_ids"] and max(tokens["length"][:]) == 32
     assert tokens["attention_mask"][:] == expected["attention_mask"]
@@ -231,8 +231,8 @@ def test_the_stock_tagger_is_taught_one_label_a_word(places: Path) -> None:
     arguments = build_arguments(settings, kind=StockNerArguments)
     task = task_of(arguments)
     data = task.load()
-    ours = TokenClassification(arguments).tokenise(data, tiny_wordpiece())["train"]
-    tokens = task.tokenise(data, tiny_wordpiece())["train"]
+    ours = TokenClassification(arguments).encode(data, tiny_wordpiece())["train"]
+    tokens = task.encode(data, tiny_wordpiece())["train"]
     for row, labels in enumerate(tokens["labels"][:]):
         taught = [data.label_names[label] for label in labels if label != IGNORED]
         assert taught == [tag for _, tag in words]

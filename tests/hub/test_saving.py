@@ -145,7 +145,7 @@ def test_the_rows_of_a_run_are_compared(tiny_backbone: str, tmp_path: Path) -> N
     def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
 
-    batch = sample_batch(tokenizer, [row] * 9, collate)  # type: ignore[arg-type]
+    batch = sample_batch(tokenizer.model_input_names, [row] * 9, collate)  # type: ignore[arg-type]
     assert {name: values.shape for name, values in batch.items()} == dict.fromkeys(tokenizer.model_input_names, (4, 4))
     save_model(merge_adapters(model), tokenizer, tmp_path, batch=batch)
     assert answer(tmp_path, tiny_backbone, "whole").isfinite().all()

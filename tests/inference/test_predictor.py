@@ -13,8 +13,9 @@ from tiny_models import tiny_model, tiny_tokenizer, tiny_wordpiece
 from transformers import AutoConfig, pipeline
 
 from hf_selfattn import Predictor, add_lora, open_predictor, save_adapter
-from hf_selfattn.inference.predictor import batches, width_of
+from hf_selfattn.inference.predictor import batches
 from hf_selfattn.machine import has_bf16
+from hf_selfattn.tasks.answers import width_of
 
 ROWS = [{"text": text} for text in TEXTS]
 

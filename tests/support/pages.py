@@ -18,7 +18,11 @@ from hf_selfattn.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 README, DOCS = ROOT / "README.md", ROOT / "docs"
-MINILM = "sentence-transformers/all-MiniLM-L6-v2"  # as pages name it; the tests read it from .data/minilm
+# Backbones as pages name them, and the folders that the tests read them from.
+BACKBONES_OF_PAGES = {
+    "sentence-transformers/all-MiniLM-L6-v2": ".data/minilm",
+    "google/mobilenet_v2_1.0_224": ".data/mobilenetv2",
+}
 
 
 def run(*words: str, cwd: Path = ROOT, timeout: int = 600) -> subprocess.CompletedProcess[str]:
@@ -43,9 +47,11 @@ def type_in(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The blocks of code of a page, with MiniLM in its folder."""
+    """The blocks of code of a page, with backbones in their folders."""
     found = re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    return [block.replace(MINILM, ".data/minilm") for block in found]
+    for name, folder in BACKBONES_OF_PAGES.items():
+        found = [block.replace(name, folder) for block in found]
+    return found
 
 
 def commands(page: Path) -> list[str]:

@@ -88,7 +88,7 @@ def check_tokenising(folder: Path) -> int:
     data = task.load()
     with PartialState().local_main_process_first():
         before = cached_files()
-        tokens = task.tokenise(data, open_backbone(arguments)[1])
+        tokens = task.encode(data, open_backbone(arguments)[1])
         written = cached_files() - before
     assert len(tokens["train"]) == len((folder / "train.jsonl").read_text().splitlines())
     return len(written)
@@ -98,8 +98,8 @@ def check_features(folder: Path) -> dict[str, Any]:
     """Keep the features of train in one folder; how many rows this process has written, and how many it can read."""
     arguments = TextClassificationArguments(model=str(folder / "backbone"), train=str(folder / "train.jsonl"))
     task, tokenizer = task_of(arguments), open_backbone(arguments)[1]
-    tokens = task.tokenise(task.load(), tokenizer)["train"]
-    cache = CachedFeatures({"train": tokens}, tokenizer, folder / "features", "float32")
+    tokens = task.encode(task.load(), tokenizer)["train"]
+    cache = CachedFeatures({"train": tokens}, task.inputs(tokenizer), folder / "features", "float32")
     written, add = [], cache.store.add
     cache.store.add = lambda keys, rows: (written.extend(keys), add(keys, rows))  # type: ignore[func-returns-value]
     cache.prepare(tiny_model(), "cpu")

@@ -8,8 +8,8 @@ from tiny_models import main_output, tiny_batch, tiny_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hf_selfattn.tasks import backbone
-from hf_selfattn.tasks.backbone import CPU_ATTENTION, attention_on_cpu, use_fast_attention, use_fused_attention
+from hf_selfattn import cpu_attention
+from hf_selfattn.cpu_attention import CPU_ATTENTION, attention_on_cpu, use_fast_attention, use_fused_attention
 
 MASKS = {
     "none": None,
@@ -45,7 +45,7 @@ def test_both_ways_attend_alike(mask: str, trains: bool) -> None:
 @pytest.mark.parametrize(("level", "rows", "heads"), [(0, 3, 5), (0, 1, 5), (200, 2, 3), (-200, 2, 3)])
 def test_slices_of_rows_and_heads_of_any_logits(level: int, rows: int, heads: int, monkeypatch: Any) -> None:
     """Rows and heads go in slices, and logits beyond the range of exponentials by a softmax of their own."""
-    monkeypatch.setattr(backbone, "WEIGHTS_AT_ONCE", {3: 5 * 7 * 7, 1: 2 * 7 * 7, 2: 7 * 7}[rows])
+    monkeypatch.setattr(cpu_attention, "WEIGHTS_AT_ONCE", {3: 5 * 7 * 7, 1: 2 * 7 * 7, 2: 7 * 7}[rows])
     query, key, value = (torch.randn(rows, heads, 7, 8).bfloat16() for _ in range(3))
     bias = torch.full((rows, 1, 1, 7), float(level)).masked_fill(torch.arange(7) > 4, torch.finfo(torch.bfloat16).min)
     logits = (query * 8**-0.5 @ key.transpose(-1, -2)) + bias.bfloat16()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_selfattn.tasks.losses import balanced_weights, build_loss
+from hf_selfattn.tasks.problems import balanced_weights, build_loss
 
 CLASSES = np.array([0, 0, 0, 1, 2, 0])
 MULTI = np.array([[1, 0], [1, 0], [0, 0], [1, 1]])

@@ -69,13 +69,13 @@ class Highest(Task[HighestArguments]):
     def check(self) -> dict[str, Any]:
         return {name: len(split) for name, split in self.load().splits.items()}
 
-    def tokenise(self, data: HighestData, tokenizer: Any) -> dict[str, Dataset]:
-        def encode(row: dict[str, Any]) -> dict[str, Any]:
+    def encode(self, data: HighestData, tokenizer: Any) -> dict[str, Dataset]:
+        def tokenised(row: dict[str, Any]) -> dict[str, Any]:
             tokens = tokenizer(row["text"])
             highest = max(int(word[1:]) for word in row["text"].split())
             return {**tokens, "labels": highest / self.arguments.unit, "length": len(tokens["input_ids"])}
 
-        return {name: split.map(encode, remove_columns=split.column_names) for name, split in data.splits.items()}
+        return {name: split.map(tokenised, remove_columns=split.column_names) for name, split in data.splits.items()}
 
     def label_options(self, data: HighestData) -> dict[str, Any]:
         return {**super().label_options(data), "problem_type": "regression"}

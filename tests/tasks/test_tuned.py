@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from hf_selfattn import NerArguments, build_arguments, run
 from hf_selfattn.modeling.configuration_selfattn import SelfAttnConfig
 from hf_selfattn.modeling.modeling_selfattn import SelfAttnForSequenceClassification, SelfAttnForTokenClassification
-from hf_selfattn.tasks.tuned import copy_answers, tuned_model
+from hf_selfattn.tasks.backbone import copy_answers, tuned_model
 
 HEADS = {"head_dim": 8, "group_dim": 8, "num_groups": 4, "block_size": 8, "subsequence_stride": 4}
 

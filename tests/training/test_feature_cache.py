@@ -17,12 +17,13 @@ from datasets import Dataset
 from tiny_models import WINDOW, tiny_model, tiny_text, tiny_tokenizer
 from transformers import DataCollatorWithPadding
 
+from hf_selfattn.tasks.backbone import text_inputs
 from hf_selfattn.training import feature_cache as features_module
 from hf_selfattn.training.feature_cache import (
     CachedFeatures,
     FeatureStore,
     feature_collator,
-    keys_and_lengths,
+    keys_of,
     packed,
     portions,
 )
@@ -36,7 +37,7 @@ def tokens_of(*words: int, seed: int = 0, tokenizer: Any = None) -> Dataset:
 
 
 def cache_of(folder: Path, dtype: str = "float32", **splits: Dataset) -> CachedFeatures:
-    return CachedFeatures(splits or {"train": tokens_of(*WORDS)}, tiny_tokenizer(), folder, dtype)
+    return CachedFeatures(splits or {"train": tokens_of(*WORDS)}, text_inputs(tiny_tokenizer()), folder, dtype)
 
 
 @pytest.mark.parametrize("padding_side", ["right", "left"])
@@ -138,10 +139,10 @@ def test_other_text_segments_or_tokenizer_never_read_the_old_features(tmp_path: 
     assert cache_of(tmp_path, train=Dataset.from_list(rows)).prepare(model, "cpu")["computed_rows"] == 2
     tokenizer = tiny_tokenizer()
     tokenizer(["w5 w6 w7"], truncation=True, max_length=4, padding=True)  # how it was called last says nothing
-    same = CachedFeatures({"train": train}, tokenizer, tmp_path, "float32")
+    same = CachedFeatures({"train": train}, text_inputs(tokenizer), tmp_path, "float32")
     assert same.prepare(model, "cpu")["computed_rows"] == 0
     tokenizer.add_tokens(["w200"])
-    other = CachedFeatures({"train": train}, tokenizer, tmp_path, "float32")
+    other = CachedFeatures({"train": train}, text_inputs(tokenizer), tmp_path, "float32")
     assert other.prepare(model, "cpu")["computed_rows"] == len(WORDS)
 
 
@@ -227,8 +228,9 @@ def test_a_disk_that_takes_nothing_is_named(tmp_path: Path) -> None:
 
 def test_portions_and_keys() -> None:
     assert list(portions([0, 1, 2, 3], [2, 3, 9, 1], 5)) == [[0, 1], [2], [3]]
-    keys, lengths = keys_and_lengths(Dataset.from_dict({"input_ids": [[1, 2], [1, 2], [1, 2, 3]]}))
-    assert lengths == [2, 2, 3] and keys[0] == keys[1] != keys[2]
+    rows = Dataset.from_dict({"input_ids": [[1, 2], [1, 2], [1, 2, 3]]})
+    keys = keys_of(rows, text_inputs(tiny_tokenizer()))
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_rows_keep_their_features_when_columns_are_removed_and_the_data_set_is_copied(tmp_path: Path) -> None:

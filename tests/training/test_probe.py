@@ -43,8 +43,8 @@ def cached_batch(arguments: Any, model: Any) -> dict[str, torch.Tensor]:
     """All rows of validation with their features, as training reads them."""
     task, tokenizer = task_of(arguments), AutoTokenizer.from_pretrained(arguments.model)
     data = task.with_validation(task.load())
-    tokens = task.tokenise(data, tokenizer)
-    cache = cached_features(arguments, tokens, tokenizer)
+    tokens = task.encode(data, tokenizer)
+    cache = cached_features(arguments, tokens, task.inputs(tokenizer))
     assert cache is not None
     assert cache.prepare(model, "cpu")["computed_rows"] == 0
     options, _ = training_arguments(task, data, Path(arguments.output_dir))

@@ -17,7 +17,7 @@ from hf_selfattn import run
 from hf_selfattn.data import ClassificationData
 from hf_selfattn.metrics import metric_values
 from hf_selfattn.modeling.modeling_selfattn import SelfAttnForSequenceClassification
-from hf_selfattn.tasks.text_classification import label_counts
+from hf_selfattn.tasks.classification import label_counts
 from hf_selfattn.training.trainer import RecipeTrainer
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from docstring_parser import parse
 
-from ..arguments import RunArguments
-from ..files import write_text
+from .arguments import RunArguments
+from .files import write_text
 
 WIDTH = 110
 LAST = """

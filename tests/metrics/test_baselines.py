@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from hf_selfattn.tasks.baselines import tfidf_baseline, vader_baseline
+from hf_selfattn.metrics.baselines import tfidf_baseline, vader_baseline
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 SPORT = ["the match ended in a draw", "a goal in the last minute", "the team won the cup", "he scored a goal"]
