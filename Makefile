@@ -1,13 +1,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VISION := .venv-vision
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast lint docs peers study results clean
+.PHONY: help demo test test-vision fast lint docs peers study results clean
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 demo: $(VENV)/demo  ## install, train a sentiment classifier on real reviews, let it answer, report
 	$(BIN)/python benchmarks/fetch.py minilm vader
@@ -16,6 +17,12 @@ demo: $(VENV)/demo  ## install, train a sentiment classifier on real reviews, le
 test: $(VENV)/test  ## install what the tests need and run them all, a file at a time in each of three processes, which wait in turn
 	$(BIN)/python benchmarks/fetch.py minilm vader conll2003
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 10
+
+test-vision:  ## run the tests of timm's backbones, in a virtual environment of its own with torchvision (6 GB)
+	test -x $(VISION)/bin/pip || $(PYTHON) -m venv $(VISION)
+	grep -v '^torch==' constraints.txt > $(VISION)/constraints.txt
+	$(VISION)/bin/pip install --quiet -c $(VISION)/constraints.txt torch==2.14.1 torchvision==0.29.1 pytest -e ".[vision]"
+	$(VISION)/bin/python -m pytest -m vision tests/vision
 
 fast: $(VENV)/test  ## run the tests that need no real data
 	$(BIN)/python -m pytest -m "not slow"
@@ -41,7 +48,7 @@ results: $(VENV)/test  ## write the tables of both READMEs and the plot of the s
 	$(BIN)/python -m benchmarks.quality.tables
 
 clean:  ## delete the virtual environment, the runs and the site; the data stay
-	rm -rf $(VENV) runs site
+	rm -rf $(VENV) $(VISION) runs site
 
 # One stamp file for each set of extras that is installed.
 $(VENV)/demo $(VENV)/docs $(VENV)/test: $(VENV)/%: pyproject.toml constraints.txt

@@ -12,11 +12,13 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForImageClassification,
+    AutoModelForObjectDetection,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
 
 from .modeling.configuration_selfattn import SelfAttnConfig
+from .modeling.detection_selfattn import SelfAttnForObjectDetection
 from .modeling.image_selfattn import SelfAttnForImageClassification, SelfAttnImageModel
 from .modeling.modeling_selfattn import (
     SelfAttnForSequenceClassification,
@@ -33,6 +35,7 @@ AutoConfig.register("selfattn", SelfAttnConfig, exist_ok=True)
 for auto_class, model_class in (
     (AutoModel, SelfAttnModel),
     (AutoModelForImageClassification, SelfAttnForImageClassification),
+    (AutoModelForObjectDetection, SelfAttnForObjectDetection),
     (AutoModelForSequenceClassification, SelfAttnForSequenceClassification),
     (AutoModelForTokenClassification, SelfAttnForTokenClassification),
 ):
@@ -57,6 +60,7 @@ PUBLIC = {
     "launch": ("LaunchFilesArguments", "write_launch_files"),
     "metrics": ("compare", "score", "score_spans"),
     "metrics.evaluate_modules": ("as_evaluate_module",),
+    "modeling.tiles_selfattn": ("keep_image_size", "pad_images"),
     "reporting.options": ("ReportArguments",),
     "reporting.report": ("report",),
     "tasks": ("NerArguments", "SentimentArguments", "Task", "TextClassificationArguments", "register_task"),
@@ -71,6 +75,7 @@ HOMES = {name: home for home, names in PUBLIC.items() for name in names}
 __all__ = [
     "SelfAttnConfig",
     "SelfAttnForImageClassification",
+    "SelfAttnForObjectDetection",
     "SelfAttnForSequenceClassification",
     "SelfAttnForTokenClassification",
     "SelfAttnImageModel",

@@ -106,7 +106,8 @@ def overview() -> str:
             "",
             *lines,
             "",
-            f"TASK is {TASK_NAMES}. KEY=VALUE and --KEY VALUE are the same.",
+            f"TASK is {TASK_NAMES}.",
+            "KEY=VALUE and --KEY VALUE are the same.",
             f"`{PROGRAM} COMMAND --help` lists the options of a command, --version the version.",
         ]
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from importlib import import_module
 from os import PathLike
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from .modeling.configuration_selfattn import SelfAttnConfig
 from .modeling.peft_selfattn import register_adapter_targets
 
 # Modules that are trained and saved in full, where the model has them.
-HEAD_MODULES = ("heads", "classifier", "crf")
+HEAD_MODULES = ("heads", "regions", "classifier", "crf")
 
 # What a configuration alone is built as.
 CLASS_OF_TASK = {
@@ -32,8 +33,8 @@ register_adapter_targets()
 def lora_config(model: PreTrainedModel | SelfAttnConfig, task_type: str | None = None, **options: Any) -> LoraConfig:
     """Return a LoRA configuration (Hu et al., 2021) under which the heads train in full and are saved.
 
-    Adapters stand on all linear layers of the backbone, as in QLoRA (Dettmers et al., 2023). There is no dropout: on a
-    CPU it costs more than the adapters save.
+    Adapters stand on all linear layers of the backbone, as in QLoRA (Dettmers et al., 2023), and on the convolutions
+    of a convolutional network. There is no dropout: on a CPU it costs more than the adapters save.
 
     Args:
         model: a model of this package, or its configuration alone, which needs a `task_type`.
@@ -56,7 +57,7 @@ def lora_config(model: PreTrainedModel | SelfAttnConfig, task_type: str | None =
         "r": rank,
         "lora_alpha": 2 * rank,
         "lora_dropout": 0.0,
-        "target_modules": backbone_linears(model) if targets == "all-linear" else targets,
+        "target_modules": backbone_layers(model) if targets == "all-linear" else targets,
         **head_options(model),
     }
     return LoraConfig(task_type=peft_task(model, task_type), **{**defaults, **options})
@@ -107,14 +108,20 @@ def task_type_of(model: PreTrainedModel) -> str | None:
     return next((task_type for task_type, kind in CLASS_OF_TASK.items() if isinstance(model, kind)), None)
 
 
-def backbone_linears(model: PreTrainedModel) -> list[str]:
-    """Return the names of all linear layers of the backbone, under adapters or not."""
+def backbone_layers(model: PreTrainedModel) -> list[str]:
+    """Return the names of the layers of the backbone that LoRA changes, under adapters or not.
+
+    They are all linear layers, and convolutions: not those of single channels, which have no rank to lower, and not
+    the only one of a transformer, which cuts an image into patches.
+    """
     modules = dict(model.base_model.backbone.named_modules())
     adapted = [name for name, module in modules.items() if isinstance(module, BaseTunerLayer)]
     inside = tuple(f"{name}." for name in adapted)  # the layer itself, and linear layers of the adapter
     plain = {name: module for name, module in modules.items() if name not in adapted and not name.startswith(inside)}
     plain |= {name: cast(BaseTunerLayer, modules[name]).get_base_layer() for name in adapted}
-    return sorted(name for name, module in plain.items() if isinstance(module, nn.Linear))
+    linears = [name for name, module in plain.items() if isinstance(module, nn.Linear)]
+    convolutions = [name for name, module in plain.items() if isinstance(module, nn.Conv2d) and module.groups == 1]
+    return sorted([*linears, *(convolutions if len(convolutions) > 1 else [])])
 
 
 def add_lora(model: PreTrainedModel, task_type: str | None = None, **options: Any) -> PeftModel:
@@ -163,9 +170,22 @@ def open_adapter(name_or_path: str | PathLike[str], *, is_trainable: bool = Fals
         raise ValueError(
             f"{name_or_path} holds no adapter; open it with AutoModelForSequenceClassification or its like."
         )
-    model_class = getattr(modeling_selfattn, config.architectures[0])
-    model = model_class.from_pretrained(name_or_path, is_trainable=is_trainable, **options)
+    model = model_class_of(config).from_pretrained(name_or_path, is_trainable=is_trainable, **options)
     return cast(PeftModel, model.adapted[0])
+
+
+def model_class_of(config: SelfAttnConfig) -> Any:
+    """Return the class of this package that a model was saved as.
+
+    Raises:
+        ValueError: if it is none of them.
+    """
+    name = (config.architectures or [""])[0]
+    for place in (config.auto_map or {}).values():
+        module, _, found = place.partition(".")
+        if found == name:
+            return getattr(import_module(f"{__package__}.modeling.{module}"), name)
+    raise ValueError(f"This is a {name or config.model_type}, and no model of this package: tune it first.")
 
 
 def merge_adapters(model: nn.Module) -> PreTrainedModel:

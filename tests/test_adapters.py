@@ -10,7 +10,7 @@ from tiny_models import BACKBONES, main_output, tiny_batch, tiny_labels, tiny_mo
 from hf_selfattn import SelfAttnModel
 from hf_selfattn.adapters import (
     add_lora,
-    backbone_linears,
+    backbone_layers,
     count_parameters,
     lora_config,
     merge_adapters,
@@ -35,7 +35,7 @@ def test_adapters_and_heads_train_and_nothing_else(family: str, task: str) -> No
     adapted = {
         name.split(".lora_A")[0].split(".backbone.")[-1] for name, _ in model.named_parameters() if "lora_A" in name
     }
-    assert adapted == set(backbone_linears(tiny_model(task, family)))
+    assert adapted == set(backbone_layers(tiny_model(task, family)))
     assert not any(
         "lora" in name and (".heads." in name or ".classifier." in name) for name, _ in model.named_parameters()
     )
@@ -57,7 +57,7 @@ def test_merged_adapters_answer_the_same() -> None:
 def test_every_linear_layer_of_the_backbone_is_adapted() -> None:
     model = tiny_model()
     config = lora_config(model, "SEQ_CLS")
-    assert set(config.target_modules) == set(backbone_linears(model))
+    assert set(config.target_modules) == set(backbone_layers(model))
     assert config.target_modules == lora_config(model, "SEQ_CLS", target_modules="all-linear").target_modules
     names = [name for name, _ in add_lora(model, "SEQ_CLS").named_parameters() if "lora_A" in name]
     assert len(names) == 2 * 6 and all(".backbone." in name for name in names)
@@ -66,9 +66,9 @@ def test_every_linear_layer_of_the_backbone_is_adapted() -> None:
 @pytest.mark.parametrize("method", ["LORA", "IA3"])
 def test_a_second_adapter_finds_the_layers_under_the_first(method: str) -> None:
     model = tiny_model()
-    expected = backbone_linears(model)
+    expected = backbone_layers(model)
     get_peft_model(model, method_config(model, method, "SEQ_CLS"))
-    assert backbone_linears(model) == expected
+    assert backbone_layers(model) == expected
 
 
 def test_options_of_peft_win() -> None:

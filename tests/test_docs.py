@@ -16,14 +16,18 @@ import torch
 import yaml
 from hub_server import run_with_hub
 from hub_state import USER, Hub
+from image_runs import image_backbone, image_folders
 from pages import DOCS, README, ROOT, blocks, commands, copy_first_rows, run, type_in
+from tiny_images import IMAGE_BACKBONES, tiny_image_processor
 from tiny_models import BACKBONES, tiny_wordpiece
 from transformers import AutoModel, TrainingArguments
 
 import hf_selfattn.tasks
 from hf_selfattn import (
     EvaluateArguments,
+    ImageClassificationArguments,
     NerArguments,
+    ObjectDetectionArguments,
     PredictArguments,
     ReportArguments,
     SelfAttnConfig,
@@ -32,12 +36,16 @@ from hf_selfattn import (
 )
 
 PAGES = sorted(DOCS.glob("*.md"))
-WITH_COMMANDS = ["adapters.md", "command-line.md", "ner.md", "scaling.md", "sentiment.md", "training.md"]
-WITH_CODE = ["adapters.md", "export.md", "extend.md", "ner.md", "report.md", "using.md"]
+WITH_COMMANDS = ["adapters.md", "command-line.md", "images.md", "ner.md", "scaling.md", "sentiment.md", "training.md"]
+WITH_CODE = [
+    *("adapters.md", "detection.md", "export.md", "extend.md"),
+    *("images.md", "ner.md", "report.md", "using.md"),
+]
 # What inline code names beside options of a run: parameters of functions, and options of Transformers and PEFT.
 PARAMETERS = {
     "HF_HUB_OFFLINE",
     "attn_implementation",
+    "id2label",
     "is_trainable",
     "key",
     "modules_to_save",
@@ -85,7 +93,8 @@ def test_links_and_anchors_resolve(path: Path) -> None:
 def test_options_exist(path: Path) -> None:
     known = {*SelfAttnConfig.__annotations__, *PARAMETERS}
     of_commands = (PredictArguments, EvaluateArguments, ReportArguments, ServeArguments)
-    kinds = (NerArguments, SentimentArguments, TrainingArguments, *of_commands)
+    of_images = (ImageClassificationArguments, ObjectDetectionArguments)
+    kinds = (NerArguments, SentimentArguments, TrainingArguments, *of_images, *of_commands)
     known |= {item.name for kind in kinds for item in fields(kind)}
     for code in re.findall(r"`([^`\n]+)`", text_of(path)):
         for name in re.findall(r"(?:^|[\s(])([a-zA-Z_]\w*(?:\.\w+)?)=", code):
@@ -117,9 +126,15 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workshop")
     (folder / "recipes").symlink_to(ROOT / "recipes")
     copy_first_rows(folder, rows=48)
+    image_backbone(folder / ".data/mobilenetv2")
+    for name, seed in (("photos", 0), ("new-photos", 1)):
+        image_folders(folder / name, 12, seed)
+    (folder / "new.csv").write_text("file\nnew-photos/circles/0.png\nnone.png\n", encoding="utf-8")
     torch.manual_seed(0)
     AutoModel.from_config(BACKBONES["bert"]).save_pretrained(folder / ".data/minilm")
     tiny_wordpiece().save_pretrained(folder / ".data/minilm")
+    AutoModel.from_config(IMAGE_BACKBONES["resnet"]).save_pretrained(folder / ".data/resnet")
+    tiny_image_processor().save_pretrained(folder / ".data/resnet")
     (folder / ".data/conll2003").mkdir()
     for source in (ROOT / ".data/conll2003").glob("*.txt"):
         documents = source.read_text(encoding="utf-8").split("-DOCSTART-")[:7]

@@ -16,7 +16,7 @@ from answering import served
 from pages import README, ROOT, blocks, commands, copy_first_rows, run, type_in
 
 # `make demo` has a test of its own below; the other installs.
-ELSEWHERE = {"make demo", 'pip install ".[excel,report,serve,vision]"'}
+ELSEWHERE = {"make demo", 'pip install ".[excel,images,report,serve]"'}
 CHINESE = ROOT / "README.zh.md"
 
 

@@ -43,9 +43,9 @@ def unpack_mobilenetv2(archives: list[Path], folder: Path) -> None:
     model.save_pretrained(folder)
     processor = {
         "image_processor_type": "MobileNetV2ImageProcessor",
-        **{f"do_{step}": True for step in ("resize", "center_crop", "rescale", "normalize")},
-        "size": {"shortest_edge": 256},
-        "crop_size": {"height": 224, "width": 224},
+        **{f"do_{step}": True for step in ("resize", "rescale", "normalize")},
+        "do_center_crop": False,  # the whole image is read: what is looked for may stand at its border
+        "size": {"height": 224, "width": 224},
         "resample": 2,
         "rescale_factor": 1 / 255,
         **IMAGENET,

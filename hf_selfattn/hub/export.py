@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-from ..adapters import merge_adapters
-from ..modeling import modeling_selfattn
+from ..adapters import merge_adapters, model_class_of
 from ..modeling.configuration_selfattn import SelfAttnConfig
 from ..modeling.crf_selfattn import LinearChainCRF
 from .onnx import export_onnx
@@ -72,10 +71,9 @@ def export(arguments: ExportArguments) -> Path:
 
 def class_of(config: PreTrainedConfig) -> Any:
     """Return the class of this package that a model was saved as."""
-    name = (config.architectures or [""])[0]
-    if not isinstance(config, SelfAttnConfig) or name not in modeling_selfattn.__all__:
-        raise ValueError(f"This is a {name or config.model_type}, and no model of this package: tune it first.")
-    return getattr(modeling_selfattn, name)
+    if not isinstance(config, SelfAttnConfig):
+        raise ValueError(f"This is a {config.model_type}, and no model of this package: tune it first.")
+    return model_class_of(config)
 
 
 def is_for_decoding(name: str) -> bool:

@@ -43,25 +43,44 @@ class Scores(nn.Module):
         return cast(Tensor, outputs[output_name(self.model)])
 
 
+class ImageScores(nn.Module):
+    """The same of a model that reads images."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return cast(Tensor, self.model(pixel_values=pixel_values, return_dict=True)[output_name(self.model)])
+
+
+def reads_images(model: PreTrainedModel) -> bool:
+    """Return whether a model reads `pixel_values`."""
+    return bool(model.config.reads_images)
+
+
 def output_name(model: PreTrainedModel) -> str:
     """Return the name of the model's output."""
     return "last_hidden_state" if model.base_model is model else "logits"
 
 
 def input_names(model: PreTrainedModel, word_starts: bool) -> list[str]:
-    """Return the names of the graph's inputs, as tokenizers name them."""
+    """Return the names of the graph's inputs, as tokenizers and image processors name them."""
+    if reads_images(model):
+        return ["pixel_values"]
     types = model.base_model.reads_token_types and getattr(model.config.backbone_config, "type_vocab_size", 0) > 1
     return ["input_ids", "attention_mask", *["token_type_ids"] * types, *["word_starts"] * word_starts]
 
 
 def export_onnx(model: PreTrainedModel, path: str | PathLike[str], *, word_starts: bool = False) -> Path:
-    """Write a model as an ONNX graph for batches of any size and inputs of any length, and return the path.
+    """Write a model as an ONNX graph for batches of any size and texts of any length, and return the path.
 
     The inputs are int64 of shape (batch_size, sequence_length) with padding on any side: `input_ids`,
     `attention_mask`, and `token_type_ids` where the backbone tells them apart. The output is `logits`, or
     `last_hidden_state` of a model without a task. A token classifier's logits are its scores before decoding: see
-    `decode_logits`. Weights of more than 2 GB stand in a file beside the graph. Where onnxruntime is installed, the
-    graph's output is compared with the model's.
+    `decode_logits`. The input of a model that reads images is `pixel_values` (batch_size, channels, height, width), of
+    `subsequence_length` pixels a side. Weights of more than 2 GB stand in a file beside the graph. Where onnxruntime
+    is installed, the graph's output is compared with the model's.
 
     Args:
         model: a model of this package in float32, with its adapters merged; it stays as it is.
@@ -84,7 +103,7 @@ def export_onnx(model: PreTrainedModel, path: str | PathLike[str], *, word_start
             warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
             logging.disable(logging.WARNING)  # of torchvision, which it misses
             torch.onnx.export(
-                Scores(model).eval(),
+                (ImageScores if reads_images(model) else Scores)(model).eval(),
                 (),
                 path,
                 kwargs=batch,
@@ -104,8 +123,9 @@ def export_onnx(model: PreTrainedModel, path: str | PathLike[str], *, word_start
 
 
 def dynamic_shapes(names: Sequence[str]) -> dict[str, dict[int, Any]]:
-    """Return what `torch.export.export` is told so that batch and length stay open."""
-    return {name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for name in names}
+    """Return what `torch.export.export` is told so that batch and length stay open, but not the size of images."""
+    of_tokens = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
+    return {name: {0: Dim.DYNAMIC} if name == "pixel_values" else of_tokens for name in names}
 
 
 def refuse_unexportable(model: Any, word_starts: bool) -> None:
@@ -118,13 +138,15 @@ def refuse_unexportable(model: Any, word_starts: bool) -> None:
     if not isinstance(model, SelfAttnPreTrainedModel):
         raise ValueError(
             f"{type(model).__name__} is no model of this package. Give a SelfAttnModel, "
-            "SelfAttnForSequenceClassification or SelfAttnForTokenClassification."
+            "SelfAttnForSequenceClassification, SelfAttnForTokenClassification or SelfAttnForImageClassification."
         )
     if model.config.backbone_quantization != "none":
         raise ValueError(
             f"The backbone is quantised ({model.config.backbone_quantization}), which ONNX has no operators for. Open "
             "the model with backbone_quantization='none' and export that."
         )
+    if model.config.tiles:
+        raise ValueError("A graph cuts no images into tiles. Open the model with tiles=False and export that.")
     if model.dtype != torch.float32:
         raise ValueError(f"The weights are {model.dtype}. Export float32: model.float().")
     if word_starts and not isinstance(model, SelfAttnForTokenClassification):
@@ -132,9 +154,12 @@ def refuse_unexportable(model: Any, word_starts: bool) -> None:
 
 
 def example_batch(model: PreTrainedModel, lengths: Sequence[int], word_starts: bool) -> dict[str, Tensor]:
-    """Return a batch of random tokens in the frame of the model's special tokens, padded on the right."""
+    """Return a batch of random tokens in the frame of the special tokens, padded on the right, or of random images."""
     config, shape = model.config, (len(lengths), max(lengths))
     generator = torch.Generator().manual_seed(0)
+    if reads_images(model):
+        channels, side = getattr(config.backbone_config, "num_channels", None) or 3, config.subsequence_length
+        return {"pixel_values": torch.randn(shape[0], channels, side, side, generator=generator).to(model.device)}
     input_ids = torch.randint(config.vocab_size, shape, generator=generator)
     attention_mask = torch.arange(shape[1]) < torch.tensor(lengths)[:, None]
     for row, length in enumerate(lengths):

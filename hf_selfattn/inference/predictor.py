@@ -19,7 +19,7 @@ from ..machine import has_bf16
 from ..modeling.backbone_selfattn import weights_hash
 from ..modeling.configuration_selfattn import SelfAttnConfig
 from ..tasks import Task, task_of_model
-from ..tasks.answers import Answer, width_of
+from ..tasks.answers import Answer, padded_width
 
 FIELDS = ("text", "text_pair", "tokens", "image")  # that models of some kind read
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -58,12 +58,13 @@ class Predictor:
         given = {name: value for name in FIELDS if (value := row.get(name)) is not None}
         if more := [name for name in given if name not in self.kind.fields]:
             raise ValueError(f"A model for {self.name} reads {' or '.join(self.kind.fields)}, and not '{more[0]}'.")
-        field, message = self.kind.mistake(given)
+        details = {name: row[name] for name in self.kind.details if name in row}
+        field, message = self.kind.mistake({**given, **details})
         if message:
             raise ValueError(f"'{field}': {message}.")
         if len(given) > 1 and "tokens" in given:
             raise ValueError("A row holds a 'text', or 'tokens', and not both.")
-        return {**given, **{name: row[name] for name in self.kind.details if name in row}}
+        return {**given, **details}
 
     def answers(self, rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
         """Return the answer of each row, in their order.
@@ -105,7 +106,7 @@ def batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
     """
     order = np.argsort([-length for length in lengths], kind="stable").tolist()
     while order:
-        size = max(1, most // width_of(lengths[order[0]]))
+        size = max(1, most // padded_width(lengths[order[0]]))
         size = size if size <= len(order) else 1 << (len(order).bit_length() - 1)
         yield order[:size]
         order = order[size:]

@@ -3,6 +3,7 @@
 from .abstention import Abstention, abstention, abstention_curve
 from .calibration import fit_temperature, fit_thresholds
 from .comparison import PairedTest, compare, paired_bootstrap
+from .detection import box_metric_values, paired_bootstrap_boxes, score_boxes
 from .inputs import PROBLEMS, predicted_labels
 from .intervals import Score
 from .scores import LOWER_IS_BETTER, metric_values, score
@@ -17,6 +18,7 @@ __all__ = [
     "Score",
     "abstention",
     "abstention_curve",
+    "box_metric_values",
     "compare",
     "entity_strings",
     "error_analysis",
@@ -24,8 +26,10 @@ __all__ = [
     "fit_thresholds",
     "metric_values",
     "paired_bootstrap",
+    "paired_bootstrap_boxes",
     "paired_bootstrap_spans",
     "predicted_labels",
     "score",
+    "score_boxes",
     "score_spans",
 ]

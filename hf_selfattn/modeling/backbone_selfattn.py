@@ -11,7 +11,7 @@ from typing import Any
 from weakref import ref
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -148,7 +148,8 @@ def attach_backbone(model: PreTrainedModel, name_or_path: str, hub_options: dict
     found = weights_hash(backbone)
     if quantization != "none":
         backbone = load_quantised(name_or_path, model.config.backbone_config, hub_options, quantization)
-    keep_unread_weights(backbone, trainable={name for name, _ in model.base_model.backbone.named_parameters()})
+    before = model.base_model.backbone
+    shed_unread_weights(backbone, {name for name, _ in before.named_parameters()}, set(before.state_dict()))
     if os.path.isdir(name_or_path):
         backbone.config.name_or_path = ""  # a checkpoint never names a folder of the machine that wrote it
     model.base_model.backbone = backbone
@@ -156,14 +157,22 @@ def attach_backbone(model: PreTrainedModel, name_or_path: str, hub_options: dict
     return found
 
 
-def keep_unread_weights(backbone: PreTrainedModel, trainable: set[str]) -> None:
-    """Make buffers of all parameters but some: no feature depends on them, so none would ever get a gradient."""
-    for name in [name for name, _ in backbone.named_parameters() if name not in trainable]:
+def shed_unread_weights(backbone: PreTrainedModel, read: set[str], run: set[str]) -> None:
+    """Take those parameters out of training that no feature depends on, so that none waits for a gradient.
+
+    Args:
+        read: names of the parameters that features depend on.
+        run: names of the weights of modules that run. Other modules leave; of these the parameters become buffers.
+    """
+    for name in [name for name, _ in backbone.named_parameters() if name not in read]:
         place, _, last = name.rpartition(".")
         owner = backbone.get_submodule(place)
-        weight = getattr(owner, last).detach()
-        delattr(owner, last)
-        owner.register_buffer(last, weight)
+        if name not in run:
+            backbone.set_submodule(place, nn.Identity())
+        elif last in dict(owner.named_parameters(recurse=False)):
+            weight = getattr(owner, last).detach()
+            delattr(owner, last)
+            owner.register_buffer(last, weight)
 
 
 @dataclass

@@ -38,6 +38,9 @@ IMAGE_AUTO_MAP = {
     "AutoModelForImageClassification": "image_selfattn.SelfAttnForImageClassification",
 }
 
+# What a checkpoint of this kind has beside those: other checkpoints do not carry the file.
+OBJECT_DETECTION = {"AutoModelForObjectDetection": "detection_selfattn.SelfAttnForObjectDetection"}
+
 # Position embeddings of these families start at `pad_token_id + 1`, so that many rows of the table are never used.
 OFFSET_POSITION_FAMILIES = tuple(
     ("camembert data2vec-text longformer mpnet roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod").split()
@@ -185,6 +188,8 @@ class SelfAttnConfig(PreTrainedConfig):
         IOB2 or BIOES tags; for others all is legal), or a linear-chain CRF, which is trained.
     word_pooling (`"first"` or `"mean"`, *optional*, defaults to `"mean"`):
         How a token classifier makes one feature of a word's tokens: the first one's, or the mean of all.
+    num_proposals (`int`, *optional*, defaults to 100):
+        Regions of an image that an object detector reads, at most.
     backbone_name_or_path (`str`, *optional*):
         Name on the hub of the backbone that the model was made of. A folder is never written down; `from_pretrained`
         takes one under this name for a checkpoint that holds no backbone.
@@ -243,6 +248,7 @@ class SelfAttnConfig(PreTrainedConfig):
     top_one_if_none: bool = True
     decoding: Literal["argmax", "viterbi", "crf"] = "viterbi"
     word_pooling: Literal["first", "mean"] = "mean"
+    num_proposals: int = 100
     backbone_name_or_path: str | None = None
     backbone_revision: str | None = None
     backbone_hash: str | None = None
@@ -260,7 +266,8 @@ class SelfAttnConfig(PreTrainedConfig):
         for name, value in sizes.items():
             setattr(self, name, value)
         super().__post_init__(**kwargs)
-        self.auto_map = dict(IMAGE_AUTO_MAP if self.reads_images else AUTO_MAP)
+        detects = self.reads_images and not OBJECT_DETECTION.keys().isdisjoint(self.auto_map or ())
+        self.auto_map = (IMAGE_AUTO_MAP if self.reads_images else AUTO_MAP) | (OBJECT_DETECTION if detects else {})
         self._mirror_backbone()
         self._check_windows()
         self._check_heads()
@@ -378,6 +385,7 @@ class SelfAttnConfig(PreTrainedConfig):
             "block_size": 1,
             "attention_window": 1,
             "num_mixed_layers": 1,
+            "num_proposals": 1,
         }
         for name, minimum in least.items():
             if getattr(self, name) < minimum:

@@ -154,7 +154,10 @@ class SelfAttnHeads(nn.Module):
             lengths_B: number of real tokens of each row, or None where no token is padding.
             output_attentions: also return groups, group probabilities, summary attentions and fusion weights.
         """
-        features = self.standardised(hidden_states)
+        return self.attend(self.standardised(hidden_states), lengths_B, output_attentions)
+
+    def attend(self, features: Tensor, lengths_B: Tensor | None, output_attentions: bool = False) -> HeadsOutput:
+        """Apply the attention layers to features (B, N, D) of right-padded rows, such as regions of images."""
         masks = head_masks(self.config, features, lengths_B)
         records = []
         for layer in self.layers:

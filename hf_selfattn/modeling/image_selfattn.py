@@ -13,12 +13,12 @@ from inspect import signature
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import auto_docstring, can_return_tuple
 
-from .backbone_selfattn import BackboneFeatures, as_sequence, keep_unread_weights, kept_layers, pooler_options
+from .backbone_selfattn import BackboneFeatures, as_sequence, kept_layers, pooler_options, shed_unread_weights
 from .configuration_selfattn import SelfAttnConfig
 from .modeling_selfattn import SelfAttnClassifier, SelfAttnModel
 from .outputs_selfattn import SelfAttnClassifierOutput, SelfAttnModelOutput, classified, wanted_outputs
@@ -34,9 +34,11 @@ class BackboneShape:
 
     widths: list[int]  # of all layers that it shows
     map_size: tuple[int, int]  # of the last layer, in cells
+    finest: tuple[int, int]  # of the largest of the layers that are read
     last_prefix: int  # how many tokens stand before the map in the last layer, such as CLS
     num_prefix: int  # and in the features of all layers that are read
     read: set[str]  # the parameters that the last layer depends on
+    run: set[str]  # the weights of modules that run
 
 
 SHAPES: dict[str, BackboneShape] = {}  # what was measured before
@@ -50,6 +52,9 @@ def measure_backbone(backbone_config: PreTrainedConfig, num_layers: int, side: i
         with torch.device("meta"), torch.enable_grad():
             backbone = AutoModel.from_config(config, attn_implementation="eager", **pooler_options(config)).eval()
             backbone.requires_grad_(True)
+            ran: set[nn.Module] = {backbone}
+            for module in backbone.modules():
+                module.register_forward_pre_hook(lambda module, _: ran.add(module))
             pixels = torch.zeros(1, getattr(config, "num_channels", None) or 3, side, side, dtype=backbone.dtype)
             outputs = run_on_images(backbone, pixels, output_hidden_states=True)
             outputs.last_hidden_state.sum().backward()
@@ -60,9 +65,11 @@ def measure_backbone(backbone_config: PreTrainedConfig, num_layers: int, side: i
             )
         widths = [width_of(layer) for layer in layers]
         last_prefix = as_sequence(layers[-1]).shape[1] - math.prod(map_size)
-        mixed = layers_as_sequences(layers[-num_layers:], map_size, last_prefix, max(widths))
+        mixed = layers_as_sequences(layers[-num_layers:], map_size, last_prefix, max(widths), map_size)
         read = {name for name, weight in backbone.named_parameters() if weight.grad is not None}
-        SHAPES[known] = BackboneShape(widths, map_size, last_prefix, mixed[-1].shape[1] - math.prod(map_size), read)
+        run = {name for name in backbone.state_dict() if backbone.get_submodule(name.rpartition(".")[0]) in ran}
+        num_prefix, finest = mixed[-1].shape[1] - math.prod(map_size), finest_map(layers[-num_layers:], map_size)
+        SHAPES[known] = BackboneShape(widths, map_size, finest, last_prefix, num_prefix, read, run)
     return SHAPES[known]
 
 
@@ -109,28 +116,47 @@ def square_map(outputs: Any, config: PreTrainedConfig, side: int) -> tuple[int, 
     return side // height, side // width
 
 
-def layers_as_sequences(
-    layers: list[Tensor], map_size: tuple[int, int], last_prefix: int, width: int
-) -> tuple[Tensor, ...]:
-    """Return layers as sequences (B, N, D) in the layout of the last one.
+def finest_map(layers: list[Tensor], map_size: tuple[int, int]) -> tuple[int, int]:
+    """Return the size in cells of the largest map among layers, the last of which is a map of `map_size`."""
+    sizes = [(layer.shape[2], layer.shape[3]) for layer in layers if layer.dim() == 4]
+    return max([map_size, *sizes], key=math.prod)
 
-    Larger maps are averaged down to its size; narrower layers fill the first of the D channels. What stands before the
-    map is left out where not every layer has it.
+
+def layers_as_sequences(
+    layers: list[Tensor], map_size: tuple[int, int], last_prefix: int, width: int, target: tuple[int, int]
+) -> tuple[Tensor, ...]:
+    """Return layers as sequences (B, N, D) in the layout of the last one, or of another map.
+
+    Larger maps are averaged down to that size, smaller ones interpolated; narrower layers fill the first of the D
+    channels. What stands before the map is left out where not every layer has it.
+
+    Args:
+        map_size: of the last layer, in cells.
+        target: of the map to be returned, in cells.
     """
     num_cells = math.prod(map_size)
     sequences = []
     for layer in layers:
-        if layer.dim() == 4 and tuple(layer.shape[2:]) != map_size:
-            layer = F.adaptive_avg_pool2d(layer, map_size)
-        sequence = as_sequence(layer)
-        if sequence.shape[1] not in (num_cells, last_prefix + num_cells):
+        if layer.dim() == 3 and layer.shape[1] not in (num_cells, last_prefix + num_cells):
             raise ValueError(
-                f"A layer of {sequence.shape[1]} tokens cannot be mixed with the last one's map of {map_size} cells, "
+                f"A layer of {layer.shape[1]} tokens cannot be mixed with the last one's map of {map_size} cells, "
                 "since it does not say where its tokens stand. Take num_mixed_layers=1."
             )
+        if layer.dim() == 3 and target != map_size:
+            layer = layer[:, -num_cells:].transpose(1, 2).unflatten(2, map_size)
+        if layer.dim() == 4 and tuple(layer.shape[2:]) != target:
+            layer = resized_map(layer, target)
+        sequence = as_sequence(layer)
         sequences.append(F.pad(sequence, (0, width - sequence.shape[-1])))
     num_tokens = min(sequence.shape[1] for sequence in sequences)
     return tuple(sequence[:, sequence.shape[1] - num_tokens :] for sequence in sequences)
+
+
+def resized_map(layer: Tensor, target: tuple[int, int]) -> Tensor:
+    """Return a map (B, D, H, W) of another size in cells."""
+    if layer.shape[2] * layer.shape[3] > math.prod(target):
+        return F.adaptive_avg_pool2d(layer, target)
+    return F.interpolate(layer, target, mode="bilinear", align_corners=False)
 
 
 @dataclass
@@ -152,14 +178,27 @@ class SelfAttnImageModel(SelfAttnModel):
         shape = measure_backbone(config.backbone_config, num_layers, side)
         config.note_layers(shape.widths[-num_layers:])
         super().__init__(config, **options)
-        keep_unread_weights(self.backbone, trainable=shape.read)
+        shed_unread_weights(self.backbone, shape.read, shape.run)
         self.num_prefix_tokens, self.last_prefix = shape.num_prefix, shape.last_prefix
-        self.cell = side // shape.map_size[0]  # pixels of a cell's side
+        # Pixels of a cell's side, in the map that is returned and in that of the last layer.
+        self.cell = self.last_cell = side // shape.map_size[0]
+        self.finest_cell, self.reads_finest = side // shape.finest[0], False
         if config.tiles and (side, side) != tuple(self.cell * cells for cells in shape.map_size):
             raise ValueError(
                 f"subsequence_length={side} is no whole number of the backbone's cells of {self.cell} pixels, which "
                 f"tiles must be. Take {self.cell * max(shape.map_size[0], 1)}."
             )
+
+    def train(self, mode: bool = True) -> "SelfAttnImageModel":
+        super().train(mode)
+        for module in self.backbone.modules():  # a frozen batch normalisation keeps its statistics, too
+            if getattr(module, "running_mean", None) is not None:
+                module.train(mode and any(weight.requires_grad for weight in module.parameters()))
+        return self
+
+    def read_finest(self) -> None:
+        """Let the layers that are mixed meet in a map as fine as the finest of them, where small objects show."""
+        self.cell, self.reads_finest = self.finest_cell, True
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -208,15 +247,20 @@ class SelfAttnImageModel(SelfAttnModel):
             raise ValueError(f"This backbone reads pixel_values, and none were given. {self.input_names} are read.")
         record = bool((want or {}).get("output_attentions"))
         pixel_values = pixel_values.to(self.backbone.dtype)
+        if pixel_mask is None and not self.config.tiles:
+            return self._of_one_size(pixel_values, record)
         sizes = real_sizes(pixel_values, pixel_mask)
         if self.config.tiles:
             return self._laid_out(self._read_tiles(pixel_values, sizes, record))
         if len(set(sizes)) == 1:
-            height, width = sizes[0]
-            read = self._read_images(pixel_values[:, :, :height, :width], record)
-            fields: dict[str, Any] = {"map_size": read.map_size, "num_prefix_tokens": self.num_prefix_tokens}
-            return BackboneFeatures(read.layers, hidden_states=read.layers, attentions=read.attentions, **fields)
+            return self._of_one_size(pixel_values[:, :, : sizes[0][0], : sizes[0][1]], record)
         return self._laid_out(self._read_each_size(pixel_values, sizes, record))
+
+    def _of_one_size(self, pixel_values: Tensor, record: bool) -> BackboneFeatures:
+        """Return the features of images without padding."""
+        read = self._read_images(pixel_values, record)
+        fields: dict[str, Any] = {"map_size": read.map_size, "num_prefix_tokens": self.num_prefix_tokens}
+        return BackboneFeatures(read.layers, hidden_states=read.layers, attentions=read.attentions, **fields)
 
     def _kept_features(self, features: Tensor, feature_mask: Tensor | None) -> BackboneFeatures:
         """Return features (B, N, L, D) of an earlier run in the order of the heads."""
@@ -234,8 +278,9 @@ class SelfAttnImageModel(SelfAttnModel):
         outputs = run_on_images(self.backbone, pixel_values, output_hidden_states=every_layer, **options)
         map_size = self._map_size(outputs.last_hidden_state, pixel_values.shape[2:])
         layers = shown_layers(outputs)[-self.config.num_mixed_layers :]
-        sequences = layers_as_sequences(layers, map_size, self.last_prefix, self.config.hidden_size)
-        return ImageFeatures(sequences, map_size, outputs.attentions if record else None)
+        target = finest_map(layers, map_size) if self.reads_finest else map_size
+        sequences = layers_as_sequences(layers, map_size, self.last_prefix, self.config.hidden_size, target)
+        return ImageFeatures(sequences, target, outputs.attentions if record else None)
 
     def _map_size(self, last: Tensor, pixels: tuple[int, ...]) -> tuple[int, int]:
         """Return height and width in cells of a backbone's last layer."""
@@ -243,14 +288,14 @@ class SelfAttnImageModel(SelfAttnModel):
             return last.shape[2], last.shape[3]
         num_cells = last.shape[1] - self.last_prefix
         for height, width in (
-            (pixels[0] // self.cell, pixels[1] // self.cell),
-            (math.ceil(pixels[0] / self.cell), math.ceil(pixels[1] / self.cell)),
+            (pixels[0] // self.last_cell, pixels[1] // self.last_cell),
+            (math.ceil(pixels[0] / self.last_cell), math.ceil(pixels[1] / self.last_cell)),
         ):
             if height * width == num_cells:
                 return height, width
         raise ValueError(
             f"The backbone makes {num_cells} places of an image of {tuple(pixels)} pixels, which are no map in cells "
-            f"of {self.cell} pixels. Give images whose sides are multiples of {self.cell}."
+            f"of {self.last_cell} pixels. Give images whose sides are multiples of {self.last_cell}."
         )
 
     def _read_each_size(self, pixel_values: Tensor, sizes: list[tuple[int, int]], record: bool) -> list[ImageFeatures]:

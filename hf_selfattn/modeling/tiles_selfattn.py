@@ -101,8 +101,9 @@ def real_sizes(pixel_values: Tensor, pixel_mask: Tensor | None) -> list[tuple[in
     return list(zip(heights.tolist(), widths.tolist(), strict=True))
 
 
-def pad_images(images: Sequence[Tensor]) -> dict[str, Tensor]:
+def pad_images(arrays: Sequence[Any]) -> dict[str, Tensor]:
     """Return `pixel_values` (B, C, H, W) and `pixel_mask` (B, H, W) of images (C, h, w) of different sizes."""
+    images = [torch.as_tensor(image) for image in arrays]
     height, width = (max(image.shape[side] for image in images) for side in (1, 2))
     places = [(0, width - image.shape[2], 0, height - image.shape[1]) for image in images]
     masks = [image.new_ones(image.shape[1:], dtype=torch.long) for image in images]

@@ -22,7 +22,6 @@ from ..hub.results import RESULTS_FILE
 from ..hub.sanitize import last_part
 from ..metrics.inputs import Predictions, check_predictions
 from ..tasks import TASKS, Task, task_called, task_of
-from ..tasks.task import raw_splits
 from .options import ReportArguments
 
 
@@ -155,7 +154,7 @@ class FinishedRun:
         Raises:
             ValueError: no split of the data has such a column.
         """
-        raw = with_origins(raw_splits(self.task.arguments))
+        raw = with_origins(self.task.raw_rows())
         values: dict[str, Any] = {}
         for split in raw.values():
             if name in split.column_names:

@@ -9,6 +9,7 @@ from ..hub.results import RESULTS_FILE
 from ..hub.sanitize import last_part
 from ..hub.summary import overall_scores, with_interval
 from ..metrics import PairedTest, compare, paired_bootstrap_spans
+from ..metrics.detection import paired_bootstrap_boxes
 from .blocks import Block, Figures, Section, Table, Text, in_digits
 from .plots import interval_plot
 from .runs import FinishedRun
@@ -64,13 +65,17 @@ def paired_tests(runs: Sequence[FinishedRun], split: str) -> Iterator[Block]:
 
 def paired_test(run: FinishedRun, other: FinishedRun, metric: str, split: str) -> PairedTest:
     """Return the paired test of two runs on a split."""
-    if run.problem != "named_entities":
+    if run.problem not in ("named_entities", "object_detection"):
         return compare(run.folder / RESULTS_FILE, other.folder / RESULTS_FILE, metric, split)
     if run.label_names != other.label_names:
         raise ValueError("their labels differ.")
     mine, theirs = run.answers_of(split), other.answers_of(split)
     if [answer["reference"] for answer in mine] != [answer["reference"] for answer in theirs]:
         raise ValueError("their rows differ.")
+    if run.problem == "object_detection":
+        truth = [answer["reference"] for answer in mine]
+        first, second = ([answer["output"] for answer in answers] for answers in (mine, theirs))
+        return paired_bootstrap_boxes(truth, first, second, run.label_names, metric)
     return paired_bootstrap_spans(
         run.tags_of(mine, "reference"),
         run.tags_of(mine, "output"),

@@ -65,7 +65,7 @@ def import_images(name: str) -> None:
     try:
         register_task(getattr(import_module(f".{name.replace('-', '_')}", __name__), OF_IMAGES[name]))
     except ModuleNotFoundError as error:
-        raise ImportError(f"Images need the package {error.name}: pip install 'hf-selfattn[vision]'") from error
+        raise ImportError(f"Images need the package {error.name}: pip install 'hf-selfattn[images]'") from error
 
 
 for known in (TextClassification, SentimentAnalysis, TokenClassification):

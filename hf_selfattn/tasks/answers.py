@@ -107,7 +107,7 @@ class Answers(ABC):
 
     def batch(self, encoded: EncodedRows, numbers: Sequence[int]) -> dict[str, Tensor]:
         """Return the rows of these numbers as a batch: here token ids, padded on the right."""
-        width = width_of(max(len(encoded.inputs["input_ids"][number]) for number in numbers))
+        width = padded_width(max(len(encoded.inputs["input_ids"][number]) for number in numbers))
         types = {"input_ids": self.processor.pad_token_id, "token_type_ids": self.processor.pad_token_type_id}
         batch = {}
         for name in encoded.inputs.keys() & {*self.processor.model_input_names}:
@@ -209,7 +209,7 @@ class TextAnswers(ClassAnswers):
         return EncodedRows(inputs)
 
 
-def width_of(length: int) -> int:
+def padded_width(length: int) -> int:
     """Return the width of a batch: a multiple of 8, or of more, so that it is a sixteenth above the length at most."""
     step = max(8, 1 << max(0, length.bit_length() - 5))
     return -(-length // step) * step

@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoImageProcessor, PreTrainedConfig, TrainingArguments
 
 from ..data import format_report
-from ..data.images import ImageData, load_images, read_images
+from ..data.images import ImageData, check_images, deduplicate_images, load_images, read_images
 from ..data.images.read import raw_images
 from ..metrics import LOWER_IS_BETTER, metric_values
 from ..metrics.baselines import linear_probe, majority_baseline
@@ -32,6 +32,7 @@ class ImageClassificationArguments(ClassificationArguments):
     Args:
         image_column: column of the images, as paths or bytes; found where it is not given.
         image_folder: what the paths in a table are relative to; the folder of the table where it is not given.
+        deduplicate: drop repeated training files, and training files that stand in an evaluation split.
         image_size: side in pixels to which images are brought, where it is not to be that of the image processor.
         views: what training sees of an image where the backbone trains: random `crops`, half of them `mirrored`, or
             all of it, `whole`. A probe with kept features sees all of it.
@@ -43,6 +44,7 @@ class ImageClassificationArguments(ClassificationArguments):
 
     image_column: str | None = None
     image_folder: str | None = None
+    deduplicate: bool = False
     image_size: int | None = None
     views: Literal["mirrored", "crops", "whole"] = "mirrored"
     baseline: bool = True
@@ -71,8 +73,8 @@ class ImageClassification(Classification[ImageClassificationArguments]):
     columns_trained = ("image_column", "label_column")
     top = 5
 
-    def splits(self) -> DatasetDict:
-        """Return the rows as they are; no image is opened."""
+    def raw_rows(self) -> DatasetDict:
+        """Return the rows that the arguments name, as they are; no image is opened."""
         return splits_of(load_images, self.arguments, self.arguments.image_column, self.arguments.image_folder)
 
     def load(self) -> ImageData:
@@ -80,22 +82,21 @@ class ImageClassification(Classification[ImageClassificationArguments]):
         arguments = self.arguments
         kept = [arguments.group_column] if arguments.group_column else []
         with PartialState().local_main_process_first():
-            return read_images(
-                self.splits(), on_bad_row=arguments.on_bad_row, keep_columns=kept, **arguments.columns()
+            data = read_images(
+                self.raw_rows(), on_bad_row=arguments.on_bad_row, keep_columns=kept, **arguments.columns()
             )
+        return deduplicate_images(data) if arguments.deduplicate else data
 
     def check(self) -> dict[str, Any]:
         """Print the report on the rows that a run would read, bad ones and all, and return it."""
-        from ..data.images import check_images
-
-        report = check_images(self.splits(), **self.arguments.columns())
+        report = check_images(self.raw_rows(), **self.arguments.columns())
         report["notes"] += self.outlook(report["notes"])
         say(format_report(report))
         return report
 
     def settings_found(self) -> tuple[dict[str, Any], list[str]]:
         """Return the columns, the problem and the labels of the data, and notes on them."""
-        raw = raw_images(self.splits(), **self.arguments.columns())
+        raw = raw_images(self.raw_rows(), **self.arguments.columns())
         found = {"image_column": next(iter(raw.image_columns.values())), "label_column": raw.columns.label}
         found |= {"problem": raw.scheme.problem}
         return found | ({} if raw.scheme.problem == "regression" else {"label_names": raw.scheme.names}), raw.notes

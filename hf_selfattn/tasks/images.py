@@ -80,15 +80,20 @@ def resize(processor: Any, side: int) -> None:
     """Let a processor bring images to a side in pixels; where it cuts their middle out, in the same proportion."""
     if side < 1:
         raise ValueError(f"image_size={side} must be at least 1.")
-    size, crop = dict(processor.size or {}), dict(getattr(processor, "crop_size", None) or {})
+    size, square = sides_of(processor.size), {"height": side, "width": side}
+    cut = sides_of(getattr(processor, "crop_size", None)) if getattr(processor, "do_center_crop", False) else {}
     if "shortest_edge" in size:
-        before = crop.get("height") if getattr(processor, "do_center_crop", False) else None
-        size["shortest_edge"] = round(side * size["shortest_edge"] / before) if before else side
+        square_before = cut.get("height", size["shortest_edge"])
+        processor.size = {"shortest_edge": round(side * size["shortest_edge"] / square_before)}
     else:
-        size = {"height": side, "width": side}
-    processor.size = size
-    if crop:
-        processor.crop_size = {"height": side, "width": side}
+        processor.size = square
+    if cut:
+        processor.crop_size = square
+
+
+def sides_of(size: Any) -> dict[str, int]:
+    """Return those sides that the size of a processor names, such as `height` and `width`, or `shortest_edge`."""
+    return {name: int(value) for name, value in dict(size or {}).items() if value is not None}
 
 
 def image_content(source: Any) -> bytes:
@@ -223,7 +228,7 @@ def mistake_of(source: Any) -> str:
     try:
         open_image(source)
     except ValueError as error:
-        return str(error)
+        return str(error).rstrip(".")
     return ""
 
 

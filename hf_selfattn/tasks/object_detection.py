@@ -13,11 +13,18 @@ import numpy as np
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from torch import Tensor
-from transformers import AutoImageProcessor, EvalPrediction, PreTrainedConfig, Trainer, TrainingArguments
+from transformers import (
+    AutoImageProcessor,
+    DetrImageProcessorPil,
+    EvalPrediction,
+    PreTrainedConfig,
+    Trainer,
+    TrainingArguments,
+)
 
 from ..arguments import RunArguments
 from ..data import fingerprint, format_report
-from ..data.images import BoxData, load_boxes, read_boxes
+from ..data.images import BoxData, check_boxes, load_boxes, read_boxes
 from ..data.images.boxes import box_names, raw_boxes
 from ..files import write_text
 from ..metrics.detection import box_metric_values, score_boxes
@@ -36,7 +43,7 @@ from .boxes import (
     true_boxes,
 )
 from .evaluation import order_by_length, plain_model
-from .images import OPTIONS_OF_IMAGES, image_inputs, open_image_backbone, splits_of
+from .images import OPTIONS_OF_IMAGES, image_inputs, open_image_backbone, sides_of, splits_of
 from .task import Task, say
 
 METRICS = ["map", "map_50", "map_75"]
@@ -92,14 +99,14 @@ class ObjectDetection(Task[ObjectDetectionArguments]):
     arguments_class = ObjectDetectionArguments
     columns_trained = ("image_column", "box_column", "box_format")
 
-    def splits(self) -> DatasetDict:
-        """Return the rows as they are; no image is opened."""
+    def raw_rows(self) -> DatasetDict:
+        """Return the rows that the arguments name, as they are; no image is opened."""
         return splits_of(load_boxes, self.arguments, self.arguments.image_column, self.arguments.image_folder)
 
     def load(self) -> BoxData:
         """Load and check the data; every image is opened once."""
         with PartialState().local_main_process_first():
-            return read_boxes(self.splits(), on_bad_row=self.arguments.on_bad_row, **self.arguments.columns())
+            return read_boxes(self.raw_rows(), on_bad_row=self.arguments.on_bad_row, **self.arguments.columns())
 
     def with_validation(self, data: BoxData) -> BoxData:
         """Return the data with a validation split, drawn from the images of train where there is none."""
@@ -117,9 +124,7 @@ class ObjectDetection(Task[ObjectDetectionArguments]):
 
     def check(self) -> dict[str, Any]:
         """Print the report on the rows that a run would read, bad ones and all, and return it."""
-        from ..data.images import check_boxes
-
-        report = check_boxes(self.splits(), **self.arguments.columns())
+        report = check_boxes(self.raw_rows(), **self.arguments.columns())
         report["notes"] += self.outlook(report["notes"])
         say(format_report(report))
         return report
@@ -127,16 +132,13 @@ class ObjectDetection(Task[ObjectDetectionArguments]):
     def settings_found(self) -> tuple[dict[str, Any], list[str]]:
         """Return the categories of the data, and notes on them."""
         given = self.arguments.columns()
-        raw, notes = raw_boxes(self.splits(), given["image_column"], given["box_column"], given["box_format"])
+        raw, notes = raw_boxes(self.raw_rows(), given["image_column"], given["box_column"], given["box_format"])
         return {"label_names": box_names(raw, given["label_names"])}, notes
 
     def open_processor(self) -> tuple[PreTrainedConfig, Any]:
-        """Return the configuration of the backbone and its image processor, which cuts nothing off an image."""
+        """Return the configuration of the backbone, and a processor of DETR that shows images as its own does."""
         backbone_config, processor = open_image_backbone(self.arguments, self.arguments.image_size)
-        if getattr(processor, "do_center_crop", False):
-            side = dict(processor.crop_size)
-            processor.do_center_crop, processor.size = False, {"height": side["height"], "width": side["width"]}
-        return backbone_config, processor
+        return backbone_config, detection_processor(processor)
 
     def inputs(self, processor: Any) -> Inputs:
         """Return how a backbone reads images."""
@@ -200,7 +202,7 @@ class ObjectDetection(Task[ObjectDetectionArguments]):
             if PartialState().is_main_process:
                 write_boxes(output_dir / f"predictions-{name}.jsonl", truth[name], boxes)
             scores = score_boxes(truth[name], boxes, data.label_names)
-            record[name] = {**split_record(data.splits[name], scores), "predictions_file": f"predictions-{name}.jsonl"}
+            record[name] = {**box_record(data.splits[name], scores), "predictions_file": f"predictions-{name}.jsonl"}
         return {"problem": "object_detection", "threshold": least, "splits": record}
 
     @classmethod
@@ -230,10 +232,25 @@ class ObjectDetection(Task[ObjectDetectionArguments]):
             for answer in answers
         ]
         split = data.splits["test"]
-        return split_record(split, score_boxes(true_boxes(split), found, data.label_names))
+        return box_record(split, score_boxes(true_boxes(split), found, data.label_names))
 
 
-def split_record(split: Dataset, scores: Mapping[str, Score]) -> dict[str, Any]:
+def detection_processor(processor: Any) -> Any:
+    """Return a processor of DETR, which pipelines need, with the size and the colours of another one.
+
+    It cuts nothing off: an image that is not square is brought to a square.
+    """
+    if hasattr(processor, "post_process_object_detection"):
+        return processor
+    size = sides_of(getattr(processor, "crop_size", None)) or sides_of(processor.size)
+    edge = size.get("shortest_edge")
+    square = {side: size.get(side, edge) for side in ("height", "width")}
+    names = ("do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+    same = {name: value for name in names if (value := getattr(processor, name, None)) is not None}
+    return DetrImageProcessorPil(size=square, do_pad=False, **same)
+
+
+def box_record(split: Dataset, scores: Mapping[str, Score]) -> dict[str, Any]:
     """Return what the results hold of an evaluation split, of its scores."""
     return {
         "rows": len(split),

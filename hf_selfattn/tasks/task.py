@@ -184,6 +184,10 @@ class Task(ABC, Generic[AnyRunArguments]):
         before = trained.get("arguments", {})
         return {name: before[name] for name in cls.columns_trained if before.get(name) is not None}
 
+    def raw_rows(self) -> DatasetDict:
+        """Return the rows that the arguments name, as they are."""
+        return raw_splits(self.arguments)
+
     @classmethod
     def read_files(cls, **files: Any) -> DatasetDict:
         """Return the rows of files of splits, as they are."""

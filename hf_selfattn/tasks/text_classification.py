@@ -19,7 +19,7 @@ from .classification import Classification, ClassificationArguments
 from .evaluation import score_tfidf
 from .problems import as_references
 from .streaming import STREAM_OPTIONS, ShuffledStream, load_stream, stream_collator
-from .task import raw_splits, say
+from .task import say
 
 
 @dataclass
@@ -73,7 +73,7 @@ class TextClassification(Classification[TextClassificationArguments]):
 
     def splits(self) -> tuple[DatasetDict, list[str]]:
         """Return the rows as the task reads them, and what was done to them."""
-        return raw_splits(self.arguments), []
+        return self.raw_rows(), []
 
     def load(self) -> ClassificationData:
         """Load and check the data, all of it or, with `streaming`, all but the rows of train."""

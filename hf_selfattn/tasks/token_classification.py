@@ -43,7 +43,7 @@ from .backbone import open_backbone, window_of
 from .evaluation import order_by_length
 from .problems import Array
 from .tag_encoding import encode_split, joined_rows, legal_tags, tags_of_words
-from .task import Task, raw_splits, say
+from .task import Task, say
 
 METRICS = ["precision", "recall", "f1", "token_accuracy"]
 
@@ -111,7 +111,7 @@ class TokenClassification(Task[NerArguments]):
         arguments = self.arguments
         with PartialState().local_main_process_first():
             return prepare_tagging(
-                raw_splits(arguments),
+                self.raw_rows(),
                 on_broken_tag=arguments.on_broken_tag,
                 on_cut_word=arguments.on_cut_word,
                 on_bad_row=arguments.on_bad_row,
@@ -139,14 +139,14 @@ class TokenClassification(Task[NerArguments]):
         """Print the report on the rows, bad ones and all, and return it."""
         backbone_config, tokenizer = open_backbone(self.arguments)
         window = window_of(backbone_config, tokenizer)
-        report = check_tagging(raw_splits(self.arguments), tokenizer, window, **self.arguments.columns())
+        report = check_tagging(self.raw_rows(), tokenizer, window, **self.arguments.columns())
         report["notes"] += self.outlook(report["notes"])
         say(format_report(report))
         return report
 
     def settings_found(self) -> tuple[dict[str, Any], list[str]]:
         """Return the columns and the entity types of the data, and notes on them."""
-        read = read_tagging(with_origins(raw_splits(self.arguments)), **self.arguments.columns())
+        read = read_tagging(with_origins(self.raw_rows()), **self.arguments.columns())
         columns = next(iter(read.columns.values()))
         found = {"token_column": columns.tokens, "tag_column": columns.tags}
         if columns.spans:

@@ -9,13 +9,14 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import reduce
 from datasets import Dataset
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..adapters import count_parameters
 from .checkpoints import STATE_FILE, WRITING, checkpoint_name, drop_checkpoints, put_checkpoint
@@ -98,7 +99,7 @@ class RecipeTrainer(ListLabelsTrainer):
         folder, push = Path(self.args.output_dir), self.args.push_to_hub
         side, checkpoint = folder / WRITING, folder / checkpoint_name(self.state.global_step)
         with cleared_if_not_written(side, checkpoint):
-            with changed(self.args, output_dir=str(side), push_to_hub=False):
+            with changed(self.args, output_dir=str(side), push_to_hub=False), names_of_modules(self.plain):
                 super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             for is_mine in (self.is_world_process_zero(), self.is_local_process_zero()):  # then folders of other nodes
@@ -114,6 +115,11 @@ class RecipeTrainer(ListLabelsTrainer):
             self._push_from_checkpoint(str(checkpoint))
         if self.args.should_save:
             drop_checkpoints(folder, self.args.save_total_limit, self.state.best_global_step)
+
+    @property
+    def plain(self) -> Any:
+        """The model without the wrappers of accelerate."""
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
     def point_to_best(self, folder: Path) -> None:
         """Let the state of the training name the best checkpoint by its place in the folder of the run."""
@@ -250,6 +256,21 @@ def changed(args: TrainingArguments, **values: Any) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(args, name, value)
+
+
+@contextmanager
+def names_of_modules(model: Any) -> Iterator[None]:
+    """Let a model save its weights by the names of its modules, which `Trainer` looks for when it loads them again.
+
+    Otherwise Transformers writes the older names of some families, such as ViT: `from_pretrained` knows both, but a
+    training that goes on, and the best model in the end, would keep whatever weights they have, with a warning.
+    """
+    if isinstance(model, PreTrainedModel):  # an adapter has no other names
+        model.save_pretrained = partial(model.save_pretrained, save_original_format=False)
+    try:
+        yield
+    finally:
+        vars(model).pop("save_pretrained", None)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 import onnxruntime
 import pytest
 import torch
+from tiny_images import tiny_image_model, tiny_pixels
 from tiny_models import TASKS, WINDOW, main_output, tiny_batch, tiny_model
 from torch import Tensor
 
@@ -61,6 +62,25 @@ def test_onnx_is_equal_at_every_length(family: str, tmp_path: Path) -> None:
     for lengths in SHAPES:
         batch = tiny_batch(lengths, family)
         assert_same_at_real_tokens(answers(tmp_path / "model.onnx", batch), model.eval()(**batch).logits, batch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["resnet", "vit"])
+@torch.no_grad()
+def test_images_in_batches_of_any_size(family: str, tmp_path: Path) -> None:
+    model = tiny_image_model(family, num_mixed_layers=2, block_size=8)
+    hf_selfattn.export_onnx(model, tmp_path / "model.onnx")
+    for rows in (1, 3):
+        batch = {"pixel_values": tiny_pixels(rows)}
+        expected = model(**batch).logits
+        session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+        actual = torch.from_numpy(session.run(None, {"pixel_values": batch["pixel_values"].numpy()})[0])
+        torch.testing.assert_close(actual, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
+
+
+def test_tiles_are_no_graph(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cuts no images into tiles"):
+        hf_selfattn.export_onnx(tiny_image_model(tiles=True), tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize("decoding", ["viterbi", "crf", "argmax"])

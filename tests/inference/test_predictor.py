@@ -15,7 +15,7 @@ from transformers import AutoConfig, pipeline
 from hf_selfattn import Predictor, add_lora, open_predictor, save_adapter
 from hf_selfattn.inference.predictor import batches
 from hf_selfattn.machine import has_bf16
-from hf_selfattn.tasks.answers import width_of
+from hf_selfattn.tasks.answers import padded_width
 
 ROWS = [{"text": text} for text in TEXTS]
 
@@ -134,10 +134,10 @@ def test_batches_hold_rows_of_like_length() -> None:
 
 def test_batches_have_few_shapes() -> None:
     lengths = np.random.default_rng(0).integers(1, 500, 20_000).tolist()
-    shapes = {(len(batch), width_of(max(lengths[n] for n in batch))) for batch in batches(lengths, 4096)}
+    shapes = {(len(batch), padded_width(max(lengths[n] for n in batch))) for batch in batches(lengths, 4096)}
     assert len(shapes) < 60
     for length in range(1, 5000):
-        assert length <= width_of(length) <= max(length + 7, length * 17 / 16)
+        assert length <= padded_width(length) <= max(length + 7, length * 17 / 16)
 
 
 def test_bfloat16_is_near(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +30,7 @@ class FakePredictor:
 
     seconds: float = 0.0
     name: str = "text-classification"
+    kind: Any = field(default_factory=lambda: SimpleNamespace(fields=("text", "text_pair")))
     batches: list[list[str]] = field(default_factory=list)
     go_on: threading.Event = field(default_factory=threading.Event)
 

@@ -18,9 +18,10 @@ from hf_selfattn.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 README, DOCS = ROOT / "README.md", ROOT / "docs"
-# Backbones as pages name them, and the folders that the tests read them from.
-BACKBONES_OF_PAGES = {
+# What pages name, and where the tests have it.
+STAND_INS = {
     "sentence-transformers/all-MiniLM-L6-v2": ".data/minilm",
+    "microsoft/resnet-50": ".data/resnet",
     "google/mobilenet_v2_1.0_224": ".data/mobilenetv2",
 }
 
@@ -47,11 +48,11 @@ def type_in(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The blocks of code of a page, with backbones in their folders."""
-    found = re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    for name, folder in BACKBONES_OF_PAGES.items():
-        found = [block.replace(name, folder) for block in found]
-    return found
+    """The blocks of code of a page, with backbones in the folders of the tests."""
+    text = page.read_text(encoding="utf-8")
+    for name, folder in STAND_INS.items():
+        text = text.replace(name, folder)
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 def commands(page: Path) -> list[str]:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hf_selfattn.data.images import open_image
+from datasets import Dataset
+from hub_server import run_with_hub
+from hub_state import USER, Hub
 from image_runs import CLASSES, image_arguments, image_folders, image_settings, made_image
 from runs import stopped_after
+from starlette.testclient import TestClient
 from tiny_images import tiny_image_processor
 from transformers import AutoModelForImageClassification, pipeline
 
@@ -19,13 +27,20 @@ from hf_selfattn import (
     EvaluateArguments,
     ImageClassificationArguments,
     PredictArguments,
+    ReportArguments,
+    ServeArguments,
     build_arguments,
     evaluate,
     open_predictor,
     predict,
+    report,
     run,
 )
+from hf_selfattn.data.images import open_image
+from hf_selfattn.inference.app import create_app
 from hf_selfattn.tasks.images import ImageCollator, RandomViews, random_box, resize
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +64,8 @@ def test_a_probe_learns_on_kept_features_beside_its_baselines(trained: Path) -> 
     baselines = {name: record["splits"]["test"]["scores"] for name, record in results["baseline"].items()}
     assert baselines["majority"]["accuracy"]["value"] == pytest.approx(1 / 3)
     assert baselines["linear_probe"]["accuracy"]["value"] > 0.5
-    assert results["training"]["features"]["rows"] == 48
-    assert results["calibration"]["temperature"] != 1.0
+    assert results["training"]["feature_cache"]["rows"] == 48
+    assert "ece" in scores and "temperature" in results["calibration"]
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora", "probe+lora"])
@@ -90,8 +105,8 @@ def test_kept_features_are_found_by_content_and_no_image_is_opened_beside_them(
     call = ImageCollator.pixels
     monkeypatch.setattr(ImageCollator, "pixels", lambda self, sources: opened.extend(sources) or call(self, sources))
     again = {**settings, "train": str(tmp_path / "moved"), "output_dir": str(tmp_path / "again")}
-    record = run(build_arguments(again, ImageClassificationArguments))["training"]["features"]
-    assert first["training"]["features"]["computed_rows"] == 48 and record["computed_rows"] == 1
+    record = run(build_arguments(again, ImageClassificationArguments))["training"]["feature_cache"]
+    assert first["training"]["feature_cache"]["computed_rows"] == 48 and record["computed_rows"] == 1
     assert len(opened) < 48, "one for the features, those that are evaluated in the end, and a few that are compared"
 
 
@@ -182,10 +197,6 @@ def test_what_cannot_go_together_is_named(tmp_path: Path) -> None:
 
 
 def test_a_multi_label_table_of_bytes(tmp_path: Path) -> None:
-    import io
-
-    from datasets import Dataset
-
     rows = []
     for number in range(36):
         kind = [*CLASSES][number % 3]
@@ -206,3 +217,77 @@ def test_seeds_folds_and_sweeps_are_those_of_all_tasks(setting: dict[str, Any], 
         pytest.importorskip("optuna")
     results = run(image_arguments(tmp_path, tuning="probe", num_train_epochs=1, baseline=False, **setting))
     assert "sweep" in results if "sweep" in setting else len(results["runs"]) == 2
+
+
+def test_images_are_answered_over_http(trained: Path) -> None:
+    predictor = open_predictor(trained / "run", dtype="float32")
+    path = trained / "test/circles/0.png"
+    expected = predictor.answers([{"image": str(path)}])[0]
+    coded = base64.b64encode(path.read_bytes()).decode()
+    with TestClient(create_app(predictor, ServeArguments(model="m"), "mine")) as client:
+        for image in (coded, f"data:image/png;base64,{coded}"):
+            (answer,) = client.post("/predict", json={"inputs": [{"image": image}]}).json()["answers"]
+            assert answer["probability"] == pytest.approx(expected["probability"], abs=1e-6)
+        for image, said in (("!", "'image': no base64"), (base64.b64encode(b"none").decode(), "no image but text")):
+            reply = client.post("/predict", json={"inputs": [{"image": image}]})
+            assert reply.status_code == 422 and said in reply.json()["error"]
+        reply = client.post("/predict", json={"inputs": ["a text"]})
+        assert reply.status_code == 422 and "reads image, and not 'text'" in reply.json()["error"]
+        page = client.get("/").text
+        assert 'type="file"' in page and "<textarea" not in page
+
+
+def test_the_report_shows_images_and_where_the_heads_looked(trained: Path, tmp_path: Path) -> None:
+    page = report(ReportArguments(runs=[str(trained / "run")], output=str(tmp_path / "page.html"))).read_text("utf-8")
+    wrong = sum(answer["reference"] != int(np.argmax(answer["output"])) for answer in predictions_of(trained))
+    heads = page[page.index('id="run-1-heads"') :]
+    assert heads.count("data:image/jpeg;base64,") == 4 * 3 and "read by the query of" in heads
+    worst = page[page.index('id="run-1-wrong"') : page.index('id="run-1-label-errors"')]
+    assert worst.count("data:image/jpeg;base64,") == wrong
+    assert "Scores by size" in page and "linear probe" in page
+
+
+def predictions_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "run/predictions-test.jsonl").read_text("utf-8").splitlines()]
+
+
+@pytest.mark.slow
+def test_two_processes_answer_as_one(tmp_path: Path) -> None:
+    """Each random view is a function of the seed, the epoch and the image: two processes see those that one sees."""
+    given = image_settings(tmp_path, tuning="full", views="crops", baseline=False, max_steps=4)
+    given |= {"train_sampling_strategy": "sequential", "heads": {**given["heads"], "classifier_dropout": 0.0}}
+    launch = [str(Path(sys.executable).parent / "accelerate"), "launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    ways = {"one": ([sys.executable], 8, {}), "two": (launch, 4, {"ACCELERATE_USE_CPU": "true"})}
+    found = {}
+    for name, (words, size, changes) in ways.items():
+        settings = {**given, "output_dir": str(tmp_path / name), "per_device_train_batch_size": size}
+        words = [*words, "recipes/image_classification.py", *(f"{key}={value}" for key, value in settings.items())]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **changes}
+        done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        lines = (tmp_path / name / "predictions-test.jsonl").read_text(encoding="utf-8").splitlines()
+        found[name] = np.array([json.loads(line)["output"] for line in lines])
+    assert len(found["two"]) == 18 and np.abs(found["one"] - found["two"]).max() < 1e-4
+
+
+ANSWER = """
+from pathlib import Path
+from transformers import pipeline
+from hf_selfattn.hub.push import push_run
+push_run({folder!r}, {repo!r})
+options = {{"model_kwargs": {{"backbone_name_or_path": {backbone!r}}}}}
+for name in ({folder!r}, {repo!r}):
+    print(pipeline("image-classification", model=name, **options)({image!r}, top_k=1)[0]["score"])
+card = Path({folder!r}, "README.md").read_text()
+assert "pipeline_tag: image-classification" in card and "one label for each image" in card
+"""
+
+
+def test_an_adapter_goes_to_the_hub_and_back(tmp_path: Path, hub: Hub) -> None:
+    arguments = image_arguments(tmp_path, tuning="lora", save="adapter", num_train_epochs=1)
+    run(arguments)
+    names = {"folder": arguments.output_dir, "repo": f"{USER}/photos", "backbone": arguments.model}
+    code = ANSWER.format(**names, image=str(tmp_path / "test/circles/0.png"))
+    here, there = map(float, run_with_hub(code, hub, tmp_path).stdout.split()[-2:])
+    assert here == there

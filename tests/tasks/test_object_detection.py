@@ -12,9 +12,18 @@ import torch
 from image_runs import box_arguments, coco_scenes
 from runs import stopped_after
 from tiny_images import tiny_image_processor
-from transformers import AutoModelForObjectDetection
+from transformers import AutoModelForObjectDetection, pipeline
 
-from hf_selfattn import EvaluateArguments, PredictArguments, ReportArguments, evaluate, predict, report, run
+from hf_selfattn import (
+    EvaluateArguments,
+    PredictArguments,
+    ReportArguments,
+    evaluate,
+    open_predictor,
+    predict,
+    report,
+    run,
+)
 from hf_selfattn.tasks.boxes import (
     MOST_BOXES,
     BoxCollator,
@@ -58,6 +67,13 @@ def test_boxes_are_predicted_scored_and_drawn(trained: Path, tmp_path: Path) -> 
     output = tmp_path / "objects.jsonl"
     predict(PredictArguments(model=str(trained / "run"), input=str(trained / "images/*.png"), output=str(output)))
     rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    detect = pipeline("object-detection", model=str(trained / "run"), threshold=0.0)
+    best = max(detect(rows[0]["image"]), key=lambda found: float(found["score"]))
+    predictor = open_predictor(trained / "run", dtype="float32")
+    predictor.kind.answer_all()
+    mine = predictor.answers([{"image": rows[0]["image"]}])[0]["objects"][0]
+    assert mine["label"] == best["label"] and mine["score"] == pytest.approx(best["score"], abs=1e-4)
+    assert mine["box"][:2] == pytest.approx([best["box"]["xmin"], best["box"]["ymin"]], abs=1.0)
     least = results_of(trained)["threshold"]
     for row in rows:
         assert all(found["score"] >= least - 1e-6 and len(found["box"]) == 4 for found in row["objects"])
