@@ -41,7 +41,7 @@ Array = NDArray[Any]
 LEAST = 1e-12
 STRENGTHS = tuple(10.0**exponent for exponent in range(-4, 3))  # inverse regularisations of the linear probe
 NEIGHBOURS, SHARPNESS = (1, 3, 5, 10, 20, 40), (0.0, 10.0, 30.0)  # and how much the nearer ones count for more
-QUERIES, BATCH_SIZE, EPOCHS, RATES = 16, 32, 20, (3e-4, 1e-3, 3e-3)  # of EP
+QUERIES, BATCH_SIZE, EPOCHS, RATES = 16, 32, 10, (3e-4, 1e-3)  # of EP
 
 
 @dataclass(frozen=True)
