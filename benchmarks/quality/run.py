@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from hf_selfattn import (
+    ImageClassificationArguments,
     NerArguments,
     SentimentArguments,
     TextClassificationArguments,
@@ -25,11 +26,13 @@ from hf_selfattn import (
 )
 from hf_selfattn.settings import read_yaml
 
+from ..peers.image_probes import run_attention_pool, run_linear_probe, run_neighbours, run_on_features
 from ..peers.linear import run_embedding, run_tfidf
 from ..peers.max_pool import MaxPoolArguments
 from ..peers.setfit_peer import run_setfit
 from ..peers.stock import StockNerArguments
 from ..peers.stock_classification import StockArguments
+from ..peers.stock_images import StockImageArguments
 from ..records import EXPERIMENTS, RESULTS, RUNS, Record, read_results, write_results
 from .draws import drawn
 from .predictions import keep_predictions
@@ -45,10 +48,16 @@ RECIPES = {
     "tfidf": (TextClassificationArguments, run_tfidf),
     "embedding-lr": (TextClassificationArguments, run_embedding),
     "setfit": (TextClassificationArguments, run_setfit),
+    "images": (ImageClassificationArguments, run),
+    "image-probe": (ImageClassificationArguments, run_on_features),
+    "stock-images": (StockImageArguments, run),
+    "linear-probe": (ImageClassificationArguments, run_linear_probe),
+    "neighbours": (ImageClassificationArguments, run_neighbours),
+    "attention-pool": (ImageClassificationArguments, run_attention_pool),
 }
 PLACES = ("train", "validation", "test")
 # What a reader needs to judge and repeat a run.
-KEPT = ("task", "problem", "label_names", "seed", "sweep", "calibration", "parameters", "environment")
+KEPT = ("task", "problem", "label_names", "seed", "sweep", "chosen", "calibration", "parameters", "environment")
 KEPT_OF_TRAINING = ("seconds", "cpu_seconds", "steps", "epochs", "best_step", "processes", "device", "bf16")
 KEPT_OF_DATA = ("rows", "documents", "words", "fingerprint")
 

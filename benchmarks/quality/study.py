@@ -54,6 +54,19 @@ ABLATIONS = {
     "probe-moving-prototypes": "prototypes that follow the tokens",
 }
 
+# Heads on the kept features of a frozen image backbone.
+IMAGE_HEADS = {
+    "linear-probe": "linear probe on the mean of the last map",
+    "neighbours": "nearest neighbours",
+    "attention-pool": "attention pooling (EP)",
+    "probe": "ours",
+    "probe-no-self": "without self-attention",
+    "probe-no-grouped": "without grouped attention",
+    "probe-no-heads": "without both",
+    "probe-no-mix": "last layer instead of six mixed",
+    "probe-mean": "mean instead of class queries",
+}
+
 
 @dataclass(frozen=True)
 class Column:
@@ -83,6 +96,10 @@ FEW = tuple(
     Column(f"study-few-{task}-{count}", f"{title}, {count}", metric, "embedding-lr")
     for task, title, metric in (("bbc", "BBC", "accuracy"), ("r8", "R8", "macro_f1"), ("movies", "movies", "accuracy"))
     for count in (8, 16)
+)
+IMAGES = tuple(
+    Column(f"image-{name}", title, "accuracy", "linear-probe")
+    for name, title in (("elpv", "ELPV"), ("stamps", "stamps"), ("fashion", "Fashion-MNIST"))
 )
 
 

