@@ -56,7 +56,7 @@ class ImageScores(nn.Module):
 
 def reads_images(model: PreTrainedModel) -> bool:
     """Return whether a model reads `pixel_values`."""
-    return bool(model.config.reads_images)
+    return bool(model.config.main_input == "pixel_values")
 
 
 def output_name(model: PreTrainedModel) -> str:
