@@ -5,7 +5,6 @@
 Shape suffixes: B sounds, T samples, N frames, D features, L layers.
 """
 
-from collections import defaultdict
 from typing import Any, cast
 
 import torch
@@ -36,6 +35,7 @@ from .sound_windows_selfattn import (
     sounds_of_rows,
     whisper_spectrogram,
 )
+from .subsequences_selfattn import first_tokens
 
 WINDOWS_AT_ONCE = 8  # so many are in the backbone at once, however long a sound is
 
@@ -155,36 +155,43 @@ class SelfAttnAudioModel(SelfAttnModel):
     def _read_pieces(
         self, pieces: list[SoundPiece], record: bool
     ) -> tuple[list[tuple[Tensor, ...]], tuple[Tensor, ...] | None]:
-        """Return the layers (N, D) of each piece, those of one length read together and without padding."""
-        by_length = defaultdict(list)
-        for number, piece in enumerate(pieces):
-            by_length[max(len(piece.samples_T), self.grid.shortest)].append(number)
-        if record and (len(by_length) > 1 or len(pieces) > WINDOWS_AT_ONCE):
+        """Return the layers (N, D) of each piece, read together with others of its length."""
+        batches: list[list[int]] = []
+        sizes = [max(len(piece.samples_T), self.grid.shortest) for piece in pieces]
+        for number in sorted(range(len(pieces)), key=lambda number: sizes[number]):
+            last = batches[-1] if batches else []
+            if 0 < len(last) < WINDOWS_AT_ONCE and (self.grid.reads_padding or sizes[number] == sizes[last[-1]]):
+                last.append(number)
+            else:
+                batches.append([number])
+        if record and len(batches) > 1:
             raise ValueError(f"Attentions are returned of at most {WINDOWS_AT_ONCE} windows, all of one length.")
         found: dict[int, tuple[Tensor, ...]] = {}
         attentions = None
-        for length, members in by_length.items():
-            for start in range(0, len(members), WINDOWS_AT_ONCE):
-                some = members[start : start + WINDOWS_AT_ONCE]
-                outputs = self._run_on_sounds([pieces[number].samples_T for number in some], length, record)
-                layers = frames_of(outputs, self.config.num_mixed_layers, self.grid.num_frames(length))
-                for place, number in enumerate(some):
-                    taken = slice(pieces[number].first, pieces[number].last)
-                    found[number] = tuple(layer[place, taken] for layer in layers)
-                attentions = outputs.attentions if record else None
+        for batch in batches:
+            outputs = self._run_on_sounds([pieces[number].samples_T for number in batch], record)
+            num_frames = self.grid.num_frames(sizes[batch[-1]])
+            layers = frames_of(outputs, self.config.num_mixed_layers, num_frames)
+            for place, number in enumerate(batch):
+                taken = slice(pieces[number].first, pieces[number].last)
+                found[number] = tuple(layer[place, taken] for layer in layers)
+            attentions = outputs.attentions if record else None
         return [found[number] for number in range(len(pieces))], attentions
 
-    def _run_on_sounds(self, sounds: list[Tensor], length: int, record: bool) -> Any:
+    def _run_on_sounds(self, sounds: list[Tensor], record: bool) -> Any:
         """Return what the backbone answers to sounds that are filled up to one length."""
-        config, kind = self.config, self.config.backbone_config.model_type
-        inputs = torch.stack([F.pad(sound, (0, length - len(sound))) for sound in sounds])
+        config, kind, shortest = self.config, self.config.backbone_config.model_type, self.grid.shortest
+        options: dict[str, Any] = {"output_attentions": True} if record else {}
+        lengths_B = torch.tensor([len(sound) for sound in sounds], device=sounds[0].device)
+        inputs = pad_sequence(sounds, batch_first=True)
+        inputs = F.pad(inputs, (0, max(shortest - inputs.shape[1], 0)))  # with silence
         if kind == "whisper":
             inputs = whisper_spectrogram(inputs.float(), config.backbone_config.num_mel_bins)
         elif kind == "audio-spectrogram-transformer":
-            lengths_B = torch.tensor([len(sound) for sound in sounds], device=inputs.device)
             scale = config.spectrogram_mean, config.spectrogram_std
             inputs = ast_spectrogram(inputs.float(), lengths_B, config.backbone_config, *scale)
-        options = {"output_attentions": True} if record else {}
+        elif (lengths_B != lengths_B[0]).any():
+            options["attention_mask"] = first_tokens(lengths_B.clamp(min=shortest), inputs.shape[1]).long()
         every_layer = config.num_mixed_layers > 1
         return self.backbone(
             inputs.to(self.backbone.dtype), output_hidden_states=every_layer, return_dict=True, **options

@@ -23,6 +23,8 @@ HOP = 160  # samples from one frame of a spectrogram to the next
 FRAME = 400  # samples of such a frame
 DEFAULT_WINDOW = 320_000  # samples, 20 seconds, where a backbone has no limit of its own
 
+READ_PADDING = ("hubert", "wav2vec2")  # families that hide padding from every layer behind the convolutions
+
 
 @dataclass(frozen=True)
 class FrameGrid:
@@ -33,6 +35,7 @@ class FrameGrid:
     reach: int  # samples that a frame reads
     shortest: int  # samples that the backbone reads at least: what is shorter is filled up with silence
     longest: int | None = None  # samples that it reads at once, or None where it has no limit
+    reads_padding: bool = False  # whether sounds of different lengths, read together, are read as each of them alone
 
     def num_frames(self, num_samples: int) -> int:
         """Return how many frames a sound has, at least one."""
@@ -64,7 +67,10 @@ def frame_grid(backbone_config: PreTrainedConfig) -> FrameGrid:
     for kernel, step in zip(reversed(kernels), reversed(steps), strict=True):
         reach = (reach - 1) * step + kernel
     grid = FrameGrid(math.prod(steps), reach, reach, reach)
-    return replace(grid, shortest=grid.num_samples(getattr(backbone_config, "squeeze_factor", 1)))
+    # The other kind of normalisation is over all samples, padding among them.
+    reads_padding = backbone_config.feat_extract_norm == "layer" and backbone_config.model_type in READ_PADDING
+    shortest = grid.num_samples(getattr(backbone_config, "squeeze_factor", 1))
+    return replace(grid, shortest=shortest, reads_padding=reads_padding)
 
 
 def spectrogram_grid(frames: int, positions: int) -> FrameGrid:

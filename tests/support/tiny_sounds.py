@@ -44,8 +44,10 @@ _WAVES: dict[str, Any] = {
 SOUND_BACKBONES: dict[str, PreTrainedConfig] = {
     "wav2vec2": Wav2Vec2Config(**_WAVES),
     "wav2vec2-layer": Wav2Vec2Config(**_WAVES, feat_extract_norm="layer", do_stable_layer_norm=True),
+    "hubert-layer": HubertConfig(**_WAVES, feat_extract_norm="layer", do_stable_layer_norm=True),
     "hubert": HubertConfig(**_WAVES),
     "wavlm": WavLMConfig(**_WAVES),
+    "wavlm-layer": WavLMConfig(**_WAVES, feat_extract_norm="layer", do_stable_layer_norm=True),
     "sew": SEWConfig(**_WAVES, squeeze_factor=2),
     "ast": ASTConfig(
         **_SIZES, patch_size=4, frequency_stride=4, time_stride=3, max_length=100, num_mel_bins=16
