@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """SelfAttn models for sound: the same heads on the frames of any backbone that reads waves or their spectrograms.
 
-Shape suffixes: B sounds, T samples, N frames, D features, L layers.
+Shape suffixes: B sounds, T samples, N frames, D features, L layers, C characters or pieces of words, S labels.
 """
 
 from typing import Any, cast
@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers.utils import auto_docstring, can_return_tuple
+from transformers.utils import auto_docstring, can_return_tuple, logging
 
 from .backbone_selfattn import BackboneFeatures, features_of_earlier_run, refuse_other_input, shed_unread_weights
 from .configuration_selfattn import SelfAttnConfig
-from .ctc_selfattn import ctc_losses, silence_padding
 from .loss_selfattn import mean_loss
 from .modeling_selfattn import SelfAttnClassifier, SelfAttnModel, SelfAttnPreTrainedModel
 from .outputs_selfattn import (
@@ -36,6 +35,8 @@ from .sound_windows_selfattn import (
     whisper_spectrogram,
 )
 from .subsequences_selfattn import first_tokens
+
+logger = logging.get_logger(__name__)
 
 WINDOWS_AT_ONCE = 8  # so many are in the backbone at once, however long a sound is
 
@@ -190,7 +191,7 @@ class SelfAttnAudioModel(SelfAttnModel):
         elif kind == "audio-spectrogram-transformer":
             scale = config.spectrogram_mean, config.spectrogram_std
             inputs = ast_spectrogram(inputs.float(), lengths_B, config.backbone_config, *scale)
-        elif (lengths_B != lengths_B[0]).any():
+        elif len({max(len(sound), shortest) for sound in sounds}) > 1:
             options["attention_mask"] = first_tokens(lengths_B.clamp(min=shortest), inputs.shape[1]).long()
         every_layer = config.num_mixed_layers > 1
         return self.backbone(
@@ -239,6 +240,44 @@ class SelfAttnForAudioClassification(SelfAttnClassifier):
         found = self.model.backbone_features(input_values, attention_mask, features, feature_mask, want)
         outputs = self.model.outputs_of(found, want)
         return classified(self, outputs, found.real_positions(), labels, num_items_in_batch)
+
+
+def ctc_losses(logits_BNC: Tensor, lengths_B: Tensor, labels_BS: Tensor, blank: int) -> Tensor:
+    """Return the CTC loss (B,) of each transcript (Graves et al., 2006), 0 where its sound has too few frames for it.
+
+    Args:
+        lengths_B: number of frames of each sound.
+        labels_BS: the transcripts, -100 where there is no more of them.
+    """
+    is_label_BS = labels_BS >= 0
+    label_lengths_B = is_label_BS.sum(dim=1)
+    repeats_B = ((labels_BS[:, 1:] == labels_BS[:, :-1]) & is_label_BS[:, 1:]).sum(dim=1)
+    is_short_B = lengths_B < label_lengths_B + repeats_B
+    if is_short_B.any():
+        logger.warning_once(
+            "Some transcripts have more characters than their sound has frames, and nothing is learned of them. Check "
+            "that they belong together; a backbone with more frames a second, or pieces of words, can hold more."
+        )
+    log_probs_NBC = F.log_softmax(logits_BNC, dim=-1, dtype=torch.float32).transpose(0, 1)
+    with torch.backends.cudnn.flags(enabled=False):  # it takes no blank but 0
+        return F.ctc_loss(
+            log_probs_NBC,
+            labels_BS[is_label_BS],
+            lengths_B,
+            label_lengths_B,
+            blank=blank,
+            reduction="none",
+            zero_infinity=True,
+        )
+
+
+def silence_padding(logits_BNC: Tensor, mask_BN: Tensor | None, blank: int) -> Tensor:
+    """Return logits that say the blank at padding, so that a batch is decoded as each sound of it alone."""
+    if mask_BN is None:
+        return logits_BNC
+    silence_C = torch.full_like(logits_BNC[0, 0], -100.0)  # not the least number: beam search adds logarithms
+    silence_C[blank] = 0.0
+    return torch.where(mask_BN[..., None], logits_BNC, silence_C)
 
 
 @auto_docstring
