@@ -36,7 +36,7 @@ from .subsequences_selfattn import ceil_div
 
 FLEX = "flex_attention"
 HALF_TYPES = (torch.float16, torch.bfloat16)
-COPIED_AT_ONCE = 2**25  # numbers
+COPIED_AT_ONCE = 2**23  # numbers
 
 
 @dataclass
