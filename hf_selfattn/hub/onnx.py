@@ -145,6 +145,8 @@ def refuse_unexportable(model: Any, word_starts: bool) -> None:
             f"The backbone is quantised ({model.config.backbone_quantization}), which ONNX has no operators for. Open "
             "the model with backbone_quantization='none' and export that."
         )
+    if model.config.main_input == "input_values":
+        raise ValueError("Sound is cut into windows by its length, which a graph cannot do: it has no ONNX export.")
     if model.config.tiles:
         raise ValueError("A graph cuts no images into tiles. Open the model with tiles=False and export that.")
     if model.dtype != torch.float32:

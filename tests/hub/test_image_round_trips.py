@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from field_round_trips import USER as AUTHOR
 from hub_server import run_with_hub
 from hub_state import USER, Hub
-from image_round_trips import USER as AUTHOR
 from image_round_trips import image_cases
 from tiny_images import IMAGE_BACKBONES
 

@@ -38,6 +38,7 @@ from hf_selfattn import (
     SelfAttnConfig,
     SelfAttnForAudioClassification,
     SelfAttnForCTC,
+    export_onnx,
     open_adapter,
     open_sound_extractor,
 )
@@ -323,6 +324,11 @@ def test_inputs_that_are_no_sound_are_refused() -> None:
         model()
     with pytest.raises(ValueError, match=r"does not read \['input_features'\]"):
         model(input_features=sound)
+
+
+def test_a_graph_of_sound_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="it has no ONNX export"):
+        export_onnx(tiny_sound_model(), tmp_path / "model.onnx")
 
 
 def test_layerdrop_is_off_and_a_configuration_stays_what_it_is(tmp_path: Path) -> None:

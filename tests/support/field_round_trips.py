@@ -25,6 +25,12 @@ def push(api: HfApi, folder: Path, repo: str) -> None:
     api.upload_folder(folder_path=folder, repo_id=repo)
 
 
+def align(model: Any) -> None:
+    """Copy weights to addresses that the allocator gives, as `tiny_models.aligned` does."""
+    for weight in (*model.parameters(), *model.buffers()):
+        weight.data = weight.data.clone()
+
+
 def train_and_push(
     api: HfApi,
     folder: Path,
@@ -39,13 +45,14 @@ def train_and_push(
     from hf_selfattn.adapters import tune
     from hf_selfattn.hub.saving import save_adapter
 
+    align(model)
     model = tune(model, tuning, **({"r": 2} if tuning == "lora" else {})).train()
     optimizer = torch.optim.Adam([weight for weight in model.parameters() if weight.requires_grad], lr=1e-2)
     for _ in range(3):
         optimizer.zero_grad()
         model(**batch, labels=labels).loss.backward()
         optimizer.step()
-    model.eval()
+    model.eval().requires_grad_(False)  # which weights train decides which product of matrices PyTorch takes
     model.config.temperature = 1.7
     with torch.no_grad():
         logits: Tensor = model(**batch).logits
@@ -63,8 +70,7 @@ def pull(auto_class: Any, repo: str, remote: bool, batch: Mapping[str, Tensor], 
     """Return the model of a repository, which answers as it did before it was pushed."""
     model = auto_class.from_pretrained(repo, **({"trust_remote_code": True} if remote else {}))
     assert type(model).__module__.split(".")[0] == ("transformers_modules" if remote else "hf_selfattn"), repo
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
+    align(model.requires_grad_(False))
     with torch.no_grad():
         logits = model(**batch).logits
     assert torch.equal(logits, expected), (repo, (logits - expected).abs().max())

@@ -19,7 +19,11 @@ from hf_selfattn.__main__ import main
 ROOT = Path(__file__).parents[2]
 README, DOCS = ROOT / "README.md", ROOT / "docs"
 # What pages name, and where the tests have it.
-STAND_INS = {"sentence-transformers/all-MiniLM-L6-v2": ".data/minilm", "microsoft/resnet-50": ".data/resnet"}
+STAND_INS = {
+    "sentence-transformers/all-MiniLM-L6-v2": ".data/minilm",
+    "microsoft/resnet-50": ".data/resnet",
+    "openai/whisper-tiny.en": ".data/whisper",
+}
 
 
 def run(*words: str, cwd: Path = ROOT, timeout: int = 600) -> subprocess.CompletedProcess[str]:
