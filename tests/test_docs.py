@@ -40,7 +40,9 @@ WITH_CODE = ["adapters.md", "audio.md", "export.md", "extend.md", "images.md", "
 # What inline code names beside options of a run: parameters of functions, and options of Transformers and PEFT.
 PARAMETERS = {
     "HF_HUB_OFFLINE",
+    "add_adapter",
     "attn_implementation",
+    "feat_extract_norm",
     "is_trainable",
     "key",
     "modules_to_save",

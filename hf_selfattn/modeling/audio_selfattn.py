@@ -31,6 +31,7 @@ from .sound_windows_selfattn import (
     ast_spectrogram,
     cut_sound,
     frame_grid,
+    masked_spans,
     sounds_of_rows,
     whisper_spectrogram,
 )
@@ -188,6 +189,8 @@ class SelfAttnAudioModel(SelfAttnModel):
         inputs = F.pad(inputs, (0, max(shortest - inputs.shape[1], 0)))  # with silence
         if kind == "whisper":
             inputs = whisper_spectrogram(inputs.float(), config.backbone_config.num_mel_bins)
+            if self.backbone.training and config.backbone_config.apply_spec_augment:
+                inputs = masked_spans(inputs, config.backbone_config)
         elif kind == "audio-spectrogram-transformer":
             scale = config.spectrogram_mean, config.spectrogram_std
             inputs = ast_spectrogram(inputs.float(), lengths_B, config.backbone_config, *scale)

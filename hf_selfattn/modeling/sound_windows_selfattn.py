@@ -125,6 +125,26 @@ def whisper_spectrogram(sound_BT: Tensor, num_bands: int) -> Tensor:
     return (torch.maximum(bands, bands.amax(dim=(1, 2), keepdim=True) - 8) + 4) / 4
 
 
+def masked_spans(spectrogram_BMF: Tensor, config: PreTrainedConfig) -> Tensor:
+    """Return a spectrogram with spans of frames and of bands at 0: SpecAugment (Park et al., 2019), as of Whisper.
+
+    Transformers applies it in the whole Whisper, and the encoder alone has none.
+    """
+    spans = (
+        (2, config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks),
+        (1, config.mask_feature_prob, config.mask_feature_length, config.mask_feature_min_masks),
+    )
+    for side, prob, length, least in spans:
+        if prob > 0:
+            B, size = len(spectrogram_BMF), spectrogram_BMF.shape[side]
+            count = max(int(prob * size / length + torch.rand(())), least)
+            starts_BS1 = torch.randint(max(size - length, 0) + 1, (B, count, 1), device=spectrogram_BMF.device)
+            places = torch.arange(size, device=spectrogram_BMF.device)
+            masked = ((places >= starts_BS1) & (places < starts_BS1 + length)).any(dim=1)
+            spectrogram_BMF = spectrogram_BMF.masked_fill(masked.unsqueeze(3 - side), 0)
+    return spectrogram_BMF
+
+
 def ast_spectrogram(sound_BT: Tensor, lengths_B: Tensor, config: PreTrainedConfig, mean: float, std: float) -> Tensor:
     """Return (B, F, M) the spectrogram of `ASTFeatureExtractor` of the first samples of sound, F its `max_length`."""
     frames = F.pad(sound_BT, (0, max(FRAME - sound_BT.shape[1], 0))).unfold(1, FRAME, HOP)

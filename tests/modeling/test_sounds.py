@@ -29,6 +29,7 @@ from transformers import (
     AutoModelForCTC,
     Wav2Vec2BertConfig,
     Wav2Vec2Config,
+    WhisperConfig,
     WhisperFeatureExtractor,
     pipeline,
 )
@@ -44,6 +45,7 @@ from hf_selfattn import (
 )
 from hf_selfattn.adapters import add_lora, backbone_layers, tune
 from hf_selfattn.hub.saving import save_adapter
+from hf_selfattn.modeling.sound_windows_selfattn import masked_spans
 
 MAIN = ("wav2vec2", "hubert", "wavlm", "sew", "ast", "whisper")
 LENGTHS = (401, 5_003, 15_999, 33_333, 1)
@@ -159,9 +161,8 @@ def save_backbone(family: str, folder: Path) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("tuning", ["full", "lora", "probe"])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("family", MAIN)
+@pytest.mark.parametrize(("kind", "tuning"), [("ctc", "full"), ("classification", "lora"), ("ctc", "probe")])
+@pytest.mark.parametrize("family", MAIN)  # all of them: tests/hub/test_sound_round_trips.py
 def test_every_family_trains_saves_and_opens(family: str, kind: str, tuning: str, tmp_path: Path) -> None:
     place = save_backbone(family, tmp_path / "backbone")
     model_class: Any = SelfAttnForAudioClassification if kind == "classification" else SelfAttnForCTC
@@ -237,26 +238,39 @@ def test_features_of_an_earlier_run_are_the_features() -> None:
     torch.testing.assert_close(model(features=kept, feature_mask=real).logits, model(**sounds).logits)
 
 
-def test_masks_of_specaugment_are_for_training_alone() -> None:
-    model = tiny_sound_model(seed=3)
-    config = model.config.backbone_config
-    config.apply_spec_augment, config.mask_time_prob, config.mask_time_length = True, 0.5, 2
-    augmented, sound = SelfAttnAudioModel(model.config), tiny_sound(9_000)[None]
-    augmented.train().backbone.requires_grad_(True)
-    for name in ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout"):
-        setattr(config, name, 0.0)
-    for module in augmented.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    first, second = (augmented(sound).last_hidden_state for _ in range(2))
+@pytest.mark.parametrize("family", ["wav2vec2", "whisper"])
+def test_masks_of_specaugment_are_for_training_alone(family: str) -> None:
+    options = {"apply_spec_augment": True, "mask_time_prob": 0.5, "mask_time_length": 2, "mask_feature_prob": 0.5}
+    without_dropout = dict.fromkeys(
+        ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout"), 0.0
+    )
+    config = tiny_sound_config(family)
+    for name, value in {
+        **options,
+        **(without_dropout if family == "wav2vec2" else {}),
+        "mask_feature_length": 2,
+    }.items():
+        setattr(config.backbone_config, name, value)
+    model, sound = SelfAttnAudioModel(config).train(), tiny_sound(9_000)[None]
+    first, second = (model(sound).last_hidden_state for _ in range(2))
     assert not torch.equal(first, second)
     first.sum().backward()
-    assert augmented.backbone.masked_spec_embed.grad is not None
-    augmented.eval()
-    assert torch.equal(augmented(sound).last_hidden_state, augmented(sound).last_hidden_state)
-    assert "masked_spec_embed" in dict(model.model.backbone.named_buffers()), (
-        "where nothing is masked it does not train"
-    )
+    assert family == "whisper" or model.backbone.masked_spec_embed.grad is not None
+    model.eval()
+    assert torch.equal(model(sound).last_hidden_state, model(sound).last_hidden_state)
+    model.backbone.requires_grad_(False)
+    model.train()
+    assert torch.equal(model(sound).last_hidden_state, model(sound).last_hidden_state), "frozen, it is read as it is"
+    buffers = dict(tiny_sound_model().model.backbone.named_buffers())
+    assert "masked_spec_embed" in buffers, "it takes no part where nothing is masked"
+
+
+def test_masked_spans_are_zero() -> None:
+    config = WhisperConfig(mask_time_prob=0.2, mask_time_length=5, mask_feature_prob=0.5, mask_feature_length=2)
+    found = masked_spans(torch.ones(2, 16, 100), config)
+    is_frame, is_band = (found == 0).all(dim=1), (found == 0).all(dim=2)
+    assert torch.equal(found == 0, is_frame[:, None] | is_band[:, :, None])
+    assert (is_frame.sum(dim=1) >= 5).all() and (is_band.sum(dim=1) >= 2).all() and (found == 1).any()
 
 
 def test_a_pipeline_classifies_with_the_extractor_beside_the_model(tmp_path: Path) -> None:
