@@ -7,6 +7,7 @@ import re
 import runpy
 import shlex
 import sys
+from copy import deepcopy
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from image_runs import image_backbone, image_folders
 from pages import DOCS, README, ROOT, blocks, commands, copy_first_rows, run, type_in
 from tiny_images import IMAGE_BACKBONES, tiny_image_processor
 from tiny_models import BACKBONES, tiny_wordpiece
-from transformers import AutoModel, TrainingArguments
+from tiny_sounds import SOUND_BACKBONES
+from transformers import AutoModel, TrainingArguments, WhisperFeatureExtractor
 
 import hf_selfattn.tasks
 from hf_selfattn import (
@@ -38,14 +40,16 @@ from hf_selfattn import (
 PAGES = sorted(DOCS.glob("*.md"))
 WITH_COMMANDS = ["adapters.md", "command-line.md", "images.md", "ner.md", "scaling.md", "sentiment.md", "training.md"]
 WITH_CODE = [
-    *("adapters.md", "detection.md", "export.md", "extend.md"),
+    *("adapters.md", "audio.md", "detection.md", "export.md", "extend.md"),
     *("images.md", "ner.md", "report.md", "using.md"),
 ]
 # What inline code names beside options of a run: parameters of functions, and options of Transformers and PEFT.
 PARAMETERS = {
     "HF_HUB_OFFLINE",
+    "add_adapter",
     "attn_implementation",
     "id2label",
+    "feat_extract_norm",
     "is_trainable",
     "key",
     "modules_to_save",
@@ -135,6 +139,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_wordpiece().save_pretrained(folder / ".data/minilm")
     AutoModel.from_config(IMAGE_BACKBONES["resnet"]).save_pretrained(folder / ".data/resnet")
     tiny_image_processor().save_pretrained(folder / ".data/resnet")
+    AutoModel.from_config(deepcopy(SOUND_BACKBONES["whisper"])).save_pretrained(folder / ".data/whisper")
+    WhisperFeatureExtractor(feature_size=16, chunk_length=1).save_pretrained(folder / ".data/whisper")
     (folder / ".data/conll2003").mkdir()
     for source in (ROOT / ".data/conll2003").glob("*.txt"):
         documents = source.read_text(encoding="utf-8").split("-DOCSTART-")[:7]
