@@ -136,9 +136,10 @@ def deduplicate(data: ClassificationData, *, inside_evaluation: bool = False) ->
         if pairs and (name == "train" or inside_evaluation):
             drop[name] |= {index for index, _ in pairs}
             notes.append(f"Dropped {len(pairs)} exact duplicate(s) inside {name}.")
-        if conflicts := find_conflicts(data.splits[name], pairs):
+        target = _target_column(data.splits[name])
+        if conflicts := find_conflicts(data.splits[name], pairs, target):
             shown = listed(conflicts, len(conflicts))
-            notes.append(f"Warning: {name}: {len(conflicts)} duplicate(s) have different labels: {shown}.")
+            notes.append(f"Warning: {name}: {len(conflicts)} duplicate(s) have different {target}s: {shown}.")
     evaluation = set().union(*(set(keys[name]) for name in keys if name != "train"))
     leaked = {index for index, key in enumerate(keys.get("train", [])) if key in evaluation}
     if leaked:
@@ -158,6 +159,10 @@ def find_conflicts(split: Dataset, pairs: Sequence[tuple[int, int]], label: str 
     """List the places of duplicates whose labels differ, as "place = place of its twin"."""
     labels, places = column_values(split, label), column_values(split, ORIGIN)
     return [f"{places[index]} = {places[twin]}" for index, twin in pairs if labels[index] != labels[twin]]
+
+
+def _target_column(split: Dataset) -> str:
+    return "label" if "label" in split.column_names else "transcript"
 
 
 def _text_columns(split: Dataset) -> list[str]:
@@ -182,6 +187,8 @@ def _train_of(data: ClassificationData) -> Dataset:
 
 def _strata(data: ClassificationData, split: Dataset) -> Ints:
     """Give each row a stratum: its class, its rarest label, or its tenth of the regression labels."""
+    if "label" not in split.column_names:  # transcripts
+        return np.zeros(len(split), dtype=np.int64)
     labels = column_values(split, "label")
     if data.problem == "regression":
         edges = np.quantile(labels, np.linspace(0, 1, REGRESSION_STRATA + 1)[1:-1])
