@@ -24,7 +24,19 @@ from .splits import find_conflicts, find_duplicates, text_keys
 from .tagging import TaggingData, build_split, by_document
 
 QUANTILES = (5, 25, 50, 75, 95, 99, 100)
-RARE = 10  # rows, or entities
+RARE = 10  # rows, entities or boxes
+# What a report counts of a split, each under its title.
+COUNTED = {
+    "labels": "classes",
+    "entities": "entities",
+    "tokens": "lengths",
+    "width": "widths",
+    "height": "heights",
+    "boxes of an image": "boxes_of_images",
+    "shorter side of a box": "box_sides",
+    "files": "formats",
+    "colours": "modes",
+}
 CONTROL = "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x84\x86-\x9f]"
 ODD_CHARACTERS = {
     "replacement_character": ("U+FFFD, left by a wrong decoding", re.compile("\ufffd")),
@@ -62,7 +74,7 @@ def check_classification(
         problem, label_names = data.problem, data.label_names
         pair = "text_pair" if "text_pair" in next(iter(data.splits.values())).column_names else None
         columns, label_column = {"text_column": "text", "text_pair_column": pair}, "label"
-    splits, findings = _filled(data.splits if isinstance(data, ClassificationData) else data)
+    splits, findings = filled_splits(data.splits if isinstance(data, ClassificationData) else data)
     splits, found, scheme, notes = read_classification(
         splits, problem=problem, label_names=label_names, label_column=label_column, **columns
     )
@@ -73,10 +85,10 @@ def check_classification(
         for column in found.texts:
             findings += _odd_characters(name, column, column_values(split, column), column_values(split, ORIGIN))
         if name == "train":
-            findings += _label_findings(split, found, scheme, targets)
+            findings += label_findings(split, found, scheme, targets)
         report[name] = {
             "rows": len(split),
-            "classes": _class_counts(scheme, [target for target in targets if target is not None]),
+            "classes": class_counts(scheme, [target for target in targets if target is not None]),
             **_length_summary(_token_counts(split, found, tokenizer), window),
         }
     keys = {name: text_keys(split, found.texts) for name, split in splits.items()}
@@ -111,7 +123,7 @@ def check_tagging(
     if isinstance(data, TaggingData):
         options = {"token_column": "tokens", "tag_column": "tags", "document_column": "document", "scheme": "IOB2"}
         options["entity_types"] = data.entity_types
-    splits, findings = _filled(data.splits if isinstance(data, TaggingData) else data)
+    splits, findings = filled_splits(data.splits if isinstance(data, TaggingData) else data)
     read = read_tagging(splits, **options)
     names = iob2_names(read.entity_types)
     built = {name: build_split(splits[name], rows, names) for name, rows in read.sentences.items() if rows}
@@ -143,22 +155,23 @@ def format_report(report: Mapping[str, Any]) -> str:
     """Write a report as plain text for the terminal."""
     lines = ["Data check", *(f"  {note}" for note in report["notes"])]
     for name, split in report["splits"].items():
-        sizes = [f"{split[unit]} {unit}" for unit in ("rows", "documents", "words") if unit in split]
-        title, counts = ("entities", split["entities"]) if "entities" in split else ("labels", split["classes"])
+        sizes = [f"{split[unit]} {unit}" for unit in ("rows", "documents", "words", "boxes") if unit in split]
+        lines += ["", f"{name}: {', '.join(sizes)}"]
         lines += [
-            "",
-            f"{name}: {', '.join(sizes)}",
-            f"  {title}: " + ", ".join(f"{label} {count}" for label, count in counts.items()),
-            "  tokens: " + ", ".join(f"{quantile} {value}" for quantile, value in split["lengths"].items()),
-            f"  longer than the backbone's window of {report['window']} tokens: {split['longer_than_window']} rows "
-            f"({split['share_longer_than_window']:.1%}). Nothing is cut: long rows are read in several windows.",
+            f"  {title}: " + ", ".join(f"{label} {count}" for label, count in split[key].items())
+            for title, key in COUNTED.items()
+            if key in split
         ]
+        if "longer_than_window" in split:
+            longer = f"{split['longer_than_window']} rows ({split['share_longer_than_window']:.1%})"
+            window = f"the backbone's window of {report['window']} tokens"
+            lines.append(f"  longer than {window}: {longer}. Nothing is cut: long rows are read in several windows.")
     findings = [Finding(**item) for item in report["findings"]]
     lines += ["", f"Findings ({len(findings)})" if findings else "No findings: the data looks clean."]
     return "\n".join(lines + [f"  [{item.kind}] {item}" for item in findings])
 
 
-def _filled(data: Mapping[str, Dataset]) -> tuple[dict[str, Dataset], list[Finding]]:
+def filled_splits(data: Mapping[str, Dataset]) -> tuple[dict[str, Dataset], list[Finding]]:
     """Return the splits that have rows, with their origin, and a finding for each that has none."""
     splits = {name: with_origin(split, name) for name, split in data.items()}
     filled = {name: split for name, split in splits.items() if len(split)}
@@ -168,7 +181,8 @@ def _filled(data: Mapping[str, Dataset]) -> tuple[dict[str, Dataset], list[Findi
     return filled, empty
 
 
-def _class_counts(scheme: LabelScheme, targets: list[LabelTarget]) -> dict[str, float]:
+def class_counts(scheme: LabelScheme, targets: list[LabelTarget]) -> dict[str, float]:
+    """Return how many rows have each label; of a regression the range of the numbers."""
     if scheme.problem == "regression":
         values = np.asarray(targets, dtype=np.float64)
         if not len(values):
@@ -178,10 +192,10 @@ def _class_counts(scheme: LabelScheme, targets: list[LabelTarget]) -> dict[str, 
     return {name: counts[name] for name in scheme.names}
 
 
-def _label_findings(
+def label_findings(
     split: Dataset, columns: Columns, scheme: LabelScheme, targets: list[LabelTarget | None]
 ) -> list[Finding]:
-    """Rare classes, twins among the names, one class only."""
+    """Find rare classes, twins among the names, one class only."""
     column, findings = f"column '{columns.label}'", []
     reason = degenerate(scheme, [target for target in targets if target is not None])
     if reason:
@@ -223,18 +237,19 @@ def _duplicate_findings(
     findings = []
     for name, pairs in duplicates.inside.items():
         if pairs:
-            twins = _twins(pairs, places[name], places[name])
+            twins = twin_places(pairs, places[name], places[name])
             findings.append(finding("duplicate", name, "the text repeats an earlier row", twins))
         if conflicts := find_conflicts(splits[name], pairs, label):
             message = f"column '{label}': the text repeats an earlier row with another label"
             findings.append(finding("conflicting_labels", name, message, conflicts))
     for (one, other), pairs in duplicates.across.items():
-        twins = _twins(pairs, places[one], places[other])
+        twins = twin_places(pairs, places[one], places[other])
         findings.append(finding("in_two_splits", one, f"the text also stands in {other}", twins))
     return findings
 
 
-def _twins(pairs: Sequence[tuple[int, int]], places: Sequence[str], others: Sequence[str]) -> list[str]:
+def twin_places(pairs: Sequence[tuple[int, int]], places: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Name each twin and the row that it repeats."""
     return [f"{places[index]} = {others[twin]}" for index, twin in pairs]
 
 
@@ -262,13 +277,20 @@ def _count_pieces(tokenizer: PreTrainedTokenizerBase, words: Iterable[str]) -> d
 def _length_summary(lengths: Sequence[int], window: int) -> dict[str, Any]:
     """Give the quantiles of lengths in tokens, and how many are longer than the window."""
     longer = sum(length > window for length in lengths)
-    values: Sequence[float] = np.percentile(lengths, QUANTILES, method="higher").tolist() if lengths else []
-    names = [f"{quantile}%" if quantile < 100 else "max" for quantile in QUANTILES]
     return {
-        "lengths": {name: int(value) for name, value in zip(names, values, strict=bool(lengths))},
+        "lengths": quantiles(lengths),
         "longer_than_window": longer,
         "share_longer_than_window": longer / len(lengths) if lengths else 0.0,
     }
+
+
+def quantiles(values: Sequence[float]) -> dict[str, int]:
+    """Return the quantiles of lengths or sizes; none of nothing."""
+    if not len(values):
+        return {}
+    found = np.percentile(values, QUANTILES, method="higher").tolist()
+    names = [f"{quantile}%" if quantile < 100 else "max" for quantile in QUANTILES]
+    return {name: int(value) for name, value in zip(names, found, strict=True)}
 
 
 def _tag_findings(name: str, read: ReadTags, pieces: Mapping[str, int]) -> list[Finding]:
@@ -308,6 +330,6 @@ def _overlap_findings(splits: Mapping[str, Dataset]) -> list[Finding]:
         origins = column_values(split, ORIGIN)
         places[name] = [origins[rows[0]] for rows in groups]
     for (one, other), pairs in find_duplicates(documents).across.items():
-        message, twins = f"the whole document also stands in {other}", _twins(pairs, places[one], places[other])
+        message, twins = f"the whole document also stands in {other}", twin_places(pairs, places[one], places[other])
         findings.append(finding("document_in_two_splits", one, message, twins, "document(s)"))
     return findings

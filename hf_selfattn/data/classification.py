@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from datasets import ClassLabel, Dataset, DatasetDict, List, Value
 
@@ -57,6 +57,9 @@ class ClassificationData:
     label_names: list[str]
     notes: list[str] = field(default_factory=list)
     stream: Stream | None = None
+
+
+Prepared = TypeVar("Prepared", bound=ClassificationData)
 
 
 def prepare_classification(

@@ -21,7 +21,7 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Finding:
-    """One sort of mistake in one split, with the number of rows (or of another unit) and up to three places."""
+    """One sort of mistake in one split, with the number of rows (or of another unit) and places of theirs."""
 
     kind: str
     split: str
@@ -34,17 +34,19 @@ class Finding:
         return f"{self.split}: {self.message}: {self.count} {self.unit}, {listed(self.places, self.count)}"
 
 
-def finding(kind: str, split: str, message: str, places: Sequence[str], unit: str = "row(s)") -> Finding:
-    """Make a finding of the places of all its mistakes."""
-    return Finding(kind, split, message, len(places), list(places[:PLACES]), unit)
+def finding(
+    kind: str, split: str, message: str, places: Sequence[str], unit: str = "row(s)", most: int | None = PLACES
+) -> Finding:
+    """Make a finding of the places of all its mistakes, of which it keeps so many."""
+    return Finding(kind, split, message, len(places), list(places[:most]), unit)
 
 
-def summarise(split: str, bad: Iterable[BadRow], unit: str = "row(s)") -> list[Finding]:
-    """Group mistakes of the same sort into findings."""
+def summarise(split: str, bad: Iterable[BadRow], unit: str = "row(s)", most: int | None = PLACES) -> list[Finding]:
+    """Group mistakes of the same sort into findings, which keep so many of their places."""
     groups: dict[tuple[str, str], list[str]] = {}
     for row in bad:
         groups.setdefault((row.kind, row.message), []).append(row.place)
-    return [finding(kind, split, message, places, unit) for (kind, message), places in groups.items()]
+    return [finding(kind, split, message, places, unit, most) for (kind, message), places in groups.items()]
 
 
 def bad_rows_message(findings: Sequence[Finding], mends: Mapping[str, str]) -> str:

@@ -9,13 +9,14 @@ import unicodedata
 import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
 from numpy.typing import NDArray
 
-from .classification import ClassificationData
+from .classification import ClassificationData, Prepared
 from .columns import column_values
 from .findings import listed
 from .formats import ORIGIN
@@ -25,8 +26,8 @@ Ints = NDArray[np.int64]
 
 
 def make_validation(
-    data: ClassificationData, *, fraction: float = 0.1, seed: int = 0, group_column: str | None = None
-) -> ClassificationData:
+    data: Prepared, *, fraction: float = 0.1, seed: int = 0, group_column: str | None = None
+) -> Prepared:
     """Take a stratified validation split out of train where there is none.
 
     A class with one row keeps it in train.
@@ -60,9 +61,7 @@ def make_validation(
     return replace(data, splits=DatasetDict({**parts, **others}), notes=data.notes + notes)
 
 
-def k_folds(
-    data: ClassificationData, k: int = 5, seed: int = 0, group_column: str | None = None
-) -> Iterator[ClassificationData]:
+def k_folds(data: Prepared, k: int = 5, seed: int = 0, group_column: str | None = None) -> Iterator[Prepared]:
     """Yield k data sets, each with another stratified k-th of train as its test split.
 
     Other splits pass through unchanged; see `make_validation` for ``group_column``.
@@ -123,12 +122,22 @@ def text_keys(split: Dataset, columns: Sequence[str]) -> list[Hashable]:
     ]
 
 
-def deduplicate(data: ClassificationData, *, inside_evaluation: bool = False) -> ClassificationData:
+def deduplicate(
+    data: Prepared,
+    *,
+    inside_evaluation: bool = False,
+    keys: Mapping[str, Sequence[Hashable]] | None = None,
+    what: str = "text",
+) -> Prepared:
     """Drop repeated rows of train, and rows of train that also stand in an evaluation split.
 
     The first of the twins is kept; the notes count them and name those with different labels.
+
+    Args:
+        keys: what twins share, for each row, where the rows are no texts; `what` is said of them.
     """
-    keys = {name: text_keys(split, _text_columns(split)) for name, split in data.splits.items()}
+    if keys is None:
+        keys = {name: text_keys(split, _text_columns(split)) for name, split in data.splits.items()}
     duplicates = find_duplicates(keys)
     drop: dict[str, set[int]] = {name: set() for name in keys}
     notes = []
@@ -144,7 +153,7 @@ def deduplicate(data: ClassificationData, *, inside_evaluation: bool = False) ->
     leaked = {index for index, key in enumerate(keys.get("train", [])) if key in evaluation}
     if leaked:
         drop["train"] |= leaked
-        notes.append(f"Dropped {len(leaked)} row(s) of train whose text stands in an evaluation split.")
+        notes.append(f"Dropped {len(leaked)} row(s) of train whose {what} stands in an evaluation split.")
     if "train" in keys and len(drop["train"]) == len(keys["train"]):
         raise ValueError(f"all {len(keys['train'])} rows of train also stand in evaluation splits; nothing is left.")
     splits = {
@@ -170,13 +179,22 @@ def _text_columns(split: Dataset) -> list[str]:
 
 
 def fingerprint(split: Dataset) -> str:
-    """Give the sha256 of the texts and labels (or tokens and tags) of a prepared split, in their order."""
+    """Give the sha256 of the inputs and labels (or tags, boxes, transcripts) of a prepared split, in their order."""
     digest = hashlib.sha256()
-    columns = ["tokens", "tags"] if "tokens" in split.column_names else [*_text_columns(split), "label"]
+    known = ("text", "text_pair", "image", "sound", "label", "transcript", "boxes", "box_labels")
+    columns = ["tokens", "tags"] if "tokens" in split.column_names else [n for n in known if n in split.column_names]
     for batch in split.with_format(None).select_columns(columns).iter(batch_size=1000):
         for row in zip(*(batch[name] for name in columns), strict=True):
-            digest.update(json.dumps(row).encode() + b"\n")
+            digest.update(json.dumps([_content_of(value) for value in row]).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _content_of(value: Any) -> Any:
+    """Give the sha256 of a file, wherever it is kept, and any other value as it is."""
+    if not isinstance(value, dict):
+        return value
+    content = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
+    return hashlib.sha256(content).hexdigest()
 
 
 def _train_of(data: ClassificationData) -> Dataset:

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 import fuzz_files  # noqa: E402
+import fuzz_images  # noqa: E402
 import fuzz_models  # noqa: E402
 
 # A kind of input: what makes one in a folder and tries it, the share of all inputs, and how it ended.
@@ -31,6 +32,8 @@ KINDS: dict[str, tuple[Try, float]] = {
     "adapters": (fuzz_models.try_adapter, 0.05),
     "batches": (fuzz_models.try_batch, 0.15),
     "texts": (fuzz_models.try_text, 0.1),
+    "images": (fuzz_images.try_image, 0.2),
+    "boxes": (fuzz_images.try_boxes, 0.1),
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, DatasetDict, List, Value
 
 from ..columns import column_values
-from ..findings import BadRow, Finding, bad_rows_message, listed, summarise
+from ..findings import PLACES, BadRow, Finding, bad_rows_message, listed, summarise
 from ..formats import ORIGIN
 from ..labels import class_names, natural_key
 from ..load import reading_notes, with_origins
@@ -112,9 +112,9 @@ def read_boxes(
     return BoxData(prepared, names, notes, [bad for one in read.values() for bad in one.bad_rows + one.bad_boxes])
 
 
-def box_mistakes(name: str, read: ReadBoxes) -> list[Finding]:
-    """List what is wrong with the rows and with the boxes of a split."""
-    return summarise(name, read.bad_rows) + summarise(name, read.bad_boxes, "box(es)")
+def box_mistakes(name: str, read: ReadBoxes, most: int | None = PLACES) -> list[Finding]:
+    """List what is wrong with the rows and with the boxes of a split, and so many places of each mistake."""
+    return summarise(name, read.bad_rows, most=most) + summarise(name, read.bad_boxes, "box(es)", most)
 
 
 def raw_boxes(

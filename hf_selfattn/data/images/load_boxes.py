@@ -89,7 +89,7 @@ def _open_layout(path: Path, images: Path | None) -> dict[str, Dataset]:
     if coco := _coco_splits(path):
         return {name: read_coco(file, images) for name, file in coco.items()}
     if voc := voc_splits(path):
-        return {name: read_voc(files, images) for name, files in voc.items()}
+        return {name: read_voc(files, images, is_whole=False) for name, files in voc.items()}
     parts = split_folders(path)
     if not parts and (path / "images").is_dir():
         parts = split_folders(path / "images")

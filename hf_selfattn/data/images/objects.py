@@ -16,7 +16,7 @@ from .load import IMAGES
 
 OBJECT_NAMES = ("objects", "annotations", "object", "annotation", "detections")
 BOX_NAMES = ("bbox", "boxes", "bboxes", "box")
-CATEGORY_NAMES = ("category", "categories", "label", "labels", "class", "classes", "name", "category_id", "class_id")
+CATEGORY_NAMES = tuple("category categories label labels class classes name category_id class_id box_labels".split())
 
 
 def object_rows(split: Dataset, image_column: str | None, box_column: str | None, box_format: str) -> Dataset:

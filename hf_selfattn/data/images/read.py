@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from datasets import Dataset
 
-from ..media.read import MediaData, read_media
+from ..media.read import MediaData, RawMedia, raw_media, read_media
 from .inspect import inspect_images
 from .load import IMAGES
 
@@ -54,3 +55,8 @@ def read_images(
         label_names=label_names,
         label_separator=label_separator,
     )
+
+
+def raw_images(splits: Mapping[str, Dataset], *, image_column: str | None = None, **options: Any) -> RawMedia:
+    """Find the columns of images and of labels, and what the labels are."""
+    return raw_media(IMAGES, splits, file_column=image_column, **options)

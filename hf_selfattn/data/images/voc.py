@@ -12,29 +12,35 @@ from datasets import Dataset
 
 from ..findings import listed
 from ..labels import natural_key
-from .box_rows import BoxRow, as_numbers, box_dataset
+from .box_rows import BoxRow, as_numbers, box_dataset, text_lines
 from .open import image_endings
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-def read_voc(files: Sequence[Path], image_folder: Path | None = None) -> Dataset:
-    """Read XML files with their images; corners count pixels from 1, as VOC has them."""
+def read_voc(files: Sequence[Path], image_folder: Path | None = None, is_whole: bool = True) -> Dataset:
+    """Read XML files with their images; corners count pixels from 1, as VOC has them.
+
+    Args:
+        is_whole: these are all files, so that an image that none describes is named.
+    """
     counts: Counter[str] = Counter()
     rows = [_read_file(path, image_folder, counts) for path in files]
     notes = (
         [f"{counts['difficult']} object(s) marked difficult are read as the others."] if counts["difficult"] else []
     )
-    used = {row.image for row in rows}
-    beside = sorted(
-        str(path)
-        for folder in {Path(image).parent for image in used if image}
-        for path in (folder.iterdir() if folder.is_dir() else [])
-        if path.suffix.lower() in image_endings() and str(path) not in used
-    )
-    if beside:
-        notes.append(f"{len(beside)} image(s) left out that have no XML file here: {listed(beside, len(beside))}.")
+    if is_whole and (lone := _images_without(files, rows)):
+        notes.append(f"{len(lone)} image(s) left out that have no XML file: {listed(lone, len(lone))}.")
     return box_dataset(rows, sorted({name for row in rows for name in row.names}, key=natural_key), notes)
+
+
+def _images_without(files: Sequence[Path], rows: Sequence[BoxRow]) -> list[str]:
+    """List the images beside those of the rows that no file describes."""
+    used, stems = {row.image for row in rows}, {path.stem for path in files}
+    folders = {Path(row.image).parent for row in rows if row.image}
+    found = (path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir()))
+    images = (path for path in found if path.suffix.lower() in image_endings() and path.stem not in stems)
+    return [str(path) for path in images if str(path) not in used]
 
 
 def voc_files(folder: Path) -> list[Path]:
@@ -50,8 +56,8 @@ def voc_splits(folder: Path) -> dict[str, list[Path]]:
     for name, split in sets.items():
         path = folder / "ImageSets" / "Main" / f"{name}.txt"
         if path.is_file():
-            names = path.read_text(encoding="utf-8").split()
-            found[split] = [folder / "Annotations" / f"{stem}.xml" for stem in names]
+            names = [line.split()[0] for line in text_lines(path) if line]
+            found[split] = [folder / "Annotations" / f"{name}.xml" for name in names]
     return {split: files for split, files in found.items() if files}
 
 
