@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 
 from ..findings import BadRow
-from ..media.read import MediaData, read_media
+from ..media.read import MediaData, RawMedia, raw_media, read_media
 from .inspect import inspect_sounds
 from .load import SOUNDS
 
@@ -67,3 +67,8 @@ def sound_lengths(split: Dataset, column: str) -> tuple[list[BadRow], dict[str, 
     """Read every sound; return the bad rows, and the column of the lengths."""
     facts, bad = inspect_sounds(split, column)
     return bad, {SECONDS: [0.0 if fact is None else fact.seconds for fact in facts]}
+
+
+def raw_sounds(splits: Mapping[str, Dataset], *, sound_column: str | None = None, **options: Any) -> RawMedia:
+    """Find the columns of sounds and of labels, and what the labels are."""
+    return raw_media(SOUNDS, splits, file_column=sound_column, **options)
