@@ -111,7 +111,8 @@ def _open_splits(medium: Medium, folder: Path, column: str | None) -> dict[str, 
     beside = sorted(str(path) for path in folder.iterdir() if path not in parts.values() and path.name[0] != ".")
     if beside:
         first = next(iter(splits.values()))
-        first.info.description += f"\nNot read, beside the folders of the splits: {listed(beside, len(beside))}."
+        said = f"Not read, beside the folders of the splits: {listed(beside, len(beside))}."
+        first.info.description = "\n".join(filter(None, [first.info.description, said]))
     return splits
 
 
