@@ -73,7 +73,8 @@ def with_paths(
             return split
     folders = [folder or _folder_of(place) for place in column_values(split, ORIGIN)]
     cells = [_file_place(cell, where) for cell, where in zip(column_values(split, column), folders, strict=True)]
-    return split.remove_columns(column).add_column(column, cells, feature=feature)
+    placed = split.remove_columns(column).add_column(column, cells, feature=feature)
+    return placed.select_columns(split.column_names)
 
 
 def path_from(cell: Any, place: str) -> Any:

@@ -12,7 +12,7 @@ BROKEN = "the sound is truncated or broken"
 ENDLESS = 0x7FFF0000  # and more: what programs write that do not know the length yet
 # In the log of libsndfile: of WAV and CAF, AIFF, AU, W64, RF64.
 SIZES = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
-SAMPLE_COUNT = re.compile(rb"sample_count -i (\d+)")
+FRAMES = re.compile(r"sample_count -i (\d+)|Valid frames\s*: (\d+)")  # in a header of NIST, and of ALAC in CAF
 UNFINISHED = re.compile(r"^Length : \d{3,}$.*^data : 0$", re.MULTILINE | re.DOTALL)
 TAGS = re.compile(rb"Xing|Info")
 JOINED = "several {} files are joined in one, and only the first would be read: convert it to WAV or FLAC"
@@ -22,7 +22,7 @@ def check_streams(stream: IO[bytes], head: bytes) -> None:
     """Refuse an Ogg or MP3 file that is cut off, or holds several streams one after another."""
     if head.startswith(b"OggS"):
         _check_ogg(stream)
-    elif not head.startswith((b"RI", b"fLaC", b"FORM")):
+    elif head.startswith((b"ID3", b"\xff")):
         _check_mp3(stream)
 
 
@@ -38,9 +38,9 @@ def check_log(log: str, head: bytes, frames: int) -> list[tuple[str, str]]:
             return [("sound_streamed", "its header does not tell its length (written as a stream): read to its end")]
         if told > real:
             raise MediaError("sound_broken", BROKEN, f"{real} of {told} bytes are there")
-    counted = SAMPLE_COUNT.search(head) if head.startswith(b"NIST") else None
-    if counted and int(counted[1]) > frames:
-        raise MediaError("sound_broken", BROKEN, f"{frames} of {int(counted[1])} samples are there")
+    counted = FRAMES.search(head.decode("latin-1") if head.startswith(b"NIST") else log)
+    if counted and int(counted[1] or counted[2]) > frames:
+        raise MediaError("sound_broken", BROKEN, f"{frames} of {counted[1] or counted[2]} samples are there")
     if not frames and UNFINISHED.search(log):
         message = "the header says that there are no samples, but the file goes on: the recording was not closed"
         raise MediaError("sound_unfinished", message)

@@ -180,6 +180,17 @@ class ForwardFile(soundfile.SoundFile):
         return False
 
 
+class HeldFile(io.BytesIO):
+    """Bytes in which libsndfile may seek as in a file: a place before the first byte is refused without an error."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Seek, or stay."""
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return -1
+
+
 @contextmanager
 def opened_sound(source: SoundSource) -> Iterator[OpenedSound]:
     """Open a sound to be read in blocks; an error, here or while it is read, names the file."""
@@ -192,16 +203,15 @@ def opened_sound(source: SoundSource) -> Iterator[OpenedSound]:
             if not SOUND_START.match(head):
                 raise SoundError("sound_not_one", f"no sound but {_what_it_is(head)}")
             check_streams(stream, head)
-            stream.seek(0)
-            is_file = not isinstance(stream, io.BytesIO)
-            if is_file:  # libsndfile reads it without Python
-                os.lseek(stream.fileno(), 0, os.SEEK_SET)
-            with ForwardFile(stream.fileno() if is_file else stream, closefd=False) as file:
+            held: Any = HeldFile(stream.getvalue()) if isinstance(stream, io.BytesIO) else stream.fileno()
+            if isinstance(held, int):  # libsndfile reads the file without Python
+                os.lseek(held, 0, os.SEEK_SET)
+            with ForwardFile(held, closefd=False) as file:
                 yield _checked(file, head, place)
     except MediaError as error:
         raise SoundError(error.kind, error.message, error.detail, place) from error
     except soundfile.LibsndfileError as error:
-        raise SoundError("sound_broken", BROKEN, error.error_string.strip().rstrip("."), place) from error
+        raise SoundError("sound_broken", BROKEN, _reason(error), place) from error
 
 
 def _checked(file: soundfile.SoundFile, head: bytes, place: str) -> OpenedSound:
@@ -229,6 +239,11 @@ def _what_it_is(head: bytes) -> str:
     if head[4:8] == b"ftyp":
         return "MPEG-4, as M4A or a video (convert it to WAV or FLAC)"
     return what_it_is(head, OTHER_STARTS)
+
+
+def _reason(error: soundfile.LibsndfileError) -> str:
+    said = error.error_string.strip().rstrip(".").removeprefix("Error : ")
+    return "its header does not parse" if "does not exist" in said or "Garbled" in said else said
 
 
 def _too_long() -> str:
