@@ -30,7 +30,8 @@ STATISTICS = {
     "regression": (regression_statistic,),
 }
 # Losses: their best value is 0, or has no bound; for every other metric it is 1.
-LOWER_IS_BETTER = frozenset({"ece", "brier", "nll", "mae", "rmse"})
+ERROR_RATES = ("wer", "cer", "substitutions", "deletions", "insertions")
+LOWER_IS_BETTER = frozenset({"ece", "brier", "nll", "mae", "rmse", *ERROR_RATES})
 
 
 def score(

@@ -286,7 +286,7 @@ class SelfAttnConfig(PreTrainedConfig):
             setattr(self, name, value)
         super().__post_init__(**kwargs)
         maps = {IMAGE: IMAGE_AUTO_MAP, SOUND: SOUND_AUTO_MAP}
-        detects = self.reads_images and not OBJECT_DETECTION.keys().isdisjoint(self.auto_map or ())
+        detects = self.main_input == IMAGE and not OBJECT_DETECTION.keys().isdisjoint(self.auto_map or ())
         self.auto_map = maps.get(self.main_input, AUTO_MAP) | (OBJECT_DETECTION if detects else {})
         self._mirror_backbone()
         self._check_windows()

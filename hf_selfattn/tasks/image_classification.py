@@ -97,7 +97,7 @@ class ImageClassification(Classification[ImageClassificationArguments]):
     def settings_found(self) -> tuple[dict[str, Any], list[str]]:
         """Return the columns, the problem and the labels of the data, and notes on them."""
         raw = raw_images(self.raw_rows(), **self.arguments.columns())
-        found = {"image_column": next(iter(raw.image_columns.values())), "label_column": raw.columns.label}
+        found = {"image_column": next(iter(raw.file_columns.values())), "label_column": raw.columns.label}
         found |= {"problem": raw.scheme.problem}
         return found | ({} if raw.scheme.problem == "regression" else {"label_names": raw.scheme.names}), raw.notes
 

@@ -27,7 +27,8 @@ from transformers import (
 from ..arguments import DataArguments, ModelArguments
 from ..data.formats import ORIGIN
 from ..data.images import open_image
-from ..data.images.load import find_image_column, path_from
+from ..data.images.load import IMAGES
+from ..data.media.load import path_from
 from ..modeling.tiles_selfattn import keep_image_size, pad_images
 from .answers import ClassAnswers, EncodedRows, Row
 from .backbone import Inputs, open_with
@@ -217,7 +218,7 @@ class ImageAnswers(ClassAnswers):
 
     def columns(self, split: Dataset, **given: Any) -> tuple[dict[str, str], list[str]]:
         """Return the column of the images, by the name given, its type, a known name or what its cells are."""
-        return {"image": find_image_column(split, given.get("image_column"))}, []
+        return {"image": IMAGES.find_column(split, given.get("image_column"))}, []
 
     def mistake(self, row: Row) -> tuple[str, str]:
         """Return what is wrong with an image, which is opened for that."""

@@ -1,0 +1,89 @@
+"""What libsndfile passes over in silence: files that end before their header says, and several streams in one."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import IO
+
+from ..media.sources import MediaError
+
+BROKEN = "the sound is truncated or broken"
+ENDLESS = 0x7FFF0000  # and more: what programs write that do not know the length yet
+# In the log of libsndfile: of WAV and CAF, AIFF, AU, W64, RF64.
+SIZES = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+FRAMES = re.compile(r"sample_count -i (\d+)|Valid frames\s*: (\d+)")  # in a header of NIST, and of ALAC in CAF
+UNFINISHED = re.compile(r"^Length : \d{3,}$.*^data : 0$", re.MULTILINE | re.DOTALL)
+TAGS = re.compile(rb"Xing|Info")
+JOINED = "several {} files are joined in one, and only the first would be read: convert it to WAV or FLAC"
+
+
+def check_streams(stream: IO[bytes], head: bytes) -> None:
+    """Refuse an Ogg or MP3 file that is cut off, or holds several streams one after another."""
+    if head.startswith(b"OggS"):
+        _check_ogg(stream)
+    elif head.startswith((b"ID3", b"\xff")):
+        _check_mp3(stream)
+
+
+def check_log(log: str, head: bytes, frames: int) -> list[tuple[str, str]]:
+    """Refuse a file whose samples end before its header says; return what there is to say of its length.
+
+    Args:
+        log: of libsndfile, when it read the header.
+        frames: that it found.
+    """
+    for told, real in ((int(told), int(real)) for told, real in SIZES.findall(log)):
+        if told >= ENDLESS > real:
+            return [("sound_streamed", "its header does not tell its length (written as a stream): read to its end")]
+        if told > real:
+            raise MediaError("sound_broken", BROKEN, f"{real} of {told} bytes are there")
+    counted = FRAMES.search(head.decode("latin-1") if head.startswith(b"NIST") else log)
+    if counted and int(counted[1] or counted[2]) > frames:
+        raise MediaError("sound_broken", BROKEN, f"{frames} of {counted[1] or counted[2]} samples are there")
+    if not frames and UNFINISHED.search(log):
+        message = "the header says that there are no samples, but the file goes on: the recording was not closed"
+        raise MediaError("sound_unfinished", message)
+    return []
+
+
+def _check_ogg(stream: IO[bytes]) -> None:
+    """Walk over the pages of an Ogg file."""
+    size, place = stream.seek(0, os.SEEK_END), 0
+    alive: set[bytes] = set()
+    while place < size:
+        stream.seek(place)
+        page = stream.read(27 + 255)
+        if not page.startswith(b"OggS"):
+            if place and not alive:
+                return  # tags behind the last page
+            raise MediaError("sound_broken", BROKEN, f"no page of Ogg begins at byte {place}")
+        segments = page[27 : 27 + page[26]] if len(page) > 26 else b""
+        serial, is_first, is_last = page[14:18], bool(page[5:6] and page[5] & 2), bool(page[5:6] and page[5] & 4)
+        if is_first and place and not alive:
+            raise MediaError("sound_joined", JOINED.format("Ogg"))
+        alive |= {serial}
+        place += 27 + len(segments) + sum(segments)
+        if place > size:
+            raise MediaError("sound_broken", BROKEN, "it ends within a page of Ogg")
+        alive -= {serial} if is_last else set()
+    if alive:
+        raise MediaError("sound_broken", BROKEN, "its last page is missing (cut off, or a recording not closed)")
+
+
+def _check_mp3(stream: IO[bytes]) -> None:
+    """Look where the first stream of an MP3 file ends, if it says so."""
+    stream.seek(0)
+    head = stream.read(10)
+    start = 0
+    if head.startswith(b"ID3") and len(head) == 10:
+        start = 10 + sum((byte & 127) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+    stream.seek(start)
+    frame = stream.read(200)
+    tag = TAGS.search(frame)
+    if tag is None or len(frame) < tag.end() + 12 or frame[tag.end() + 3] & 3 != 3:
+        return
+    length = int.from_bytes(frame[tag.end() + 8 : tag.end() + 12], "big")
+    stream.seek(start + max(0, length - 4000))
+    if TAGS.search(stream.read(8000), 4000 - min(length, 3000)):
+        raise MediaError("sound_joined", JOINED.format("MP3"))
