@@ -72,6 +72,7 @@ PUBLIC = {
     "reporting.options": ("ReportArguments",),
     "reporting.report": ("report",),
     "tasks": ("NerArguments", "SentimentArguments", "Task", "TextClassificationArguments", "register_task"),
+    "tasks.audio_classification": ("AudioClassificationArguments",),
     "tasks.image_classification": ("ImageClassificationArguments",),
     "tasks.object_detection": ("ObjectDetectionArguments",),
     "training.faults": ("faults_explained",),

@@ -23,7 +23,7 @@ from .record import read_record, with_columns_of
 
 BLOCK_ROWS = 2000  # that are answered at once
 COLUMNS = (
-    *("text_column", "text_pair_column", "image_column", "label_column"),
+    *("text_column", "text_pair_column", "image_column", "sound_column", "label_column"),
     *("token_column", "tag_column", "span_column", "document_column", "scheme"),
 )
 

@@ -21,12 +21,13 @@ from transformers.utils import logging
 
 from ..data.formats import ORIGIN, Row, table_from_rows
 from ..data.load import find_files
+from ..data.media.medium import Medium
 from ..files import delete, read_json, sync_folder, whole_or_nothing, write_json
 from ..hub.results import LOCK_FILE
 from ..machine import alone_in, from_main, join_processes
 from .arguments import InferenceArguments, OnBadRow
 from .predictor import Predictor
-from .reading import STDIN, Block, Source, image_rows, open_split
+from .reading import STDIN, Block, Source, media_rows, open_split
 from .record import read_record, trained_columns
 from .writing import Writer, open_writer
 
@@ -77,8 +78,8 @@ class PredictArguments(InferenceArguments):
         """Whether the answers go to the standard output."""
         return self.output == "-"
 
-    def source(self, fields: Sequence[str]) -> Source:
-        """Return the rows to answer, for a model that reads such fields."""
+    def source(self, fields: Sequence[str], medium: Medium | None = None) -> Source:
+        """Return the rows to answer, for a model that reads such fields, or files of a medium."""
         ending = f".{self.input_format.removeprefix('.')}" if self.input_format else None
         text_lines = "tokens" not in fields
         options: dict[str, Any] = {"input_format": ending, "text_lines": text_lines, "block_rows": self.block_rows}
@@ -87,8 +88,8 @@ class PredictArguments(InferenceArguments):
             return Source(split=split, place=f"{self.dataset}/{self.split or 'rows'}", **options)
         if self.input == "-":
             return Source([STDIN], **{**options, "input_format": ending or ".text"})
-        if "image" in fields and ending is None and (images := image_rows(self.input or [])):
-            return Source(images=images, **options)
+        if medium is not None and ending is None and (media := media_rows(self.input or [], medium)):
+            return Source(media=media, **options)
         files = find_files(self.input or [], "input", annotated=ending is None)
         output = Path(self.output)
         if output.exists() and any(output.samefile(file) for file in files):
@@ -175,7 +176,7 @@ class Work:
         self.arguments, self.predictor, self.writer = arguments, predictor, writer
         self.record = read_record(arguments.model, arguments.model_revision)
         self.kind, self.state = predictor.kind, PartialState()
-        self.source = arguments.source(self.kind.fields)
+        self.source = arguments.source(self.kind.fields, self.kind.medium)
         self.columns: dict[str, str] = {}
         self.counts = Counts()
         self.blocks = 0  # that the source has

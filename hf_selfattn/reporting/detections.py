@@ -22,7 +22,7 @@ TRUE, FOUND = (40, 200, 80), (255, 120, 0)
 
 def worst_images(run: FinishedRun) -> Section:
     """Return the images with most mistakes, the true boxes and those that were found drawn into them."""
-    from ..tasks.boxes import matched
+    from ..tasks.media.boxes import matched
 
     least = float(run.results["threshold"])
     sides = [(as_arrays(answer["reference"]), surer(as_arrays(answer["output"]), least)) for answer in run.answers]

@@ -119,7 +119,7 @@ def scores_by_class(run: FinishedRun) -> Section | None:
 
 def scores_by_part(run: FinishedRun) -> Section:
     """Return the scores of the split by the length of its rows, and by the columns that are asked for."""
-    size = "size in pixels" if run.reads_images else "length in tokens"
+    size = {"image": "size in pixels", "sound": "length in seconds"}.get(run.medium, "length in tokens")
     parts = {size: numeric_parts(np.array(run.lengths(), dtype=float))}
     for column in run.options.columns:
         parts[column] = column_parts(run.column(column))

@@ -18,9 +18,7 @@ IMAGE_NAMES = (
     "photo jpg jpeg png"
 ).split()
 UNREAD_ENDINGS = ".heic .heif .jxl .svg .psd .tga .eps .dng .cr2 .nef .arw .raw".split()
-IMAGES = Medium(
-    "image", datasets.Image, tuple(IMAGE_NAMES), image_endings, is_image, unread=frozenset(UNREAD_ENDINGS)
-)
+IMAGES = Medium("image", datasets.Image, tuple(IMAGE_NAMES), image_endings, is_image, unread=frozenset(UNREAD_ENDINGS))
 
 
 def load_images(

@@ -29,7 +29,7 @@ def load_media(
     column: str | None,
     folder: str | os.PathLike[str] | None,
     extra: Mapping[str, DataFiles] | None,
-    **hub: str | None,
+    **hub: Any,
 ) -> DatasetDict:
     """Open the splits of a data set of files; none is decoded, and every row carries its place.
 
