@@ -74,6 +74,7 @@ PUBLIC = {
     "tasks": ("NerArguments", "SentimentArguments", "Task", "TextClassificationArguments", "register_task"),
     "tasks.audio_classification": ("AudioClassificationArguments",),
     "tasks.image_classification": ("ImageClassificationArguments",),
+    "tasks.speech_recognition": ("SpeechRecognitionArguments",),
     "tasks.object_detection": ("ObjectDetectionArguments",),
     "training.faults": ("faults_explained",),
     "training.first_pass": ("fit_codebooks", "standardise_features"),

@@ -47,6 +47,7 @@ class PredictArguments(InferenceArguments):
             line) or conll.
         output_format: of the output, likewise.
         probabilities: write the probability of every label, too.
+        word_times: of a recogniser, write its words with start, end and confidence, too.
         abstain: below this probability the label is `unsure`.
         prefix: of the names of the answers, such as `predicted_`, where the input has such columns itself.
         on_bad_row: `error`, or `skip` to leave bad rows out; they are counted and named.
@@ -59,6 +60,7 @@ class PredictArguments(InferenceArguments):
     input_format: str | None = None
     output_format: str | None = None
     probabilities: bool = False
+    word_times: bool = False
     abstain: float | None = None
     prefix: str = ""
     on_bad_row: OnBadRow = "error"
@@ -272,7 +274,8 @@ class Work:
     def answered(self) -> list[str]:
         """The names of the answers that are written."""
         names = self.kind.answered("tokens" in self.columns)
-        names = [name for name in names if name != "probabilities" or self.arguments.probabilities]
+        on_request = {"probabilities": self.arguments.probabilities, "words": self.arguments.word_times}
+        names = [name for name in names if on_request.get(name, True)]
         return [self.arguments.prefix + name for name in names]
 
     def mistake(self, row: Row) -> str:

@@ -70,7 +70,8 @@ class Predictor:
         """Return the answer of each row, in their order.
 
         A classifier's is `label` (a list of them for several, a number for a regression), `probability` and
-        `probabilities`; a tagger's `entities` and, of a row of tokens, `tags`; a detector's `objects`.
+        `probabilities`; a tagger's `entities` and, of a row of tokens, `tags`; a detector's `objects`; a
+        recogniser's `text`, `confidence` and `words`.
         """
         rows = [self.checked(row) for row in rows]
         if not rows:

@@ -13,7 +13,7 @@ from ..inference.predictor import Predictor, open_predictor
 from ..metrics.inputs import Array
 from .blocks import Block, Example, Examples, Passage, Section, Table, Text, Word, in_digits
 from .errors import answer_of, row_losses
-from .pictures import as_picture, laid_over, seen_by_model
+from .media.pictures import as_picture, laid_over, seen_by_model
 from .runs import FinishedRun
 
 SHOWN_ROWS = 4

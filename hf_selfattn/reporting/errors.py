@@ -27,10 +27,9 @@ from .blocks import (
     in_digits,
     percent,
 )
-from .pictures import as_picture, thumbnail
+from .media.pictures import as_picture, spectrogram, thumbnail
 from .plots import ACCENT, MUTED, plot
 from .runs import FinishedRun
-from .spectrograms import spectrogram
 
 MOST_CLASSES = 25  # of a confusion matrix
 MOST_POINTS = 800

@@ -24,6 +24,7 @@ HEADLINES = {
     "regression": ("mae", "pearson", "rmse"),
     "named_entities": ("f1", "precision", "recall"),
     "object_detection": ("map", "map_50", "map_75"),
+    "speech_recognition": ("wer", "cer", "exact"),
 }
 # Of words in the names of metrics and baselines, those that are written otherwise.
 NAMES = {
@@ -32,6 +33,8 @@ NAMES = {
     "map": "mAP",
     "ap": "AP",
     "f1": "F1",
+    "wer": "word error rate",
+    "cer": "character error rate",
     "mcc": "Matthews correlation",
     "roc": "ROC",
     "auc": "AUC",

@@ -14,11 +14,13 @@ from .text_classification import TextClassification, TextClassificationArguments
 from .token_classification import NerArguments, TokenClassification
 
 TASKS: dict[str, type[Task[Any]]] = {}
-# Those on files, by name: imported when they are asked for, since not every user of texts has their extras.
+# Those on files, by name, with their extra and their model: imported when they are asked for, since not every user of
+# texts has these extras.
 OF_FILES = {
-    "image-classification": ("ImageClassification", "images"),
-    "object-detection": ("ObjectDetection", "images"),
-    "audio-classification": ("AudioClassification", "audio"),
+    "image-classification": ("ImageClassification", "images", "SelfAttnForImageClassification"),
+    "object-detection": ("ObjectDetection", "images", "SelfAttnForObjectDetection"),
+    "audio-classification": ("AudioClassification", "audio", "SelfAttnForAudioClassification"),
+    "speech-recognition": ("SpeechRecognition", "audio", "SelfAttnForCTC"),
 }
 
 
@@ -50,8 +52,8 @@ def task_called(name: str) -> type[Task[Any]]:
 def task_of_model(config: PreTrainedConfig, model: str) -> type[Task[Any]]:
     """Return the first registered task whose models are of the class that a model was saved as."""
     saved_as = (config.architectures or [""])[0]
-    for name, (task_name, _) in OF_FILES.items():
-        if saved_as.endswith(task_name):
+    for name, (_, _, model_class) in OF_FILES.items():
+        if saved_as == model_class:
             import_task(name)
     for task in TASKS.values():
         if task.model_class.__name__ == saved_as and task.answers is not None:
@@ -66,7 +68,7 @@ def import_task(name: str) -> None:
     """Register a task on files; nothing is done for the name of another one."""
     if name not in OF_FILES or name in TASKS:
         return
-    task_name, extra = OF_FILES[name]
+    task_name, extra, _ = OF_FILES[name]
     try:
         register_task(getattr(import_module(f".{name.replace('-', '_')}", __name__), task_name))
     except ModuleNotFoundError as error:

@@ -12,9 +12,10 @@ import torch
 from image_runs import QUICK
 from numpy.typing import NDArray
 from tiny_sounds import HEADS, RATE, SOUND_BACKBONES, tiny_extractor
+from tones import made_up_texts, spoken, tone_model
 from transformers import AutoModel
 
-from hf_selfattn import AudioClassificationArguments, build_arguments
+from hf_selfattn import AudioClassificationArguments, SpeechRecognitionArguments, build_arguments
 
 PITCHES = {"bell": 1_900.0, "hum": 190.0, "reed": 640.0}  # Hz
 
@@ -64,3 +65,42 @@ def sound_settings(folder: Path, **changes: Any) -> dict[str, Any]:
 def sound_arguments(folder: Path, **changes: Any) -> AudioClassificationArguments:
     """Return arguments of a short run on made sounds."""
     return build_arguments(sound_settings(folder, **changes), AudioClassificationArguments)
+
+
+def speech_table(folder: Path, split: str, count: int, seed: int = 0) -> str:
+    """Write texts of tones (see `tones`) and a table of their paths, transcripts and speakers, and return where."""
+    (folder / split).mkdir(parents=True, exist_ok=True)
+    lines = ["path,transcript,speaker"]
+    for number, text in enumerate(made_up_texts(count, seed)):
+        name = f"{split}/{number:03}.wav"
+        soundfile.write(folder / name, spoken(text, 1_000 * seed + number).numpy(), RATE)
+        lines.append(f"{name},{text.title()}.,{number % 4}")
+    (folder / f"{split}.csv").write_text("\n".join(lines), encoding="utf-8")
+    return str(folder / f"{split}.csv")
+
+
+def speech_settings(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Return settings of a short run on texts of tones."""
+    model = folder / "backbone"
+    if not model.is_dir():
+        torch.manual_seed(0)
+        AutoModel.from_config(tone_model().config.backbone_config).save_pretrained(model)
+        tiny_extractor().save_pretrained(model)
+    return {
+        "model": str(model),
+        "train": speech_table(folder, "train", 24),
+        "validation": speech_table(folder, "validation", 6, seed=1),
+        "test": speech_table(folder, "test", 6, seed=2),
+        "case": "lower",
+        "remove_punctuation": True,
+        "output_dir": str(folder / "run"),
+        "feature_cache": str(folder / "features"),
+        "heads": {**HEADS, "block_size": 16, "classifier_dropout": 0.0},
+        **QUICK,
+        **changes,
+    }
+
+
+def speech_arguments(folder: Path, **changes: Any) -> SpeechRecognitionArguments:
+    """Return arguments of a short run on texts of tones."""
+    return build_arguments(speech_settings(folder, **changes), SpeechRecognitionArguments)
