@@ -201,20 +201,20 @@ def opened_sound(source: SoundSource) -> Iterator[OpenedSound]:
             if not head:
                 raise SoundError("sound_empty", "the file is empty (0 bytes)")
             if not SOUND_START.match(head):
-                raise SoundError("sound_not_one", f"no sound but {_what_it_is(head)}")
+                raise SoundError("sound_not_one", f"no sound but {_no_sound(head)}")
             check_streams(stream, head)
             held: Any = HeldFile(stream.getvalue()) if isinstance(stream, io.BytesIO) else stream.fileno()
             if isinstance(held, int):  # libsndfile reads the file without Python
                 os.lseek(held, 0, os.SEEK_SET)
             with ForwardFile(held, closefd=False) as file:
-                yield _checked(file, head, place)
+                yield _checked_header(file, head, place)
     except MediaError as error:
         raise SoundError(error.kind, error.message, error.detail, place) from error
     except soundfile.LibsndfileError as error:
         raise SoundError("sound_broken", BROKEN, _reason(error), place) from error
 
 
-def _checked(file: soundfile.SoundFile, head: bytes, place: str) -> OpenedSound:
+def _checked_header(file: soundfile.SoundFile, head: bytes, place: str) -> OpenedSound:
     """Look at the header of a file, and refuse what is no sound to hear."""
     if file.format not in FORMATS:
         raise SoundError("sound_not_one", "no sound but something unknown")
@@ -234,7 +234,7 @@ def _checked(file: soundfile.SoundFile, head: bytes, place: str) -> OpenedSound:
     return OpenedSound(file, file.samplerate, file.channels, file.format, file.subtype, remarks)
 
 
-def _what_it_is(head: bytes) -> str:
+def _no_sound(head: bytes) -> str:
     """Say what a file is that is no sound."""
     if head[4:8] == b"ftyp":
         return "MPEG-4, as M4A or a video (convert it to WAV or FLAC)"
