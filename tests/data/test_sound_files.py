@@ -277,7 +277,12 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str, str]] = {
         "sound_broken",
         "last page",
     ),
-    "Ogg with a hole": (lambda: (ogg := sound_file("OGG"))[:200] + ogg[300:], "sound_broken", "no page of Ogg"),
+    "Ogg with another byte": (
+        lambda: (ogg := sound_file("OGG"))[:-50] + bytes([ogg[-50] ^ 1]) + ogg[-49:],
+        "sound_broken",
+        "has another checksum",
+    ),
+    "Ogg with a hole": (lambda: (ogg := sound_file("OGG"))[:200] + ogg[300:], "sound_broken", "page of Ogg"),
     "FLAC of 600 hours": (
         lambda: with_length(sound_file("FLAC"), 16_000 * 3_600 * 600),
         "sound_too_long",
