@@ -57,9 +57,9 @@ def score_recognition(
         ValueError: lengths differ, there are no rows, or a transcript is no text.
     """
     check_confidence(confidence)
-    counts = _counts(references, predictions, groups)
+    counts = _group_counts(references, predictions, groups)
     size = len(counts["rows"])
-    replicates = replicate(_statistic(counts), size, resamples, seed)
+    replicates = replicate(_error_statistic(counts), size, resamples, seed)
     scores = {}
     for name, value in replicates.values.items():
         if value == (1.0 if name == "exact" else 0.0):
@@ -90,8 +90,8 @@ def paired_bootstrap_recognition(
 ) -> PairedTest:
     """Test whether two systems differ, by drawing the same groups of rows for both (see `paired_bootstrap`)."""
     check_confidence(confidence)
-    counts = [_counts(references, predictions, groups) for predictions in (predictions_a, predictions_b)]
-    first, second = map(_statistic, counts)
+    counts = [_group_counts(references, predictions, groups) for predictions in (predictions_a, predictions_b)]
+    first, second = map(_error_statistic, counts)
     rows = len(counts[0]["rows"])
     values = first(np.ones((rows, 1)))
     if metric not in values:
@@ -129,7 +129,7 @@ def _aligned(references: Sequence[str], predictions: Sequence[str]) -> list[list
     return rows
 
 
-def _counts(
+def _group_counts(
     references: Sequence[str], predictions: Sequence[str], groups: Sequence[Hashable] | None
 ) -> dict[str, Array]:
     """Count per group (G,): the edits and units of words and of characters, rows and rows without an error."""
@@ -157,7 +157,7 @@ def _edits(output: Any, prefix: str) -> dict[str, Array]:
     return {**counts, f"{prefix}units": np.array([len(row) for row in output.references], dtype=np.float64)}
 
 
-def _statistic(counts: dict[str, Array]) -> Statistic:
+def _error_statistic(counts: dict[str, Array]) -> Statistic:
     """Build the statistic over groups: weights (G, R) to values (R,) per metric."""
 
     def statistic(weights: Array) -> dict[str, Array]:

@@ -83,6 +83,12 @@ def test_folders_of_splits_and_labels(folder: Path) -> None:
     assert f"1 file(s) read as sounds by their content, whose suffix does not say so: {folder}/train/yes/bare" in notes
 
 
+def test_sounds_that_are_not_read_are_refused_rather_than_left_out(folder: Path) -> None:
+    (folder / "train" / "yes" / "phone.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(50))
+    with pytest.raises(ValueError, match=r"no sound but MPEG-4, as M4A.*: 1 row\(s\), .*phone.m4a"):
+        read_sounds(load_sounds(dataset=folder))
+
+
 @pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.jsonl"])
 def test_tables_of_paths_and_transcripts(folder: Path, name: str) -> None:
     data = read_speech(load_sounds(train=write_table(folder / name, speech_rows())), keep_columns=["speaker"])

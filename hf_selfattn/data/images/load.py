@@ -17,8 +17,8 @@ IMAGE_NAMES = (
     "image img image_path img_path image_file image_name file_name filename filepath file_path path file picture "
     "photo jpg jpeg png"
 ).split()
-UNREAD_ENDINGS = ".heic .heif .jxl .svg .psd .tga .eps .dng .cr2 .nef .arw .raw".split()
-IMAGES = Medium("image", datasets.Image, tuple(IMAGE_NAMES), image_endings, is_image, unread=frozenset(UNREAD_ENDINGS))
+UNREAD_ENDINGS = frozenset(".heic .heif .jxl .svg .psd .tga .eps .dng .cr2 .nef .arw .raw".split())
+IMAGES = Medium("image", datasets.Image, tuple(IMAGE_NAMES), image_endings, is_image, UNREAD_ENDINGS)
 
 
 def load_images(

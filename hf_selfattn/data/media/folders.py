@@ -27,7 +27,7 @@ def folder_rows(medium: Medium, folder: Path) -> tuple[list[Row], list[str]]:
     """
     rows: list[Row] = []
     hidden, others, unnamed = [], [], []
-    name, endings = medium.name, medium.endings() | medium.unread
+    name, endings = medium.name, medium.endings() | medium.unread_endings
     for path in _files_below(folder):
         parts = path.relative_to(folder).parts
         if any(part.startswith(".") or part in ("Thumbs.db", "desktop.ini", "__MACOSX") for part in parts):

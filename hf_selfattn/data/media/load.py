@@ -39,8 +39,8 @@ def load_media(
         hub: further options of `load_splits`.
     """
 
-    def open_rest(**left: Any) -> dict[str, Dataset]:
-        loaded = load_splits(**left, **hub)
+    def open_rest(**rest: Any) -> dict[str, Dataset]:
+        loaded = load_splits(**rest, **hub)
         return {name: with_paths(medium, medium.undecoded(split), column, folder) for name, split in loaded.items()}
 
     return gather_splits(
@@ -61,7 +61,7 @@ def gather_splits(
     open_split: Callable[[DataFiles, str], Dataset | None],
     open_rest: Callable[..., Mapping[str, Dataset]],
 ) -> DatasetDict:
-    """Open the splits from sources of several kinds, and bring them into their order.
+    """Open the splits of files from sources of several kinds, and bring them into their order.
 
     Args:
         standard, extra, dataset: sources as `load_splits` takes them.

@@ -24,7 +24,7 @@ class Medium:
         column_names: known names of columns, the likeliest first.
         endings: returns the suffixes of the formats that are read.
         is_one: tells whether a file is one of them by its content.
-        unread: suffixes of formats that are not read: such files are refused by name rather than left out.
+        unread_endings: suffixes of formats that are not read: such files are refused by name rather than left out.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Medium:
     column_names: tuple[str, ...]
     endings: Callable[[], frozenset[str]]
     is_one: Callable[[Path], bool]
-    unread: frozenset[str] = frozenset()
+    unread_endings: frozenset[str] = frozenset()
 
     def undecoded(self, split: Dataset) -> Dataset:
         """Return a split whose files stay bytes or paths: `datasets` would decode each row that is looked at."""

@@ -60,7 +60,7 @@ def check_sounds(
         raw_sounds(splits, **options),
         findings,
         inspect=inspect_sounds,
-        describe=lambda name, facts: (_file_findings(name, facts), _summary(facts)),
+        describe=lambda name, facts: (_sound_findings(name, facts), _summary(facts)),
         relate=_related,
     )
     return {**report, "notes": list(data.notes)} if isinstance(data, SoundData) else report
@@ -96,7 +96,7 @@ def check_speech(
         texts[name] = column_values(split, raw.transcripts)
         findings += summarise(name, broken + transcript_mistakes(split, raw.transcripts), most=None)
         findings += odd_characters(name, raw.transcripts, texts[name], column_values(split, ORIGIN))
-        findings += _file_findings(name, facts[name])
+        findings += _sound_findings(name, facts[name])
         counts = Counter(character for text in texts[name] if isinstance(text, str) for character in text)
         report[name] = {"rows": len(split), **_summary(facts[name]), "characters": dict(counts.most_common())}
     places = {name: column_values(split, ORIGIN) for name, split in raw.splits.items()}
@@ -119,24 +119,24 @@ def _summary(facts: Sequence[SoundFacts | None]) -> dict[str, Any]:
     return {
         "hours": round(sum(fact.seconds for fact in known) / 3600, 3),
         "seconds": quantiles([fact.seconds for fact in known]),
-        "rates": _counted(fact.rate for fact in known),
-        "channels": _counted(fact.channels for fact in known),
-        "formats": _counted(f"{fact.format} {fact.coding}" for fact in known),
+        "rates": _numbers_of(fact.rate for fact in known),
+        "channels": _numbers_of(fact.channels for fact in known),
+        "formats": _numbers_of(f"{fact.format} {fact.coding}" for fact in known),
     }
 
 
-def _counted(values: Any) -> dict[str, int]:
+def _numbers_of(values: Any) -> dict[str, int]:
     return {str(value): count for value, count in Counter(values).most_common()}
 
 
-def _file_findings(name: str, facts: Sequence[SoundFacts | None]) -> list[Finding]:
+def _sound_findings(name: str, facts: Sequence[SoundFacts | None]) -> list[Finding]:
     """Find sounds that are not read as they stand in their file, and those in which little is to be heard."""
     lengths = [fact.seconds for fact in facts if fact is not None]
     longest = LONG * float(np.median(lengths)) if len(lengths) >= LONG else np.inf
-    return remark_findings(name, facts, partial(_remarks, longest=longest), "sound(s)")
+    return remark_findings(name, facts, partial(_sound_remarks, longest=longest), "sound(s)")
 
 
-def _remarks(fact: SoundFacts, longest: float) -> list[tuple[str, str]]:
+def _sound_remarks(fact: SoundFacts, longest: float) -> list[tuple[str, str]]:
     remarks = list(fact.remarks)
     if fact.peak < SILENT:
         remarks.append(("sound_silent", "the sound is silent (nothing louder than -60 dB)"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from typing import IO
 
 from ..media.sources import MediaError
@@ -14,16 +15,8 @@ ENDLESS = 0x7FFF0000  # and more: what programs write that do not know the lengt
 SIZES = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 FRAMES = re.compile(r"sample_count -i (\d+)|Valid frames\s*: (\d+)")  # in a header of NIST, and of ALAC in CAF
 UNFINISHED = re.compile(r"^Length : \d{3,}$.*^data : 0$", re.MULTILINE | re.DOTALL)
-TAGS = re.compile(rb"Xing|Info")
+MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 JOINED = "several {} files are joined in one, and only the first would be read: convert it to WAV or FLAC"
-
-
-def check_streams(stream: IO[bytes], head: bytes) -> None:
-    """Refuse an Ogg or MP3 file that is cut off, or holds several streams one after another."""
-    if head.startswith(b"OggS"):
-        _check_ogg(stream)
-    elif head.startswith((b"ID3", b"\xff")):
-        _check_mp3(stream)
 
 
 def check_log(log: str, head: bytes, frames: int) -> list[tuple[str, str]]:
@@ -47,43 +40,33 @@ def check_log(log: str, head: bytes, frames: int) -> list[tuple[str, str]]:
     return []
 
 
-def _check_ogg(stream: IO[bytes]) -> None:
-    """Walk over the pages of an Ogg file."""
+def check_ogg(stream: IO[bytes]) -> None:
+    """Refuse an Ogg file that is cut off or broken, or holds several streams one after another."""
     size, place = stream.seek(0, os.SEEK_END), 0
     alive: set[bytes] = set()
     while place < size:
         stream.seek(place)
-        page = stream.read(27 + 255)
-        if not page.startswith(b"OggS"):
+        head = stream.read(27)
+        if not head.startswith(b"OggS"):
             if place and not alive:
                 return  # tags behind the last page
             raise MediaError("sound_broken", BROKEN, f"no page of Ogg begins at byte {place}")
-        segments = page[27 : 27 + page[26]] if len(page) > 26 else b""
-        serial, is_first, is_last = page[14:18], bool(page[5:6] and page[5] & 2), bool(page[5:6] and page[5] & 4)
+        segments = stream.read(head[26]) if len(head) == 27 else b""
+        page = head + segments + stream.read(sum(segments))
+        if len(head) < 27 or len(segments) < head[26] or len(page) < 27 + len(segments) + sum(segments):
+            raise MediaError("sound_broken", BROKEN, "it ends within a page of Ogg")
+        if _ogg_checksum(page) != int.from_bytes(page[22:26], "little"):
+            raise MediaError("sound_broken", BROKEN, f"the page of Ogg at byte {place} has another checksum")
+        is_first, is_last, serial = page[5] & 2, page[5] & 4, page[14:18]
         if is_first and place and not alive:
             raise MediaError("sound_joined", JOINED.format("Ogg"))
-        alive |= {serial}
-        place += 27 + len(segments) + sum(segments)
-        if place > size:
-            raise MediaError("sound_broken", BROKEN, "it ends within a page of Ogg")
-        alive -= {serial} if is_last else set()
+        alive = alive - {serial} if is_last else alive | {serial}
+        place += len(page)
     if alive:
         raise MediaError("sound_broken", BROKEN, "its last page is missing (cut off, or a recording not closed)")
 
 
-def _check_mp3(stream: IO[bytes]) -> None:
-    """Look where the first stream of an MP3 file ends, if it says so."""
-    stream.seek(0)
-    head = stream.read(10)
-    start = 0
-    if head.startswith(b"ID3") and len(head) == 10:
-        start = 10 + sum((byte & 127) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
-    stream.seek(start)
-    frame = stream.read(200)
-    tag = TAGS.search(frame)
-    if tag is None or len(frame) < tag.end() + 12 or frame[tag.end() + 3] & 3 != 3:
-        return
-    length = int.from_bytes(frame[tag.end() + 8 : tag.end() + 12], "big")
-    stream.seek(start + max(0, length - 4000))
-    if TAGS.search(stream.read(8000), 4000 - min(length, 3000)):
-        raise MediaError("sound_joined", JOINED.format("MP3"))
+def _ogg_checksum(page: bytes) -> int:
+    """Return the CRC-32 of Ogg: that of zlib with the bits in the other order, from 0 and not inverted."""
+    zeroed = (page[:22] + bytes(4) + page[26:]).translate(MIRRORED)
+    return int(f"{zlib.crc32(zeroed, 0xFFFFFFFF) ^ 0xFFFFFFFF:032b}"[::-1], 2)

@@ -17,7 +17,8 @@ SOUND_NAMES = (
     "sound audio speech recording wav clip sound_path audio_path wav_path sound_file audio_file audio_filepath "
     "file_name filename filepath file_path path file flac mp3"
 ).split()
-SOUNDS = Medium("sound", datasets.Audio, tuple(SOUND_NAMES), sound_endings, is_sound)
+UNREAD = frozenset(".m4a .aac .mp4 .wma .amr .webm .mka .ac3 .dsf .ape .wv .ra .mid".split())
+SOUNDS = Medium("sound", datasets.Audio, tuple(SOUND_NAMES), sound_endings, is_sound, UNREAD)
 
 
 def load_sounds(

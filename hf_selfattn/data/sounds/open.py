@@ -17,7 +17,8 @@ import soxr
 from numpy.typing import NDArray
 
 from ..media.sources import MediaError, source_name, stream_of, what_it_is
-from .containers import BROKEN, check_log, check_streams
+from .containers import BROKEN, check_log, check_ogg
+from .mpeg import count_mp3
 
 Samples = NDArray[np.float32]
 SoundSource = Union[str, "os.PathLike[str]", bytes, Mapping[str, Any]]
@@ -70,6 +71,7 @@ class OpenedSound:
     Args:
         rate: of the file, in Hz.
         format, coding: of the file, in the terms of libsndfile (its format and subtype).
+        told: how many frames there are by the header, or more than `UNKNOWN`.
         remarks: kind and sentence of each thing that is done to it in reading; all, when it is read to its end.
         frames: how many were read.
     """
@@ -79,15 +81,14 @@ class OpenedSound:
     channels: int
     format: str
     coding: str
+    told: int
     remarks: list[tuple[str, str]] = field(default_factory=list)
     frames: int = 0
 
     def blocks(self) -> Iterator[Samples]:
-        """Yield all samples, (frames, channels) a block, between -1 and 1 where the file holds whole numbers."""
-        told, buffer = self.file.frames, np.empty((BLOCK, self.channels), dtype=np.float32)
-        is_limit = self.format != "MP3"  # whose number of frames may be an estimate
-        peak = 0.0
-        while count := self.file.buffer_read_into(buffer[: told - self.frames] if is_limit else buffer, "float32"):
+        """Yield all samples, (frames, channels) a block that the next one overwrites; whole numbers become -1 to 1."""
+        buffer, peak = np.empty((BLOCK, self.channels), dtype=np.float32), 0.0
+        while count := self.file.buffer_read_into(buffer[: self.told - self.frames], "float32"):
             block = buffer[:count]
             high = float(np.abs(block).max())
             if not np.isfinite(high):
@@ -101,8 +102,8 @@ class OpenedSound:
             yield block
         if not self.frames:
             raise SoundError("sound_no_samples", "the sound has no samples (0 s)")
-        if self.frames < told < UNKNOWN:
-            raise SoundError("sound_broken", BROKEN, f"it ends after {self.frames} of {told} samples")
+        if self.frames < self.told < UNKNOWN:
+            raise SoundError("sound_broken", BROKEN, f"it ends after {self.frames} of {self.told} samples")
         if peak > 1.0 + 1e-3 and self.coding in ("FLOAT", "DOUBLE"):
             self.remarks.append(("sound_over_one", "floats beyond -1 to 1, read as they are"))
 
@@ -201,21 +202,26 @@ def opened_sound(source: SoundSource) -> Iterator[OpenedSound]:
             if not head:
                 raise SoundError("sound_empty", "the file is empty (0 bytes)")
             if not SOUND_START.match(head):
-                raise SoundError("sound_not_one", f"no sound but {_what_it_is(head)}")
-            check_streams(stream, head)
+                raise SoundError("sound_not_one", f"no sound but {_no_sound(head)}")
+            counted = None
+            if head.startswith(b"OggS"):
+                check_ogg(stream)
+            elif head.startswith((b"ID3", b"\xff")):
+                stream.seek(0)
+                counted = count_mp3(stream.read())
             held: Any = HeldFile(stream.getvalue()) if isinstance(stream, io.BytesIO) else stream.fileno()
             if isinstance(held, int):  # libsndfile reads the file without Python
                 os.lseek(held, 0, os.SEEK_SET)
             with ForwardFile(held, closefd=False) as file:
-                yield _checked(file, head, place)
+                yield _checked_header(file, head, place, counted)
     except MediaError as error:
         raise SoundError(error.kind, error.message, error.detail, place) from error
     except soundfile.LibsndfileError as error:
         raise SoundError("sound_broken", BROKEN, _reason(error), place) from error
 
 
-def _checked(file: soundfile.SoundFile, head: bytes, place: str) -> OpenedSound:
-    """Look at the header of a file, and refuse what is no sound to hear."""
+def _checked_header(file: soundfile.SoundFile, head: bytes, place: str, counted: int | None) -> OpenedSound:
+    """Look at the header of a file, whose frames may have been counted, and refuse what is no sound to hear."""
     if file.format not in FORMATS:
         raise SoundError("sound_not_one", "no sound but something unknown")
     if not RATES[0] <= file.samplerate <= RATES[1]:
@@ -231,10 +237,11 @@ def _checked(file: soundfile.SoundFile, head: bytes, place: str) -> OpenedSound:
         remarks.append(("sound_wrong_suffix", f"'{suffix}' is {file.format} by its content, and read as that"))
     if file.channels > 1:
         remarks.append(("sound_channels_averaged", f"{file.channels} channels, averaged to one"))
-    return OpenedSound(file, file.samplerate, file.channels, file.format, file.subtype, remarks)
+    told = file.frames if counted is None else counted
+    return OpenedSound(file, file.samplerate, file.channels, file.format, file.subtype, told, remarks)
 
 
-def _what_it_is(head: bytes) -> str:
+def _no_sound(head: bytes) -> str:
     """Say what a file is that is no sound."""
     if head[4:8] == b"ftyp":
         return "MPEG-4, as M4A or a video (convert it to WAV or FLAC)"
