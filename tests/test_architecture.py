@@ -95,7 +95,7 @@ def test_the_package_itself_imports_the_model_only() -> None:
 @pytest.mark.parametrize("folder", sorted({path.parent for path in SOURCES}), ids=relative)
 def test_folders_are_small(folder: Path) -> None:
     assert len([path for path in folder.iterdir() if path.suffix == ".py"]) <= (
-        20 if folder == MODELING else 16
+        24 if folder == MODELING else 16
     )  # the scan of remote code needs it flat
 
 
