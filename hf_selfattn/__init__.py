@@ -66,7 +66,7 @@ PUBLIC = {
     "launch": ("LaunchFilesArguments", "write_launch_files"),
     "metrics": ("compare", "score", "score_spans"),
     "metrics.evaluate_modules": ("as_evaluate_module",),
-    "modeling.ctc_selfattn": ("best_path", "join_words"),
+    "modeling.ctc_selfattn": ("greedy_path", "join_words"),
     "modeling.sound_windows_selfattn": ("open_sound_extractor",),
     "modeling.tiles_selfattn": ("keep_image_size", "pad_images"),
     "reporting.options": ("ReportArguments",),

@@ -72,8 +72,8 @@ def score_recognition(
 
 def error_rates(references: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
     """Return the metrics of `score_recognition` without intervals, those that are defined."""
-    counts = _counts(references, predictions, None)
-    values = _statistic(counts)(np.ones((len(counts["rows"]), 1)))
+    counts = _group_counts(references, predictions, None)
+    values = _error_statistic(counts)(np.ones((len(counts["rows"]), 1)))
     return {name: float(value[0]) for name, value in values.items() if np.isfinite(value[0])}
 
 

@@ -22,7 +22,7 @@ class SpokenWord:
     confidence: float  # the mean probability of its characters, each at the frame where it is most probable
 
 
-def best_path(logits_NC: Tensor, tokens: Sequence[str], blank: int, seconds: float) -> list[SpokenWord]:
+def greedy_path(logits_NC: Tensor, tokens: Sequence[str], blank: int, seconds: float) -> list[SpokenWord]:
     """Return the characters of the most probable path.
 
     Args:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Wav2Vec2ForCTC, pipeline
 
-from hf_selfattn import SelfAttnConfig, SelfAttnForCTC, best_path, join_words
+from hf_selfattn import SelfAttnConfig, SelfAttnForCTC, greedy_path, join_words
 from hf_selfattn.modeling.audio_selfattn import ctc_losses
 
 TEXTS = made_up_texts(10)
@@ -109,7 +109,7 @@ def test_a_transcript_that_does_not_fit_is_said_and_left_out(caplog: pytest.LogC
 def test_the_best_path_is_read() -> None:
     path = [0, 2, 2, 0, 2, 1, 1, 3, 0]
     logits = F.one_hot(torch.tensor(path), len(TOKENS)).float() * 20
-    letters = best_path(logits, TOKENS, blank=0, seconds=0.5)
+    letters = greedy_path(logits, TOKENS, blank=0, seconds=0.5)
     assert [(letter.text, letter.start, letter.end) for letter in letters] == [
         ("a", 0.5, 1.5),
         ("a", 2.0, 2.5),
@@ -119,7 +119,7 @@ def test_the_best_path_is_read() -> None:
     words = join_words(letters)
     assert [(word.text, word.start, word.end) for word in words] == [("aa", 0.5, 2.5), ("b", 3.5, 4.0)]
     assert words[0].confidence == pytest.approx(1, abs=1e-4)
-    assert join_words(best_path(logits[:1], TOKENS, blank=0, seconds=0.5)) == []
+    assert join_words(greedy_path(logits[:1], TOKENS, blank=0, seconds=0.5)) == []
 
 
 def test_recognition_needs_a_vocabulary_with_a_blank() -> None:

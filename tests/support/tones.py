@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer
 
-from hf_selfattn import SelfAttnConfig, SelfAttnForCTC, best_path, join_words
+from hf_selfattn import SelfAttnConfig, SelfAttnForCTC, greedy_path, join_words
 from hf_selfattn.modeling.ctc_selfattn import SpokenWord
 
 TOKENS = ["<pad>", "|", *"abcdef"]
@@ -96,7 +96,7 @@ def tone_model() -> Any:
 
 def words_of(logits: Tensor) -> list[SpokenWord]:
     """Return the words that logits (N, C) say."""
-    return join_words(best_path(logits, TOKENS, blank=0, seconds=320 / RATE))
+    return join_words(greedy_path(logits, TOKENS, blank=0, seconds=320 / RATE))
 
 
 def train_recogniser(texts: Sequence[str], steps: int = 150) -> Any:

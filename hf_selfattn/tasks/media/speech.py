@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from ...modeling.ctc_selfattn import best_path, join_words
+from ...modeling.ctc_selfattn import greedy_path, join_words
 from ..answers import Answer, EncodedRows, Row
 from ..problems import Array
 from .sounds import SoundAnswers, SoundCollator
@@ -70,7 +70,7 @@ class SpeechAnswers(SoundAnswers):
         seconds = config.inputs_to_logits_ratio / self.extractor.sampling_rate
         answers = []
         for of_sound in logits:
-            characters = best_path(of_sound, tokens, config.pad_token_id, seconds)
+            characters = greedy_path(of_sound, tokens, config.pad_token_id, seconds)
             words = join_words(characters, tokenizer.word_delimiter_token)
             sure = float(np.mean([word.confidence for word in words])) if words else 0.0
             text = " ".join(word.text for word in words)
