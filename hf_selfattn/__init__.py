@@ -11,12 +11,15 @@ from typing import Any
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForCTC,
     AutoModelForImageClassification,
     AutoModelForObjectDetection,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
 
+from .modeling.audio_selfattn import SelfAttnAudioModel, SelfAttnForAudioClassification, SelfAttnForCTC
 from .modeling.configuration_selfattn import SelfAttnConfig
 from .modeling.detection_selfattn import SelfAttnForObjectDetection
 from .modeling.image_selfattn import SelfAttnForImageClassification, SelfAttnImageModel
@@ -34,6 +37,8 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 AutoConfig.register("selfattn", SelfAttnConfig, exist_ok=True)
 for auto_class, model_class in (
     (AutoModel, SelfAttnModel),
+    (AutoModelForAudioClassification, SelfAttnForAudioClassification),
+    (AutoModelForCTC, SelfAttnForCTC),
     (AutoModelForImageClassification, SelfAttnForImageClassification),
     (AutoModelForObjectDetection, SelfAttnForObjectDetection),
     (AutoModelForSequenceClassification, SelfAttnForSequenceClassification),
@@ -41,6 +46,7 @@ for auto_class, model_class in (
 ):
     auto_class.register(SelfAttnConfig, model_class, exist_ok=True)
     model_class.register_for_auto_class(auto_class.__name__)
+SelfAttnAudioModel.register_for_auto_class("AutoModel")
 SelfAttnImageModel.register_for_auto_class("AutoModel")
 
 # Where each public name stands that is imported when it is first asked for.
@@ -60,11 +66,15 @@ PUBLIC = {
     "launch": ("LaunchFilesArguments", "write_launch_files"),
     "metrics": ("compare", "score", "score_spans"),
     "metrics.evaluate_modules": ("as_evaluate_module",),
+    "modeling.ctc_selfattn": ("greedy_path", "join_words"),
+    "modeling.sound_windows_selfattn": ("open_sound_extractor",),
     "modeling.tiles_selfattn": ("keep_image_size", "pad_images"),
     "reporting.options": ("ReportArguments",),
     "reporting.report": ("report",),
     "tasks": ("NerArguments", "SentimentArguments", "Task", "TextClassificationArguments", "register_task"),
+    "tasks.audio_classification": ("AudioClassificationArguments",),
     "tasks.image_classification": ("ImageClassificationArguments",),
+    "tasks.speech_recognition": ("SpeechRecognitionArguments",),
     "tasks.object_detection": ("ObjectDetectionArguments",),
     "training.faults": ("faults_explained",),
     "training.first_pass": ("fit_codebooks", "standardise_features"),
@@ -73,7 +83,10 @@ PUBLIC = {
 HOMES = {name: home for home, names in PUBLIC.items() for name in names}
 
 __all__ = [
+    "SelfAttnAudioModel",
     "SelfAttnConfig",
+    "SelfAttnForAudioClassification",
+    "SelfAttnForCTC",
     "SelfAttnForImageClassification",
     "SelfAttnForObjectDetection",
     "SelfAttnForSequenceClassification",

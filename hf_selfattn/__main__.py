@@ -20,7 +20,10 @@ from .arguments import nearest, parse_arguments
 
 PROGRAM = "hf-selfattn"
 # Of the command line; `tasks` has them, too, but takes long to import.
-TASK_NAMES = "text-classification, sentiment, ner, image-classification or object-detection"
+TASK_NAMES = (
+    "text-classification, sentiment, ner, image-classification, object-detection, audio-classification or "
+    "speech-recognition"
+)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from .modeling import modeling_selfattn
 from .modeling.adapter_selfattn import HUB_OPTIONS, carries_adapter
 from .modeling.configuration_selfattn import SelfAttnConfig
-from .modeling.peft_selfattn import register_adapter_targets
+from .modeling.peft_selfattn import NEVER_RUN, register_adapter_targets
 
 # Modules that are trained and saved in full, where the model has them.
 HEAD_MODULES = ("heads", "regions", "classifier", "crf")
@@ -112,14 +112,15 @@ def backbone_layers(model: PreTrainedModel) -> list[str]:
     """Return the names of the layers of the backbone that LoRA changes, under adapters or not.
 
     They are all linear layers, and convolutions: not those of single channels, which have no rank to lower, and not
-    the only one of a transformer, which cuts an image into patches.
+    the only one of a transformer, which cuts an image into patches. Layers that never run are none of them.
     """
     modules = dict(model.base_model.backbone.named_modules())
     adapted = [name for name, module in modules.items() if isinstance(module, BaseTunerLayer)]
     inside = tuple(f"{name}." for name in adapted)  # the layer itself, and linear layers of the adapter
     plain = {name: module for name, module in modules.items() if name not in adapted and not name.startswith(inside)}
     plain |= {name: cast(BaseTunerLayer, modules[name]).get_base_layer() for name in adapted}
-    linears = [name for name, module in plain.items() if isinstance(module, nn.Linear)]
+    idle = NEVER_RUN.get(model.config.backbone_config.model_type, ())
+    linears = [name for name, module in plain.items() if isinstance(module, nn.Linear) and not name.endswith(idle)]
     convolutions = [name for name, module in plain.items() if isinstance(module, nn.Conv2d) and module.groups == 1]
     return sorted([*linears, *(convolutions if len(convolutions) > 1 else [])])
 

@@ -9,11 +9,13 @@ import pytest
 from runs import text_arguments
 
 from hf_selfattn import (
+    AudioClassificationArguments,
     ImageClassificationArguments,
     NerArguments,
     ObjectDetectionArguments,
     RunArguments,
     SentimentArguments,
+    SpeechRecognitionArguments,
     TextClassificationArguments,
     parse_arguments,
 )
@@ -26,6 +28,8 @@ KINDS: dict[str, type[RunArguments]] = {
     "ner": NerArguments,
     "image_classification": ImageClassificationArguments,
     "object_detection": ObjectDetectionArguments,
+    "audio_classification": AudioClassificationArguments,
+    "speech_recognition": SpeechRecognitionArguments,
 }
 
 

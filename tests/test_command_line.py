@@ -53,7 +53,10 @@ def test_a_command_lists_its_options(name: str, option: str, capsys: pytest.Capt
 
 @pytest.mark.parametrize(
     "task",
-    ["text-classification", "sentiment", "ner", "token-classification", "image-classification", "object-detection"],
+    [
+        *("text-classification", "sentiment", "ner", "token-classification"),
+        *("image-classification", "object-detection", "audio-classification", "speech-recognition"),
+    ],
 )
 def test_a_task_lists_its_options(task: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, said, _ = typed("train", task, "--help", capsys=capsys)
@@ -66,7 +69,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 WRONG = {
     "trian": "no command 'trian'; there are .* Did you mean 'train'",
-    "train": "needs a task: text-classification, sentiment, ner, image-classification or object-detection",
+    "train": "needs a task: text-classification, sentiment, ner, image-classification, object-detection, audio-class",
     "train nre": "no task 'nre'; there are .* Did you mean 'ner'",
     "train ner lerning_rate=1": "no argument 'lerning_rate'. Did you mean 'learning_rate'",
     "check ner train=a.conll": "'model' is missing",

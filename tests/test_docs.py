@@ -7,6 +7,7 @@ import re
 import runpy
 import shlex
 import sys
+from copy import deepcopy
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,15 @@ from hub_server import run_with_hub
 from hub_state import USER, Hub
 from image_runs import image_backbone, image_folders
 from pages import DOCS, README, ROOT, blocks, commands, copy_first_rows, run, type_in
+from sound_runs import sound_folders, speech_table
 from tiny_images import IMAGE_BACKBONES, tiny_image_processor
 from tiny_models import BACKBONES, tiny_wordpiece
-from transformers import AutoModel, TrainingArguments
+from tiny_sounds import SOUND_BACKBONES
+from transformers import AutoModel, TrainingArguments, WhisperFeatureExtractor
 
 import hf_selfattn.tasks
 from hf_selfattn import (
+    AudioClassificationArguments,
     EvaluateArguments,
     ImageClassificationArguments,
     NerArguments,
@@ -33,20 +37,32 @@ from hf_selfattn import (
     SelfAttnConfig,
     SentimentArguments,
     ServeArguments,
+    SpeechRecognitionArguments,
 )
 
 PAGES = sorted(DOCS.glob("*.md"))
-WITH_COMMANDS = ["adapters.md", "command-line.md", "images.md", "ner.md", "scaling.md", "sentiment.md", "training.md"]
+WITH_COMMANDS = [
+    "adapters.md",
+    "audio.md",
+    "command-line.md",
+    "images.md",
+    "ner.md",
+    "scaling.md",
+    "sentiment.md",
+    "training.md",
+]
 WITH_CODE = [
-    *("adapters.md", "detection.md", "export.md", "extend.md"),
+    *("adapters.md", "audio.md", "detection.md", "export.md", "extend.md"),
     *("images.md", "ner.md", "report.md", "using.md"),
 ]
 # What inline code names beside options of a run: parameters of functions, and options of Transformers and PEFT.
 PARAMETERS = {
     "HF_HUB_OFFLINE",
     "HF_SELFATTN_KERNELS",
+    "add_adapter",
     "attn_implementation",
     "id2label",
+    "feat_extract_norm",
     "is_trainable",
     "key",
     "modules_to_save",
@@ -94,8 +110,9 @@ def test_links_and_anchors_resolve(path: Path) -> None:
 def test_options_exist(path: Path) -> None:
     known = {*SelfAttnConfig.__annotations__, *PARAMETERS}
     of_commands = (PredictArguments, EvaluateArguments, ReportArguments, ServeArguments)
+    of_sounds = (AudioClassificationArguments, SpeechRecognitionArguments)
     of_images = (ImageClassificationArguments, ObjectDetectionArguments)
-    kinds = (NerArguments, SentimentArguments, TrainingArguments, *of_images, *of_commands)
+    kinds = (NerArguments, SentimentArguments, TrainingArguments, *of_images, *of_sounds, *of_commands)
     known |= {item.name for kind in kinds for item in fields(kind)}
     for code in re.findall(r"`([^`\n]+)`", text_of(path)):
         for name in re.findall(r"(?:^|[\s(])([a-zA-Z_]\w*(?:\.\w+)?)=", code):
@@ -130,12 +147,18 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     image_backbone(folder / ".data/mobilenetv2")
     for name, seed in (("photos", 0), ("new-photos", 1)):
         image_folders(folder / name, 12, seed)
+    for name, seed in (("calls", 0), ("new-calls", 1)):
+        sound_folders(folder / name, 4, seed)
+    speech_table(folder, "prompts", 12)
+    speech_table(folder, "new-prompts", 3, seed=1)
     (folder / "new.csv").write_text("file\nnew-photos/circles/0.png\nnone.png\n", encoding="utf-8")
     torch.manual_seed(0)
     AutoModel.from_config(BACKBONES["bert"]).save_pretrained(folder / ".data/minilm")
     tiny_wordpiece().save_pretrained(folder / ".data/minilm")
     AutoModel.from_config(IMAGE_BACKBONES["resnet"]).save_pretrained(folder / ".data/resnet")
     tiny_image_processor().save_pretrained(folder / ".data/resnet")
+    AutoModel.from_config(deepcopy(SOUND_BACKBONES["whisper"])).save_pretrained(folder / ".data/whisper")
+    WhisperFeatureExtractor(feature_size=16, chunk_length=1).save_pretrained(folder / ".data/whisper")
     (folder / ".data/conll2003").mkdir()
     for source in (ROOT / ".data/conll2003").glob("*.txt"):
         documents = source.read_text(encoding="utf-8").split("-DOCSTART-")[:7]

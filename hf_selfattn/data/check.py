@@ -34,6 +34,10 @@ COUNTED = {
     "height": "heights",
     "boxes of an image": "boxes_of_images",
     "shorter side of a box": "box_sides",
+    "seconds": "seconds",
+    "rates in Hz": "rates",
+    "channels": "channels",
+    "characters": "characters",
     "files": "formats",
     "colours": "modes",
 }
@@ -83,7 +87,7 @@ def check_classification(
         targets, bad = inspect_rows(split, found, scheme)
         findings += summarise(name, bad) + joined_lines(name, split, found)
         for column in found.texts:
-            findings += _odd_characters(name, column, column_values(split, column), column_values(split, ORIGIN))
+            findings += odd_characters(name, column, column_values(split, column), column_values(split, ORIGIN))
         if name == "train":
             findings += label_findings(split, found, scheme, targets)
         report[name] = {
@@ -155,7 +159,7 @@ def format_report(report: Mapping[str, Any]) -> str:
     """Write a report as plain text for the terminal."""
     lines = ["Data check", *(f"  {note}" for note in report["notes"])]
     for name, split in report["splits"].items():
-        sizes = [f"{split[unit]} {unit}" for unit in ("rows", "documents", "words", "boxes") if unit in split]
+        sizes = [f"{split[unit]} {unit}" for unit in ("rows", "documents", "words", "boxes", "hours") if unit in split]
         lines += ["", f"{name}: {', '.join(sizes)}"]
         lines += [
             f"  {title}: " + ", ".join(f"{label} {count}" for label, count in split[key].items())
@@ -216,7 +220,7 @@ def label_findings(
     return findings
 
 
-def _odd_characters(name: str, column: str, texts: Sequence[Any], places: Sequence[str]) -> list[Finding]:
+def odd_characters(name: str, column: str, texts: Sequence[Any], places: Sequence[str]) -> list[Finding]:
     """Find texts with characters of a wrong decoding or invisible ones."""
     findings = []
     for kind, (message, pattern) in ODD_CHARACTERS.items():
@@ -284,13 +288,15 @@ def _length_summary(lengths: Sequence[int], window: int) -> dict[str, Any]:
     }
 
 
-def quantiles(values: Sequence[float]) -> dict[str, int]:
-    """Return the quantiles of lengths or sizes; none of nothing."""
+def quantiles(values: Sequence[float]) -> dict[str, float]:
+    """Return the quantiles of lengths or sizes, whole or to two places; none of nothing."""
     if not len(values):
         return {}
     found = np.percentile(values, QUANTILES, method="higher").tolist()
     names = [f"{quantile}%" if quantile < 100 else "max" for quantile in QUANTILES]
-    return {name: int(value) for name, value in zip(names, found, strict=True)}
+    return {
+        name: int(value) if value == int(value) else round(value, 2) for name, value in zip(names, found, strict=True)
+    }
 
 
 def _tag_findings(name: str, read: ReadTags, pieces: Mapping[str, int]) -> list[Finding]:
@@ -302,7 +308,7 @@ def _tag_findings(name: str, read: ReadTags, pieces: Mapping[str, int]) -> list[
         message = "a word that the tokenizer turns into nothing (the model sees no part of it)"
         findings.append(finding("word_without_tokens", name, message, silent, "word(s)"))
     column = read.columns[name].tokens or read.columns[name].text or ""
-    findings += _odd_characters(name, column, [" ".join(row.tokens) for row in rows], [row.place for row in rows])
+    findings += odd_characters(name, column, [" ".join(row.tokens) for row in rows], [row.place for row in rows])
     for kind, count in _entity_counts(rows, read.entity_types).items():
         if name == "train" and count < RARE:
             message = f"the entity type '{kind}' is rare (fewer than {RARE} entities)"

@@ -145,9 +145,10 @@ def deduplicate(
         if pairs and (name == "train" or inside_evaluation):
             drop[name] |= {index for index, _ in pairs}
             notes.append(f"Dropped {len(pairs)} exact duplicate(s) inside {name}.")
-        if conflicts := find_conflicts(data.splits[name], pairs):
+        target = _target_column(data.splits[name])
+        if conflicts := find_conflicts(data.splits[name], pairs, target):
             shown = listed(conflicts, len(conflicts))
-            notes.append(f"Warning: {name}: {len(conflicts)} duplicate(s) have different labels: {shown}.")
+            notes.append(f"Warning: {name}: {len(conflicts)} duplicate(s) have different {target}s: {shown}.")
     evaluation = set().union(*(set(keys[name]) for name in keys if name != "train"))
     leaked = {index for index, key in enumerate(keys.get("train", [])) if key in evaluation}
     if leaked:
@@ -169,14 +170,18 @@ def find_conflicts(split: Dataset, pairs: Sequence[tuple[int, int]], label: str 
     return [f"{places[index]} = {places[twin]}" for index, twin in pairs if labels[index] != labels[twin]]
 
 
+def _target_column(split: Dataset) -> str:
+    return "label" if "label" in split.column_names else "transcript"
+
+
 def _text_columns(split: Dataset) -> list[str]:
     return [name for name in ("text", "text_pair") if name in split.column_names]
 
 
 def fingerprint(split: Dataset) -> str:
-    """Give the sha256 of the texts and labels (tokens and tags, images and boxes) of a prepared split, in order."""
+    """Give the sha256 of the inputs and labels (or tags, boxes, transcripts) of a prepared split, in their order."""
     digest = hashlib.sha256()
-    known = ("text", "text_pair", "image", "label", "boxes", "box_labels")
+    known = ("text", "text_pair", "image", "sound", "label", "transcript", "boxes", "box_labels")
     columns = ["tokens", "tags"] if "tokens" in split.column_names else [n for n in known if n in split.column_names]
     for batch in split.with_format(None).select_columns(columns).iter(batch_size=1000):
         for row in zip(*(batch[name] for name in columns), strict=True):
@@ -185,7 +190,7 @@ def fingerprint(split: Dataset) -> str:
 
 
 def _content_of(value: Any) -> Any:
-    """Give the sha256 of an image, wherever it is kept, and any other value as it is."""
+    """Give the sha256 of a file, wherever it is kept, and any other value as it is."""
     if not isinstance(value, dict):
         return value
     content = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
@@ -200,6 +205,8 @@ def _train_of(data: ClassificationData) -> Dataset:
 
 def _strata(data: ClassificationData, split: Dataset) -> Ints:
     """Give each row a stratum: its class, its rarest label, or its tenth of the regression labels."""
+    if "label" not in split.column_names:  # transcripts
+        return np.zeros(len(split), dtype=np.int64)
     labels = column_values(split, "label")
     if data.problem == "regression":
         edges = np.quantile(labels, np.linspace(0, 1, REGRESSION_STRATA + 1)[1:-1])

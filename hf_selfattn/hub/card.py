@@ -25,9 +25,17 @@ TASK_TITLES = {
     "token-classification": "Token classification",
     "image-classification": "Image classification",
     "object-detection": "Object detection",
+    "audio-classification": "Audio classification",
+    "automatic-speech-recognition": "Speech recognition",
 }
 PROBABILITIES = ("single_label_classification", "multi_label_classification", "ordinal")
-IMAGE_TASKS = ("image-classification", "object-detection")
+# What a row is, where it is no text.
+ROWS = {
+    "image-classification": "image",
+    "object-detection": "image",
+    "audio-classification": "sound",
+    "automatic-speech-recognition": "sound",
+}
 SHOWN_ELSEWHERE = ("model", "label_names", "options")
 
 # Ours to the hub's identifier of a metric, where they differ.
@@ -140,7 +148,7 @@ def description(results: dict[str, Any]) -> dict[str, str]:
     return {
         "task": TASK_TITLES.get(results["task"], escape(results["task"])),
         "problem": escape(results.get("problem") or ""),
-        "row": "image" if results["task"] in IMAGE_TASKS else "text",
+        "row": ROWS.get(results["task"], "text"),
         "backbone": escape(given["model"] if is_backbone_on_hub(results) else last_part(given["model"])),
         "commit": escape(results.get("backbone", {}).get("commit") or ""),
         "tuning": escape(given.get("tuning", "full")),

@@ -11,7 +11,14 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from ..adapters import merge_adapters, model_class_of
 from ..modeling.configuration_selfattn import SelfAttnConfig
@@ -77,8 +84,9 @@ def class_of(config: PreTrainedConfig) -> Any:
 
 
 def processor_class_of(config: PreTrainedConfig) -> Any:
-    """Return what opens the processor of a model: its tokenizer, or what makes tensors of images."""
-    return AutoImageProcessor if getattr(config, "reads_images", False) else AutoTokenizer
+    """Return what opens the processor of a model: its tokenizer, or what makes tensors of images or sounds."""
+    opens = {"pixel_values": AutoImageProcessor, "input_values": AutoFeatureExtractor}
+    return opens.get(getattr(config, "main_input", ""), AutoTokenizer)
 
 
 def is_for_decoding(name: str) -> bool:

@@ -56,7 +56,7 @@ class ImageScores(nn.Module):
 
 def reads_images(model: PreTrainedModel) -> bool:
     """Return whether a model reads `pixel_values`."""
-    return bool(model.config.reads_images)
+    return bool(model.config.main_input == "pixel_values")
 
 
 def output_name(model: PreTrainedModel) -> str:
@@ -145,6 +145,8 @@ def refuse_unexportable(model: Any, word_starts: bool) -> None:
             f"The backbone is quantised ({model.config.backbone_quantization}), which ONNX has no operators for. Open "
             "the model with backbone_quantization='none' and export that."
         )
+    if model.config.main_input == "input_values":
+        raise ValueError("Sound is cut into windows by its length, which a graph cannot do: it has no ONNX export.")
     if model.config.tiles:
         raise ValueError("A graph cuts no images into tiles. Open the model with tiles=False and export that.")
     if model.dtype != torch.float32:

@@ -52,7 +52,7 @@ def save_model(
 
     Args:
         model: a model without adapters, or with its adapters merged.
-        processor: its tokenizer, or its image processor.
+        processor: its tokenizer, or its image processor, or its feature extractor.
         output_dir: takes the files; it is made.
         batch: what the model reads, such as input_ids (B, T), to compare; random where it is not given.
 
@@ -77,7 +77,7 @@ def save_adapter(
 
     Args:
         model: a model of PEFT on one that `from_backbone` made.
-        processor: its tokenizer, or its image processor.
+        processor: its tokenizer, or its image processor, or its feature extractor.
         output_dir: takes the files, as in `save_model`.
         batch: what the model reads, such as input_ids (B, T), to compare; random where it is not given.
         backbone_name_or_path: where the backbone is, if it is in a folder; it is not written down.
@@ -115,7 +115,7 @@ def sample_batch(
 
 
 def random_batch(model: Any) -> dict[str, Tensor]:
-    """Return two rows of random tokens, one longer than the backbone's window; or two random images."""
+    """Return two rows of random tokens, one longer than the backbone's window; or two random images, or sounds."""
     generator = torch.Generator().manual_seed(0)
     if model.base_model.main_input_name == "pixel_values":
         side, channels = (
@@ -124,6 +124,8 @@ def random_batch(model: Any) -> dict[str, Tensor]:
         )
         return {"pixel_values": torch.randn(2, channels, side, side, generator=generator)}
     length = model.config.subsequence_length * 3 // 2
+    if model.base_model.main_input_name == "input_values":
+        return {"input_values": torch.randn(2, length, generator=generator)}
     input_ids = torch.randint(model.config.vocab_size, (2, length), generator=generator)
     attention_mask = torch.ones_like(input_ids)
     attention_mask[1, length // 4 :] = 0

@@ -25,7 +25,7 @@ from .arguments import ServeArguments
 from .batching import Batcher, QueueFull
 from .predictor import Predictor
 
-MOST_OF_TEXTS, MOST_OF_IMAGES = 2**20, 2**24  # bytes of a body, where the server is not told
+MOST_OF_TEXTS, MOST_OF_FILES = 2**20, 2**24  # bytes of a body, where the server is not told
 DISCARDED = 8  # a body so many times too large is read to its end, so that the client reads why it was refused
 PAGES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
 # A page runs its own script and style, and asks this server; nothing is loaded from elsewhere.
@@ -70,7 +70,7 @@ def as_rows(value: Any) -> Any:
 
 
 class InputRow(BaseModel):
-    """A text, a pair of texts, words, or an image: its file in base64, or as an address `data:`."""
+    """A text, a pair of texts, words, or an image or sound: its file in base64, or as an address `data:`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -78,10 +78,12 @@ class InputRow(BaseModel):
     text_pair: str | None = None
     tokens: list[str] | None = None
     image: str | None = None
+    sound: str | None = None
 
 
 class Question(BaseModel):
-    """What a client asks: a text, a row, or a list of these. A model of images wants `{"image": BASE64}`."""
+    """What a client asks: a text, a row, or a list of these. A model of images wants `{"image": BASE64}`, one
+    of sounds `{"sound": BASE64}`."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"inputs": ["A warm, funny film.", "Dull."]}]}
@@ -137,8 +139,8 @@ class Service:
 
     def __init__(self, predictor: Predictor, limits: ServeArguments) -> None:
         self.predictor, self.limits, self.measures, self.is_ending = predictor, limits, Measures(), False
-        self.reads_images = "image" in predictor.kind.fields
-        self.max_body = limits.max_body or (MOST_OF_IMAGES if self.reads_images else MOST_OF_TEXTS)
+        self.medium = None if predictor.kind.medium is None else predictor.kind.medium.name
+        self.max_body = limits.max_body or (MOST_OF_FILES if self.medium else MOST_OF_TEXTS)
         self.batcher = Batcher(
             predictor.answers,
             tokens=limits.batch_tokens,
@@ -205,7 +207,7 @@ class Service:
                 f"{'.'.join(map(str, item['loc'])) or 'the body'} {MISTAKES.get(item['type'], item['msg'])}"
                 for item in error.errors()[:3]
             )
-            wanted = '{"image": BASE64}' if self.reads_images else "TEXT"
+            wanted = f'{{"{self.medium}": BASE64}}' if self.medium else "TEXT"
             raise Refusal(422, f'{"; ".join(found)}. Send {{"inputs": [{wanted}, …]}}.') from error
         except (ValueError, RecursionError) as error:
             raise Refusal(400, f"the body is not JSON: {error}") from error
@@ -216,7 +218,7 @@ class Service:
         for number, row in enumerate(question.inputs):
             try:
                 json.dumps(given := row.model_dump(exclude_none=True), ensure_ascii=False).encode()
-                rows.append(self.predictor.checked(with_image(given)))
+                rows.append(self.predictor.checked(with_files(given)))
             except UnicodeEncodeError as error:
                 raise Refusal(422, f"inputs.{number}: half of a surrogate pair, which is no character") from error
             except ValueError as error:
@@ -224,15 +226,16 @@ class Service:
         return rows
 
 
-def with_image(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row with the bytes of its image, where it has one."""
-    if "image" not in row:
-        return row
-    try:
-        content = base64.b64decode(row["image"].removeprefix("data:").rpartition("base64,")[2], validate=True)
-    except ValueError as error:
-        raise ValueError(f"'image': no base64: {error}.") from error
-    return {**row, "image": {"bytes": content, "path": None}}
+def with_files(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with the bytes of its image, or sound, where it has one."""
+    files = {}
+    for name in row.keys() & {"image", "sound"}:
+        try:
+            content = base64.b64decode(row[name].removeprefix("data:").rpartition("base64,")[2], validate=True)
+        except ValueError as error:
+            raise ValueError(f"'{name}': no base64: {error}.") from error
+        files[name] = {"bytes": content, "path": None}
+    return {**row, **files}
 
 
 async def in_time(work: Awaitable[Result], seconds: float, status: int, complaint: str) -> Result:
@@ -280,7 +283,7 @@ def create_app(predictor: Predictor, limits: ServeArguments, name: str) -> FastA
         yield
         await service.batcher.stop()
 
-    what = "Images in base64." if service.reads_images else "Texts of any length; nothing is cut."
+    what = f"{service.medium.title()}s in base64." if service.medium else "Texts of any length; nothing is cut."
     about = f"The model {name} for {predictor.name}. {what}"
     app = FastAPI(
         title="hf-selfattn", version=__version__, description=about, lifespan=running, docs_url=None, redoc_url=None
@@ -315,7 +318,7 @@ def create_app(predictor: Predictor, limits: ServeArguments, name: str) -> FastA
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         """Show the page to try the model."""
-        return as_page("page.html", name=name, task=predictor.name, reads_images=service.reads_images)
+        return as_page("page.html", name=name, task=predictor.name, medium=service.medium)
 
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> Response:

@@ -16,7 +16,7 @@ class InferenceArguments:
     Args:
         model: folder of a run or of a saved model, or a name on the hub.
         input: files, globs or lists of them (CSV, TSV, JSON, JSONL, Parquet, Arrow, lines of text, column files,
-            compressed; for a model of images also images and folders of them), or `-` for the standard input.
+            compressed; for a model of images or sounds also these and folders of them), or `-` for the standard input.
         model_revision: branch, tag or commit of a model on the hub.
         backbone_name_or_path: of an adapter, its backbone, where that was a folder.
         dataset: a data set on the hub, or a folder of `save_to_disk`, instead of files.
@@ -27,6 +27,7 @@ class InferenceArguments:
         text_pair_column: column of the second texts, likewise.
         token_column: column of the words, or its number in a column file, likewise.
         image_column: column of the images, as paths or bytes, likewise.
+        sound_column: column of the sounds, likewise.
         device: to run on, such as `cpu` or `cuda:1`; an accelerator where there is one.
         dtype: `bfloat16` computes matrix products in it, `auto` does so where the processor has it, `float32` never.
     """
@@ -45,6 +46,7 @@ class InferenceArguments:
     text_pair_column: str | None = None
     token_column: str | int | None = None
     image_column: str | None = None
+    sound_column: str | None = None
     device: str | None = None
     dtype: Dtype = "auto"
 
@@ -64,9 +66,8 @@ class InferenceArguments:
 
     def columns(self) -> dict[str, str | int | None]:
         """Return what the user said of the columns."""
-        return {
-            name: getattr(self, name) for name in ("text_column", "text_pair_column", "token_column", "image_column")
-        }
+        names = ("text_column", "text_pair_column", "token_column", "image_column", "sound_column")
+        return {name: getattr(self, name) for name in names}
 
 
 OnBadRow = Literal["error", "skip"]
@@ -84,7 +85,7 @@ class ServeArguments:
         dtype: `bfloat16` is faster and less precise; `auto` takes it where the processor has it.
         revision: branch, tag or commit of a model on the hub.
         backbone_name_or_path: of an adapter, its backbone, where that was a folder.
-        max_body: bytes of a request; where it is not given, 1 MiB, and 16 MiB for a model of images.
+        max_body: bytes of a request; where it is not given, 1 MiB, and 16 MiB for a model of images or sounds.
         max_texts: of a request.
         max_waiting: texts that may wait for the model; a request beyond them is told to come again (503).
         timeout: seconds until a request without an answer is refused (504).

@@ -23,7 +23,7 @@ from .record import read_record, with_columns_of
 
 BLOCK_ROWS = 2000  # that are answered at once
 COLUMNS = (
-    *("text_column", "text_pair_column", "image_column", "label_column"),
+    *("text_column", "text_pair_column", "image_column", "sound_column", "transcript_column", "label_column"),
     *("token_column", "tag_column", "span_column", "document_column", "scheme"),
 )
 
@@ -35,6 +35,7 @@ class EvaluateArguments(InferenceArguments):
     Args:
         label_column: column of the labels, or a list of columns of 0 and 1; a well-known name is found.
         tag_column: column of the tags, or its number in a column file; found where it is not given.
+        transcript_column: column of the transcripts; a well-known name is found.
         span_column: character spans of `text_column`, instead of tokens and tags.
         document_column: the id of a row's document.
         scheme: of the tags, such as `IOB2`; detected where it is not given.
@@ -45,6 +46,7 @@ class EvaluateArguments(InferenceArguments):
 
     label_column: str | list[str] | None = None
     tag_column: str | int | None = None
+    transcript_column: str | None = None
     span_column: str | None = None
     document_column: str | None = None
     scheme: str | None = None

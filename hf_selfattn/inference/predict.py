@@ -21,12 +21,13 @@ from transformers.utils import logging
 
 from ..data.formats import ORIGIN, Row, table_from_rows
 from ..data.load import find_files
+from ..data.media.medium import Medium
 from ..files import delete, read_json, sync_folder, whole_or_nothing, write_json
 from ..hub.results import LOCK_FILE
 from ..machine import alone_in, from_main, join_processes
 from .arguments import InferenceArguments, OnBadRow
 from .predictor import Predictor
-from .reading import STDIN, Block, Source, image_rows, open_split
+from .reading import STDIN, Block, Source, media_rows, open_split
 from .record import read_record, trained_columns
 from .writing import Writer, open_writer
 
@@ -46,6 +47,7 @@ class PredictArguments(InferenceArguments):
             line) or conll.
         output_format: of the output, likewise.
         probabilities: write the probability of every label, too.
+        word_times: of a recogniser, write its words with start, end and confidence, too.
         abstain: below this probability the label is `unsure`.
         prefix: of the names of the answers, such as `predicted_`, where the input has such columns itself.
         on_bad_row: `error`, or `skip` to leave bad rows out; they are counted and named.
@@ -58,6 +60,7 @@ class PredictArguments(InferenceArguments):
     input_format: str | None = None
     output_format: str | None = None
     probabilities: bool = False
+    word_times: bool = False
     abstain: float | None = None
     prefix: str = ""
     on_bad_row: OnBadRow = "error"
@@ -77,8 +80,8 @@ class PredictArguments(InferenceArguments):
         """Whether the answers go to the standard output."""
         return self.output == "-"
 
-    def source(self, fields: Sequence[str]) -> Source:
-        """Return the rows to answer, for a model that reads such fields."""
+    def source(self, fields: Sequence[str], medium: Medium | None = None) -> Source:
+        """Return the rows to answer, for a model that reads such fields, or files of a medium."""
         ending = f".{self.input_format.removeprefix('.')}" if self.input_format else None
         text_lines = "tokens" not in fields
         options: dict[str, Any] = {"input_format": ending, "text_lines": text_lines, "block_rows": self.block_rows}
@@ -87,8 +90,8 @@ class PredictArguments(InferenceArguments):
             return Source(split=split, place=f"{self.dataset}/{self.split or 'rows'}", **options)
         if self.input == "-":
             return Source([STDIN], **{**options, "input_format": ending or ".text"})
-        if "image" in fields and ending is None and (images := image_rows(self.input or [])):
-            return Source(images=images, **options)
+        if medium is not None and ending is None and (media := media_rows(self.input or [], medium)):
+            return Source(media=media, **options)
         files = find_files(self.input or [], "input", annotated=ending is None)
         output = Path(self.output)
         if output.exists() and any(output.samefile(file) for file in files):
@@ -175,7 +178,7 @@ class Work:
         self.arguments, self.predictor, self.writer = arguments, predictor, writer
         self.record = read_record(arguments.model, arguments.model_revision)
         self.kind, self.state = predictor.kind, PartialState()
-        self.source = arguments.source(self.kind.fields)
+        self.source = arguments.source(self.kind.fields, self.kind.medium)
         self.columns: dict[str, str] = {}
         self.counts = Counts()
         self.blocks = 0  # that the source has
@@ -271,7 +274,8 @@ class Work:
     def answered(self) -> list[str]:
         """The names of the answers that are written."""
         names = self.kind.answered("tokens" in self.columns)
-        names = [name for name in names if name != "probabilities" or self.arguments.probabilities]
+        on_request = {"probabilities": self.arguments.probabilities, "words": self.arguments.word_times}
+        names = [name for name in names if on_request.get(name, True)]
         return [self.arguments.prefix + name for name in names]
 
     def mistake(self, row: Row) -> str:

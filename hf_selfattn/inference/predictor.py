@@ -21,7 +21,7 @@ from ..modeling.configuration_selfattn import SelfAttnConfig
 from ..tasks import Task, task_of_model
 from ..tasks.answers import Answer, padded_width
 
-FIELDS = ("text", "text_pair", "tokens", "image")  # that models of some kind read
+FIELDS = ("text", "text_pair", "tokens", "image", "sound")  # that models of some kind read
 Dtype = Literal["auto", "float32", "bfloat16"]
 # Tokens of a batch, padding included: of 512, 1,024, 2,048 and more a CPU answers long texts fastest with 1,024.
 TOKENS_ON_CPU, TOKENS_ON_ACCELERATOR = 1_024, 65_536
@@ -33,7 +33,7 @@ class Predictor:
     Args:
         task: which says how its models read a row.
         model: of this package, or one as ONNX.
-        processor: of the model: its tokenizer, or what makes tensors of images.
+        processor: of the model: its tokenizer, or what makes tensors of images or sounds.
         in_bfloat16: whether matrix products are computed in bfloat16.
 
     Attributes:
@@ -50,7 +50,7 @@ class Predictor:
         self.batch_tokens = TOKENS_ON_CPU if model.device.type == "cpu" else TOKENS_ON_ACCELERATOR
 
     def checked(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the model reads of a row: `text`, perhaps `text_pair`, or `tokens`, or `image`.
+        """Return what the model reads of a row: `text`, perhaps `text_pair`, or `tokens`, `image` or `sound`.
 
         Raises:
             ValueError: says what is wrong with the row.
@@ -70,7 +70,8 @@ class Predictor:
         """Return the answer of each row, in their order.
 
         A classifier's is `label` (a list of them for several, a number for a regression), `probability` and
-        `probabilities`; a tagger's `entities` and, of a row of tokens, `tags`; a detector's `objects`.
+        `probabilities`; a tagger's `entities` and, of a row of tokens, `tags`; a detector's `objects`; a
+        recogniser's `text`, `confidence` and `words`.
         """
         rows = [self.checked(row) for row in rows]
         if not rows:

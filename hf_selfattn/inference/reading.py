@@ -29,6 +29,8 @@ from ..data.formats import (
     read_table,
 )
 from ..data.load import find_files
+from ..data.media.folders import folder_rows
+from ..data.media.medium import Medium
 from ..data.readers.rows import ReadRow, decoded_lines
 from ..files import digest_of
 
@@ -55,7 +57,7 @@ class Source:
     Args:
         files: to read in their order; `STDIN` is the standard input.
         split: a data set to read instead.
-        images: rows of images, of which each is a file, to read instead.
+        media: rows of images or sounds, of which each is a file, to read instead.
         input_format: of the files, an ending with its dot; where it is not given, that of each name.
         text_lines: whether a file `.txt` holds a text in each line, and not a word.
         block_rows: rows of a block.
@@ -63,7 +65,7 @@ class Source:
 
     files: Sequence[Path] = ()
     split: Dataset | None = None
-    images: Sequence[Row] = ()
+    media: Sequence[Row] = ()
     input_format: str | None = None
     text_lines: bool = True
     block_rows: int = 2000
@@ -84,7 +86,7 @@ class Source:
         """Yield the rows of each block, and its table."""
         if self.split is not None:
             yield from _with_places(_slices(self.split.with_format("arrow"), self.block_rows), self.place)
-        yield from ((rows, None) for rows in blocks_of_rows(((row, "") for row in self.images), self.block_rows))
+        yield from ((rows, None) for rows in blocks_of_rows(((row, "") for row in self.media), self.block_rows))
         for path in self.files:
             if path == STDIN:
                 yield from self._parts_of(sys.stdin.buffer, path)
@@ -110,29 +112,27 @@ class Source:
         if STDIN in self.files:
             return None
         cached = [] if self.split is None else self.split.cache_files
-        images = (Path(row["image"]) for row in self.images)
-        files = [*self.files, *images, *(Path(file["filename"]) for file in cached)]
+        media = (Path(row[ORIGIN]) for row in self.media)
+        files = [*self.files, *media, *(Path(file["filename"]) for file in cached)]
         return [digest_of(path) for path in files]
 
 
-def image_rows(spec: PathSpec) -> list[Row]:
-    """Return a row for each image of folders and files, or none where a file is a table."""
-    from ..data.images.folders import folder_rows, image_endings  # Pillow is not there for texts
-
+def media_rows(spec: PathSpec, medium: Medium) -> list[Row]:
+    """Return a row for each image, or sound, of folders and files, or none where a file is a table."""
     rows: list[Row] = []
     for one in [spec] if isinstance(spec, str) else spec:
         if Path(one).is_dir():
-            found, notes = folder_rows(Path(one))
+            found, notes = folder_rows(medium, Path(one))
             for note in notes:
                 PartialState().print(note, file=sys.stderr)
-            rows += [{"image": row["image"], ORIGIN: row[ORIGIN]} for row in found]
+            rows += [{medium.name: row[medium.name], ORIGIN: row[ORIGIN]} for row in found]
             continue
         files = find_files(one, "input", annotated=False)
-        if not all(path.suffix.lower() in image_endings() for path in files):
+        if not all(path.suffix.lower() in medium.endings() for path in files):
             return []
-        rows += [{"image": str(path), ORIGIN: str(path)} for path in files]
+        rows += [{medium.name: str(path), ORIGIN: str(path)} for path in files]
     if not rows:
-        raise ValueError(f"input={spec!r}: there is no image in it.")
+        raise ValueError(f"input={spec!r}: there is no {medium.name} in it.")
     return rows
 
 

@@ -25,6 +25,7 @@ ENTITY = pa.struct(
     [("type", pa.string()), ("start", pa.int64()), ("end", pa.int64()), ("text", pa.string()), ("score", pa.float64())]
 )
 OBJECT = pa.struct([("label", pa.string()), ("score", pa.float64()), ("box", pa.list_(pa.float64()))])
+WORD = pa.struct([("text", pa.string()), ("start", pa.float64()), ("end", pa.float64()), ("confidence", pa.float64())])
 SINKS: dict[str, Callable[[IO[bytes]], Any]] = {
     ".gz": lambda stream: gzip.GzipFile("", "wb", fileobj=stream, mtime=0),
     ".bz2": lambda stream: bz2.BZ2File(stream, "wb"),
@@ -221,6 +222,6 @@ def type_of(name: str, value: Any) -> pa.DataType:
     if isinstance(value, dict):
         return pa.struct([(label, pa.float64()) for label in value])
     if isinstance(value, list):
-        kinds = {"entities": ENTITY, "objects": OBJECT}
+        kinds = {"entities": ENTITY, "objects": OBJECT, "words": WORD}
         return pa.list_(next((kind for ending, kind in kinds.items() if name.endswith(ending)), pa.string()))
     return pa.string() if isinstance(value, str) else pa.float64()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,16 @@ def check_predictions(
         )
     predicted = predicted_labels(problem, scores, thresholds, top_one_if_none)
     return Predictions(problem, truth, scores, predicted, names)
+
+
+def group_numbers(groups: Sequence[Hashable] | None, rows: int, what: str, units: str) -> NDArray[np.int64]:
+    """Number the groups of rows from 0: (N,); every row is its own where none are given."""
+    if groups is None:
+        return np.arange(rows)
+    if len(groups) != rows:
+        raise ValueError(f"there are {len(groups)} {what}, but {rows} {units}: give one for each.")
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(group, len(numbers)) for group in groups], dtype=np.int64)
 
 
 def checked_outputs(problem: str, outputs: ArrayLike, name: str = "outputs") -> Array:

@@ -1,8 +1,8 @@
-"""All metrics of a problem, each with its confidence interval."""
+"""All metrics of a problem, each with its confidence interval; the statistics of numbers and of ordered classes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,11 +16,75 @@ from .intervals import (
     basic_interval,
     bca_interval,
     check_confidence,
+    cumulative,
+    ratio,
     replicate,
     values_of,
     wilson_interval,
 )
-from .regression import ordinal_statistic, regression_statistic
+
+# A variance below this share of the whole data's is a rounding error: the resample holds one distinct value only.
+NO_VARIANCE = 1e-12
+
+
+def regression_statistic(predictions: Predictions) -> Statistic:
+    """Build pearson, spearman (Pearson's correlation of the mid-ranks), mae and rmse."""
+    truth, values = predictions.references, predictions.outputs
+    error = (values - truth)[:, None]
+    # Less a number from their midst: no cancellation, and a constant becomes exactly 0.
+    centred_truth, centred_values = (truth - np.median(truth))[:, None], (values - np.median(values))[:, None]
+    truth_ranks, value_ranks = _mid_ranks(truth), _mid_ranks(values)
+
+    def statistic(weights: Array) -> dict[str, Array]:
+        rows = weights.sum(axis=0)
+        return {
+            "pearson": _correlation(centred_truth, centred_values, weights),
+            "spearman": _correlation(truth_ranks(weights), value_ranks(weights), weights),
+            "mae": (np.abs(error) * weights).sum(axis=0) / rows,
+            "rmse": np.sqrt((error**2 * weights).sum(axis=0) / rows),
+        }
+
+    return statistic
+
+
+def ordinal_statistic(predictions: Predictions) -> Statistic:
+    """Build mae in classes, and quadratic_kappa (Cohen 1968: 1 - squared distance / that expected by chance)."""
+    truth, predicted = predictions.references.astype(np.float64), predictions.predicted.astype(np.float64)
+    distance = np.abs(truth - predicted)
+
+    def statistic(weights: Array) -> dict[str, Array]:
+        rows = weights.sum(axis=0)
+        expected = (truth**2 + predicted**2) @ weights * rows - 2 * (truth @ weights) * (predicted @ weights)
+        observed = distance**2 @ weights * rows
+        return {"mae": distance @ weights / rows, "quadratic_kappa": 1 - ratio(observed, expected)}
+
+    return statistic
+
+
+def _correlation(first: Array, second: Array, weights: Array) -> Array:
+    """Return Pearson's correlation of (N, R) or (N, 1) arrays under weights (N, R)."""
+    rows = weights.sum(axis=0)
+    first, second = (values - (values * weights).sum(axis=0) / rows for values in (first, second))
+    covariance = (first * second * weights).sum(axis=0)
+    variance, other_variance = ((values**2 * weights).sum(axis=0) for values in (first, second))
+    constant = (variance <= NO_VARIANCE * (first**2).sum(axis=0)) | (
+        other_variance <= NO_VARIANCE * (second**2).sum(axis=0)
+    )
+    return np.where(constant, np.nan, np.clip(ratio(covariance, np.sqrt(variance * other_variance)), -1, 1))
+
+
+def _mid_ranks(values: Array) -> Callable[[Array], Array]:
+    """Build the map from weights (N, R) to the rank of each row in each resample, ties sharing their mean rank."""
+    order = np.argsort(values, kind="stable")
+    below = np.searchsorted(values[order], values, side="left")
+    up_to = np.searchsorted(values[order], values, side="right")
+
+    def ranks(weights: Array) -> Array:
+        sums = cumulative(weights[order])
+        return (sums[below] + sums[up_to] + 1) / 2
+
+    return ranks
+
 
 CLASSIFICATION_STATISTICS = (label_statistic, ranking_statistic, calibration_statistic)
 STATISTICS = {
@@ -30,7 +94,8 @@ STATISTICS = {
     "regression": (regression_statistic,),
 }
 # Losses: their best value is 0, or has no bound; for every other metric it is 1.
-LOWER_IS_BETTER = frozenset({"ece", "brier", "nll", "mae", "rmse"})
+ERROR_RATES = ("wer", "cer", "substitutions", "deletions", "insertions")
+LOWER_IS_BETTER = frozenset({"ece", "brier", "nll", "mae", "rmse", *ERROR_RATES})
 
 
 def score(

@@ -8,7 +8,7 @@ import numpy as np
 
 from .comparison import PairedTest, compare_statistics
 from .entities import TaggedWords, check_tags
-from .inputs import Array
+from .inputs import Array, group_numbers
 from .intervals import (
     Score,
     Statistic,
@@ -53,7 +53,7 @@ def score_spans(
     """
     check_confidence(confidence)
     words = check_tags(references, predictions, label_names)
-    groups = _document_numbers(documents, len(references))
+    groups = group_numbers(documents, len(references), "documents' ids", "sentences")
     counts = _counts(words, groups)
     replicates = replicate(_statistic(counts, words.names.entity_types), len(counts["right"]), resamples, seed)
     scores = {}
@@ -83,7 +83,7 @@ def paired_bootstrap_spans(
 ) -> PairedTest:
     """Test whether two systems differ, by drawing the same documents for both (see `paired_bootstrap`)."""
     check_confidence(confidence)
-    groups = _document_numbers(documents, len(references))
+    groups = group_numbers(documents, len(references), "documents' ids", "sentences")
     statistics = []
     for system, predictions in (("A", predictions_a), ("B", predictions_b)):
         words = check_tags(references, predictions, label_names)
@@ -147,13 +147,3 @@ def _documents_with(metric: str, counts: dict[str, Array], entity_types: Sequenc
     if kind:
         shown = shown[:, [entity_types.index(kind)]]
     return int(np.count_nonzero(shown.any(axis=1)))
-
-
-def _document_numbers(documents: Sequence[Hashable] | None, sentences: int) -> Array:
-    """Number the documents from 0: (N,)."""
-    if documents is None:
-        return np.arange(sentences)
-    if len(documents) != sentences:
-        raise ValueError(f"there are {len(documents)} documents' ids, but {sentences} sentences: give one for each.")
-    numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(document, len(numbers)) for document in documents], dtype=np.int64)

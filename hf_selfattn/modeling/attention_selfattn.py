@@ -41,6 +41,7 @@ KERNEL_SWITCH = "HF_SELFATTN_KERNELS"  # of the environment: no GPU has run our 
 KERNELS = "triton"  # those of `triton_selfattn.py`, for the grouped head
 HALF_TYPES = (torch.float16, torch.bfloat16)
 WIDEST_KEY, NARROWEST_BLOCK = 128, 16  # that these kernels take
+COPIED_AT_ONCE = 2**23  # numbers
 
 
 @dataclass
@@ -293,19 +294,40 @@ class GroupedAttentionHead(nn.Module):
         if masks.block_bias is None:
             query, key, value = (x.flatten(1, 2) for x in blocks)
             return attend_in_blocks(query, key, value, means, masks.lengths_B, W, scaling), None
-        bias = masks.block_bias[:, :, None, None]
-        if means is not None:
-            key, value = (
-                torch.cat([x, mean[:, None].expand(-1, K, -1, -1, -1)], dim=2)
-                for x, mean in zip((key, value), means, strict=True)
-            )
-        bias = bias.to(query.dtype).flatten(0, 1)
         attend: Callable[..., tuple[Tensor, Tensor]] = ALL_ATTENTION_FUNCTIONS.get_interface(
             masks.grouped_attention, eager_attention_forward
         )
-        query, key, value = (x.flatten(0, 1).transpose(1, 2) for x in (query, key, value))
-        attended, weights = attend(self, query, key, value, bias, scaling=scaling, dropout=0.0)
-        return attended.view(B, K * W, H, E), weights
+        at_once = K if means is None or masks.grouped_attention != "sdpa" else blocks_at_once(means)
+        parts = []
+        for some in (slice(start, start + at_once) for start in range(0, K, at_once)):
+            inputs = with_means((query[:, some], key[:, some], value[:, some]), means)
+            bias = masks.block_bias[:, some, None, None].to(query.dtype).flatten(0, 1)
+            attended, weights = attend(self, *inputs, bias, scaling=scaling, dropout=0.0)
+            parts.append(attended.view(B, -1, H, E))
+        return (parts[0], weights) if len(parts) == 1 else (torch.cat(parts, dim=1), None)
+
+
+def with_means(blocks: Blocks, means: Means | None) -> Blocks:
+    """Return queries, keys and values (B * K, H, W, E) of blocks, beside whose keys and values stand the means."""
+    query, key, value = blocks
+    if means is not None:
+        key, value = (
+            torch.cat([x, mean[:, None].expand(-1, x.shape[1], -1, -1, -1)], dim=2)
+            for x, mean in zip((key, value), means, strict=True)
+        )
+    query, key, value = (x.flatten(0, 1).transpose(1, 2) for x in (query, key, value))
+    return query, key, value
+
+
+def blocks_at_once(means: Means) -> int:
+    """Return how many blocks are computed together: PyTorch's kernel wants a copy of all means for each of them.
+
+    Without gradients, which would keep all copies, memory stays linear in the tokens so.
+    """
+    num_blocks = means[0].shape[1]
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return num_blocks
+    return min(num_blocks, max(1, COPIED_AT_ONCE // sum(mean.numel() for mean in means)))
 
 
 def is_flash(implementation: str) -> bool:

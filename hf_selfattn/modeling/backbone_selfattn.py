@@ -17,7 +17,9 @@ from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_MAPPING,
     AutoConfig,
+    AutoFeatureExtractor,
     AutoModel,
+    AutoModelForAudioClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedConfig,
@@ -26,14 +28,16 @@ from transformers import (
 from transformers.utils import cached_file, logging
 from transformers.utils.hub import extract_commit_hash
 
-from .configuration_selfattn import SelfAttnConfig, main_input_of
-from .subsequences_selfattn import gather_tokens
+from .configuration_selfattn import SOUND, SelfAttnConfig, main_input_of
+from .subsequences_selfattn import gather_tokens, right_padded_rows
 
 logger = logging.get_logger(__name__)
 
 
 def refuse_decoder(backbone_config: PreTrainedConfig) -> None:
     """Raise an error for a backbone that does not read its input in both directions."""
+    if main_input_of(backbone_config) == SOUND:  # Whisper's decoder is left out
+        return
     kind = type(backbone_config)
     only_causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
     if backbone_config.is_encoder_decoder or getattr(backbone_config, "is_decoder", False) or only_causal:
@@ -78,7 +82,17 @@ def open_backbone_config(
 def build_backbone(backbone_config: PreTrainedConfig) -> PreTrainedModel:
     """Return a backbone with fresh weights."""
     refuse_decoder(backbone_config)
-    return AutoModel.from_config(backbone_config, **pooler_options(backbone_config))
+    return encoder_of(auto_class(backbone_config).from_config(backbone_config, **pooler_options(backbone_config)))
+
+
+def auto_class(backbone_config: PreTrainedConfig) -> Any:
+    """Return the class that builds a backbone, of Whisper one that has no decoder."""
+    return AutoModelForAudioClassification if backbone_config.is_encoder_decoder else AutoModel
+
+
+def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the encoder of a model that has more than that."""
+    return model.get_encoder() if model.config.is_encoder_decoder else model
 
 
 def pooler_options(backbone_config: PreTrainedConfig) -> dict[str, bool]:
@@ -98,7 +112,7 @@ def load_backbone(
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        backbone, found = AutoModel.from_pretrained(
+        model, found = auto_class(config).from_pretrained(
             name_or_path,
             config=config,
             output_loading_info=True,
@@ -109,10 +123,12 @@ def load_backbone(
         )
     finally:
         logging.set_verbosity(verbosity)
-    if found["missing_keys"]:
+    backbone = encoder_of(model)
+    prefix = "" if backbone is model else "encoder."
+    if missing := sorted(name for name in found["missing_keys"] if name.startswith(prefix)):
         logger.warning(
-            f"{name_or_path!r} has no weights for {sorted(found['missing_keys'])}: they start at random. Check that "
-            "it is the checkpoint that you mean."
+            f"{name_or_path!r} has no weights for {missing}: they start at random. Check that it is the checkpoint "
+            "that you mean."
         )
     return backbone
 
@@ -240,6 +256,16 @@ def kept_layers(
     return layers if order_BN is None else tuple(gather_tokens(layer, order_BN) for layer in layers)
 
 
+def features_of_earlier_run(
+    features: Tensor, mask_BT: Tensor | None, config: SelfAttnConfig, dtype: torch.dtype, num_prefix_tokens: int = 0
+) -> BackboneFeatures:
+    """Return features (B, T, L, D) of an earlier run on images or sound in the order of the heads."""
+    rows = right_padded_rows(features[:, :, 0, 0], mask_BT, None)
+    shape = (*features.shape[:2], config.num_mixed_layers, config.hidden_size)
+    layers = kept_layers(features, shape, rows.order_BN, dtype)
+    return BackboneFeatures(layers, rows.lengths_B, rows.inverse_BT, layers, num_prefix_tokens=num_prefix_tokens)
+
+
 def weights_hash(backbone: PreTrainedModel) -> str:
     """Return the SHA-256 of the names, types, shapes and bytes of a backbone's weights."""
     digest = hashlib.sha256()
@@ -256,12 +282,22 @@ def backbone_source(name_or_path: str, hub_options: dict[str, Any]) -> tuple[str
     return name_or_path, extract_commit_hash(cached_file(name_or_path, "config.json", **hub_options), None)
 
 
-def backbone_frame(
-    name_or_path: str, hub_options: dict[str, Any], config: PreTrainedConfig
-) -> tuple[list[int], list[int]]:
+def processor_options(
+    name_or_path: str, hub_options: dict[str, Any], config: PreTrainedConfig, given: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what the backbone's own tokenizer or feature extractor tells of its input, where it is not given."""
+    frame = ("prefix_token_ids", "suffix_token_ids")
+    if main_input_of(config) == "input_ids" and given.keys().isdisjoint(frame):
+        return dict(zip(frame, backbone_frame(name_or_path, hub_options), strict=True))
+    scale = ("spectrogram_mean", "spectrogram_std")
+    if config.model_type == "audio-spectrogram-transformer" and given.keys().isdisjoint(scale):
+        extractor = AutoFeatureExtractor.from_pretrained(name_or_path, **hub_options)
+        return dict(zip(scale, (extractor.mean, extractor.std) if extractor.do_normalize else (0.0, 0.5), strict=True))
+    return {}
+
+
+def backbone_frame(name_or_path: str, hub_options: dict[str, Any]) -> tuple[list[int], list[int]]:
     """Return the special tokens that the backbone's own tokenizer puts before and after one text."""
-    if main_input_of(config) != "input_ids":
-        return [], []
     mend = "Give prefix_token_ids and suffix_token_ids, the special tokens before and after a text ([] for none)."
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, **hub_options)

@@ -19,7 +19,7 @@ from dataclasses import field, fields
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import MODEL_MAPPING, AutoConfig, PreTrainedConfig
+from transformers import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING, MODEL_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.utils import auto_docstring, logging
 
 logger = logging.get_logger(__name__)
@@ -31,7 +31,7 @@ AUTO_MAP = {
     "AutoModelForTokenClassification": "modeling_selfattn.SelfAttnForTokenClassification",
 }
 
-# Of a backbone that reads images.
+IMAGE = "pixel_values"  # what a model on a backbone of images reads
 IMAGE_AUTO_MAP = {
     "AutoConfig": "configuration_selfattn.SelfAttnConfig",
     "AutoModel": "image_selfattn.SelfAttnImageModel",
@@ -40,6 +40,13 @@ IMAGE_AUTO_MAP = {
 
 # What a checkpoint of this kind has beside those: other checkpoints do not carry the file.
 OBJECT_DETECTION = {"AutoModelForObjectDetection": "detection_selfattn.SelfAttnForObjectDetection"}
+SOUND = "input_values"  # what a model on a backbone of sound reads
+SOUND_AUTO_MAP = {
+    "AutoConfig": "configuration_selfattn.SelfAttnConfig",
+    "AutoModel": "audio_selfattn.SelfAttnAudioModel",
+    "AutoModelForAudioClassification": "audio_selfattn.SelfAttnForAudioClassification",
+    "AutoModelForCTC": "audio_selfattn.SelfAttnForCTC",
+}
 
 # Position embeddings of these families start at `pad_token_id + 1`, so that many rows of the table are never used.
 OFFSET_POSITION_FAMILIES = tuple(
@@ -67,9 +74,10 @@ GONE = {
 
 # Sizes of the backbone that can be set here.
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+VOCABULARY = ("vocab_size", "pad_token_id")  # which a recogniser of speech has of its own
 
-# Fields by which backbones of images have a pooler, whose weights would receive no gradient.
-POOLER_SWITCHES = ("do_pooling", "vision_use_head")
+# Fields of backbones by which weights would receive no gradient, always or at some steps: of poolers, and LayerDrop.
+OFF = {"do_pooling": False, "vision_use_head": False, "layerdrop": 0.0, "encoder_layerdrop": 0.0}
 
 # Keys that `PreTrainedConfig` takes without declaring them as fields.
 INHERITED_KEYS = frozenset(
@@ -98,7 +106,9 @@ def backbone_window(backbone_config: PreTrainedConfig) -> int | None:
 
 
 def main_input_of(backbone_config: PreTrainedConfig) -> str:
-    """Return what a backbone reads: `input_ids`, `pixel_values` or the like."""
+    """Return what a model on a backbone reads: `input_ids`, `pixel_values`, or `input_values`, which is sound."""
+    if type(backbone_config) in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING:
+        return SOUND
     if hasattr(backbone_config, "vocab_size") or type(backbone_config) not in MODEL_MAPPING:
         return "input_ids"
     return MODEL_MAPPING[type(backbone_config)].main_input_name
@@ -120,8 +130,8 @@ def first_position(backbone_config: PreTrainedConfig) -> int:
 @auto_docstring(
     custom_intro="""
     Configuration of a backbone with self-attention and grouped-attention heads. Lengths are in tokens, those of tiles
-    of images in pixels. Every field is written to `config.json`. A `ValueError` is raised for an unknown key and for a
-    value outside its range.
+    of images in pixels, those of sound in samples. Every field is written to `config.json`. A `ValueError` is raised
+    for an unknown key and for a value outside its range.
     """
 )
 @strict
@@ -145,10 +155,10 @@ class SelfAttnConfig(PreTrainedConfig):
         Tokens of one sorted block: the near field of the grouped attention.
     subsequence_length (`int`, *optional*):
         Window in which the backbone reads a longer input, special tokens included, or the side of a tile of an image
-        in pixels. The backbone's own where it is not given.
+        in pixels, or a window of sound in samples. The backbone's own where it is not given, or 20 seconds of sound.
     subsequence_stride (`int`, *optional*):
         Tokens that neighbouring windows share, as the `stride` of a tokenizer, or pixels that neighbouring tiles
-        share at least. An eighth of the window where it is not given.
+        or samples that neighbouring windows of sound share at least. An eighth of the window where it is not given.
     tiles (`bool`, *optional*, defaults to `False`):
         Whether an image is read in overlapping tiles of `subsequence_length` pixels a side, as a text is in windows,
         so that a large one need not be shrunk; the grouped attention reads across all tiles.
@@ -163,6 +173,12 @@ class SelfAttnConfig(PreTrainedConfig):
         weights that start equal. 1 takes the last layer.
     layer_widths (`list[int]`, *optional*):
         Written by the class itself for a backbone that reads images: the widths of the layers that are mixed.
+    inputs_to_logits_ratio (`int`, *optional*):
+        Written by the class itself for a backbone that reads sound: samples from one frame to the next.
+    spectrogram_mean (`float`, *optional*, defaults to -4.2677393):
+        Mean of AST's spectrograms, that of AudioSet where nothing else is known.
+    spectrogram_std (`float`, *optional*, defaults to 4.5689974):
+        Their standard deviation.
     fusion (`"scalar"` or `"fixed"`, *optional*, defaults to `"scalar"`):
         The weights of the two attentions in the output: one learned number each, or `fusion_init` for ever.
     fusion_init (`float`, *optional*, defaults to 0.0):
@@ -236,6 +252,9 @@ class SelfAttnConfig(PreTrainedConfig):
     suffix_token_ids: list[int] = field(default_factory=list)
     num_mixed_layers: int = 1
     layer_widths: list[int] | None = None
+    inputs_to_logits_ratio: int | None = None
+    spectrogram_mean: float = -4.2677393
+    spectrogram_std: float = 4.5689974
     fusion: Literal["scalar", "fixed"] = "scalar"
     fusion_init: float | int = 0.0
     norm_type: Literal["layernorm", "rmsnorm"] = "layernorm"
@@ -260,14 +279,15 @@ class SelfAttnConfig(PreTrainedConfig):
         refuse_unknown_keys(type(self), kwargs)
         sizes = {name: getattr(self, name) for name in SIZES}
         self.backbone_config = build_backbone_config(self.backbone_config)
-        for name in POOLER_SWITCHES:
+        for name, off in OFF.items():
             if getattr(self.backbone_config, name, False):
-                setattr(self.backbone_config, name, False)
+                setattr(self.backbone_config, name, off)
         for name, value in sizes.items():
             setattr(self, name, value)
         super().__post_init__(**kwargs)
-        detects = self.reads_images and not OBJECT_DETECTION.keys().isdisjoint(self.auto_map or ())
-        self.auto_map = (IMAGE_AUTO_MAP if self.reads_images else AUTO_MAP) | (OBJECT_DETECTION if detects else {})
+        maps = {IMAGE: IMAGE_AUTO_MAP, SOUND: SOUND_AUTO_MAP}
+        detects = self.main_input == IMAGE and not OBJECT_DETECTION.keys().isdisjoint(self.auto_map or ())
+        self.auto_map = maps.get(self.main_input, AUTO_MAP) | (OBJECT_DETECTION if detects else {})
         self._mirror_backbone()
         self._check_windows()
         self._check_heads()
@@ -278,7 +298,7 @@ class SelfAttnConfig(PreTrainedConfig):
         super().__setattr__(name, value)
         backbone = self.__dict__.get("backbone_config")
         if name in SIZES and value and isinstance(backbone, PreTrainedConfig):
-            if getattr(backbone, name, value) != value:
+            if getattr(backbone, name, value) != value and not (name == "vocab_size" and self.main_input == SOUND):
                 setattr(backbone, name, value)
 
     @classmethod
@@ -288,10 +308,12 @@ class SelfAttnConfig(PreTrainedConfig):
         unknown = {name: value for name, value in config_dict.items() if name not in known}
         if unknown:
             logger.warning(f"{cls.__name__} does not know {sorted(unknown)}, which are kept as they are.")
-        passed = {name: value for name, value in config_dict.items() if name not in (*unknown, *SIZES)}
+        backbone = build_backbone_config(config_dict.get("backbone_config"))
+        of_backbone = [name for name in SIZES if name not in VOCABULARY or main_input_of(backbone) != SOUND]
+        passed = {name: value for name, value in config_dict.items() if name not in (*unknown, *of_backbone)}
         if other_labels(config_dict, kwargs):
             passed |= {"thresholds": None, "temperature": 1.0}
-        passed["backbone_config"] = backbone = build_backbone_config(passed.get("backbone_config"))
+        passed["backbone_config"] = backbone
         for name in [name for name in kwargs if name not in known and hasattr(backbone, name)]:
             setattr(backbone, name, kwargs.pop(name))
         opened = super().from_dict(passed, **kwargs)
@@ -301,13 +323,8 @@ class SelfAttnConfig(PreTrainedConfig):
 
     @property
     def main_input(self) -> str:
-        """What the backbone reads: `input_ids`, `pixel_values` or the like."""
+        """What a model of this configuration reads: `input_ids`, `pixel_values` or `input_values`."""
         return main_input_of(self.backbone_config)
-
-    @property
-    def reads_images(self) -> bool:
-        """Whether the backbone reads `pixel_values`."""
-        return self.main_input == "pixel_values"
 
     def note_layers(self, widths: list[int]) -> None:
         """Note the widths of the layers that are mixed, the last of which is that of the heads."""
@@ -330,7 +347,7 @@ class SelfAttnConfig(PreTrainedConfig):
 
     def _mirror_backbone(self) -> None:
         width = getattr(self.backbone_config, "hidden_size", None)
-        if self.reads_images:  # the model measures what is not declared
+        if self.main_input == IMAGE:  # the model measures what is not declared
             declared = getattr(self.backbone_config, "hidden_sizes", None) or [0]  # of a convolutional network
             width = (self.layer_widths or [width or declared[-1]])[-1]
         if not isinstance(width, int):
@@ -340,17 +357,21 @@ class SelfAttnConfig(PreTrainedConfig):
             )
         self.hidden_size = width
         for name in ("num_hidden_layers", "num_attention_heads", "vocab_size", "pad_token_id"):
+            if self.main_input == SOUND and name in VOCABULARY and getattr(self, name) is not None:
+                continue  # of a recogniser's own tokenizer
             value = getattr(self.backbone_config, name, None)
             setattr(self, name, value if isinstance(value, int) else None)  # some have one for each stage
         for name in ("bos_token_id", "eos_token_id"):
-            if getattr(self, name) is None:
+            if getattr(self, name) is None and self.main_input != SOUND:
                 setattr(self, name, getattr(self.backbone_config, name, None))
         self.initializer_range = getattr(self.backbone_config, "initializer_range", None) or 0.02
 
     def _check_windows(self) -> None:
-        window = None if self.reads_images else backbone_window(self.backbone_config)
+        if self.main_input == SOUND:  # the model does, which knows the backbone's frames
+            return
+        window = None if self.main_input == IMAGE else backbone_window(self.backbone_config)
         if self.subsequence_length is None:
-            self.subsequence_length = image_size(self.backbone_config) if self.reads_images else window or 512
+            self.subsequence_length = image_size(self.backbone_config) if self.main_input == IMAGE else window or 512
         if window is not None and self.subsequence_length > window:
             raise ValueError(
                 f"subsequence_length={self.subsequence_length} is longer than what the backbone can read ({window} "
@@ -395,12 +416,12 @@ class SelfAttnConfig(PreTrainedConfig):
                 f"head_dim={self.head_dim} is not divisible by 8, which attention kernels need. Take "
                 f"{max(8, round(self.head_dim / 8) * 8)}."
             )
-        if not self.reads_images and self.num_mixed_layers > (self.num_hidden_layers or 1) + 1:
+        if self.main_input != IMAGE and self.num_mixed_layers > (self.num_hidden_layers or 1) + 1:
             raise ValueError(
                 f"num_mixed_layers={self.num_mixed_layers} is more than the backbone has: {self.num_hidden_layers} "
                 "hidden layers and the embeddings."
             )
-        if self.tiles and not self.reads_images:
+        if self.tiles and self.main_input != IMAGE:
             raise ValueError("tiles=True is for images; longer texts are always read in windows. Leave it out.")
         if self.fusion == "fixed" and self.fusion_init == 0:
             raise ValueError(

@@ -18,11 +18,17 @@ from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import auto_docstring, can_return_tuple
 
-from .backbone_selfattn import BackboneFeatures, as_sequence, kept_layers, pooler_options, shed_unread_weights
+from .backbone_selfattn import (
+    BackboneFeatures,
+    as_sequence,
+    features_of_earlier_run,
+    pooler_options,
+    shed_unread_weights,
+)
 from .configuration_selfattn import SelfAttnConfig
 from .modeling_selfattn import SelfAttnClassifier, SelfAttnModel
 from .outputs_selfattn import SelfAttnClassifierOutput, SelfAttnModelOutput, classified, wanted_outputs
-from .subsequences_selfattn import right_pad_order, right_padded_rows
+from .subsequences_selfattn import right_pad_order
 from .tiles_selfattn import cut_tile, merge_tiles, plan_tiles, real_sizes
 
 TILES_AT_ONCE = 32  # so many are in the backbone at once, however large an image is
@@ -258,7 +264,8 @@ class SelfAttnImageModel(SelfAttnModel):
                 `output_attentions`: whether the backbone returns its attentions, too. The rest is as in `forward`.
         """
         if features is not None:
-            return self._kept_features(features, feature_mask)
+            dtype = self.heads.feature_mean.dtype
+            return features_of_earlier_run(features, feature_mask, self.config, dtype, self.num_prefix_tokens)
         if pixel_values is None:
             raise ValueError(f"This backbone reads pixel_values, and none were given. {self.input_names} are read.")
         record = bool((want or {}).get("output_attentions"))
@@ -277,15 +284,6 @@ class SelfAttnImageModel(SelfAttnModel):
         read = self._read_images(pixel_values, record)
         fields: dict[str, Any] = {"map_size": read.map_size, "num_prefix_tokens": self.num_prefix_tokens}
         return BackboneFeatures(read.layers, hidden_states=read.layers, attentions=read.attentions, **fields)
-
-    def _kept_features(self, features: Tensor, feature_mask: Tensor | None) -> BackboneFeatures:
-        """Return features (B, N, L, D) of an earlier run in the order of the heads."""
-        rows = right_padded_rows(features[:, :, 0, 0], feature_mask, None)
-        shape = (*features.shape[:2], self.config.num_mixed_layers, self.config.hidden_size)
-        layers = kept_layers(features, shape, rows.order_BN, self.heads.feature_mean.dtype)
-        return BackboneFeatures(
-            layers, rows.lengths_B, rows.inverse_BT, layers, num_prefix_tokens=self.num_prefix_tokens
-        )
 
     def _read_images(self, pixel_values: Tensor, record: bool) -> ImageFeatures:
         """Run the backbone on images of one size, all of it real."""

@@ -28,12 +28,12 @@ from .backbone_selfattn import (
     BackboneFeatures,
     as_sequence,
     attach_backbone,
-    backbone_frame,
     backbone_source,
     build_backbone,
     copied,
     kept_layers,
     open_backbone_config,
+    processor_options,
     refuse_other_input,
     refuse_quantised,
 )
@@ -127,9 +127,7 @@ class SelfAttnPreTrainedModel(PreTrainedModel):
         """
         hub_options = hub_options or {}
         backbone_config = open_backbone_config(name_or_path, hub_options, backbone_options or {}, cls.main_input_name)
-        if head_options.keys().isdisjoint({"prefix_token_ids", "suffix_token_ids"}):
-            frame = backbone_frame(name_or_path, hub_options, backbone_config)
-            head_options["prefix_token_ids"], head_options["suffix_token_ids"] = frame
+        head_options |= processor_options(name_or_path, hub_options, backbone_config, head_options)
         config = SelfAttnConfig(
             backbone_config=backbone_config, attn_implementation=attn_implementation, **head_options
         )
@@ -336,7 +334,7 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
 
 
 class SelfAttnClassifier(SelfAttnPreTrainedModel):
-    """What the classifiers of whole inputs share, be they texts or images."""
+    """What the classifiers of whole inputs share, be they texts, images or sound."""
 
     def __init__(self, config: SelfAttnConfig, **options: Any):
         super().__init__(config, **options)

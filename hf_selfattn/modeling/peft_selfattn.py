@@ -16,30 +16,53 @@ from .subsequences_selfattn import padding_of_pairs
 # The projections of queries and values, as in the LoRA paper (Hu et al., 2021).
 LORA_TARGETS = {
     "albert": ["query", "value"],
+    "audio-spectrogram-transformer": ["q_proj", "v_proj"],
     "bert": ["query", "value"],
     "camembert": ["query", "value"],
     "deberta-v2": ["query_proj", "value_proj"],
     "distilbert": ["q_lin", "v_lin"],
     "electra": ["query", "value"],
+    "hubert": ["q_proj", "v_proj"],
     "modernbert": ["Wqkv"],
     "mpnet": ["q", "v"],
     "roberta": ["query", "value"],
+    "sew": ["q_proj", "v_proj"],
+    "wav2vec2": ["q_proj", "v_proj"],
+    "wavlm": ["intermediate_dense", "output_dense"],
+    "whisper": ["q_proj", "v_proj"],
     "xlm-roberta": ["query", "value"],
 }
 
+# Layers that never run, since the family's attention takes their weights out of them: an adapter would change nothing.
+NEVER_RUN = {"wavlm": ("q_proj", "k_proj", "v_proj", "out_proj")}
+
 # The projections of keys and values and the last layer of each feed-forward block, as in the IA3 paper (Liu et al.,
 # 2022). As in PEFT's own presets, `output.dense` is also the output of attention where that has the same name.
-FEEDFORWARD_TARGETS = ["output.dense", "ffn_output", "lin2", "mlp.Wo"]
-IA3_TARGETS = ["key", "value", "key_proj", "value_proj", "k_lin", "v_lin", "k", "v", "Wqkv", *FEEDFORWARD_TARGETS]
+FEEDFORWARD_TARGETS = ["output.dense", "ffn_output", "lin2", "mlp.Wo", "output_dense", "fc2"]
+IA3_TARGETS = [
+    "key",
+    "value",
+    "key_proj",
+    "value_proj",
+    "k_lin",
+    "v_lin",
+    "k",
+    "v",
+    "Wqkv",
+    "k_proj",
+    "v_proj",
+    *FEEDFORWARD_TARGETS,
+]
 
 # The layer normalisations of the backbone (Zhao et al., 2024). ModernBERT's `attn_norm` is missing in its first layer.
 NORM_TARGETS = [
     *("LayerNorm", "full_layer_layer_norm", "sa_layer_norm", "output_layer_norm"),
     *("embeddings.norm", "mlp_norm", "final_norm"),
+    *("final_layer_norm", "self_attn_layer_norm", "encoder.layer_norm", "layernorm_before", "layernorm_after"),
 ]
 
 # The projections of values, whose bias BEFT trains; ModernBERT has none.
-VALUE_TARGETS = ["value", "value_proj", "v_lin", "v"]
+VALUE_TARGETS = ["value", "value_proj", "v_lin", "v", "v_proj"]
 
 
 def register_adapter_targets() -> None:

@@ -13,7 +13,7 @@ from ..inference.predictor import Predictor, open_predictor
 from ..metrics.inputs import Array
 from .blocks import Block, Example, Examples, Passage, Section, Table, Text, Word, in_digits
 from .errors import answer_of, row_losses
-from .pictures import as_picture, laid_over, seen_by_model
+from .media.pictures import as_picture, laid_over, seen_by_model
 from .runs import FinishedRun
 
 SHOWN_ROWS = 4
@@ -31,11 +31,11 @@ def looked_at(run: FinishedRun) -> Section | None:
         return Section("heads", TITLE, [Text(f"The model could not be opened: {str(error).splitlines()[0]}")])
     predictor.model.set_attn_implementation("eager")
     blocks: list[Block] = list(weight_tables(predictor))
-    if run.missing or run.problem == "object_detection":
+    if run.missing or run.problem == "object_detection" or run.medium == "sound":
         return Section("heads", TITLE, blocks) if blocks else None
     examples = [looked_at_row(run, predictor, row) for row in chosen_rows(run)]
     heads = predictor.config.num_grouped_attention_heads
-    if run.reads_images:
+    if run.medium == "image":
         said = "Shown is what the model reads of an image, as its processor resizes and crops it."
         return Section("heads", TITLE, [*blocks, Text(said), Examples("", examples)])
     said = (
@@ -79,7 +79,7 @@ def chosen_rows(run: FinishedRun) -> list[int]:
 
 def looked_at_row(run: FinishedRun, predictor: Predictor, row: int) -> Example:
     """Return a row of the data with what the heads made of its tokens, or of the parts of an image."""
-    if run.reads_images:
+    if run.medium == "image":
         return looked_at_image(run, predictor, row)
     text, pair = run.text_and_pair(row)
     encoded = predictor.processor(text, pair, return_tensors="pt", truncation=False, verbose=False)
@@ -129,7 +129,7 @@ def class_weights(
     """
     classifier = predictor.model.classifier
     answered = int(np.argmax(np.atleast_1d(run.predictions.outputs[row])))
-    name, what = run.label_names[answered], "part" if run.reads_images else "token"
+    name, what = run.label_names[answered], "part" if run.medium == "image" else "token"
     with torch.no_grad():
         if predictor.config.pooling == "class_query":
             times = classifier.attention(features)[0, answered].numpy() * features.shape[1]

@@ -27,7 +27,7 @@ from .blocks import (
     in_digits,
     percent,
 )
-from .pictures import as_picture, thumbnail
+from .media.pictures import as_picture, spectrogram, thumbnail
 from .plots import ACCENT, MUTED, plot
 from .runs import FinishedRun
 
@@ -108,7 +108,7 @@ def worst_rows(run: FinishedRun) -> Section:
         Example(
             run.place(row),
             answer_of(run, row),
-            [] if run.reads_images else [Passage("", [Word(excerpt(run.text(row)))])],
+            [] if run.medium else [Passage("", [Word(excerpt(run.text(row)))])],
             "perhaps a label error" if row in doubted else "",
             pictures_of(run, row),
         )
@@ -120,8 +120,11 @@ def worst_rows(run: FinishedRun) -> Section:
 
 
 def pictures_of(run: FinishedRun, row: int) -> list[Picture]:
-    """Return a row of images as it is; nothing of other rows."""
-    return [as_picture(thumbnail(run.rows[row]["image"]), run.place(row))] if run.reads_images else []
+    """Return an image as it is, a sound as its spectrogram; nothing of a text."""
+    if not run.medium:
+        return []
+    draw = thumbnail if run.medium == "image" else spectrogram
+    return [as_picture(draw(run.rows[row][run.medium]), run.place(row))]
 
 
 def rows_by_loss(run: FinishedRun) -> list[int]:
@@ -194,7 +197,7 @@ def label_errors(run: FinishedRun) -> Section:
         counted = [[*pair, in_digits(count)] for pair, count in pairs.most_common(10)]
         blocks.append(Table("By label", ["label", "proposed", "rows"], counted, numeric=False))
         caption = "The surest of them that are not shown above"
-        if run.reads_images:
+        if run.medium:
             facts = [list(zip(head[1:], row[1:], strict=True)) for row in rows]
             shown = zip(rows, facts, others, strict=True)
             examples = [Example(row[0], said, [], "", pictures_of(run, doubt.row)) for row, said, doubt in shown]

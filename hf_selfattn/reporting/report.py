@@ -11,8 +11,9 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from ..files import write_text
 from ..hub.card import TASK_TITLES
 from ..hub.sanitize import last_part, one_line
-from . import attention, background, confidence, detections, entities, errors, learning, scores
+from . import attention, background, confidence, entities, errors, learning, scores
 from .blocks import Section
+from .media import detections, transcripts
 from .options import ReportArguments
 from .plots import with_own_ids
 from .runs import FinishedRun, open_runs
@@ -30,6 +31,7 @@ SECTIONS: dict[str, tuple[Build, ...]] = {
     "ordinal": OF_CLASSES,
     "multi_label_classification": (scores.scores_by_class, errors.confusion_by_label, *CONFIDENCE, *OF_ROWS),
     "object_detection": (scores.scores_by_class, detections.worst_images),
+    "speech_recognition": (transcripts.frequent_errors, transcripts.worst_transcripts),
     "regression": (errors.predicted_and_true, scores.scores_by_part, errors.worst_rows),
     "named_entities": (
         scores.scores_by_class,
@@ -83,7 +85,11 @@ def lead(run: FinishedRun) -> str:
     """Return in a sentence what was tuned on what, and what is looked at."""
     given, rows = run.results["arguments"], run.scored["rows"]
     task = TASK_TITLES.get(run.results["task"], run.results["task"])
-    problem = "" if run.problem in ("named_entities", "object_detection") else f" ({run.problem.replace('_', ' ')})"
+    problem = (
+        ""
+        if run.problem in ("named_entities", "object_detection", "speech_recognition")
+        else f" ({run.problem.replace('_', ' ')})"
+    )
     return (
         f"{task}{problem}: {one_line(last_part(given['model']))}, tuned by {given.get('tuning', 'full')}. "
         f"Below are the scores on {rows:,} rows of {last_part(run.split)}."
@@ -104,5 +110,6 @@ def sections_of(run: FinishedRun) -> list[Section]:
     """Return the sections that are defined for a run; those on rows are left out where these cannot be read."""
     middle = (*SECTIONS.get(run.problem, ()), attention.looked_at) if has_answers(run) else ()
     builds = [*BEGINNING, *middle, background.data_section, background.settings_section]
-    built = [build(run) for build in builds if build not in (*OF_ROWS, detections.worst_images) or not run.missing]
+    need_rows = (*OF_ROWS, detections.worst_images, transcripts.worst_transcripts)
+    built = [build(run) for build in builds if build not in need_rows or not run.missing]
     return [section for section in built if section is not None]

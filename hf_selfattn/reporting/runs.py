@@ -117,9 +117,9 @@ class FinishedRun:
             return str(error).splitlines()[0]
 
     @cached_property
-    def reads_images(self) -> bool:
-        """Whether its rows are images."""
-        return "image" in self.rows.column_names
+    def medium(self) -> str:
+        """What its rows are, `image` or `sound`; nothing where they are texts."""
+        return next((name for name in ("image", "sound") if name in self.rows.column_names), "")
 
     def text_and_pair(self, row: int) -> tuple[str, str | None]:
         """Return the text of a row, its words joined, and the second text of a pair."""
@@ -127,8 +127,8 @@ class FinishedRun:
         return (" ".join(content["tokens"]) if "tokens" in content else content["text"]), content.get("text_pair")
 
     def text(self, row: int) -> str:
-        """Return the text of a row, those of a pair in one; of an image nothing."""
-        if self.reads_images:
+        """Return the text of a row, those of a pair in one; of a file nothing."""
+        if self.medium:
             return ""
         return " ⏎ ".join(text for text in self.text_and_pair(row) if text is not None)
 
@@ -136,13 +136,15 @@ class FinishedRun:
         """Return where a row stands: its file, without the path, and line."""
         return last_part(str(self.rows[row][ORIGIN]))
 
-    def lengths(self) -> list[int]:
-        """Return how many tokens each row has, or how many pixels."""
-        if self.reads_images:
+    def lengths(self) -> list[float]:
+        """Return how many tokens each row has, or how many pixels or seconds."""
+        if self.medium == "sound":
+            return [round(seconds, 2) for seconds in self.rows["seconds"]]
+        if self.medium == "image":
             from ..data.images import open_image
 
             return [image.width * image.height for image in map(open_image, self.rows["image"])]
-        tokenizer, lengths = AutoTokenizer.from_pretrained(self.folder), list[int]()
+        tokenizer, lengths = AutoTokenizer.from_pretrained(self.folder), list[float]()
         for start in range(0, len(self.rows), 1000):
             texts = [self.text(row) for row in range(start, min(start + 1000, len(self.rows)))]
             lengths += map(len, tokenizer(texts, truncation=False, verbose=False)["input_ids"])

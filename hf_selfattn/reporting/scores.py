@@ -24,6 +24,7 @@ HEADLINES = {
     "regression": ("mae", "pearson", "rmse"),
     "named_entities": ("f1", "precision", "recall"),
     "object_detection": ("map", "map_50", "map_75"),
+    "speech_recognition": ("wer", "cer", "exact"),
 }
 # Of words in the names of metrics and baselines, those that are written otherwise.
 NAMES = {
@@ -32,6 +33,8 @@ NAMES = {
     "map": "mAP",
     "ap": "AP",
     "f1": "F1",
+    "wer": "word error rate",
+    "cer": "character error rate",
     "mcc": "Matthews correlation",
     "roc": "ROC",
     "auc": "AUC",
@@ -119,7 +122,7 @@ def scores_by_class(run: FinishedRun) -> Section | None:
 
 def scores_by_part(run: FinishedRun) -> Section:
     """Return the scores of the split by the length of its rows, and by the columns that are asked for."""
-    size = "size in pixels" if run.reads_images else "length in tokens"
+    size = {"image": "size in pixels", "sound": "length in seconds"}.get(run.medium, "length in tokens")
     parts = {size: numeric_parts(np.array(run.lengths(), dtype=float))}
     for column in run.options.columns:
         parts[column] = column_parts(run.column(column))

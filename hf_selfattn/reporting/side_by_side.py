@@ -65,13 +65,18 @@ def paired_tests(runs: Sequence[FinishedRun], split: str) -> Iterator[Block]:
 
 def paired_test(run: FinishedRun, other: FinishedRun, metric: str, split: str) -> PairedTest:
     """Return the paired test of two runs on a split."""
-    if run.problem not in ("named_entities", "object_detection"):
+    if run.problem not in ("named_entities", "object_detection", "speech_recognition"):
         return compare(run.folder / RESULTS_FILE, other.folder / RESULTS_FILE, metric, split)
     if run.label_names != other.label_names:
         raise ValueError("their labels differ.")
     mine, theirs = run.answers_of(split), other.answers_of(split)
     if [answer["reference"] for answer in mine] != [answer["reference"] for answer in theirs]:
         raise ValueError("their rows differ.")
+    if run.problem == "speech_recognition":
+        from ..metrics.recognition import paired_bootstrap_recognition  # jiwer is not there for others
+
+        first, second = ([answer["output"] for answer in answers] for answers in (mine, theirs))
+        return paired_bootstrap_recognition([answer["reference"] for answer in mine], first, second, metric)
     if run.problem == "object_detection":
         truth = [answer["reference"] for answer in mine]
         first, second = ([answer["output"] for answer in answers] for answers in (mine, theirs))

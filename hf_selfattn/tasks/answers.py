@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.columns import find_text_columns, find_token_column
 from ..data.findings import text_mistake
+from ..data.media.medium import Medium
 from ..metrics.abstention import abstention_of, confidences
 from ..modeling.words_selfattn import begin_words, token_marks
 from .backbone import tokenizer_state
@@ -30,7 +31,7 @@ MULTI = "multi_label_classification"
 
 @dataclass
 class EncodedRows:
-    """Rows as token ids, whole, or as images that are still to be opened, and what else is known of each."""
+    """Rows as token ids, whole, or as files that are still to be opened, and what else is known of each."""
 
     inputs: dict[str, list[Any]]  # what the model reads, by name
     offsets: list[list[tuple[int, int]]] = field(default_factory=list)  # of the tokens of a row in its text
@@ -39,7 +40,7 @@ class EncodedRows:
 
     @property
     def lengths(self) -> list[int]:
-        """How many tokens each row has; of an image how much work it is, as `ImageAnswers` counts it."""
+        """How many tokens each row has; of a file how much work it is, as `FileAnswers` counts it."""
         return self.inputs["length"] if "length" in self.inputs else [len(ids) for ids in self.inputs["input_ids"]]
 
 
@@ -48,14 +49,16 @@ class Answers(ABC):
 
     Args:
         model: in evaluation mode.
-        processor: of the model: its tokenizer, or what makes tensors of images.
+        processor: of the model: its tokenizer, or what makes tensors of images or sounds.
 
     Attributes:
+        medium: what a row is, where it is a file.
         fields: what a row may hold.
         details: what else it may hold.
         example: a right row.
     """
 
+    medium: ClassVar[Medium | None] = None
     fields: ClassVar[tuple[str, ...]]
     details: ClassVar[tuple[str, ...]] = ()
     example: ClassVar[Row] = {"text": "The first answer is slower than the others."}

@@ -50,6 +50,7 @@ class Inputs:
     state: Any  # all of the processor that decides what is read, as `json` writes it
     as_bytes: Callable[[Any], bytes] = integers_as_bytes  # of the value of a column, what is read of it
     beside_features: tuple[str, ...] | None = None  # columns that a batch needs beside kept features; None: all
+    says_length: bool = True  # whether the column `length` says about how many positions the backbone makes of a row
 
 
 def hub_options(arguments: ModelArguments) -> dict[str, str]:
@@ -57,7 +58,9 @@ def hub_options(arguments: ModelArguments) -> dict[str, str]:
     return {"revision": arguments.model_revision} if arguments.model_revision else {}
 
 
-def open_with(processor_class: Any, arguments: ModelArguments, processor: str) -> tuple[PreTrainedConfig, Any]:
+def open_with(
+    open_processor: Callable[..., Any], arguments: ModelArguments, processor: str
+) -> tuple[PreTrainedConfig, Any]:
     """Return the configuration of the model that a run starts from, and its processor, which errors call so."""
     options = hub_options(arguments)
     if (Path(arguments.model) / "adapter_config.json").is_file():
@@ -67,7 +70,7 @@ def open_with(processor_class: Any, arguments: ModelArguments, processor: str) -
         )
     try:
         config = AutoConfig.from_pretrained(arguments.model, **options)
-        return config, processor_class.from_pretrained(arguments.model, **options)
+        return config, open_processor(arguments.model, **options)
     except OSError as error:
         raise ValueError(
             f"The backbone model={arguments.model!r} cannot be opened. Give a name on the hub or a folder with "
@@ -77,7 +80,7 @@ def open_with(processor_class: Any, arguments: ModelArguments, processor: str) -
 
 def open_backbone(arguments: ModelArguments) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
     """Return the configuration and the tokenizer of the backbone."""
-    config, tokenizer = open_with(AutoTokenizer, arguments, "tokenizer")
+    config, tokenizer = open_with(AutoTokenizer.from_pretrained, arguments, "tokenizer")
     if tokenizer.pad_token is None:
         filling = tokenizer.eos_token or tokenizer.unk_token
         if filling is None:

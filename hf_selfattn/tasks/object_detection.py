@@ -31,7 +31,8 @@ from ..metrics.detection import box_metric_values, score_boxes
 from ..metrics.intervals import Score
 from ..modeling.detection_selfattn import SelfAttnForObjectDetection
 from .backbone import Inputs
-from .boxes import (
+from .evaluation import order_by_length, plain_model
+from .media.boxes import (
     BoxAnswers,
     BoxCollator,
     Boxes,
@@ -42,8 +43,8 @@ from .boxes import (
     pixels_of,
     true_boxes,
 )
-from .evaluation import order_by_length, plain_model
-from .images import OPTIONS_OF_IMAGES, image_inputs, open_image_backbone, sides_of, splits_of
+from .media.files import OPTIONS_OF_FILES, splits_of
+from .media.images import image_inputs, open_image_backbone, sides_of
 from .task import Task, say
 
 METRICS = ["map", "map_50", "map_75"]
@@ -101,7 +102,8 @@ class ObjectDetection(Task[ObjectDetectionArguments]):
 
     def raw_rows(self) -> DatasetDict:
         """Return the rows that the arguments name, as they are; no image is opened."""
-        return splits_of(load_boxes, self.arguments, self.arguments.image_column, self.arguments.image_folder)
+        names = ("image_column", "image_folder")
+        return splits_of(load_boxes, self.arguments, **{name: getattr(self.arguments, name) for name in names})
 
     def load(self) -> BoxData:
         """Load and check the data; every image is opened once."""
@@ -154,7 +156,7 @@ class ObjectDetection(Task[ObjectDetectionArguments]):
 
     def training_defaults(self) -> dict[str, Any]:
         """Return the options of `Trainer` that images need."""
-        return OPTIONS_OF_IMAGES
+        return OPTIONS_OF_FILES
 
     def trainer_options(
         self, data: BoxData, encoded: dict[str, Dataset], options: TrainingArguments, processor: Any

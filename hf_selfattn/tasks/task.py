@@ -107,6 +107,10 @@ class Task(ABC, Generic[AnyRunArguments]):
         tokenizer.model_max_length = NO_LIMIT
         return backbone_config, tokenizer
 
+    def fitted_processor(self, data: Any, processor: Any) -> Any:
+        """Return the processor that the model is saved with; it may depend on the data, as a vocabulary does."""
+        return processor
+
     def inputs(self, processor: Any) -> Inputs:
         """Return how the backbone reads a row that `encode` returns."""
         return text_inputs(processor)

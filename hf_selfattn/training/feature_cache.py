@@ -173,7 +173,7 @@ class CachedFeatures:
     def prepare(self, model: nn.Module, device: torch.device | str) -> dict[str, Any]:
         """Compute the features that are not there yet, and return what was there and what it took."""
         watch, state = Stopwatch(), PartialState()
-        if self.inputs.beside_features is not None and self.lengths:
+        if not self.inputs.says_length and self.lengths:
             self.lengths = self.lengths_of(model, torch.device(device))
         self.store.folder = self.folder / f"{features_fingerprint(model, self.inputs.state)}-{self.dtype}"
         missing = self.missing()
@@ -346,7 +346,7 @@ def feature_collator(collate: Collate) -> Collate:
 
 
 def padded_features(features: list[Tensor]) -> dict[str, Tensor]:
-    """Return features (T, L, D) of images as a batch, those of different lengths with a mask."""
+    """Return features (T, L, D) of images or sounds as a batch, those of different lengths with a mask."""
     if len({len(values) for values in features}) == 1:
         return {"features": torch.stack(features)}
     mask = nn.utils.rnn.pad_sequence([values.new_ones(len(values), dtype=torch.long) for values in features], True)

@@ -46,6 +46,7 @@ class Fitted:
 def prepare(task: Task[Any], data: Any) -> Prepared:
     """Open the backbone and encode the data for it."""
     backbone_config, processor = task.open_processor()
+    processor = task.fitted_processor(data, processor)
     with PartialState().local_main_process_first(), encoding(data.splits, task.encodes_by):
         encoded = task.encode(data, processor)
     return Prepared(data, encoded, processor, backbone_config)

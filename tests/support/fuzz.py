@@ -22,6 +22,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 import fuzz_files  # noqa: E402
 import fuzz_images  # noqa: E402
 import fuzz_models  # noqa: E402
+import fuzz_sounds  # noqa: E402
 
 # A kind of input: what makes one in a folder and tries it, the share of all inputs, and how it ended.
 Try = Callable[[Random, Path], str]
@@ -34,6 +35,7 @@ KINDS: dict[str, tuple[Try, float]] = {
     "texts": (fuzz_models.try_text, 0.1),
     "images": (fuzz_images.try_image, 0.2),
     "boxes": (fuzz_images.try_boxes, 0.1),
+    "sounds": (fuzz_sounds.try_sound, 0.2),
 }
 
 

@@ -23,6 +23,7 @@ STAND_INS = {
     "sentence-transformers/all-MiniLM-L6-v2": ".data/minilm",
     "microsoft/resnet-50": ".data/resnet",
     "google/mobilenet_v2_1.0_224": ".data/mobilenetv2",
+    "openai/whisper-tiny.en": ".data/whisper",
 }
 
 

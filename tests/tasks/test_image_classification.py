@@ -41,7 +41,7 @@ from hf_selfattn import (
 from hf_selfattn.__main__ import main
 from hf_selfattn.data.images import open_image
 from hf_selfattn.inference.app import create_app
-from hf_selfattn.tasks.images import ImageCollator, RandomViews, random_box, resize
+from hf_selfattn.tasks.media.images import ImageCollator, RandomViews, random_box, resize
 
 ROOT = Path(__file__).parents[2]
 
@@ -192,7 +192,7 @@ def test_bytes_are_answered_and_a_text_is_refused(trained: Path) -> None:
 
 
 def test_what_cannot_go_together_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="sample_tokens=8 cuts texts, and images are none"):
+    with pytest.raises(ValueError, match="sample_tokens=8 cuts texts, and files are none"):
         image_arguments(tmp_path, sample_tokens=8)
     arguments = image_arguments(tmp_path, image_size=64, heads={"tiles": True})
     with pytest.raises(ValueError, match="image_size=64, but with heads.tiles=true no image is resized"):

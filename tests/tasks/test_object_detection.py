@@ -24,7 +24,7 @@ from hf_selfattn import (
     report,
     run,
 )
-from hf_selfattn.tasks.boxes import (
+from hf_selfattn.tasks.media.boxes import (
     MOST_BOXES,
     BoxCollator,
     MirroredBoxes,

@@ -14,7 +14,7 @@ from ..formats import ORIGIN
 from ..labels import class_names, natural_key
 from ..load import reading_notes, with_origins
 from .inspect import ImageFacts, inspect_images
-from .load import undecoded
+from .load import IMAGES
 from .objects import object_rows
 
 ROUNDING = 1.0  # pixels that a box may reach over the edge unsaid
@@ -121,7 +121,7 @@ def raw_boxes(
     splits: Mapping[str, Dataset], image_column: str | None = None, box_column: str | None = None, form: str = "xywh"
 ) -> tuple[dict[str, Dataset], list[str]]:
     """Bring all splits into the raw form of `box_rows`; return them, and notes on how they were read."""
-    found = {name: undecoded(split) for name, split in with_origins(splits).items()}
+    found = {name: IMAGES.undecoded(split) for name, split in with_origins(splits).items()}
     tables = {
         name: object_rows(split, image_column, box_column, form)
         for name, split in found.items()

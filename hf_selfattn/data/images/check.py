@@ -10,24 +10,21 @@ from typing import Any
 
 from datasets import Dataset
 
-from ..check import RARE, class_counts, filled_splits, label_findings, quantiles, twin_places
-from ..classification import inspect_labels
+from ..check import RARE, filled_splits, quantiles
 from ..columns import column_values, found_columns
-from ..findings import Finding, summarise
-from ..findings import finding as short_finding
+from ..findings import Finding
 from ..formats import ORIGIN
 from ..labels import label_twins
-from ..splits import Duplicates
+from ..media.check import check_labelled, finding, pair_findings, remark_findings
 from .boxes import ROUNDING, ReadBoxes, box_mistakes, box_names, inspect_boxes, raw_boxes
 from .duplicates import Looks, equal_images, looks_of, near_duplicates
 from .inspect import ImageFacts, inspect_images
+from .load import IMAGES
 from .read import ImageData, raw_images
 
 TINY = 8  # pixels of the shorter side
 NARROW = 20  # times longer than wide, or wider than long
 SMALL_BOX = 2.0  # pixels of the shorter side
-
-finding = partial(short_finding, most=None)  # the report names every file
 
 
 def check_images(data: ImageData | Mapping[str, Dataset], **options: Any) -> dict[str, Any]:
@@ -48,29 +45,15 @@ def check_images(data: ImageData | Mapping[str, Dataset], **options: Any) -> dic
     if isinstance(data, ImageData):
         options = {"label_column": "label", "problem": data.problem, "label_names": data.label_names}
     splits, findings = filled_splits(data.splits if isinstance(data, ImageData) else data)
-    raw = raw_images(splits, **options)
-    report: dict[str, Any] = {}
-    facts: dict[str, list[ImageFacts | None]] = {}
-    labels: dict[str, list[Any]] = {}
-    for name, split in raw.splits.items():
-        targets, bad = inspect_labels(raw.labels[name], raw.columns.label, raw.scheme)
-        facts[name], broken = inspect_images(split, raw.image_columns[name], looks_of)
-        findings += summarise(name, broken + bad, most=None) + _file_findings(name, facts[name])
-        if name == "train":
-            findings += label_findings(raw.labels[name], raw.columns, raw.scheme, targets)
-        labels[name] = targets
-        counts = class_counts(raw.scheme, [target for target in targets if target is not None])
-        report[name] = {"rows": len(split), "classes": counts, **_size_summary(facts[name])}
-    first = next(iter(raw.splits))
-    return {
-        "columns": {"image": raw.image_columns[first], "label": raw.columns.label},
-        "columns_found": found_columns(raw.splits[first]),
-        "problem": raw.scheme.problem,
-        "label_names": raw.scheme.names,
-        "splits": report,
-        "findings": [asdict(item) for item in findings + _repeat_findings(facts, labels)],
-        "notes": list(data.notes) if isinstance(data, ImageData) else raw.notes,
-    }
+    report = check_labelled(
+        IMAGES,
+        raw_images(splits, **options),
+        findings,
+        inspect=lambda split, column: inspect_images(split, column, looks_of),
+        describe=lambda name, facts: (_file_findings(name, facts), _size_summary(facts)),
+        relate=_repeat_findings,
+    )
+    return {**report, "notes": list(data.notes)} if isinstance(data, ImageData) else report
 
 
 def check_boxes(
@@ -134,21 +117,19 @@ def _size_summary(facts: Sequence[ImageFacts | None]) -> dict[str, Any]:
 
 def _file_findings(name: str, facts: Sequence[ImageFacts | None]) -> list[Finding]:
     """Find images that are not read as they stand in their file, and those that can show nothing."""
-    places: dict[tuple[str, str], list[str]] = {}
-    for fact in facts:
-        if fact is None:
-            continue
-        remarks = list(fact.remarks)
-        width, height = sorted(fact.size)
-        if width < TINY:
-            remarks.append(("image_tiny", f"the image is less than {TINY} pixels wide or high"))
-        if height > NARROW * width:
-            remarks.append(("image_narrow", f"one side of the image is more than {NARROW} times the other"))
-        if fact.measured.is_blank:
-            remarks.append(("image_blank", "the image has one colour only"))
-        for remark in remarks:
-            places.setdefault(remark, []).append(fact.place)
-    return [finding(kind, name, message, rows, "image(s)") for (kind, message), rows in places.items()]
+    return remark_findings(name, facts, _remarks, "image(s)")
+
+
+def _remarks(fact: ImageFacts) -> list[tuple[str, str]]:
+    remarks = list(fact.remarks)
+    width, height = sorted(fact.size)
+    if width < TINY:
+        remarks.append(("image_tiny", f"the image is less than {TINY} pixels wide or high"))
+    if height > NARROW * width:
+        remarks.append(("image_narrow", f"one side of the image is more than {NARROW} times the other"))
+    if fact.measured.is_blank:
+        remarks.append(("image_blank", "the image has one colour only"))
+    return remarks
 
 
 def _repeat_findings(
@@ -158,35 +139,9 @@ def _repeat_findings(
     looks: dict[str, list[Looks | None]] = {
         name: [fact.measured if fact is not None else None for fact in found] for name, found in facts.items()
     }
-    findings = _pair_findings(equal_images(looks), "", "the image repeats an earlier one", facts, labels)
-    return findings + _pair_findings(
-        near_duplicates(looks), "near_", "the image looks like an earlier one", facts, labels
-    )
-
-
-def _pair_findings(
-    found: Duplicates,
-    prefix: str,
-    said: str,
-    facts: Mapping[str, Sequence[ImageFacts | None]],
-    labels: Mapping[str, Sequence[Any]] | None,
-) -> list[Finding]:
-    places = {name: [fact.place if fact is not None else "" for fact in rows] for name, rows in facts.items()}
-    groups = [((name, name), pairs) for name, pairs in found.inside.items()] + list(found.across.items())
-    findings = []
-    for (one, other), pairs in groups:
-        is_same = one == other
-        kind = "duplicate" if is_same else "in_two_splits"
-        message = said if is_same else f"{said.replace('an earlier one', 'one')} of {other}"
-        if pairs:
-            shown = twin_places(pairs, places[one], places[other])
-            findings.append(finding(f"{prefix}{kind}", one, message, shown, "image(s)"))
-        apart = [(index, twin) for index, twin in pairs if labels and labels[one][index] != labels[other][twin]]
-        if apart:
-            shown = twin_places(apart, places[one], places[other])
-            message += ", and has another label"
-            findings.append(finding(f"{prefix}conflicting_labels", one, message, shown, "image(s)"))
-    return findings
+    pairs = partial(pair_findings, facts=facts, targets=labels, unit="image(s)")
+    findings = pairs(equal_images(looks), said="the image repeats an earlier one")
+    return findings + pairs(near_duplicates(looks), said="the image looks like an earlier one", prefix="near_")
 
 
 def _box_findings(name: str, read: ReadBoxes) -> list[Finding]:

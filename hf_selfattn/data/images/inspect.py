@@ -10,8 +10,8 @@ from datasets import Dataset
 from PIL import Image
 
 from ..findings import BadRow
-from ..formats import ORIGIN
-from .open import ImageError, ImageSource, decode_image, source_name
+from ..media.inspect import inspect_media
+from .open import ImageSource, decode_image
 
 
 @dataclass(frozen=True)
@@ -45,33 +45,13 @@ def inspect_images(
     Args:
         measure: a further look at the pixels of each.
     """
-    facts: list[ImageFacts | None] = []
-    bad: list[BadRow] = []
-    for batch in split.with_format(None).select_columns([column, ORIGIN]).iter(batch_size=100):
-        for source, origin in zip(batch[column], batch[ORIGIN], strict=True):
-            place = place_of(source, origin)
-            try:
-                decoded = decode_image(source)
-            except ImageError as error:
-                bad.append(BadRow(len(facts), place, error.kind, f"column '{column}': {error.message}"))
-                facts.append(None)
-                continue
-            facts.append(
-                ImageFacts(
-                    place,
-                    decoded.image.size,
-                    decoded.stored_size,
-                    decoded.format,
-                    decoded.mode,
-                    decoded.orientation,
-                    decoded.remarks,
-                    measure(decoded.image) if measure else None,
-                )
-            )
-    return facts, bad
 
+    def look(source: ImageSource, place: str) -> ImageFacts:
+        decoded = decode_image(source)
+        measured = measure(decoded.image) if measure else None
+        kind, size = decoded.format, decoded.image.size
+        return ImageFacts(
+            place, size, decoded.stored_size, kind, decoded.mode, decoded.orientation, decoded.remarks, measured
+        )
 
-def place_of(source: ImageSource, origin: str) -> str:
-    """Name a row and, where that is another, the file of its image."""
-    name = source_name(source)
-    return f"{origin} ({name})" if name and name not in origin else origin
+    return inspect_media(split, column, look)

@@ -11,9 +11,11 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict
 
 from ..load import SPLIT_ALIASES, STANDARD_SPLITS, DataFiles, is_saved
+from ..media.folders import split_folders
+from ..media.load import gather_splits
 from .coco import is_coco, read_coco
-from .folders import image_endings, split_folders
-from .load import gather_splits, load_images
+from .load import load_images
+from .open import image_endings
 from .voc import read_voc, voc_files, voc_splits
 from .yolo import NAME_FILES, read_yolo, yolo_names, yolo_splits
 

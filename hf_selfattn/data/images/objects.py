@@ -12,8 +12,7 @@ from ..columns import column_values, found_columns
 from ..formats import ORIGIN
 from ..labels import natural_key
 from .box_rows import BoxRow, as_numbers, box_dataset
-from .load import find_image_column
-from .read import image_cells
+from .load import IMAGES
 
 OBJECT_NAMES = ("objects", "annotations", "object", "annotation", "detections")
 BOX_NAMES = ("bbox", "boxes", "bboxes", "box")
@@ -24,7 +23,7 @@ def object_rows(split: Dataset, image_column: str | None, box_column: str | None
     """Bring a table with boxes into the raw form of `box_rows`."""
     if box_format not in ("xywh", "xyxy"):
         raise ValueError(f"box_format='{box_format}' is unknown; it is 'xywh' or 'xyxy'.")
-    image = find_image_column(split, image_column)
+    image = IMAGES.find_column(split, image_column)
     found = [name for name in found_columns(split) if name != image]
     column = box_column or next(
         (n for known in (*OBJECT_NAMES, *BOX_NAMES) for n in found if n.lower() == known), None
@@ -48,7 +47,7 @@ def object_rows(split: Dataset, image_column: str | None, box_column: str | None
         rows.append(row)
     order = names or sorted({name for row in rows for name in row.names}, key=natural_key)
     boxes = box_dataset(rows, order, (split.info.description or "").splitlines())
-    images = image_cells(split.with_format(None).select_columns([image, ORIGIN]), image)
+    images = IMAGES.cells(split.with_format(None).select_columns([image, ORIGIN]), image)
     for name in boxes.column_names:
         if name not in ("image", ORIGIN):
             images = images.add_column(name, column_values(boxes, name), feature=boxes.features[name])

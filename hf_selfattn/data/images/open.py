@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Union, cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from ..media.sources import MediaError, source_name, stream_of, what_it_is
 
 ImageSource = Union[str, "os.PathLike[str]", bytes, Mapping[str, Any], Image.Image]
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -26,28 +26,14 @@ PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 # How files begin: those of images, and of what is met in their place.
 IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\x01\0")
 INNER_START = re.compile(rb"P[1-6fF]\s|.{8}WEBP|.{4}(jP  \r\n\x87\n|ftypavif)", re.DOTALL)
-OTHER_STARTS = {
-    b"%PDF": "a PDF document (export its pages as PNG)",
-    b"%!PS": "a PostScript document (export it as PNG)",
-    b"8BPS": "a Photoshop document (export it as PNG)",
-    b"PK\x03\x04": "a ZIP archive (unpack it)",
-    b"\x1f\x8b": "compressed by gzip (unpack it)",
-    b"version https://git-lfs": "a pointer of Git LFS in place of the image (git lfs pull)",
-}
-OTHER_MARKUP = {b"<svg": "an SVG drawing (export it as PNG)", b"<html": "an HTML page", b"<?xml": "an XML document"}
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 # Filters of warnings belong to the whole process: one thread at a time may change them.
 _WARNINGS = threading.Lock()
 
 
-class ImageError(ValueError):
-    """An image that cannot be read: kind of mistake, message that all such images share, detail of this one."""
-
-    def __init__(self, kind: str, message: str, detail: str = "", place: str = "") -> None:
-        said = f"{message}: {detail}" if detail else message
-        super().__init__(f"{place}: {said}." if place else said)
-        self.kind, self.message, self.detail = kind, message, detail
+class ImageError(MediaError):
+    """An image that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +78,9 @@ def open_image(source: ImageSource) -> Image.Image:
 
 def decode_image(source: ImageSource) -> DecodedImage:
     """Read one image as `open_image` does, and say what its file was."""
-    place = source_name(source) or "image"
+    place, is_open = source_name(source) or "image", isinstance(source, Image.Image)
     try:
-        with _stream_of(source) as stream, _WARNINGS, warnings.catch_warnings():
+        with stream_of(b"" if is_open else source, "image") as stream, _WARNINGS, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if isinstance(source, Image.Image):
                 return _decoded(source, place)
@@ -103,18 +89,11 @@ def decode_image(source: ImageSource) -> DecodedImage:
                 raise ImageError("image_empty", "the file is empty (0 bytes)")
             _open_header(stream, head).verify()
             return _decoded(_open_header(stream, head), place)
-    except ImageError as error:
+    except MediaError as error:
         raise ImageError(error.kind, error.message, error.detail, place) from error
     except Exception as error:  # decoders raise anything on bytes that are none of theirs
         reason = str(error) or type(error).__name__
         raise ImageError("image_broken", BROKEN, reason, place) from error
-
-
-def source_name(source: ImageSource) -> str:
-    """Return the path of an image, where it has one."""
-    if isinstance(source, Mapping):
-        source = source.get("path") or ""
-    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else ""
 
 
 def is_image(path: Path) -> bool:
@@ -128,28 +107,10 @@ def is_image(path: Path) -> bool:
     return True
 
 
-@contextmanager
-def _stream_of(source: Any) -> Iterator[IO[bytes]]:
-    """Open the bytes of an image."""
-    if isinstance(source, Mapping):
-        source = source["bytes"] if source.get("bytes") is not None else source.get("path")
-    if isinstance(source, (bytes, bytearray, Image.Image)):
-        yield io.BytesIO(b"" if isinstance(source, Image.Image) else source)
-        return
-    if source is None or source == "":
-        raise ImageError("image_missing", "no image (empty or null)")
-    if not isinstance(source, (str, os.PathLike)):
-        raise ImageError("image_type", f"a {type(source).__name__} is neither a path nor the bytes of an image")
-    if str(source).startswith(("http:", "https:")):
-        raise ImageError("image_address", "a web address is not read: download the image, and write its path")
-    try:
-        stream = open(source, "rb")
-    except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
-        reasons = ((FileNotFoundError, "there is no such file"), (IsADirectoryError, "it is a folder"))
-        reason = next((said for kind, said in reasons if isinstance(error, kind)), "the file cannot be opened")
-        raise ImageError("image_missing", reason) from error
-    with stream:
-        yield stream
+def image_endings() -> frozenset[str]:
+    """Return the suffixes of the formats that are read."""
+    known = Image.registered_extensions().items()
+    return frozenset(ending for ending, told in known if SAME_FORMAT.get(told, told) in FORMATS)
 
 
 def _open_header(stream: IO[bytes], head: bytes) -> Image.Image:
@@ -183,18 +144,9 @@ def is_known_start(head: bytes) -> bool:
 
 def _what_it_is(head: bytes) -> str:
     """Say what a file is that is no image."""
-    for start, what in OTHER_STARTS.items():
-        if head.startswith(start):
-            return what
     if head[4:8] == b"ftyp":
         return "HEIF, as phones write it (export it as JPEG)" if head[8:12] in HEIF_BRANDS else "a video"
-    text = head.lower()
-    for start, what in OTHER_MARKUP.items():
-        if start in text or (start == b"<html" and text.lstrip().startswith(b"<!doctype html")):
-            return what
-    if not head.strip(b"\0"):
-        return "zeros (a copy that was broken off)"
-    return "text" if b"\0" not in head and head.isascii() else "something unknown"
+    return what_it_is(head, {})
 
 
 def _decoded(opened: Image.Image, place: str) -> DecodedImage:

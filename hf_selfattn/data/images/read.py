@@ -3,61 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from datasets import Dataset, DatasetDict, Features
-from datasets import Image as ImageFeature
+from datasets import Dataset
 
-from ..classification import (
-    ClassificationData,
-    bad_row_notes,
-    check_kept,
-    check_labels_differ,
-    inspect_labels,
-    label_feature,
-    label_notes,
-    read_classification,
-)
-from ..columns import Columns, find_label_column
-from ..findings import BadRow, summarise
-from ..formats import ORIGIN
-from ..labels import LabelScheme, LabelTarget
-from ..load import with_origins
+from ..media.read import MediaData, RawMedia, raw_media, read_media
 from .inspect import inspect_images
-from .load import find_image_column, undecoded
+from .load import IMAGES
 
 
-@dataclass
-class ImageData(ClassificationData):
-    """Checked data of one classification of images, in the form of `ClassificationData`.
-
-    Args:
-        splits: columns ``image`` (``{"bytes": …, "path": …}``, not decoded: `open_image` reads it), ``label``,
-            ``__origin__`` and the kept ones; a label is an int (single-label, ordinal), C floats of 0 and 1
-            (multi-label) or a float (regression).
-        dropped: each bad row that was left out.
-    """
-
-    dropped: list[BadRow] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class RawImages:
-    """The raw rows of a classification of images.
-
-    Args:
-        splits: those that have labels.
-        labels: the same rows without their images.
-        image_columns: of each split.
-    """
-
-    splits: dict[str, Dataset]
-    labels: dict[str, Dataset]
-    image_columns: dict[str, str]
-    columns: Columns
-    scheme: LabelScheme
-    notes: list[str]
+class ImageData(MediaData):
+    """Checked data of one classification of images, in the column ``image``: `open_image` reads it."""
 
 
 def read_images(
@@ -86,72 +42,21 @@ def read_images(
     Raises:
         ValueError: missing or ambiguous column, empty split, one class only, or bad rows (with file and row).
     """
-    if on_bad_row not in ("error", "drop"):
-        raise ValueError(f"on_bad_row='{on_bad_row}' is unknown; it is 'error' or 'drop'.")
-    raw = raw_images(
+    return read_media(
+        IMAGES,
+        ImageData,
         splits,
-        image_column=image_column,
+        on_bad_row=on_bad_row,
+        keep_columns=keep_columns,
+        inspect=(lambda split, column: (inspect_images(split, column)[1], {})) if verify_images else None,
+        file_column=image_column,
         label_column=label_column,
         problem=problem,
         label_names=label_names,
         label_separator=label_separator,
     )
-    targets, bad = {}, {}
-    for name, split in raw.splits.items():
-        targets[name], bad[name] = inspect_labels(raw.labels[name], raw.columns.label, raw.scheme)
-        if verify_images:
-            bad[name] = inspect_images(split, raw.image_columns[name])[1] + bad[name]
-    notes = [*raw.notes, *bad_row_notes(bad, raw.scheme, on_bad_row), *label_notes(raw.scheme)]
-    prepared = DatasetDict()
-    for name in raw.splits:
-        prepared[name] = _built_images(raw, name, targets[name], bad[name], keep_columns)
-    check_labels_differ(raw.labels, prepared, raw.columns, raw.scheme)
-    dropped = [row for rows in bad.values() for row in rows]
-    return ImageData(prepared, raw.scheme.problem, raw.scheme.names, notes, dropped=dropped)
 
 
-def raw_images(
-    splits: Mapping[str, Dataset],
-    *,
-    image_column: str | None = None,
-    label_column: str | Sequence[str] | None = None,
-    **options: Any,
-) -> RawImages:
+def raw_images(splits: Mapping[str, Dataset], *, image_column: str | None = None, **options: Any) -> RawMedia:
     """Find the columns of images and of labels, and what the labels are."""
-    splits = {name: undecoded(split) for name, split in with_origins(splits).items()}
-    images = {name: find_image_column(split, image_column) for name, split in splits.items()}
-    bare = {name: split.remove_columns(images[name]) for name, split in splits.items()}
-    labelled, columns, scheme, notes = read_classification(
-        bare, label_column=label_column, find=find_label_column, **options
-    )
-    said = f"Columns: image '{next(iter(images.values()))}', label '{columns.label}'."
-    return RawImages({name: splits[name] for name in labelled}, labelled, images, columns, scheme, [said, *notes])
-
-
-def image_cells(split: Dataset, column: str) -> Dataset:
-    """Return a split with the images of a column as the dictionaries of `datasets`, in the column ``image``."""
-    feature = split.features[column]
-    if not isinstance(feature, ImageFeature):
-        kind = getattr(feature, "dtype", "")
-        if kind not in ("string", "large_string", "binary", "large_binary") and not _is_pair(feature):
-            raise ValueError(f"column '{column}' holds no images: its type is {feature}. Set image_column=….")
-        split = split.cast_column(column, ImageFeature(decode=False))
-    return split if column == "image" else split.rename_column(column, "image")
-
-
-def _is_pair(feature: Any) -> bool:
-    return isinstance(feature, (dict, Features)) and set(feature) == {"bytes", "path"}
-
-
-def _built_images(
-    raw: RawImages, name: str, targets: list[LabelTarget | None], bad: list[BadRow], keep: Sequence[str]
-) -> Dataset:
-    """Select, rename and encode the columns of the right rows of one split."""
-    split, column = raw.splits[name], raw.image_columns[name]
-    check_kept(split, keep, ("image", "label", column, raw.columns.label))
-    chosen = image_cells(split.with_format(None).select_columns([column, *keep, ORIGIN]), column)
-    chosen = chosen.add_column("label", targets, feature=label_feature(raw.scheme))
-    wrong = {row.index for row in bad}
-    if len(wrong) == len(chosen):
-        raise ValueError(f"{name}: all {len(chosen)} rows are bad. {'; '.join(map(str, summarise(name, bad)[:5]))}")
-    return chosen.select([index for index in range(len(chosen)) if index not in wrong]) if wrong else chosen
+    return raw_media(IMAGES, splits, file_column=image_column, **options)

@@ -13,7 +13,7 @@ from datasets import Dataset
 from ..findings import listed
 from ..labels import natural_key
 from .box_rows import BoxRow, as_numbers, box_dataset, text_lines
-from .folders import image_endings
+from .open import image_endings
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 

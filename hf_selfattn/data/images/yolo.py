@@ -10,8 +10,9 @@ import yaml
 from datasets import Dataset
 
 from ..findings import listed
+from ..media.folders import folder_rows
 from .box_rows import BoxRow, as_numbers, box_dataset, text_lines
-from .folders import folder_rows
+from .load import IMAGES
 
 NAME_FILES = ("classes.txt", "obj.names", "names.txt", "_darknet.labels")
 YAML_FILES = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
@@ -126,7 +127,7 @@ def _images(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
         if folder.is_file():
             images += [folder.parent / line for line in text_lines(folder) if line]
             continue
-        rows, said = folder_rows(folder)
+        rows, said = folder_rows(IMAGES, folder)
         images += [Path(row["image"]) for row in rows]
         notes += [note for note in said if "that are no images" not in note]
     if not images:

@@ -4,67 +4,41 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from PIL import Image, ImageOps
 from torch import Tensor
 from transformers import (
     AutoImageProcessor,
     PreTrainedConfig,
-    PreTrainedModel,
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
 )
 
-from ..arguments import DataArguments, ModelArguments
-from ..data.formats import ORIGIN
-from ..data.images import open_image
-from ..data.images.load import find_image_column, path_from
-from ..modeling.tiles_selfattn import keep_image_size, pad_images
-from .answers import ClassAnswers, EncodedRows, Row
-from .backbone import Inputs, open_with
+from ...arguments import ModelArguments
+from ...data.images import open_image
+from ...data.images.load import IMAGES
+from ...modeling.tiles_selfattn import keep_image_size, pad_images
+from ..answers import Row
+from ..backbone import Inputs, open_with
+from .files import FileAnswers, file_content
 
 # Of a training image, the least share of its area that a random crop keeps, and how far its sides may differ.
 LEAST_AREA, MOST_STRETCH = 0.5, 4 / 3
 # What an image that is answered counts as among tokens: so eight of them make a batch on a CPU.
 TOKENS_OF_AN_IMAGE = 128
-FILES_KEPT_IN_MIND = 4096  # that were looked at, and are not opened again to see whether they are right
-OPTIONS_OF_IMAGES: dict[str, Any] = {
-    "remove_unused_columns": False,  # images come to the collator unopened
-    "include_num_input_tokens_seen": "no",
-}
-
-
-def splits_of(
-    load: Callable[..., DatasetDict], arguments: DataArguments, image_column: str | None, image_folder: str | None
-) -> DatasetDict:
-    """Read the splits that the arguments name, as they are; `evaluate` gives rows that are read already."""
-    if isinstance(arguments.dataset, DatasetDict):
-        return arguments.dataset
-    return load(
-        train=arguments.train,
-        validation=arguments.validation,
-        test=arguments.test,
-        dataset=arguments.dataset,
-        dataset_config=arguments.dataset_config,
-        revision=arguments.revision,
-        extra=arguments.test_files or None,
-        image_column=image_column,
-        image_folder=image_folder,
-    )
 
 
 def open_image_backbone(arguments: ModelArguments, side: int | None) -> tuple[PreTrainedConfig, Any]:
     """Return the configuration and the image processor of the backbone, for images of a side in pixels."""
-    config, processor = open_with(AutoImageProcessor, arguments, "image processor (preprocessor_config.json)")
+    name = "image processor (preprocessor_config.json)"
+    config, processor = open_with(AutoImageProcessor.from_pretrained, arguments, name)
     if arguments.heads.get("tiles", getattr(config, "tiles", False)):
         if side is not None:
             raise ValueError(
@@ -98,12 +72,6 @@ def sides_of(size: Any) -> dict[str, int]:
     return {name: int(value) for name, value in dict(size or {}).items() if value is not None}
 
 
-def image_content(source: Any) -> bytes:
-    """Return the bytes of an image file, from what a row holds of it."""
-    content = source.get("bytes")
-    return Path(source["path"]).read_bytes() if content is None else bytes(content)
-
-
 class ImageCollator:
     """Makes a batch of rows: opens their images, lets the processor make tensors of them, and adds the labels.
 
@@ -134,7 +102,7 @@ class ImageCollator:
 def image_inputs(processor: Any) -> Inputs:
     """Return how a backbone reads images; beside kept features nothing is needed, so that no image is opened."""
     state = json.loads(processor.to_json_string())
-    return Inputs(("image",), ImageCollator(processor), state, image_content, beside_features=())
+    return Inputs(("image",), ImageCollator(processor), state, file_content, beside_features=(), says_length=False)
 
 
 class RandomViews(TrainerCallback):
@@ -178,7 +146,7 @@ class RandomViews(TrainerCallback):
 
     def random(self, source: Any) -> np.random.Generator:
         """Return what draws the view of an image in this epoch."""
-        return np.random.default_rng([self.seed, self.epoch, zlib.crc32(image_content(source))])
+        return np.random.default_rng([self.seed, self.epoch, zlib.crc32(file_content(source))])
 
     def view(self, source: Any) -> Image.Image:
         """Return the view of an image in this epoch."""
@@ -198,52 +166,23 @@ def random_box(random: np.random.Generator, width: int, height: int) -> tuple[in
     return left, top, left + wide, top + high
 
 
-class ImageAnswers(ClassAnswers):
+class ImageAnswers(FileAnswers):
     """Answers to an image: a file, or the bytes of one."""
 
+    medium = IMAGES
+    collate: ImageCollator
     fields = ("image",)
-    details = (ORIGIN,)
     example: ClassVar[Row] = {"image": Image.new("RGB", (64, 64))}
 
-    def __init__(self, model: PreTrainedModel, processor: Any):
-        super().__init__(model, processor)
-        self.collate = ImageCollator(processor)
-        self.mistake_of_file = lru_cache(FILES_KEPT_IN_MIND)(mistake_of)
-
     @property
-    def processor_state(self) -> Any:
-        """All of the processor that decides what is read, as `json` writes it."""
-        return image_inputs(self.processor).state
+    def inputs(self) -> Inputs:
+        """How the model reads an image."""
+        return image_inputs(self.processor)
 
-    def columns(self, split: Dataset, **given: Any) -> tuple[dict[str, str], list[str]]:
-        """Return the column of the images, by the name given, its type, a known name or what its cells are."""
-        return {"image": find_image_column(split, given.get("image_column"))}, []
-
-    def mistake(self, row: Row) -> tuple[str, str]:
-        """Return what is wrong with an image, which is opened for that."""
-        source = image_of(row)
-        return "image", self.mistake_of_file(source) if isinstance(source, str) else mistake_of(source)
-
-    def encode(self, rows: Sequence[Row]) -> EncodedRows:
-        """Return images that are still to be opened, batch by batch."""
-        return EncodedRows({"image": [image_of(row) for row in rows], "length": [TOKENS_OF_AN_IMAGE] * len(rows)})
-
-    def batch(self, encoded: EncodedRows, numbers: Sequence[int]) -> dict[str, Tensor]:
-        """Return the images of these numbers as a batch."""
-        batch = self.collate([{"image": encoded.inputs["image"][number]} for number in numbers])
-        return {name: values.to(self.model.device) for name, values in batch.items()}
-
-
-def mistake_of(source: Any) -> str:
-    """Return what is wrong with an image, or nothing."""
-    try:
+    def look(self, source: Any) -> None:
+        """Open an image; an error says what is wrong with it."""
         open_image(source)
-    except ValueError as error:
-        return str(error).rstrip(".")
-    return ""
 
-
-def image_of(row: Row) -> Any:
-    """Return the image of a row; a path in a table leads from the folder of the table."""
-    image = row.get("image")
-    return path_from(image, row[ORIGIN]) if ORIGIN in row else image
+    def length_of(self, source: Any) -> int:
+        """Return as how many tokens an image counts in a batch."""
+        return TOKENS_OF_AN_IMAGE

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..hub.sanitize import last_part
-from ..metrics.inputs import Array
-from .blocks import Example, Examples, Section, Table, Text, in_digits
+from ...hub.sanitize import last_part
+from ...metrics.inputs import Array
+from ..blocks import Example, Examples, Section, Table, Text, in_digits
+from ..runs import FinishedRun
 from .pictures import as_picture
-from .runs import FinishedRun
 
 if TYPE_CHECKING:  # a report on texts needs no Pillow
     from PIL import Image, ImageDraw
@@ -22,7 +22,7 @@ TRUE, FOUND = (40, 200, 80), (255, 120, 0)
 
 def worst_images(run: FinishedRun) -> Section:
     """Return the images with most mistakes, the true boxes and those that were found drawn into them."""
-    from ..tasks.boxes import matched
+    from ...tasks.media.boxes import matched
 
     least = float(run.results["threshold"])
     sides = [(as_arrays(answer["reference"]), surer(as_arrays(answer["output"]), least)) for answer in run.answers]
@@ -72,7 +72,7 @@ def drawn(run: FinishedRun, row: int, truth: dict[str, Array], found: dict[str, 
     """Return a small image with the boxes of both sides and their labels."""
     from PIL import ImageDraw
 
-    from ..data.images import open_image
+    from ...data.images import open_image
 
     image = open_image(run.rows[row]["image"])
     width = image.width

@@ -1,4 +1,4 @@
-"""Images as parts of a page: small, and with what the heads looked at laid over them."""
+"""Images and sounds as parts of a page: small, with what the heads looked at laid over them; as spectrograms."""
 
 from __future__ import annotations
 
@@ -7,21 +7,26 @@ import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.signal import ShortTimeFFT
 
-from ..metrics.inputs import Array
-from .blocks import Picture
+from ...metrics.inputs import Array
+from ..blocks import Picture
 
 if TYPE_CHECKING:  # a report on texts needs no Pillow
     from PIL import Image
 
 SIDE = 224  # pixels of the longer side on the page, at most
 FOR, AGAINST = (40, 130, 255), (255, 120, 0)
+SOUND_RATE = 16_000  # Hz; half of it is the top of a spectrogram
+SOUND_SECONDS = 20  # that are shown at most, from the start
+SOUND_SIZE = (420, 128)  # pixels on the page
+QUIETEST = -80.0  # dB below the loudest
 MOST_COVER = 0.75  # of the image by a colour, where the weight is greatest
 
 
 def thumbnail(source: Any) -> Image.Image:
     """Return a small image of what a row holds."""
-    from ..data.images import open_image
+    from ...data.images import open_image
 
     image = open_image(source)
     image.thumbnail((SIDE, SIDE))
@@ -57,3 +62,18 @@ def laid_over(image: Image.Image, shares: Array) -> Image.Image:
         mask = Image.fromarray((np.clip(cover, 0, 1) * 255 * MOST_COVER).astype(np.uint8)).resize(image.size)
         image = Image.composite(Image.new("RGB", image.size, colour), image, mask)
     return image
+
+
+def spectrogram(source: Any) -> Image.Image:
+    """Return the beginning of a sound as an image: time to the right, 0 to 8 kHz upwards, loud is bright."""
+    from PIL import Image
+
+    from ...data.sounds import open_sound
+
+    samples = open_sound(source, SOUND_RATE)[: SOUND_SECONDS * SOUND_RATE]
+    samples = np.pad(samples, (0, max(512 - len(samples), 0)))
+    transform = ShortTimeFFT.from_window("hann", SOUND_RATE, 512, 352)
+    power = np.maximum(transform.spectrogram(samples), 1e-12)
+    decibels = 10 * np.log10(power / power.max())
+    bright = np.clip(1 - decibels / QUIETEST, 0, 1)[::-1]
+    return Image.fromarray((bright * 255).astype(np.uint8)).resize(SOUND_SIZE)

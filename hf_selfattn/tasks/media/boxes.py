@@ -16,10 +16,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..data.images import open_image
-from .answers import Answer, EncodedRows, Row
+from ...data.images import open_image
+from ..answers import Answer, EncodedRows, Row
+from ..problems import Array
 from .images import ImageAnswers, ImageCollator, RandomViews
-from .problems import Array
 
 MOST_BOXES = 100  # of an image that are looked at, the surest
 USUAL_THRESHOLD = 0.5  # of a model that does not say which one was found best

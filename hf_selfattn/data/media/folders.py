@@ -1,4 +1,4 @@
-"""Folders of images: the rows that they hold, and the splits that their names tell."""
+"""Folders of files: the rows that they hold, and the splits that their names tell."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
-
 from ..findings import listed
 from ..formats import ORIGIN, Row
 from ..load import SPLIT_ALIASES, STANDARD_SPLITS
-from .open import FORMATS, SAME_FORMAT, is_image
+from .medium import Medium
 
 SPLIT_FOLDERS = {
     **{name: name for name in STANDARD_SPLITS},
@@ -19,45 +17,37 @@ SPLIT_FOLDERS = {
     "training": "train",
     "testing": "test",
 }
-# Of images that are not read: such files are refused by name rather than left out.
-UNREAD_ENDINGS = {".heic", ".heif", ".jxl", ".svg", ".psd", ".tga", ".eps", ".dng", ".cr2", ".nef", ".arw", ".raw"}
-METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of the hub's folders of images
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of the hub's folders of images and sounds
 
 
-def folder_rows(folder: Path) -> tuple[list[Row], list[str]]:
-    """Return a row for each image below a folder, and notes on what is no image.
+def folder_rows(medium: Medium, folder: Path) -> tuple[list[Row], list[str]]:
+    """Return a row for each file of a medium below a folder, and notes on what is none.
 
-    The label is the name of the first folder on the way to the image; an image that stands in none has no label.
+    The label is the name of the first folder on the way to the file; a file that stands in none has no label.
     """
     rows: list[Row] = []
     hidden, others, unnamed = [], [], []
-    endings = image_endings() | UNREAD_ENDINGS
+    name, endings = medium.name, medium.endings() | medium.unread_endings
     for path in _files_below(folder):
         parts = path.relative_to(folder).parts
         if any(part.startswith(".") or part in ("Thumbs.db", "desktop.ini", "__MACOSX") for part in parts):
             hidden.append(str(path))
         elif path.suffix.lower() in endings:
-            rows.append(_row_of(path, parts))
-        elif is_image(path):
+            rows.append(_row_of(name, path, parts))
+        elif medium.is_one(path):
             unnamed.append(str(path))
-            rows.append(_row_of(path, parts))
+            rows.append(_row_of(name, path, parts))
         else:
             others.append(str(path))
     found = [
         (hidden, "hidden file(s) left out"),
-        (others, "file(s) left out that are no images"),
-        (unnamed, "file(s) read as images by their content, whose suffix does not say so"),
+        (others, f"file(s) left out that are no {name}s"),
+        (unnamed, f"file(s) read as {name}s by their content, whose suffix does not say so"),
     ]
     notes = [f"{len(names)} {what}: {listed(names, len(names))}." for names, what in found if names]
     if not any("label" in row for row in rows):
         return rows, notes
     return [{**row, "label": row.get("label")} for row in rows], notes
-
-
-def image_endings() -> set[str]:
-    """Return the suffixes of the formats that are read."""
-    known = Image.registered_extensions().items()
-    return {ending for ending, told in known if SAME_FORMAT.get(told, told) in FORMATS}
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
@@ -75,17 +65,17 @@ def split_folders(folder: Path) -> dict[str, Path]:
 
 
 def metadata_file(folder: Path) -> Path | None:
-    """Return the table that lists the images of a folder, where there is one."""
+    """Return the table that lists the files of a folder, where there is one."""
     return next((folder / name for name in METADATA if (folder / name).is_file()), None)
 
 
-def _row_of(path: Path, parts: tuple[str, ...]) -> Row:
+def _row_of(name: str, path: Path, parts: tuple[str, ...]) -> Row:
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"{str(path)!r}: the name of the file is no UTF-8; rename it.") from error
     label = {"label": parts[0]} if len(parts) > 1 else {}
-    return {"image": str(path), **label, ORIGIN: str(path)}
+    return {name: str(path), **label, ORIGIN: str(path)}
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

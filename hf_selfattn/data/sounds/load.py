@@ -1,0 +1,58 @@
+"""Open sounds from folders, tables, the hub or Python as one `DatasetDict` whose rows know their origin."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import datasets
+from datasets import Dataset, DatasetDict
+
+from ..load import DataFiles
+from ..media.load import load_media
+from ..media.medium import Medium
+from .open import is_sound, sound_endings
+
+SOUND_NAMES = (
+    "sound audio speech recording wav clip sound_path audio_path wav_path sound_file audio_file audio_filepath "
+    "file_name filename filepath file_path path file flac mp3"
+).split()
+UNREAD = frozenset(".m4a .aac .mp4 .wma .amr .webm .mka .ac3 .dsf .ape .wv .ra .mid".split())
+SOUNDS = Medium("sound", datasets.Audio, tuple(SOUND_NAMES), sound_endings, is_sound, UNREAD)
+
+
+def load_sounds(
+    *,
+    train: DataFiles | None = None,
+    validation: DataFiles | None = None,
+    test: DataFiles | None = None,
+    dataset: str | os.PathLike[str] | Dataset | DatasetDict | None = None,
+    dataset_config: str | None = None,
+    revision: str | None = None,
+    extra: Mapping[str, DataFiles] | None = None,
+    sound_column: str | None = None,
+    sound_folder: str | os.PathLike[str] | None = None,
+) -> DatasetDict:
+    """Open the splits of a data set of sounds; no sound is decoded, and every row carries its place.
+
+    Args:
+        train, validation, test: a folder of sounds (its folders are the labels), sound files, or a table with a
+            column of paths or of bytes: a path, a glob or a list of them.
+        dataset: a folder that holds the folders train, validation and test, or those of the labels (it is train
+            then), or whatever `load_splits` opens.
+        sound_column: column of the sounds, found by its name or its cells where it is not given.
+        sound_folder: what the paths in a table are relative to: the folder of the table where it is not given.
+
+    Raises:
+        ValueError: no data given, a split given twice, no sounds, or a source that cannot be read.
+    """
+    return load_media(
+        SOUNDS,
+        files={"train": train, "validation": validation, "test": test},
+        dataset=dataset,
+        column=sound_column,
+        folder=sound_folder,
+        extra=extra,
+        dataset_config=dataset_config,
+        revision=revision,
+    )
