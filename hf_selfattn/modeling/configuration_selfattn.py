@@ -37,7 +37,6 @@ IMAGE_AUTO_MAP = {
     "AutoModel": "image_selfattn.SelfAttnImageModel",
     "AutoModelForImageClassification": "image_selfattn.SelfAttnForImageClassification",
 }
-
 # What a checkpoint of this kind has beside those: other checkpoints do not carry the file.
 OBJECT_DETECTION = {"AutoModelForObjectDetection": "detection_selfattn.SelfAttnForObjectDetection"}
 SOUND = "input_values"  # what a model on a backbone of sound reads
@@ -54,9 +53,7 @@ OFFSET_POSITION_FAMILIES = tuple(
 )
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
-
-# The form of a name on the hub.
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")  # the form of one
 
 # Fields that earned their place in no experiment (benchmarks/LOG.md), each with what there is instead.
 GONE = {
@@ -72,11 +69,9 @@ GONE = {
     "token_keep_rate": "every token is read; to train on excerpts of texts take the recipes' sample_tokens",
 }
 
-# Sizes of the backbone that can be set here.
-SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")  # of the backbone, to be set here
 VOCABULARY = ("vocab_size", "pad_token_id")  # which a recogniser of speech has of its own
-
-# Fields of backbones by which weights would receive no gradient, always or at some steps: of poolers, and LayerDrop.
+# By which weights of a backbone would receive no gradient, always or at some steps: poolers, LayerDrop.
 OFF = {"do_pooling": False, "vision_use_head": False, "layerdrop": 0.0, "encoder_layerdrop": 0.0}
 
 # Keys that `PreTrainedConfig` takes without declaring them as fields.
@@ -116,9 +111,8 @@ def main_input_of(backbone_config: PreTrainedConfig) -> str:
 
 def image_size(backbone_config: PreTrainedConfig) -> int:
     """Return the side in pixels of the images that a backbone was trained on, 224 where it does not say."""
-    size = getattr(backbone_config, "image_size", None)
-    if size is None:
-        size = (getattr(backbone_config, "pretrained_cfg", None) or {}).get("input_size", 224)
+    of_timm = getattr(backbone_config, "pretrained_cfg", None) or {}
+    size = getattr(backbone_config, "image_size", None) or of_timm.get("input_size", 224)
     return size if isinstance(size, int) else max(size[-2:])
 
 
