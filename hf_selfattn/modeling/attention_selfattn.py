@@ -303,7 +303,7 @@ def with_means(blocks: Blocks, means: Means | None) -> Blocks:
 
 
 def blocks_at_once(means: Means | None) -> int | None:
-    """Return how many blocks are computed together, or None for all: PyTorch's kernel wants all means for each of them.
+    """Return how many blocks are computed together, or None for all: PyTorch's kernel wants all means for each.
 
     Without gradients, which would keep all copies, memory stays linear in the tokens so.
     """
