@@ -7,6 +7,7 @@ by one.
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,7 +110,7 @@ def overview() -> str:
             "",
             *lines,
             "",
-            f"TASK is {TASK_NAMES}.",
+            textwrap.fill(f"TASK is {TASK_NAMES}.", 100),
             "KEY=VALUE and --KEY VALUE are the same.",
             f"`{PROGRAM} COMMAND --help` lists the options of a command, --version the version.",
         ]

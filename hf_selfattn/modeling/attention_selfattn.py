@@ -297,14 +297,18 @@ class GroupedAttentionHead(nn.Module):
         attend: Callable[..., tuple[Tensor, Tensor]] = ALL_ATTENTION_FUNCTIONS.get_interface(
             masks.grouped_attention, eager_attention_forward
         )
-        at_once = K if means is None or masks.grouped_attention != "sdpa" else blocks_at_once(means)
+        bias_BK11 = masks.block_bias[:, :, None, None].to(query.dtype)
+        at_once = blocks_at_once(means) if masks.grouped_attention == "sdpa" else None
+        if at_once is None:
+            inputs = with_means(blocks, means)
+            attended, weights = attend(self, *inputs, bias_BK11.flatten(0, 1), scaling=scaling, dropout=0.0)
+            return attended.view(B, K * W, H, E), weights
         parts = []
         for some in (slice(start, start + at_once) for start in range(0, K, at_once)):
             inputs = with_means((query[:, some], key[:, some], value[:, some]), means)
-            bias = masks.block_bias[:, some, None, None].to(query.dtype).flatten(0, 1)
-            attended, weights = attend(self, *inputs, bias, scaling=scaling, dropout=0.0)
+            attended, _ = attend(self, *inputs, bias_BK11[:, some].flatten(0, 1), scaling=scaling, dropout=0.0)
             parts.append(attended.view(B, -1, H, E))
-        return (parts[0], weights) if len(parts) == 1 else (torch.cat(parts, dim=1), None)
+        return torch.cat(parts, dim=1), None
 
 
 def with_means(blocks: Blocks, means: Means | None) -> Blocks:
@@ -319,15 +323,15 @@ def with_means(blocks: Blocks, means: Means | None) -> Blocks:
     return query, key, value
 
 
-def blocks_at_once(means: Means) -> int:
-    """Return how many blocks are computed together: PyTorch's kernel wants a copy of all means for each of them.
+def blocks_at_once(means: Means | None) -> int | None:
+    """Return how many blocks are computed together, or None for all: PyTorch's kernel wants all means for each.
 
     Without gradients, which would keep all copies, memory stays linear in the tokens so.
     """
-    num_blocks = means[0].shape[1]
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return num_blocks
-    return min(num_blocks, max(1, COPIED_AT_ONCE // sum(mean.numel() for mean in means)))
+    if means is None or torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return None
+    at_once = max(1, COPIED_AT_ONCE // sum(mean.numel() for mean in means))
+    return at_once if at_once < means[0].shape[1] else None
 
 
 def is_flash(implementation: str) -> bool:

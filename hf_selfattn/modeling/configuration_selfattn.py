@@ -39,6 +39,7 @@ IMAGE_AUTO_MAP = {
 }
 # What a checkpoint of this kind has beside those: other checkpoints do not carry the file.
 OBJECT_DETECTION = {"AutoModelForObjectDetection": "detection_selfattn.SelfAttnForObjectDetection"}
+
 SOUND = "input_values"  # what a model on a backbone of sound reads
 SOUND_AUTO_MAP = {
     "AutoConfig": "configuration_selfattn.SelfAttnConfig",
@@ -74,21 +75,12 @@ VOCABULARY = ("vocab_size", "pad_token_id")  # which a recogniser of speech has 
 # By which weights of a backbone would receive no gradient, always or at some steps: poolers, LayerDrop.
 OFF = {"do_pooling": False, "vision_use_head": False, "layerdrop": 0.0, "encoder_layerdrop": 0.0}
 
-# Keys that `PreTrainedConfig` takes without declaring them as fields.
+# Keys that `PreTrainedConfig` takes without declaring them as fields; `use_cache` is written by `Trainer`.
 INHERITED_KEYS = frozenset(
-    {
-        "attn_implementation",
-        "experts_implementation",
-        "model_type",
-        "name_or_path",
-        "num_labels",
-        "output_attentions",
-        "per_layer_config",
-        "transformers_weights",
-        "quantization_config",
-        "torch_dtype",
-        "use_cache",  # written by `Trainer`
-    }
+    (
+        "attn_implementation experts_implementation model_type name_or_path num_labels output_attentions "
+        "per_layer_config transformers_weights quantization_config torch_dtype use_cache"
+    ).split()
 )
 
 

@@ -12,6 +12,7 @@ from tiny_sounds import SOUND_BACKBONES, tiny_sound, tiny_sound_model
 from torch.nn import functional as F
 from transformers import ASTConfig, ASTFeatureExtractor, Wav2Vec2Config, WhisperConfig, WhisperFeatureExtractor
 
+from hf_selfattn.modeling import attention_selfattn
 from hf_selfattn.modeling.sound_windows_selfattn import ast_spectrogram, cut_sound, frame_grid, whisper_spectrogram
 
 MAIN = ("wav2vec2", "hubert", "wavlm", "sew", "ast", "whisper")
@@ -91,6 +92,19 @@ def test_spectrograms_are_those_of_the_feature_extractors(num_samples: int) -> N
         config = ASTConfig(num_mel_bins=64, max_length=100)
         found = ast_spectrogram(filled, torch.tensor([num_samples]), config, extractor.mean, extractor.std)
         torch.testing.assert_close(found[0], expected, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_blocks_are_computed_some_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_sound_model(fusion_init=3.0).model
+    sound = tiny_sound(40_001)[None]  # 63 blocks of 4 frames
+    expected = model(sound).last_hidden_state
+    assert attention_selfattn.blocks_at_once((torch.zeros(1, 63, 4, 16), torch.zeros(1, 63, 4, 16))) is None
+    monkeypatch.setattr(attention_selfattn, "COPIED_AT_ONCE", 50_000)
+    assert attention_selfattn.blocks_at_once((torch.zeros(1, 63, 4, 16), torch.zeros(1, 63, 4, 16))) == 6
+    torch.testing.assert_close(model(sound).last_hidden_state, expected, atol=1e-5, rtol=0)
+    with torch.enable_grad():
+        assert attention_selfattn.blocks_at_once((torch.zeros(1, 63, 4, 16), torch.zeros(1, 63, 4, 16))) is None
 
 
 PEAK = """

@@ -30,7 +30,7 @@ class FakePredictor:
 
     seconds: float = 0.0
     name: str = "text-classification"
-    kind: Any = field(default_factory=lambda: SimpleNamespace(fields=("text", "text_pair")))
+    kind: Any = field(default_factory=lambda: SimpleNamespace(medium=None, fields=("text", "text_pair")))
     batches: list[list[str]] = field(default_factory=list)
     go_on: threading.Event = field(default_factory=threading.Event)
 

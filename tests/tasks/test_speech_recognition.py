@@ -35,7 +35,7 @@ from hf_selfattn.tasks.media.speech import SpeechCollator, recognised
 from hf_selfattn.tasks.speech_recognition import SpeechRecognition
 
 ROOT = Path(__file__).parents[2]
-LEARN = {"tuning": "full", "num_train_epochs": 20, "per_device_train_batch_size": 4, "eval_strategy": "epoch"}
+LEARN = {"tuning": "full", "num_train_epochs": 30, "per_device_train_batch_size": 4, "learning_rate": 1e-2}
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_the_report_aligns_words_and_compares_runs(trained: Path, tmp_path: Path
 
 
 def test_a_run_is_stopped_and_goes_on(tmp_path: Path) -> None:
-    arguments = speech_arguments(tmp_path, tuning="probe+lora", probe_epochs=1)
+    arguments = speech_arguments(tmp_path, tuning="probe+lora")
     with stopped_after(epochs=1):
         run(arguments)
     assert run(arguments)["training"]["phases"]["probe"]["run_state"]["starts"] == 2
