@@ -1,4 +1,4 @@
-"""A folder with a model as ONNX, its configuration and its tokenizer: all that `predict` and `serve` need of it."""
+"""A folder with a model as ONNX, its configuration and its processor: all that `predict` and `serve` need of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from ..adapters import merge_adapters, model_class_of
 from ..modeling.configuration_selfattn import SelfAttnConfig
@@ -27,7 +27,7 @@ class ExportArguments:
 
     Args:
         model: a folder that a run wrote, or a name on the hub.
-        folder: that takes the graph, the configuration and the tokenizer.
+        folder: that takes the graph, the configuration and the processor.
         revision: branch, tag or commit of a model on the hub.
         backbone_name_or_path: of an adapter, its backbone, where that was a folder.
     """
@@ -53,7 +53,7 @@ def export(arguments: ExportArguments) -> Path:
     backbone = {"backbone_name_or_path": arguments.backbone_name_or_path} if arguments.backbone_name_or_path else {}
     try:
         config = AutoConfig.from_pretrained(arguments.model, **options)
-        tokenizer = AutoTokenizer.from_pretrained(arguments.model, **options)
+        processor = processor_class_of(config).from_pretrained(arguments.model, **options)
     except (OSError, ValueError) as error:
         raise ValueError(f"The model {arguments.model!r} cannot be opened. {error}") from error
     opened = class_of(config).from_pretrained(arguments.model, dtype=torch.float32, **options, **backbone)
@@ -62,7 +62,7 @@ def export(arguments: ExportArguments) -> Path:
     decoding = {name: value for name, value in model.state_dict().items() if is_for_decoding(name)}
     if decoding:
         save_file(decoding, folder / DECODING)
-    tokenizer.save_pretrained(folder)
+    processor.save_pretrained(folder)
     model.config.to_json_file(folder / "config.json")
     export_onnx(model, folder / GRAPH)
     print(f"Wrote {folder}. Let it answer: hf-selfattn serve {folder}")
@@ -74,6 +74,11 @@ def class_of(config: PreTrainedConfig) -> Any:
     if not isinstance(config, SelfAttnConfig):
         raise ValueError(f"This is a {config.model_type}, and no model of this package: tune it first.")
     return model_class_of(config)
+
+
+def processor_class_of(config: PreTrainedConfig) -> Any:
+    """Return what opens the processor of a model: its tokenizer, or what makes tensors of images."""
+    return AutoImageProcessor if getattr(config, "reads_images", False) else AutoTokenizer
 
 
 def is_for_decoding(name: str) -> bool:
@@ -124,8 +129,9 @@ class OnnxModel:
 
     def __call__(self, **batch: Tensor) -> SimpleNamespace:
         """Return the logits of the answer."""
-        zeros = torch.zeros_like(batch["input_ids"])  # of token_type_ids, which not every tokenizer gives
-        scores = self.session.run(None, {name: batch.get(name, zeros).numpy() for name in self.inputs})[0]
+        # Not every tokenizer gives token_type_ids.
+        given = {name: batch[name] if name in batch else torch.zeros_like(batch["input_ids"]) for name in self.inputs}
+        scores = self.session.run(None, {name: values.numpy() for name, values in given.items()})[0]
         logits = torch.from_numpy(scores)
         if self.is_decoded:
             words = self.model.words_of(batch["input_ids"], batch.get("attention_mask"), None)

@@ -6,6 +6,7 @@ Boxes are corners relative to the image, but where the caller gives or gets them
 relative, as in DETR. Shape suffixes as in `regions_selfattn`; C classes, without the one for "no object".
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,16 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.image_transforms import center_to_corners_format, corners_to_center_format
 from transformers.utils import ModelOutput, auto_docstring, can_return_tuple
 
-from .backbone_selfattn import refuse_other_input
-from .configuration_selfattn import SelfAttnConfig
-from .image_selfattn import SelfAttnImageModel
+from .backbone_selfattn import open_backbone_config, refuse_other_input
+from .configuration_selfattn import SelfAttnConfig, image_size
+from .image_selfattn import SelfAttnImageModel, measure_backbone
 from .modeling_selfattn import SelfAttnPreTrainedModel
 from .outputs_selfattn import returns_weights, wanted_outputs
 from .regions_selfattn import (
+    PLACE,
     REFERENCE,
     SMALLEST,
     RegionProposer,
@@ -42,6 +45,7 @@ SAME_ANSWER = 0.5  # of two regions of one class that overlap by more, the less 
 MIDDLE = 0.25  # places up to so far from a box's centre, in its sides, answer for it
 NEGATIVES = {"places": 1.0, "regions": 3.0}  # for each positive, as in Faster R-CNN
 SURE = 20.0  # logit of "no object" above the classes where an answer is a double
+MOST_MIXED = 6  # layers that are mixed unless the caller says how many
 TOLERANCE = 1e-3  # by which a true box may reach out of its image: rounding
 
 
@@ -117,6 +121,15 @@ class SelfAttnForObjectDetection(SelfAttnPreTrainedModel):
         self.classifier = RegionClassifier(config)
         self.post_init()
 
+    @classmethod
+    def from_backbone(cls, name_or_path: str, **options: Any) -> "SelfAttnForObjectDetection":
+        if "num_mixed_layers" not in options:
+            fields = options.get("backbone_options") or {}
+            found = open_backbone_config(name_or_path, options.get("hub_options") or {}, fields, cls.main_input_name)
+            side = options.get("subsequence_length") or image_size(found)
+            options["num_mixed_layers"] = layers_to_mix(found, side)
+        return super().from_backbone(name_or_path, **options)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -189,6 +202,17 @@ class SelfAttnForObjectDetection(SelfAttnPreTrainedModel):
             for cells, pixels in ((width, pixel_values.shape[3]), (height, pixel_values.shape[2]))
         )
         return self.regions(features_BND.unflatten(1, (height, width)), extent, shown)
+
+
+def layers_to_mix(backbone_config: PreTrainedConfig, side: int) -> int:
+    """Return how many of a backbone's last layers make the finest map that detection needs: 1 of a transformer."""
+    shape, best = measure_backbone(backbone_config, 1, side), 1
+    for number in range(1, min(MOST_MIXED, len(shape.maps)) + 1):
+        if side // shape.maps[-number][0] < PLACE or shape.widths[-number] > shape.widths[-1]:
+            break
+        if math.prod(shape.maps[-number]) > math.prod(shape.maps[-best]):
+            best = number
+    return best
 
 
 def covered_share(covered: int, pixels: int, cell: int) -> float:

@@ -34,7 +34,7 @@ class BackboneShape:
 
     widths: list[int]  # of all layers that it shows
     map_size: tuple[int, int]  # of the last layer, in cells
-    finest: tuple[int, int]  # of the largest of the layers that are read
+    maps: list[tuple[int, int]]  # of all layers, in cells
     last_prefix: int  # how many tokens stand before the map in the last layer, such as CLS
     num_prefix: int  # and in the features of all layers that are read
     read: set[str]  # the parameters that the last layer depends on
@@ -63,24 +63,41 @@ def measure_backbone(backbone_config: PreTrainedConfig, num_layers: int, side: i
             raise ValueError(
                 f"num_mixed_layers={num_layers} is more than the backbone {config.model_type!r} shows: {len(layers)}."
             )
-        widths = [width_of(layer) for layer in layers]
+        widths = [channels_of(layer) for layer in layers]
         last_prefix = as_sequence(layers[-1]).shape[1] - math.prod(map_size)
         mixed = layers_as_sequences(layers[-num_layers:], map_size, last_prefix, max(widths), map_size)
         read = {name for name, weight in backbone.named_parameters() if weight.grad is not None}
         run = {name for name in backbone.state_dict() if backbone.get_submodule(name.rpartition(".")[0]) in ran}
-        num_prefix, finest = mixed[-1].shape[1] - math.prod(map_size), finest_map(layers[-num_layers:], map_size)
-        SHAPES[known] = BackboneShape(widths, map_size, finest, last_prefix, num_prefix, read, run)
+        maps, num_prefix = maps_of(layers, map_size), mixed[-1].shape[1] - math.prod(map_size)
+        SHAPES[known] = BackboneShape(widths, map_size, maps, last_prefix, num_prefix, read, run)
     return SHAPES[known]
+
+
+def refuse_other_tiles(config: SelfAttnConfig, map_size: tuple[int, int]) -> None:
+    """Raise an error for tiles that are no whole number of a backbone's cells."""
+    side = cast(int, config.subsequence_length)
+    twice = tuple(2 * cells for cells in map_size)
+    if config.backbone_config.model_type != "timm_wrapper":  # some of which read one size only
+        twice = measure_backbone(config.backbone_config, config.num_mixed_layers, 2 * side).map_size
+    if side % map_size[0] or map_size[0] != map_size[1] or twice != (2 * map_size[0], 2 * map_size[0]):
+        raise ValueError(
+            f"subsequence_length={side}, the side of a tile, is no whole number of cells of the backbone "
+            f"{config.backbone_config.model_type!r}, which makes {map_size} of it. Take a multiple of a cell, most "
+            f"often of 16 or 32: {max(side // 32, 1) * 32}."
+        )
 
 
 def run_on_images(backbone: PreTrainedModel, pixel_values: Tensor, **options: Any) -> Any:
     """Return what a backbone answers to images (B, C, H, W) of any size that it can read."""
     if "interpolate_pos_encoding" in signature(backbone.forward).parameters:
         options["interpolate_pos_encoding"] = True
-    return backbone(pixel_values, return_dict=True, **options)
+    outputs = backbone(pixel_values, return_dict=True, **options)
+    if getattr(getattr(backbone, "timm_model", None), "output_fmt", "NCHW") == "NHWC":
+        outputs.last_hidden_state = outputs.last_hidden_state.permute(0, 3, 1, 2)
+    return outputs
 
 
-def width_of(layer: Tensor) -> int:
+def channels_of(layer: Tensor) -> int:
     """Return the number of features of a map (B, D, H, W) or a sequence (B, N, D)."""
     return layer.shape[1] if layer.dim() == 4 else layer.shape[-1]
 
@@ -93,12 +110,12 @@ def hidden_maps(outputs: Any) -> list[Tensor]:
 def shown_layers(outputs: Any) -> list[Tensor]:
     """Return the layers that a backbone shows, the last as it answers it: often normalised."""
     earlier, last = hidden_maps(outputs), outputs.last_hidden_state
-    if earlier and width_of(earlier[-1]) == width_of(last) and len_of(earlier[-1]) <= len_of(last):
+    if earlier and channels_of(earlier[-1]) == channels_of(last) and places_of(earlier[-1]) <= places_of(last):
         earlier = earlier[:-1]  # the same layer
     return [*earlier, last]
 
 
-def len_of(layer: Tensor) -> int:
+def places_of(layer: Tensor) -> int:
     """Return the number of cells or tokens of a layer."""
     return layer.shape[2] * layer.shape[3] if layer.dim() == 4 else layer.shape[1]
 
@@ -107,19 +124,18 @@ def square_map(outputs: Any, config: PreTrainedConfig, side: int) -> tuple[int, 
     """Return the size in cells of the map that the last layer of a square image is."""
     last, earlier = outputs.last_hidden_state, hidden_maps(outputs)
     for layer in (last, *earlier[-1:]):
-        if layer.dim() == 4 and len_of(layer) <= len_of(last):
+        if layer.dim() == 4 and places_of(layer) <= places_of(last):
             return layer.shape[2], layer.shape[3]
     patch = getattr(config, "patch_size", None)
     if patch is None:
-        return (math.isqrt(len_of(last)),) * 2
+        return (math.isqrt(places_of(last)),) * 2
     height, width = (patch, patch) if isinstance(patch, int) else patch[-2:]
     return side // height, side // width
 
 
-def finest_map(layers: list[Tensor], map_size: tuple[int, int]) -> tuple[int, int]:
-    """Return the size in cells of the largest map among layers, the last of which is a map of `map_size`."""
-    sizes = [(layer.shape[2], layer.shape[3]) for layer in layers if layer.dim() == 4]
-    return max([map_size, *sizes], key=math.prod)
+def maps_of(layers: list[Tensor], map_size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Return the sizes in cells of layers, of which sequences are maps of `map_size`."""
+    return [(layer.shape[2], layer.shape[3]) if layer.dim() == 4 else map_size for layer in layers]
 
 
 def layers_as_sequences(
@@ -182,18 +198,18 @@ class SelfAttnImageModel(SelfAttnModel):
         self.num_prefix_tokens, self.last_prefix = shape.num_prefix, shape.last_prefix
         # Pixels of a cell's side, in the map that is returned and in that of the last layer.
         self.cell = self.last_cell = side // shape.map_size[0]
-        self.finest_cell, self.reads_finest = side // shape.finest[0], False
-        if config.tiles and (side, side) != tuple(self.cell * cells for cells in shape.map_size):
-            raise ValueError(
-                f"subsequence_length={side} is no whole number of the backbone's cells of {self.cell} pixels, which "
-                f"tiles must be. Take {self.cell * max(shape.map_size[0], 1)}."
-            )
+        self.finest_cell, self.reads_finest = side // max(shape.maps[-num_layers:], key=math.prod)[0], False
+        if config.tiles:
+            refuse_other_tiles(config, shape.map_size)
 
     def train(self, mode: bool = True) -> "SelfAttnImageModel":
         super().train(mode)
-        for module in self.backbone.modules():  # a frozen batch normalisation keeps its statistics, too
-            if getattr(module, "running_mean", None) is not None:
+        for module in self.backbone.modules():
+            if getattr(module, "running_mean", None) is not None:  # frozen, it keeps its statistics, too
                 module.train(mode and any(weight.requires_grad for weight in module.parameters()))
+            if isinstance(getattr(module, "base_layer", None), nn.Conv2d):  # under an adapter; MobileNet reads these
+                for name in ("stride", "kernel_size", "dilation"):
+                    setattr(module, name, getattr(module.base_layer, name))
         return self
 
     def read_finest(self) -> None:
@@ -278,7 +294,7 @@ class SelfAttnImageModel(SelfAttnModel):
         outputs = run_on_images(self.backbone, pixel_values, output_hidden_states=every_layer, **options)
         map_size = self._map_size(outputs.last_hidden_state, pixel_values.shape[2:])
         layers = shown_layers(outputs)[-self.config.num_mixed_layers :]
-        target = finest_map(layers, map_size) if self.reads_finest else map_size
+        target = max(maps_of(layers, map_size), key=math.prod) if self.reads_finest else map_size
         sequences = layers_as_sequences(layers, map_size, self.last_prefix, self.config.hidden_size, target)
         return ImageFeatures(sequences, target, outputs.attentions if record else None)
 

@@ -48,7 +48,7 @@ def sequence_loss(
     return mean_loss(losses, targets, num_items_in_batch)
 
 
-def answered_labels(config: SelfAttnConfig, logits_BC: Tensor) -> Tensor:
+def labels_of_scores(config: SelfAttnConfig, logits_BC: Tensor) -> Tensor:
     """Return class numbers (B,), 0 and 1 (B, C) by the thresholds of a multi-label problem, or numbers."""
     if config.problem_type == "regression" or config.num_labels == 1:
         return logits_BC.squeeze(-1)

@@ -40,7 +40,7 @@ from .backbone_selfattn import (
 from .configuration_selfattn import SelfAttnConfig, check_backbone_name, first_position, refuse_unknown_keys
 from .crf_selfattn import LinearChainCRF
 from .heads_selfattn import ClassQueryClassifier, SelfAttnHeads, SelfAttnLayer, build_sequence_classifier
-from .loss_selfattn import answered_labels, loss_is_outside, mean_loss, tag_losses
+from .loss_selfattn import labels_of_scores, loss_is_outside, mean_loss, tag_losses
 from .outputs_selfattn import (
     SelfAttnClassifierOutput,
     SelfAttnModelOutput,
@@ -349,7 +349,7 @@ class SelfAttnClassifier(SelfAttnPreTrainedModel):
     @torch.no_grad()
     def predict_labels(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the labels of logits: class numbers, 0 and 1 (multi-label), or the numbers of a regression."""
-        return answered_labels(self.config, logits)
+        return labels_of_scores(self.config, logits)
 
 
 @auto_docstring

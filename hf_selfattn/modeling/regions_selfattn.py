@@ -171,15 +171,14 @@ class RegionProposer(nn.Module):
         self.norm = build_norm(config)
         self.part = nn.Linear(width, self.parts**2 * MAP_WIDTH)
         self.mix = nn.Conv2d(MAP_WIDTH, MAP_WIDTH, kernel_size=3, padding=1)
-        self.objectness = nn.Linear(MAP_WIDTH, 1)
-        self.box = nn.Linear(MAP_WIDTH, 4)
+        # One product for both: that of a matrix and one vector rounds by where weights lie, and near ties would turn.
+        self.answer = nn.Linear(MAP_WIDTH, 1 + 4)
         self.grid = nn.Sequential(nn.Linear(GRID**2 * MAP_WIDTH, width), nn.GELU(), nn.Linear(width, width))
         self.place = nn.Linear(4 * 2 * FREQUENCIES, width)
 
     def reset_weights(self) -> None:
-        """Let every place begin with its reference box, unless weights were loaded."""
-        init.zeros_(self.box.weight)
-        init.zeros_(self.box.bias)
+        """Let every place begin near its reference box, unless weights were loaded."""
+        init.normal_(self.answer.weight, std=0.01)
 
     def forward(self, map_BHWD: Tensor, extent: tuple[float, ...], shown: list[Tensor]) -> Regions:
         """Propose regions of images, and read them.
@@ -190,8 +189,8 @@ class RegionProposer(nn.Module):
         """
         features_BHWD = self.norm(map_BHWD.to(cast(Tensor, self.norm.weight).dtype))
         fine_BHWC = self.finer_map(features_BHWD)
-        places_BNC = fine_BHWC.flatten(1, 2)
-        objectness_BN, deltas_BN4 = self.objectness(places_BNC)[..., 0].float(), self.box(places_BNC).float()
+        answers_BN5 = self.answer(fine_BHWC.flatten(1, 2)).float()
+        objectness_BN, deltas_BN4 = answers_BN5[..., 0], answers_BN5[..., 1:]
         references_N4 = reference_boxes(fine_BHWC.shape[1], fine_BHWC.shape[2], extent, map_BHWD.device)
         proposed = self.best(objectness_BN, moved_boxes(references_N4, deltas_BN4))
         if shown:

@@ -42,8 +42,12 @@ class TilePlan:
 
 
 def cut_axis(pixels: int, tile: int, shared: int, cell: int) -> TileAxis:
-    """Return the least number of tiles for a side, spread evenly, neighbours sharing at least so many pixels."""
-    num_cells, size, overlap = ceil_div(pixels, cell), tile // cell, ceil_div(shared, cell)
+    """Return the least number of tiles for a side, spread evenly, neighbours sharing so many pixels or more.
+
+    A cell is not halved: neighbours share whole cells, and all but one at most.
+    """
+    num_cells, size = ceil_div(pixels, cell), tile // cell
+    overlap = min(ceil_div(shared, cell), size - 1)
     room = max(num_cells - size, 0)
     count = 1 + ceil_div(room, size - overlap)
     starts = [round(number * room / max(count - 1, 1)) for number in range(count)]

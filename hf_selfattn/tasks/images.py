@@ -80,6 +80,8 @@ def resize(processor: Any, side: int) -> None:
     """Let a processor bring images to a side in pixels; where it cuts their middle out, in the same proportion."""
     if side < 1:
         raise ValueError(f"image_size={side} must be at least 1.")
+    if not hasattr(processor, "size"):
+        raise ValueError(f"image_size={side}, but {type(processor).__name__} has a size of its own. Leave it out.")
     size, square = sides_of(processor.size), {"height": side, "width": side}
     cut = sides_of(getattr(processor, "crop_size", None)) if getattr(processor, "do_center_crop", False) else {}
     if "shortest_edge" in size:
@@ -151,6 +153,15 @@ class RandomViews(TrainerCallback):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RandomViews:
         return self  # copies of a data set are to know the epoch, too
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if args.dataloader_persistent_workers:
+            raise ValueError(
+                "dataloader_persistent_workers=true: workers that stay do not hear of a new epoch, and would show the "
+                "same views in all. Leave it out."
+            )
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -234,4 +245,5 @@ def mistake_of(source: Any) -> str:
 
 def image_of(row: Row) -> Any:
     """Return the image of a row; a path in a table leads from the folder of the table."""
-    return path_from(row["image"], row[ORIGIN]) if ORIGIN in row else row["image"]
+    image = row.get("image")
+    return path_from(image, row[ORIGIN]) if ORIGIN in row else image

@@ -7,6 +7,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -379,6 +380,19 @@ def test_a_wrong_suffix_is_read_by_content_and_said(tmp_path: Path, name: str, s
     assert decoded.image.size == (WIDTH, HEIGHT)
     is_wrong = suffix not in ("", ".txt") and suffix not in RIGHT.get(name, "").split()
     assert ("image_wrong_suffix" in dict(decoded.remarks)) == is_wrong
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("MPO", ".mpo"), ("MPO", ".jpg"), ("BMP", ".bmp"), ("ICO", ".ico")])
+def test_a_right_suffix_is_not_said(name: str, suffix: str) -> None:
+    remarks = decode_image({"bytes": FORMATS[name], "path": f"file{suffix}"}).remarks
+    assert "image_wrong_suffix" not in dict(remarks)
+
+
+def test_threads_leave_the_filters_of_warnings_as_they_are() -> None:
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        assert all((np.asarray(image) == SCENE).all() for image in pool.map(open_image, [FORMATS["TIFF LZW"]] * 200))
+    assert list(warnings.filters) == before
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:

@@ -100,6 +100,12 @@ def test_what_is_no_image_is_named_and_nothing_is_lost(folder: Path) -> None:
     assert data.splits["train"]["label"][:].count(1) == 5  # also of the folders below
 
 
+def test_photographs_of_phones_are_refused_rather_than_left_out(folder: Path) -> None:
+    (folder / "train" / "cat" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    with pytest.raises(ValueError, match=r"no image but HEIF.*export it as JPEG\): 1 row\(s\), .*IMG_1.HEIC"):
+        read_images(load_images(dataset=folder))
+
+
 def test_links_are_followed_once(folder: Path, tmp_path: Path) -> None:
     linked = tmp_path / "linked"
     linked.mkdir()
@@ -411,6 +417,15 @@ def test_the_report_names_more_than_three_files(folder: Path) -> None:
         path.write_bytes(b"")
     report = check_images(load_images(dataset=folder))
     assert len(found(report, "image_empty")["places"]) == 6
+
+
+def test_prepared_sets_of_labels_give_the_same_report(folder: Path) -> None:
+    labels = [["a"], ["a", "b"], [], ["b"], [], []]
+    rows = [{**row, "label": label} for row, label in zip(rows_of(folder), labels, strict=True)]
+    (folder / "rows.jsonl").write_text(WRITERS["rows.jsonl"](rows))
+    splits = load_images(train=folder / "rows.jsonl")
+    before, after = check_images(splits), check_images(read_images(splits))
+    assert before["splits"] == after["splits"] and before["splits"]["train"]["classes"] == {"a": 2, "b": 2}
 
 
 def test_a_clean_set_has_no_finding_but_rare_classes(folder: Path) -> None:

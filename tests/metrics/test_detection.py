@@ -34,7 +34,7 @@ def sample(count: int, seed: int = 0, noise: float = 6, most: int = 8) -> tuple[
             [np.sort(moved.reshape(-1, 2, 2), axis=1).reshape(-1, 4), np.tile(chance, 2) + [0, 0, 30, 30]]
         )
         guessed = np.concatenate([labels[copies], rng.integers(0, 3, len(chance))])
-        scores = rng.integers(0, 20, len(moved)) / 20  # many are equal
+        scores = rng.permutation(40)[: len(moved)] / 40  # many are equal, of other images
         found.append({"boxes": moved, "labels": guessed, "scores": scores})
     return truth, found
 

@@ -130,14 +130,15 @@ def test_losses_are_those_of_texts(problem_type: str, labels: Any, criterion: An
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora", "probe"])
-@pytest.mark.parametrize("family", IMAGE_BACKBONES)
-def test_every_family_trains_saves_and_opens(family: str, tuning: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["resnet", "mobilenet_v2", "vit", "swin"])
+def test_models_train_are_saved_and_open(family: str, tuning: str, tmp_path: Path) -> None:
+    """With every family and over the hub: tests/hub/test_image_round_trips.py."""
     torch.manual_seed(0)
     AutoModel.from_config(IMAGE_BACKBONES[family]).save_pretrained(tmp_path / "backbone")
     model: Any = SelfAttnForImageClassification.from_backbone(
         str(tmp_path / "backbone"), num_labels=3, num_mixed_layers=2, subsequence_length=SIDE, **HEADS
     )
-    tuned = tune(model, tuning, **({"r": 2} if tuning == "lora" else {})).train()
+    tuned = tune(aligned(model), tuning, **({"r": 2} if tuning == "lora" else {})).train()
     before = {name: value.clone() for name, value in model.base_model.backbone.state_dict().items()}
     optimizer = torch.optim.Adam([weight for weight in tuned.parameters() if weight.requires_grad], lr=1e-2)
     batch = {"pixel_values": tiny_pixels(4), "labels": torch.tensor([0, 1, 2, 0])}
@@ -151,7 +152,7 @@ def test_every_family_trains_saves_and_opens(family: str, tuning: str, tmp_path:
         if "lora" not in name and not torch.equal(value, before.get(name.replace(".base_layer", ""), value))
     }
     assert bool(changed) == (tuning == "full"), "frozen weights and statistics stay as they are"
-    tuned.eval()
+    tuned.eval().requires_grad_(False)  # which weights train decides which product of matrices PyTorch takes
     with torch.no_grad():
         expected = tuned(pixel_values=batch["pixel_values"]).logits
     folder, place = tmp_path / "model", {}
@@ -167,10 +168,10 @@ def test_every_family_trains_saves_and_opens(family: str, tuning: str, tmp_path:
         assert open_adapter(folder, **place).peft_config
     else:
         model.save_pretrained(folder)
-    reopened = aligned(AutoModelForImageClassification.from_pretrained(folder, **place))
+    reopened = aligned(AutoModelForImageClassification.from_pretrained(folder, **place)).requires_grad_(False)
     with torch.no_grad():
         assert torch.equal(reopened(pixel_values=batch["pixel_values"]).logits, expected)
-    assert type(AutoModel.from_pretrained(folder, **place)) is SelfAttnImageModel or tuning == "lora"
+    assert tuning == "lora" or type(AutoModel.from_pretrained(folder)) is SelfAttnImageModel
 
 
 @pytest.mark.parametrize("family", IMAGE_BACKBONES)
@@ -230,7 +231,7 @@ def test_a_pipeline_answers_with_the_processor_beside_the_model(tmp_path: Path) 
     answers = pipeline("image-classification", model=str(tmp_path))(image)
     assert {answer["label"] for answer in answers} == set(names.values())
     for answer in answers:
-        assert answer["score"] == pytest.approx(float(expected[model.config.label2id[answer["label"]]]), abs=1e-6)
+        assert answer["score"] == pytest.approx(float(expected[list(names.values()).index(answer["label"])]), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +241,12 @@ def test_a_pipeline_answers_with_the_processor_beside_the_model(tmp_path: Path) 
         (BACKBONES["bert"], {"tiles": True}, r"tiles=True is for images"),
         (IMAGE_BACKBONES["resnet"], {"pooling": "cls"}, r"pooling='cls' reads a token that the backbone 'resnet'"),
         (IMAGE_BACKBONES["resnet"], {"num_mixed_layers": 9}, r"num_mixed_layers=9 is more than .*'resnet' shows: 4"),
-        (IMAGE_BACKBONES["vit"], {"tiles": True, "subsequence_length": 36}, r"no whole number of .*Take 32"),
+        (
+            IMAGE_BACKBONES["vit"],
+            {"tiles": True, "subsequence_length": 36},
+            r"no whole number of cells .*16 or 32: 32",
+        ),
+        (IMAGE_BACKBONES["resnet"], {"tiles": True, "subsequence_length": 40}, r"no whole number of cells"),
     ],
 )
 def test_what_cannot_be_is_refused(backbone: PreTrainedConfig, options: dict[str, Any], message: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_images import tiny_image_model
 from tiny_models import TASKS, aligned, main_output, tiny_batch, tiny_model
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
@@ -103,6 +104,15 @@ def closure(name: str = "modeling_selfattn") -> set[str]:
     for sibling in re.findall(r"^from \.(\w+) import", (MODELING / f"{name}.py").read_text(), re.MULTILINE):
         needed |= {path.removesuffix(".py") for path in closure(sibling)}
     return {f"{module}.py" for module in needed}
+
+
+def test_a_text_carries_no_code_of_images(tmp_path: Path) -> None:
+    of_images = {"image_selfattn.py", "tiles_selfattn.py"}
+    assert (
+        not closure() & of_images and of_images <= closure("image_selfattn") and len(closure("image_selfattn")) <= 18
+    )
+    tiny_image_model().save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.glob("*.py")} == closure("image_selfattn")
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -53,7 +53,7 @@ def random_image(random: Random) -> bytes:
     options: dict[str, Any] = {}
     if kind in ("JPEG", "PNG", "WEBP", "TIFF", "MPO") and random.random() < 0.4:
         exif = Image.Exif()
-        exif[0x0112] = random.randrange(10)
+        exif[0x0112] = random.randrange(1 if kind == "TIFF" else 0, 9 if kind == "TIFF" else 12)
         exif[0x010E] = "a description"
         options["exif"] = exif.tobytes()
     if kind == "TIFF" and mode in ("RGB", "L") and random.random() < 0.7:

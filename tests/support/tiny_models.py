@@ -195,8 +195,8 @@ def aligned(model: Any) -> Any:
     Args:
         model: a model that `from_pretrained` opened.
     """
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
+    for weight in (*model.parameters(), *model.buffers()):
+        weight.data = weight.data.clone()
     return model
 
 

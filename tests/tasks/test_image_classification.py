@@ -25,17 +25,20 @@ from transformers import AutoModelForImageClassification, pipeline
 
 from hf_selfattn import (
     EvaluateArguments,
+    ExportArguments,
     ImageClassificationArguments,
     PredictArguments,
     ReportArguments,
     ServeArguments,
     build_arguments,
     evaluate,
+    export,
     open_predictor,
     predict,
     report,
     run,
 )
+from hf_selfattn.__main__ import main
 from hf_selfattn.data.images import open_image
 from hf_selfattn.inference.app import create_app
 from hf_selfattn.tasks.images import ImageCollator, RandomViews, random_box, resize
@@ -271,6 +274,16 @@ def test_two_processes_answer_as_one(tmp_path: Path) -> None:
     assert len(found["two"]) == 18 and np.abs(found["one"] - found["two"]).max() < 1e-4
 
 
+@pytest.mark.slow
+def test_a_graph_answers_as_the_model(trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    export(ExportArguments(model=str(trained / "run"), folder=str(tmp_path / "graph")))
+    rows = [{"image": str(trained / f"test/{kind}/0.png")} for kind in CLASSES]
+    both = (open_predictor(folder, dtype="float32").answers(rows) for folder in (trained / "run", tmp_path / "graph"))
+    for one, other in zip(*both, strict=True):
+        assert other["probabilities"] == pytest.approx(one["probabilities"], abs=1e-4)
+
+
 ANSWER = """
 from pathlib import Path
 from transformers import pipeline
@@ -284,6 +297,7 @@ assert "pipeline_tag: image-classification" in card and "one label for each imag
 """
 
 
+@pytest.mark.slow
 def test_an_adapter_goes_to_the_hub_and_back(tmp_path: Path, hub: Hub) -> None:
     arguments = image_arguments(tmp_path, tuning="lora", save="adapter", num_train_epochs=1)
     run(arguments)
@@ -291,3 +305,18 @@ def test_an_adapter_goes_to_the_hub_and_back(tmp_path: Path, hub: Hub) -> None:
     code = ANSWER.format(**names, image=str(tmp_path / "test/circles/0.png"))
     here, there = map(float, run_with_hub(code, hub, tmp_path).stdout.split()[-2:])
     assert here == there
+
+
+def test_check_and_new_look_at_the_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = image_settings(tmp_path)
+    (tmp_path / "train/circles/broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    report = run(build_arguments({**given, "check": True}, ImageClassificationArguments))
+    assert report["splits"]["train"]["rows"] == 49 and not (tmp_path / "run").exists()
+    said = capsys.readouterr().out
+    assert "broken.png" in said and "A run would stop:" in said
+    words = [f"model={given['model']}", f"train={given['train']}", f"path={tmp_path / 'new.yaml'}"]
+    main(["new", "image-classification", *words])
+    written = (tmp_path / "new.yaml").read_text(encoding="utf-8")
+    assert "\nlabel_names: [circles, squares, stripes]\n" in written and "\nproblem: single_label" in written
+    dropped = run(build_arguments({**given, "on_bad_row": "drop", "tuning": "probe"}, ImageClassificationArguments))
+    assert any("broken.png" in note for note in dropped["notes"])

@@ -27,12 +27,14 @@ ARCHITECTURES = {
     "test_vit": (160, False),
     "test_convnext": (160, True),
     "test_efficientnet": (160, True),
+    "swin_tiny_patch4_window7_224": (224, False),
 }
 
 
 def timm_model(architecture: str, **options: Any) -> Any:
     torch.manual_seed(0)
-    backbone = TimmWrapperConfig(architecture=architecture)
+    shallow = {"depths": (1, 1, 1, 1)} if "swin" in architecture else None
+    backbone = TimmWrapperConfig(architecture=architecture, model_args=shallow)
     sizes = {"subsequence_length": ARCHITECTURES[architecture][0], "num_labels": 3, **HEADS, "block_size": 16}
     return SelfAttnForImageClassification(SelfAttnConfig(backbone_config=backbone, **sizes, **options))
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 
-from ..formats import ORIGIN
+from ..formats import ORIGIN, decoded_lines
 
 
 @dataclass
@@ -54,6 +55,12 @@ class BoxRow:
     def reject(self, place: str, kind: str, message: str) -> None:
         """Note a box that is none."""
         self.bad.append({"place": place, "kind": kind, "message": message})
+
+
+def text_lines(path: Path) -> list[str]:
+    """Return the lines of a text file without the spaces around them; an error names one that is no text."""
+    with path.open("rb") as stream:
+        return [line.strip() for line in decoded_lines(stream, path)]
 
 
 def as_numbers(values: Any, count: int) -> list[float] | None:

@@ -250,11 +250,10 @@ def _built_boxes(name: str, read: ReadBoxes, names: Sequence[str]) -> Dataset:
     if not right:
         found = "; ".join(map(str, summarise(name, read.bad_rows)[:5]))
         raise ValueError(f"{name}: all {len(read.split)} rows are bad. {found}")
-    split = read.split.with_format(None).select_columns(["image", ORIGIN]).select(right)
-    sizes = [fact.size for index in right if (fact := read.facts[index]) is not None]
+    split = read.split.with_format(None).select_columns(["image", ORIGIN])
+    sizes = [fact.size if fact is not None else (0, 0) for fact in read.facts]
     split = split.add_column("width", [size[0] for size in sizes])
     split = split.add_column("height", [size[1] for size in sizes])
-    boxes = [read.boxes[index] for index in right]
-    split = split.add_column("boxes", boxes, feature=List(List(Value("float64"))))
-    labels = [read.labels[index] for index in right]
-    return split.add_column("box_labels", labels, feature=List(ClassLabel(names=list(names))))
+    split = split.add_column("boxes", read.boxes, feature=List(List(Value("float64"))))
+    split = split.add_column("box_labels", read.labels, feature=List(ClassLabel(names=list(names))))
+    return split.select(right) if wrong else split  # the last step: columns added to a selection copy the bytes

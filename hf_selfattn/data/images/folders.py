@@ -19,6 +19,8 @@ SPLIT_FOLDERS = {
     "training": "train",
     "testing": "test",
 }
+# Of images that are not read: such files are refused by name rather than left out.
+UNREAD_ENDINGS = {".heic", ".heif", ".jxl", ".svg", ".psd", ".tga", ".eps", ".dng", ".cr2", ".nef", ".arw", ".raw"}
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of the hub's folders of images
 
 
@@ -29,11 +31,12 @@ def folder_rows(folder: Path) -> tuple[list[Row], list[str]]:
     """
     rows: list[Row] = []
     hidden, others, unnamed = [], [], []
+    endings = image_endings() | UNREAD_ENDINGS
     for path in _files_below(folder):
         parts = path.relative_to(folder).parts
         if any(part.startswith(".") or part in ("Thumbs.db", "desktop.ini", "__MACOSX") for part in parts):
             hidden.append(str(path))
-        elif path.suffix.lower() in image_endings():
+        elif path.suffix.lower() in endings:
             rows.append(_row_of(path, parts))
         elif is_image(path):
             unnamed.append(str(path))

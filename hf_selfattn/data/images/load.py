@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ IMAGE_NAMES = (
     "image img image_path img_path image_file image_name file_name filename filepath file_path path file picture "
     "photo jpg jpeg png"
 ).split()
-PLACE = re.compile(r"(.*?)((:[^:]*)?:\d+|\[\d+\])")  # file:line, file:sheet:row or file[index]
+# file:line or file[index]; file:sheet:row
+PLACES = (re.compile(r"(.*)(?::\d+|\[\d+\])"), re.compile(r"(.*):[^:]*:\d+"))
 
 
 def load_images(
@@ -50,25 +50,54 @@ def load_images(
     Raises:
         ValueError: no data given, a split given twice, no images, or a source that cannot be read.
     """
-    check_extra(extra or {})
-    given = {**dict(zip(STANDARD_SPLITS, (train, validation, test), strict=True)), **(extra or {})}
-    files = {name: spec for name, spec in given.items() if spec is not None}
+
+    def open_rest(**files: Any) -> dict[str, Dataset]:
+        loaded = load_splits(**files, dataset_config=dataset_config, revision=revision)
+        return {name: with_paths(undecoded(split), image_column, image_folder) for name, split in loaded.items()}
+
+    return gather_splits(
+        dict(zip(STANDARD_SPLITS, (train, validation, test), strict=True)),
+        extra or {},
+        dataset,
+        lambda path: _open_splits(path, image_column) if path.is_dir() and not is_saved(path) else {},
+        lambda spec, name: _open_images(spec, name, image_column) if _holds_images(spec) else None,
+        open_rest,
+    )
+
+
+def gather_splits(
+    standard: Mapping[str, DataFiles | None],
+    extra: Mapping[str, DataFiles],
+    dataset: Any,
+    open_dataset: Callable[[Path], dict[str, Dataset]],
+    open_split: Callable[[DataFiles, str], Dataset | None],
+    open_rest: Callable[..., Mapping[str, Dataset]],
+) -> DatasetDict:
+    """Open the splits of images from sources of several kinds, and bring them into their order.
+
+    Args:
+        standard, extra, dataset: sources as `load_splits` takes them.
+        open_dataset, open_split: open what they know; of another kind they open none.
+        open_rest: opens what is left, with the arguments of `load_splits`.
+    """
+    check_extra(extra)
+    files = {name: spec for name, spec in {**standard, **extra}.items() if spec is not None}
     opened: dict[str, Dataset] = {}
-    if isinstance(dataset, (str, os.PathLike)) and (folder := Path(dataset).expanduser()).is_dir():
-        if not is_saved(folder):
-            opened, dataset = _open_splits(folder, image_column), None
-    if twice := [name for name in files if name in opened]:
-        raise ValueError(f"split(s) {twice} are given twice: as files, and as folders of the data set.")
-    for name in [name for name, spec in files.items() if _holds_images(spec)]:
-        opened[name] = _open_images(files.pop(name), name, image_column)
-    if files or dataset is not None or not opened:
-        standard = {name: files.pop(name) for name in STANDARD_SPLITS if name in files}
-        loaded = load_splits(
-            **standard, extra=files, dataset=dataset, dataset_config=dataset_config, revision=revision
-        )
-        if twice := [name for name in loaded if name in opened]:
-            raise ValueError(f"split(s) {twice} are given as images and stand in the data set, too; give only one.")
-        opened |= {name: with_paths(undecoded(split), image_column, image_folder) for name, split in loaded.items()}
+    if isinstance(dataset, (str, os.PathLike)):
+        opened = open_dataset(Path(dataset).expanduser())
+        dataset = None if opened else dataset
+    twice = [name for name in files if name in opened]
+    for name in [name for name in files if name not in opened]:
+        if (split := open_split(files[name], name)) is not None:
+            opened[name] = split
+            del files[name]
+    if not twice and (files or dataset is not None or not opened):
+        left = {name: files.pop(name) for name in STANDARD_SPLITS if name in files}
+        loaded = open_rest(**left, extra=files, dataset=dataset)
+        twice = [name for name in loaded if name in opened]
+        opened |= loaded
+    if twice:
+        raise ValueError(f"split(s) {twice} are given twice: by themselves, and in the data set; give them once.")
     order = [*filter(opened.__contains__, STANDARD_SPLITS), *(name for name in opened if name not in STANDARD_SPLITS)]
     return DatasetDict({name: opened[name] for name in order})
 
@@ -128,15 +157,10 @@ def _image_place(cell: Any, folder: str | os.PathLike[str]) -> Any:
     return str(windows if not path.exists() and windows.exists() else path)
 
 
-@cache
-def _file_folder(name: str) -> str:
-    return str(Path(name).parent) if Path(name).is_file() else ""
-
-
 def _folder_of(place: str) -> str:
     """Return the folder of the file in which a row stands; "" where it stands in none."""
-    match = PLACE.fullmatch(place)
-    return _file_folder(match[1]) if match else ""
+    matches = (pattern.fullmatch(place) for pattern in PLACES)
+    return next((str(Path(match[1]).parent) for match in matches if match and Path(match[1]).is_file()), "")
 
 
 def _open_splits(folder: Path, image_column: str | None) -> dict[str, Dataset]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-from ..load import SPLIT_ALIASES, STANDARD_SPLITS, DataFiles, check_extra, is_saved
+from ..load import SPLIT_ALIASES, STANDARD_SPLITS, DataFiles, is_saved
 from .coco import is_coco, read_coco
 from .folders import image_endings, split_folders
-from .load import load_images
+from .load import gather_splits, load_images
 from .voc import read_voc, voc_files, voc_splits
 from .yolo import NAME_FILES, read_yolo, yolo_names, yolo_splits
 
@@ -44,37 +44,21 @@ def load_boxes(
     Raises:
         ValueError: no data given, a split given twice, or files that cannot be read.
     """
-    check_extra(extra or {})
-    given = {**dict(zip(STANDARD_SPLITS, (train, validation, test), strict=True)), **(extra or {})}
-    files: dict[str, Any] = {name: spec for name, spec in given.items() if spec is not None}
     images = Path(image_folder).expanduser() if image_folder is not None else None
-    opened: dict[str, Dataset] = {}
-    if isinstance(dataset, (str, os.PathLike)):
-        opened = _open_layout(Path(dataset).expanduser(), images)
-        dataset = None if opened else dataset
-    if twice := [name for name in files if name in opened]:
-        raise ValueError(f"split(s) {twice} are given twice: as files, and in the folder of the data set.")
-    for name, spec in list(files.items()):
-        split = _open_boxes(Path(spec).expanduser(), images) if isinstance(spec, (str, os.PathLike)) else None
-        if split is not None:
-            opened[name] = split
-            del files[name]
-    if files or dataset is not None or not opened:
-        standard = {name: files.pop(name) for name in STANDARD_SPLITS if name in files}
-        loaded = load_images(
-            **standard,
-            extra=files,
-            dataset=dataset,
+    return gather_splits(
+        dict(zip(STANDARD_SPLITS, (train, validation, test), strict=True)),
+        extra or {},
+        dataset,
+        lambda path: _open_layout(path, images),
+        lambda spec, _: _open_boxes(Path(spec).expanduser(), images) if isinstance(spec, (str, os.PathLike)) else None,
+        partial(
+            load_images,
             dataset_config=dataset_config,
             revision=revision,
             image_column=image_column,
             image_folder=image_folder,
-        )
-        if twice := [name for name in loaded if name in opened]:
-            raise ValueError(f"split(s) {twice} are given as files and stand in the data set, too; give only one.")
-        opened |= loaded
-    order = [*filter(opened.__contains__, STANDARD_SPLITS), *(name for name in opened if name not in STANDARD_SPLITS)]
-    return DatasetDict({name: opened[name] for name in order})
+        ),
+    )
 
 
 def _open_layout(path: Path, images: Path | None) -> dict[str, Dataset]:

@@ -202,7 +202,7 @@ def _decoded(opened: Image.Image, place: str) -> DecodedImage:
     mode, orientation = opened.mode, _orientation(opened, remarks)
     suffix = Path(place).suffix.lower()
     told, is_format = Image.registered_extensions().get(suffix), opened.format or ""
-    if told and is_format and told != SAME_FORMAT.get(is_format, is_format):
+    if told and is_format and SAME_FORMAT.get(told, told) != SAME_FORMAT.get(is_format, is_format):
         remarks.append(("image_wrong_suffix", f"'{suffix}' is {is_format} by its content, and read as that"))
     opened.load()
     turned = opened if opened.format == "TIFF" else _upright(opened, orientation)  # Pillow turns TIFF by itself
@@ -260,7 +260,7 @@ def _as_rgb(image: Image.Image, remarks: list[tuple[str, str]]) -> Image.Image:
 
 def _scaled(image: Image.Image, remarks: list[tuple[str, str]]) -> Image.Image:
     """Scale grey of more than 8 bits: 0..65535 to 0..255, and floats 0..1 to 0..255."""
-    values = np.asarray(image).astype(np.float64)
+    values = np.asarray(image)
     low, high = float(values.min()), float(values.max())
     if image.mode == "F" and 0 <= low and high <= 1:
         scale, said = 255.0, "floats of 0 to 1, scaled to 0 to 255"
@@ -273,4 +273,4 @@ def _scaled(image: Image.Image, remarks: list[tuple[str, str]]) -> Image.Image:
         message = f"the values of the pixels are not {limits}; scale them, and save the image anew"
         raise ImageError("image_values", message, f"{low:g} to {high:g}")
     remarks.append(("image_deep", said))
-    return Image.fromarray(np.rint(values * scale).astype(np.uint8))
+    return Image.fromarray(np.rint(values.astype(np.float32, copy=False) * scale).astype(np.uint8))

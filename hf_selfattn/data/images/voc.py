@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from ..findings import listed
 from ..labels import natural_key
-from .box_rows import BoxRow, as_numbers, box_dataset
+from .box_rows import BoxRow, as_numbers, box_dataset, text_lines
 from .folders import image_endings
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -56,8 +56,8 @@ def voc_splits(folder: Path) -> dict[str, list[Path]]:
     for name, split in sets.items():
         path = folder / "ImageSets" / "Main" / f"{name}.txt"
         if path.is_file():
-            names = path.read_text(encoding="utf-8").split()
-            found[split] = [folder / "Annotations" / f"{stem}.xml" for stem in names]
+            names = [line.split()[0] for line in text_lines(path) if line]
+            found[split] = [folder / "Annotations" / f"{name}.xml" for name in names]
     return {split: files for split, files in found.items() if files}
 
 

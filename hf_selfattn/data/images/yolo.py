@@ -10,7 +10,7 @@ import yaml
 from datasets import Dataset
 
 from ..findings import listed
-from .box_rows import BoxRow, as_numbers, box_dataset
+from .box_rows import BoxRow, as_numbers, box_dataset, text_lines
 from .folders import folder_rows
 
 NAME_FILES = ("classes.txt", "obj.names", "names.txt", "_darknet.labels")
@@ -59,9 +59,18 @@ def yolo_names(folder: Path) -> list[str] | None:
                 return yaml_names(place / name, _yaml(place / name))
         for name in NAME_FILES:
             if (place / name).is_file():
-                lines = (place / name).read_text(encoding="utf-8-sig").splitlines()
-                return [line.strip() for line in lines if line.strip()]
+                return _listed_names(place / name)
     return None
+
+
+def _listed_names(path: Path) -> list[str]:
+    """Read the names of the classes, one a line; those at the end may be blank."""
+    names = text_lines(path)
+    while names and not names[-1]:
+        names.pop()
+    if not names or "" in names or len({*names}) < len(names):
+        raise ValueError(f"{path}: each line must be the name of a class, and each name stand there once.")
+    return names
 
 
 def yolo_splits(folder: Path) -> tuple[dict[str, list[Path]], list[str]] | None:
@@ -93,8 +102,8 @@ def yaml_names(path: Path, content: dict[str, Any]) -> list[str]:
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, ValueError) as error:
+        content = yaml.safe_load(path.read_bytes())
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: the YAML does not parse: {error}.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds no names and folders, but a {type(content).__name__}.")
@@ -115,8 +124,7 @@ def _images(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
     notes: list[str] = []
     for folder in folders:
         if folder.is_file():
-            lines = folder.read_text(encoding="utf-8").splitlines()
-            images += [folder.parent / line.strip() for line in lines if line.strip()]
+            images += [folder.parent / line for line in text_lines(folder) if line]
             continue
         rows, said = folder_rows(folder)
         images += [Path(row["image"]) for row in rows]
@@ -140,9 +148,9 @@ def _read_labels(image: Path, labels: Path, names: Sequence[str] | None) -> tupl
     """Read the boxes of one image; return them, and how many were polygons."""
     row = BoxRow(str(image), str(labels), is_relative=True)
     try:
-        lines = labels.read_text(encoding="utf-8-sig").splitlines()
-    except (UnicodeDecodeError, OSError) as error:
-        row.problem = f"the label file is no text ({error})"
+        lines = text_lines(labels)
+    except ValueError as error:
+        row.problem = str(error)
         return row, 0
     polygons = 0
     for number, line in enumerate(lines, start=1):
