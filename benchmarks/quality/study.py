@@ -63,8 +63,12 @@ IMAGE_HEADS = {
     "probe-no-self": "without self-attention",
     "probe-no-grouped": "without grouped attention",
     "probe-no-heads": "without both",
+    "probe-slow": "at .3 of the rate",
+    "probe-decay": "weight decay of 5 instead of .01",
     "probe-no-mix": "last layer instead of six mixed",
-    "probe-mean": "mean instead of class queries",
+    "probe-no-mix-slow": "last layer, at .3 of the rate",
+    "probe-from-zero": "last layer, weights of the sum from 0",
+    "probe-mean": "last layer, weights of the sum from 0, mean instead of class queries",
 }
 
 

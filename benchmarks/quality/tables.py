@@ -218,6 +218,17 @@ def rows_table() -> list[str]:
     return [*lines, f"| memory of the process, MiB | {' | '.join(sizes)} |"]
 
 
+def image_probe_table() -> list[str]:
+    """Rows of what an epoch of heads on kept features costs beside a pass of the backbone over the images."""
+    rows: list[Record] = read_results(RESULTS / "image_probe.json")["rows"]
+    title = "[CPU milliseconds for an image](results/image_probe.json)"
+    lines = [f"| {title} | pass of the backbone | epoch of the heads | epoch / pass |", "|---|---|---|---|"]
+    return lines + [
+        f"| {row['backbone']} | {1000 * row['pass']:.0f} | {1000 * row['epoch']:.1f} | {row['epoch / pass']:.3f} |"
+        for row in rows
+    ]
+
+
 def serve_table() -> list[str]:
     """Rows of the server: answers that are made together, and one after the other."""
     summary = read_results(RESULTS / "serve.json")["summary"]
@@ -267,6 +278,7 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "twins": twins_table,
     "length": length_table,
     "predict": predict_table,
+    "imageprobe": image_probe_table,
     "rows": rows_table,
     "serve": serve_table,
 }
