@@ -19,7 +19,7 @@ from PIL import Image
 from hf_selfattn.data.images import load_boxes, open_image, read_boxes
 from hf_selfattn.data.images.open import ImageError
 
-MEMORY = 1_500_000  # kilobytes that reading a file may add: an image of the most pixels, and what makes it RGB
+MEMORY = 2_000_000  # kilobytes that reading a file may add: an image of the most pixels, and what makes it RGB
 MODES: dict[str, list[str]] = {
     "PNG": ["RGB", "RGBA", "L", "LA", "P", "1", "I;16"],
     "JPEG": ["RGB", "L", "CMYK"],

@@ -13,7 +13,7 @@ from fuzz_images import damaged_bytes, most_held
 from hf_selfattn.data.sounds import open_sound
 from hf_selfattn.data.sounds.open import SoundError
 
-MEMORY = 1_500_000  # kilobytes that reading a file may add
+MEMORY = 2_000_000  # kilobytes that reading a file may add
 CODINGS: dict[str, list[str]] = {
     "WAV": ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM"],
     "WAVEX": ["PCM_16", "PCM_24", "FLOAT"],
