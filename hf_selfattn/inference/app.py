@@ -318,7 +318,7 @@ def create_app(predictor: Predictor, limits: ServeArguments, name: str) -> FastA
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         """Show the page to try the model."""
-        return as_page("page.html", name=name, task=predictor.name, medium=service.medium)
+        return as_page("page.html", name=name, task=predictor.name, medium=service.medium, pairs=predictor.kind.pairs)
 
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> Response:

@@ -190,6 +190,8 @@ class SelfAttnConfig(PreTrainedConfig):
         IOB2 or BIOES tags; for others all is legal), or a linear-chain CRF, which is trained.
     word_pooling (`"first"` or `"mean"`, *optional*, defaults to `"mean"`):
         How a token classifier makes one feature of a word's tokens: the first one's, or the mean of all.
+    text_pairs (`bool`, *optional*):
+        Whether the model was trained on pairs of texts (`True`), on single ones (`False`), or nobody knows.
     num_proposals (`int`, *optional*, defaults to 100):
         Regions of an image that an object detector reads, at most.
     backbone_name_or_path (`str`, *optional*):
@@ -253,6 +255,7 @@ class SelfAttnConfig(PreTrainedConfig):
     top_one_if_none: bool = True
     decoding: Literal["argmax", "viterbi", "crf"] = "viterbi"
     word_pooling: Literal["first", "mean"] = "mean"
+    text_pairs: bool | None = None
     num_proposals: int = 100
     backbone_name_or_path: str | None = None
     backbone_revision: str | None = None

@@ -13,7 +13,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.columns import find_text_columns, find_token_column
+from ..data.columns import find_text_columns, find_token_column, found_columns
 from ..data.findings import text_mistake
 from ..data.media.medium import Medium
 from ..metrics.abstention import abstention_of, confidences
@@ -55,13 +55,15 @@ class Answers(ABC):
         medium: what a row is, where it is a file.
         fields: what a row may hold.
         details: what else it may hold.
+        pairs: whether a row is a pair of texts; None where nobody knows.
         example: a right row.
     """
 
     medium: ClassVar[Medium | None] = None
     fields: ClassVar[tuple[str, ...]]
     details: ClassVar[tuple[str, ...]] = ()
-    example: ClassVar[Row] = {"text": "The first answer is slower than the others."}
+    pairs: bool | None = None
+    example: Row = {"text": "The first answer is slower than the others."}
 
     def __init__(self, model: PreTrainedModel, processor: Any):
         self.model, self.processor = model, processor
@@ -186,13 +188,33 @@ class TextAnswers(ClassAnswers):
 
     fields = ("text", "text_pair")
 
+    def __init__(self, model: PreTrainedModel, processor: Any):
+        super().__init__(model, processor)
+        self.pairs = model.config.text_pairs
+        if self.pairs:
+            self.example = {**self.example, "text_pair": "It loads what it needs."}
+
     def columns(self, split: Dataset, **given: Any) -> tuple[dict[str, str], list[str]]:
         """Return the columns of the texts, by the names given or by known names."""
         found, notes = find_text_columns(split, given.get("text_column"), given.get("text_pair_column"))
+        if self.pairs and len(found) == 1:
+            raise ValueError(
+                f"This model was trained on pairs of texts, and the input has only the texts of '{found[0]}'; the "
+                f"columns found are {found_columns(split)}. Name that of the second texts: text_pair_column=…"
+            )
+        if self.pairs is False and len(found) == 2:
+            raise ValueError(
+                f"This model was trained on single texts, and the input has pairs, '{found[0]}' and '{found[1]}'. "
+                "Name the column of the texts: text_column=…"
+            )
         return dict(zip(self.fields, found, strict=False)), notes
 
     def mistake(self, row: Row) -> tuple[str, str]:
         """Return the text of a row that is none, and what is wrong with it."""
+        if self.pairs is False and "text_pair" in row:
+            return "text_pair", "this model was trained on single texts"
+        if self.pairs and "text_pair" not in row:
+            return "text_pair", "it is missing, and this model was trained on pairs of texts"
         names = ["text", "text_pair"] if "text_pair" in row else ["text"]
         mistakes = ((name, text_mistake(row.get(name))[1]) for name in names)
         return next(((name, message) for name, message in mistakes if message), ("", ""))

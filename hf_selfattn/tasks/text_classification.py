@@ -127,6 +127,11 @@ class TextClassification(Classification[TextClassificationArguments]):
         """Return the options that a stream needs, which has no length."""
         return STREAM_OPTIONS if self.arguments.streaming else {}
 
+    def label_options(self, data: ClassificationData) -> dict[str, Any]:
+        """Return the fields of the model's configuration that say what its rows and labels are."""
+        split = next(iter(data.splits.values()))
+        return {**super().label_options(data), "text_pairs": "text_pair" in split.column_names}
+
     def trainer_options(
         self, data: ClassificationData, encoded: dict[str, Dataset], options: TrainingArguments, processor: Any
     ) -> dict[str, Any]:

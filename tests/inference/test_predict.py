@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -215,6 +216,22 @@ def test_pairs_of_texts(model: str, tmp_path: Path) -> None:
     predict(given(model, str(tmp_path / "rows.jsonl"), tmp_path / "answers.jsonl", on_bad_row="skip"))
     answer = open_predictor(model).answers([{"text": "w5 w6", "text_pair": "w7"}])[0]
     assert lines_of(tmp_path / "answers.jsonl")[0]["probability"] == pytest.approx(answer["probability"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "header", "message"),
+    [
+        (True, "text,source", "trained on pairs of texts, and the input has only the texts of 'text'"),
+        (False, "premise,hypothesis", "trained on single texts, and the input has pairs, 'premise' and 'hypothesis'"),
+    ],
+)
+def test_pairs_are_no_single_texts(pairs: bool, header: str, message: str, model: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "text_pairs": pairs}))
+    (tmp_path / "rows.csv").write_text(f"{header}\nw5 w6,w7\n")
+    with pytest.raises(ValueError, match=message):
+        predict(given(str(folder), str(tmp_path / "rows.csv"), tmp_path / "answers.jsonl"))
 
 
 def test_a_text_of_brat_is_read_as_it_is_where_the_format_is_given(tagger: str, tmp_path: Path) -> None:

@@ -52,6 +52,20 @@ def test_texts_and_pairs_together(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("pairs", "row", "message"),
+    [
+        (True, {"text": "w5"}, "'text_pair': it is missing, and this model was trained on pairs of texts."),
+        (False, {"text": "w5", "text_pair": "w6"}, "'text_pair': this model was trained on single texts."),
+    ],
+)
+def test_a_model_of_pairs_reads_pairs_only(pairs: bool, row: dict[str, Any], message: str, tmp_path: Path) -> None:
+    predictor = opened(saved(tmp_path, "single_label", text_pairs=pairs))
+    with pytest.raises(ValueError, match=message):
+        predictor.answers([row])
+    assert predictor.answers([predictor.kind.example])[0]["label"]
+
+
 @pytest.mark.parametrize("top_one", [True, False])
 def test_several_labels_by_thresholds(top_one: bool, tmp_path: Path) -> None:
     before = all_scores(saved(tmp_path, "multi_label"), ROWS)

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+TEXTS = {"medium": None, "fields": ("text", "text_pair"), "pairs": None}
 
 
 @dataclass
@@ -30,7 +31,7 @@ class FakePredictor:
 
     seconds: float = 0.0
     name: str = "text-classification"
-    kind: Any = field(default_factory=lambda: SimpleNamespace(medium=None, fields=("text", "text_pair")))
+    kind: Any = field(default_factory=lambda: SimpleNamespace(**TEXTS))
     batches: list[list[str]] = field(default_factory=list)
     go_on: threading.Event = field(default_factory=threading.Event)
 

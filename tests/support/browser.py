@@ -30,12 +30,13 @@ class Visit:
     picture: bytes = b""  # PNG of the whole page
 
 
-def visit(page: Path, script: str, *, width: int = 1280, dark: bool = False) -> Visit:
-    """Open a page of a file at a width and evaluate a script in it, whose value is JSON."""
-    return asyncio.run(asyncio.wait_for(_visit(page, script, width, dark), SECONDS))
+def visit(page: Path | str, script: str, *, width: int = 1280, dark: bool = False) -> Visit:
+    """Open a page of a file or at an address, at a width, and evaluate a script in it, whose value is JSON."""
+    address = page.resolve().as_uri() if isinstance(page, Path) else page
+    return asyncio.run(asyncio.wait_for(_visit(address, script, width, dark), SECONDS))
 
 
-async def _visit(page: Path, script: str, width: int, dark: bool) -> Visit:
+async def _visit(page: str, script: str, width: int, dark: bool) -> Visit:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         words = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", "--remote-debugging-port=0", "about:blank"]
         process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
@@ -81,14 +82,14 @@ class Tab:
         return [message["params"] for message in self.events if message["method"] == method]
 
 
-async def _look(tab: Tab, page: Path, script: str, width: int, dark: bool) -> Visit:
+async def _look(tab: Tab, page: str, script: str, width: int, dark: bool) -> Visit:
     for domain in ("Page", "Network", "Runtime", "Log"):
         await tab.call(f"{domain}.enable")
     screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     await tab.call("Emulation.setDeviceMetricsOverride", **screen)
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     await tab.call("Emulation.setEmulatedMedia", features=[scheme])
-    await tab.call("Page.navigate", url=page.resolve().as_uri())
+    await tab.call("Page.navigate", url=page)
     await tab.until("Page.loadEventFired")
     answer = await tab.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
     picture = await tab.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)

@@ -7,7 +7,7 @@ takes and gives (centre x, centre y, width, height), relative to the image; scor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -139,7 +139,7 @@ def overlap(boxes: Array, box: Array) -> Array:
 class BoxAnswers(ImageAnswers):
     """Answers to an image: its objects, each with its class, its probability and its box."""
 
-    example: ClassVar[Row] = {"image": Image.new("RGB", (64, 64))}
+    example: Row = {"image": Image.new("RGB", (64, 64))}
 
     def __init__(self, model: PreTrainedModel, processor: Any):
         super().__init__(model, processor)

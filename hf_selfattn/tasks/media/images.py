@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -172,7 +172,7 @@ class ImageAnswers(FileAnswers):
     medium = IMAGES
     collate: ImageCollator
     fields = ("image",)
-    example: ClassVar[Row] = {"image": Image.new("RGB", (64, 64))}
+    example: Row = {"image": Image.new("RGB", (64, 64))}
 
     @property
     def inputs(self) -> Inputs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,7 +81,7 @@ class SoundAnswers(FileAnswers):
 
     medium = SOUNDS
     fields = ("sound",)
-    example: ClassVar[Row] = {"sound": np.zeros(8_000, dtype=np.float32)}
+    example: Row = {"sound": np.zeros(8_000, dtype=np.float32)}
 
     @property
     def extractor(self) -> Any:
