@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import DatasetDict
 from transformers.utils import logging
 
@@ -16,8 +18,9 @@ from ..hub.results import environment
 from ..hub.summary import summary
 from ..machine import join_processes
 from ..tasks import Task, say
+from ..tasks.answers import Answer
 from .arguments import InferenceArguments
-from .predictor import Dtype
+from .predictor import Dtype, Predictor
 from .reading import open_split
 from .record import read_record, with_columns_of
 
@@ -78,9 +81,8 @@ def evaluate(arguments: EvaluateArguments) -> dict[str, Any]:
         ValueError: for a model or rows that cannot be used; a label that the model does not have is named.
     """
     join_processes()
-    if PartialState().num_processes > 1:
-        raise ValueError("evaluate runs in one process. Start it without a launcher.")
-    predictor = arguments.predictor()
+    state = PartialState()
+    predictor = arguments.predictor(str(state.device) if state.num_processes > 1 else None)
     splits = arguments.rows(predictor.task)
     record = read_record(arguments.model, arguments.model_revision)
     trained = with_columns_of(found_columns(splits["test"]), record)
@@ -89,9 +91,7 @@ def evaluate(arguments: EvaluateArguments) -> dict[str, Any]:
     predictor.kind.answer_all()
     for note in data.notes:
         say(note)
-    rows, answers = task.rows(data), []
-    for start in logging.tqdm(range(0, len(rows), BLOCK_ROWS), disable=None):
-        answers += predictor.answers(rows[start : start + BLOCK_ROWS])
+    answers = shared_answers(predictor, task.rows(data))
     results = {
         "task": predictor.name,
         "label_names": data.label_names,
@@ -100,7 +100,17 @@ def evaluate(arguments: EvaluateArguments) -> dict[str, Any]:
         "environment": environment(),
         "splits": {"test": task.score_answers(data, answers, predictor.config)},
     }
-    if arguments.output is not None:
+    if arguments.output is not None and state.is_main_process:
         write_json(Path(arguments.output), results)
     say(summary(results))
     return results
+
+
+def shared_answers(predictor: Predictor, rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
+    """Return the answers to rows, of which each process answers a share."""
+    state, answers = PartialState(), list[Answer]()
+    with state.split_between_processes(list(rows)) as share:
+        for start in logging.tqdm(range(0, len(share), BLOCK_ROWS), disable=None):
+            answers += predictor.answers(share[start : start + BLOCK_ROWS])
+    gathered: list[Answer] = gather_object(answers) if state.num_processes > 1 else answers
+    return gathered

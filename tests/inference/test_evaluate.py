@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,22 @@ def unsure_below(least: float, options: dict[str, Any], record: dict[str, Any], 
     unsure = [row["my_label"] in ("unsure", ["unsure"]) for row in rows]
     assert unsure == [row["my_probability"] < least for row in rows] and any(unsure)
     assert len(record["answered"]) == 101 and record["answered"][0] == record["rows"]
+
+
+@pytest.mark.slow
+def test_two_processes_score_as_one(wordpiece: str, tmp_path: Path) -> None:
+    given = settings(wordpiece, tmp_path, tuning="probe", num_train_epochs=1)
+    run(text_arguments(given))
+    output = tmp_path / "scores.json"
+    words = ["-m", "hf_selfattn", "evaluate", given["output_dir"], f"input={given['test']}", f"output={output}"]
+    launcher = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*launcher, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    alone = evaluate(EvaluateArguments(model=given["output_dir"], input=given["test"]))["splits"]["test"]
+    found = json.loads(output.read_text())["splits"]["test"]
+    assert found["rows"] == alone["rows"] == 17 and found["fingerprint"] == alone["fingerprint"]
+    assert found["scores"].keys() == alone["scores"].keys()
+    assert all(score == words_only(alone["scores"][metric]) for metric, score in found["scores"].items())
 
 
 @pytest.mark.parametrize("context", ["sentence", "document"])
