@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VISION := .venv-vision
+TIMM := $(VENV)/timm
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
@@ -14,15 +15,16 @@ demo: $(VENV)/demo  ## install, train a sentiment classifier on real reviews, le
 	$(BIN)/python benchmarks/fetch.py minilm vader
 	$(BIN)/python recipes/demo.py
 
-test: $(VENV)/test  ## install what the tests need and run them all, a file at a time in each of three processes, which wait in turn
+test: $(VENV)/test $(TIMM)  ## install what the tests need and run them all, a file at a time in each of three processes, which wait in turn
 	$(BIN)/python benchmarks/fetch.py minilm vader conll2003
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 10
+	PYTHONPATH=$(TIMM) $(BIN)/python -m pytest -p tests.support.torchvision_operators tests/vision
 
-test-vision:  ## run the tests of timm's backbones, in a virtual environment of its own with torchvision (6 GB)
+test-vision:  ## run the tests of timm's backbones and of torchvision's operators, with torch for CUDA (6 GB)
 	test -x $(VISION)/bin/pip || $(PYTHON) -m venv $(VISION)
-	grep -v '^torch==' constraints.txt > $(VISION)/constraints.txt
+	grep -v '^torch' constraints.txt > $(VISION)/constraints.txt
 	$(VISION)/bin/pip install --quiet -c $(VISION)/constraints.txt torch==2.14.1 torchvision==0.29.1 pytest -e ".[vision]"
-	$(VISION)/bin/python -m pytest -m vision tests/vision
+	$(VISION)/bin/python -m pytest tests/vision
 
 fast: $(VENV)/test  ## run the tests that need no real data
 	$(BIN)/python -m pytest -m "not slow"
@@ -49,6 +51,11 @@ results: $(VENV)/test  ## write the tables of both READMEs and the plot of the s
 
 clean:  ## delete the virtual environment, the runs and the site; the data stay
 	rm -rf $(VENV) $(VISION) runs site
+
+# A folder of its own: Transformers would take torchvision wherever it finds it, which not every test is for.
+$(TIMM): constraints.txt $(VENV)/test
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $@ -c constraints.txt timm torchvision
+	@touch $@
 
 # One stamp file for each set of extras that is installed.
 $(VENV)/demo $(VENV)/docs $(VENV)/test: $(VENV)/%: pyproject.toml constraints.txt

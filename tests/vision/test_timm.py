@@ -1,4 +1,4 @@
-"""Backbones of timm, such as VGG, through its wrapper in Transformers. `make test-vision` installs what they need."""
+"""Backbones of timm, such as VGG, through its wrapper in Transformers. `make test` installs what they need."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hf_selfattn.modeling.tiles_selfattn import pad_images
 
 pytestmark = [
     pytest.mark.vision,
-    pytest.mark.skipif(not (find_spec("timm") and find_spec("torchvision")), reason="make test-vision installs timm"),
+    pytest.mark.skipif(not (find_spec("timm") and find_spec("torchvision")), reason="make test has a run with timm"),
 ]
 # Architecture, side of its images in pixels, convolutional or not.
 ARCHITECTURES = {
