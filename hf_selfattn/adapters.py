@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .modeling import modeling_selfattn
-from .modeling.adapter_selfattn import HUB_OPTIONS, carries_adapter
+from .modeling.adapter_selfattn import HUB_OPTIONS, NEVER_RUN, carries_adapter, register_adapter_targets
 from .modeling.configuration_selfattn import SelfAttnConfig
-from .modeling.peft_selfattn import NEVER_RUN, register_adapter_targets
 
 # Modules that are trained and saved in full, where the model has them.
 HEAD_MODULES = ("heads", "regions", "classifier", "crf")

@@ -11,7 +11,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedConfig, PreT
 
 from hf_selfattn import NerArguments, register_task
 from hf_selfattn.data import TaggingData
-from hf_selfattn.modeling.peft_selfattn import LORA_TARGETS
+from hf_selfattn.modeling.adapter_selfattn import LORA_TARGETS
 from hf_selfattn.tasks.tag_encoding import IGNORED
 from hf_selfattn.tasks.token_classification import TokenClassification
 

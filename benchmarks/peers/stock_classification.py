@@ -18,8 +18,8 @@ from transformers import (
 
 from hf_selfattn import TextClassificationArguments, register_task
 from hf_selfattn.data import ClassificationData
+from hf_selfattn.modeling.adapter_selfattn import LORA_TARGETS
 from hf_selfattn.modeling.configuration_selfattn import backbone_window
-from hf_selfattn.modeling.peft_selfattn import LORA_TARGETS
 from hf_selfattn.tasks.evaluation import plain_model
 from hf_selfattn.tasks.text_classification import TextClassification
 from hf_selfattn.training.setup import LEARNING_RATE

@@ -22,7 +22,7 @@ from transformers import (
 
 from ..adapters import merge_adapters, model_class_of
 from ..modeling.configuration_selfattn import SelfAttnConfig
-from ..modeling.crf_selfattn import LinearChainCRF
+from ..modeling.decoding_selfattn import LinearChainCRF
 from .onnx import export_onnx
 
 GRAPH, DECODING = "model.onnx", "decoding.safetensors"  # the second of taggers: what decoding needs beside the scores

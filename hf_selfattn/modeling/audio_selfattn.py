@@ -15,12 +15,12 @@ from transformers.utils import auto_docstring, can_return_tuple, logging
 
 from .backbone_selfattn import BackboneFeatures, features_of_earlier_run, refuse_other_input, shed_unread_weights
 from .configuration_selfattn import SelfAttnConfig
-from .loss_selfattn import mean_loss
 from .modeling_selfattn import SelfAttnClassifier, SelfAttnModel, SelfAttnPreTrainedModel
 from .outputs_selfattn import (
     SelfAttnClassifierOutput,
     SelfAttnModelOutput,
     classified,
+    mean_loss,
     wanted_outputs,
     without_features,
 )

@@ -22,7 +22,18 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, Cache, PreTrainedModel
 from transformers.utils import auto_docstring, can_return_tuple
 
-from .adapter_selfattn import adapter_subfolder, carries_adapter, open_adapter_checkpoint, save_adapter_checkpoint
+from .adapter_selfattn import (
+    adapter_subfolder,
+    carries_adapter,
+    mask_of_tokens,
+    open_adapter_checkpoint,
+    past_length,
+    past_of_rows,
+    past_options,
+    register_adapter_targets,
+    save_adapter_checkpoint,
+    share_configuration,
+)
 from .attention_selfattn import GroupedAttentionHead
 from .backbone_selfattn import (
     BackboneFeatures,
@@ -38,25 +49,20 @@ from .backbone_selfattn import (
     refuse_quantised,
 )
 from .configuration_selfattn import SelfAttnConfig, check_backbone_name, first_position, refuse_unknown_keys
-from .crf_selfattn import LinearChainCRF
+from .decoding_selfattn import LinearChainCRF
 from .heads_selfattn import ClassQueryClassifier, SelfAttnHeads, SelfAttnLayer, build_sequence_classifier
-from .loss_selfattn import labels_of_scores, loss_is_outside, mean_loss, tag_losses
 from .outputs_selfattn import (
     SelfAttnClassifierOutput,
     SelfAttnModelOutput,
     classified,
+    labels_of_scores,
+    loss_is_outside,
+    mean_loss,
     returns_weights,
+    tag_losses,
     wanted_layers,
     wanted_outputs,
     without_features,
-)
-from .peft_selfattn import (
-    mask_of_tokens,
-    past_length,
-    past_of_rows,
-    past_options,
-    register_adapter_targets,
-    share_configuration,
 )
 from .subsequences_selfattn import TokenRows, are_counted, merge, plan_windows, right_padded_rows, rows_of_windows
 from .words_selfattn import TokenMarks, Words, decode_words, find_words, pool_words, token_marks

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
-from .crf_selfattn import LinearChainCRF, tag_tables, transition_mask
-from .decoding_selfattn import decode
+from .decoding_selfattn import LinearChainCRF, decode, tag_tables, transition_mask
 from .subsequences_selfattn import real_tokens
 
 TIE = 1e-4  # what the decoded label is above every other one, so that its argmax cannot be a tie

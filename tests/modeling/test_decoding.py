@@ -8,8 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from hf_selfattn.modeling.crf_selfattn import LinearChainCRF, crf_nll, illegal_words, tag_tables, transition_mask
-from hf_selfattn.modeling.decoding_selfattn import NO_WORD, decode
+from hf_selfattn.modeling.decoding_selfattn import (
+    NO_WORD,
+    LinearChainCRF,
+    crf_nll,
+    decode,
+    illegal_words,
+    tag_tables,
+    transition_mask,
+)
 
 IOB2 = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 BIOES = ["O", "B-X", "I-X", "E-X", "S-X"]

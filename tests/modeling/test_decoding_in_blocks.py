@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from hf_selfattn.modeling import decoding_selfattn as decoding
-from hf_selfattn.modeling.crf_selfattn import transition_mask
-from hf_selfattn.modeling.decoding_selfattn import as_factors, as_scores
+from hf_selfattn.modeling.decoding_selfattn import as_factors, as_scores, transition_mask
 
 LENGTHS = [33, 47, 48, 49, 64, 65, 130]
 IOB2 = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForTokenClassification, pipeline
 
 from hf_selfattn import SelfAttnForTokenClassification
-from hf_selfattn.modeling.crf_selfattn import crf_nll, transition_mask
+from hf_selfattn.modeling.decoding_selfattn import crf_nll, transition_mask
 from hf_selfattn.modeling.words_selfattn import continuing_labels, find_words, pool_words, token_marks
 
 NAMES = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]

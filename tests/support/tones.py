@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer
 
 from hf_selfattn import SelfAttnConfig, SelfAttnForCTC, greedy_path, join_words
-from hf_selfattn.modeling.ctc_selfattn import SpokenWord
+from hf_selfattn.tasks.media.speech import SpokenWord
 
 TOKENS = ["<pad>", "|", *"abcdef"]
 LETTER = 2_240  # samples, of which the tone is the middle 1,600
