@@ -13,7 +13,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .modeling import modeling_selfattn
+from .modeling import base_selfattn, modeling_selfattn
 from .modeling.adapter_selfattn import HUB_OPTIONS, NEVER_RUN, carries_adapter, register_adapter_targets
 from .modeling.configuration_selfattn import SelfAttnConfig
 
@@ -202,7 +202,7 @@ def merge_adapters(model: nn.Module) -> PreTrainedModel:
             f"The backbone is quantised ({quantization}), and an adapter cannot be merged into it without loss. Open "
             "the adapter with backbone_quantization='none' and merge that."
         )
-    if isinstance(model, modeling_selfattn.SelfAttnPreTrainedModel) and carries_adapter(model):
+    if isinstance(model, base_selfattn.SelfAttnPreTrainedModel) and carries_adapter(model):
         model = model.adapted[0]
     return model.merge_and_unload() if isinstance(model, PeftModel) else model
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 from transformers import PreTrainedModel
 
-from ..modeling.modeling_selfattn import SelfAttnForTokenClassification, SelfAttnPreTrainedModel
+from ..modeling.base_selfattn import SelfAttnPreTrainedModel
+from ..modeling.modeling_selfattn import SelfAttnForTokenClassification
 
 TOLERANCE = 1e-5  # greatest difference to the model, in units of its largest score
 LARGEST_FILE = 2**31 - 2**20  # bytes; protobuf takes no more, and larger weights stand in a file beside the graph

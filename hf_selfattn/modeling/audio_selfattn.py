@@ -13,15 +13,17 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import auto_docstring, can_return_tuple, logging
 
-from .backbone_selfattn import BackboneFeatures, features_of_earlier_run, refuse_other_input, shed_unread_weights
+from .backbone_selfattn import BackboneFeatures, shed_unread_weights
+from .base_selfattn import SelfAttnClassifier, SelfAttnMediaModel, SelfAttnPreTrainedModel
 from .configuration_selfattn import SelfAttnConfig
-from .modeling_selfattn import SelfAttnClassifier, SelfAttnModel, SelfAttnPreTrainedModel
 from .outputs_selfattn import (
+    CLASSES,
+    FEATURE_MASK,
+    FEATURES,
+    NUM_ITEMS,
     SelfAttnClassifierOutput,
     SelfAttnModelOutput,
-    classified,
     mean_loss,
-    wanted_outputs,
     without_features,
 )
 from .sound_windows_selfattn import (
@@ -40,6 +42,18 @@ from .subsequences_selfattn import first_tokens
 logger = logging.get_logger(__name__)
 
 WINDOWS_AT_ONCE = 8  # so many are in the backbone at once, however long a sound is
+SOUND_ARGS = r"""
+input_values (`torch.Tensor` of shape `(batch_size, samples)`):
+    Sound of any length, as the feature extractor of `open_sound_extractor` returns it.
+attention_mask (`torch.Tensor` of shape `(batch_size, samples)`, *optional*):
+    1 at the samples of a sound, 0 at padding. Frames are counted from the first sample that is none.
+"""
+TRANSCRIPTS = r"""
+labels (`torch.LongTensor` of shape `(batch_size, characters)`, *optional*):
+    The transcripts as the tokenizer's numbers, -100 where there is no more of them. The loss is the mean over all
+    characters of the batch. Logits at padding say the blank, so a batch is decoded as it is; a frame has
+    `config.inputs_to_logits_ratio` samples.
+"""
 
 
 def settle_windows(config: SelfAttnConfig, grid: FrameGrid) -> None:
@@ -75,30 +89,25 @@ def in_frames(layer: Tensor, num_frames: int) -> Tensor:
 
 # Its `__init__` calls that of a model which calls `post_init`. trf-ignore: TRF013
 @auto_docstring
-class SelfAttnAudioModel(SelfAttnModel):
+class SelfAttnAudioModel(SelfAttnMediaModel):
     main_input_name = "input_values"
+    input_names = ("input_values", "attention_mask", "features", "feature_mask")
 
     def __init__(self, config: SelfAttnConfig, **options: Any):
         self.grid = frame_grid(config.backbone_config)
         settle_windows(config, self.grid)
         super().__init__(config, **options)
-        self.main_input_name = "input_values"  # Whisper's is that of the spectrogram, which is made here
         names = {name for name, _ in self.backbone.named_parameters()}
         if not getattr(config.backbone_config, "apply_spec_augment", False):
             names.discard("masked_spec_embed")
         shed_unread_weights(self.backbone, names, set(self.backbone.state_dict()))
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """What `backbone_features` reads of a batch."""
-        return ("input_values", "attention_mask", "features", "feature_mask")
 
     def get_input_embeddings(self) -> nn.Module:
         projection = getattr(self.backbone, "feature_projection", None)
         return super().get_input_embeddings() if projection is None else projection
 
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=SOUND_ARGS + FEATURES + FEATURE_MASK)
     def forward(
         self,
         input_values: torch.Tensor | None = None,
@@ -107,44 +116,18 @@ class SelfAttnAudioModel(SelfAttnModel):
         feature_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor] | SelfAttnModelOutput:
-        r"""
-        input_values (`torch.Tensor` of shape `(batch_size, samples)`):
-            Sound of any length, as the feature extractor of `open_sound_extractor` returns it.
-        attention_mask (`torch.Tensor` of shape `(batch_size, samples)`, *optional*):
-            1 at the samples of a sound, 0 at padding. Frames are counted from the first sample that is none.
-        features (`torch.Tensor` of shape `(batch_size, sequence_length, num_mixed_layers, hidden_size)`, *optional*):
-            The backbone's features of these sounds, as computed before: the backbone is not run.
-        feature_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
-            1 at real frames of `features`, 0 at padding.
-        """
-        want = wanted_outputs(self, kwargs)
-        found = self.backbone_features(input_values, attention_mask, features, feature_mask, want)
-        return self.outputs_of(found, want)
+        inputs = {"input_values": input_values, "attention_mask": attention_mask}
+        return self.read_input(kwargs, **inputs, features=features, feature_mask=feature_mask)[0]
 
-    def backbone_features(  # type: ignore[override]
-        self,
-        input_values: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        features: torch.Tensor | None = None,
-        feature_mask: torch.Tensor | None = None,
-        want: dict[str, Any] | None = None,
+    def read_media(
+        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None, *, record: bool
     ) -> BackboneFeatures:
-        r"""
-        Return what the heads read of sounds, frame by frame. A sound of a batch is read as it is alone.
-
-        Args:
-            want (`dict`, *optional*):
-                `output_attentions`: whether the backbone returns its attentions, too. The rest is as in `forward`.
-        """
-        if features is not None:
-            return features_of_earlier_run(features, feature_mask, self.config, self.heads.feature_mean.dtype)
-        if input_values is None:
-            raise ValueError(f"This backbone reads input_values, and none were given. {self.input_names} are read.")
+        """Return what the heads read of sounds, frame by frame."""
         window, stride = self.window, cast(int, self.config.subsequence_stride)
         sounds = sounds_of_rows(input_values, attention_mask)
         cuts = [cut_sound(sound, self.grid, window, stride) for sound in sounds]
         pieces = [piece for cut in cuts for piece in cut]
-        found, attentions = self._read_pieces(pieces, bool((want or {}).get("output_attentions")))
+        found, attentions = self._read_pieces(pieces, record)
         rows, start = [], 0
         for cut in cuts:
             rows.append([torch.cat(of_layer) for of_layer in zip(*found[start : start + len(cut)], strict=True)])
@@ -205,6 +188,7 @@ class SelfAttnAudioModel(SelfAttnModel):
 # Its `__init__` calls that of a model which calls `post_init`. trf-ignore: TRF013
 @auto_docstring
 class SelfAttnForAudioClassification(SelfAttnClassifier):
+    model_class = SelfAttnAudioModel
     main_input_name = "input_values"
 
     def __init__(self, config: SelfAttnConfig, **options: Any):
@@ -213,7 +197,7 @@ class SelfAttnForAudioClassification(SelfAttnClassifier):
             raise ValueError("pooling='cls' reads the first moment of a sound only. Take 'class_query' or 'mean'.")
 
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=SOUND_ARGS + CLASSES + NUM_ITEMS + FEATURES + FEATURE_MASK)
     def forward(
         self,
         input_values: torch.Tensor | None = None,
@@ -224,25 +208,9 @@ class SelfAttnForAudioClassification(SelfAttnClassifier):
         feature_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor] | SelfAttnClassifierOutput:
-        r"""
-        input_values (`torch.Tensor` of shape `(batch_size, samples)`):
-            Sound of any length, as the feature extractor of `open_sound_extractor` returns it.
-        attention_mask (`torch.Tensor` of shape `(batch_size, samples)`, *optional*):
-            1 at the samples of a sound, 0 at padding.
-        labels (`torch.Tensor`, *optional*):
-            `(batch_size,)` class numbers, `(batch_size, num_labels)` 0 and 1 for multi-label classification, or
-            `(batch_size,)` numbers for regression.
-        num_items_in_batch (`torch.Tensor` or `int`, *optional*):
-            Number of labels that share one update, as `Trainer` counts them.
-        features (`torch.Tensor` of shape `(batch_size, sequence_length, num_mixed_layers, hidden_size)`, *optional*):
-            The backbone's features of these sounds, as computed before: the backbone is not run.
-        feature_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
-            1 at real frames of `features`, 0 at padding.
-        """
-        want = wanted_outputs(self.model, kwargs)
-        found = self.model.backbone_features(input_values, attention_mask, features, feature_mask, want)
-        outputs = self.model.outputs_of(found, want)
-        return classified(self, outputs, found.real_positions(), labels, num_items_in_batch)
+        inputs = {"input_values": input_values, "attention_mask": attention_mask}
+        inputs |= {"features": features, "feature_mask": feature_mask}
+        return self.classify(inputs, labels, num_items_in_batch, kwargs)
 
 
 def ctc_losses(logits_BNC: Tensor, lengths_B: Tensor, labels_BS: Tensor, blank: int) -> Tensor:
@@ -289,19 +257,18 @@ class SelfAttnForCTC(SelfAttnPreTrainedModel):
 
     def __init__(self, config: SelfAttnConfig, **options: Any):
         super().__init__(config, **options)
-        refuse_other_input(type(self), config)
         if config.pad_token_id is None or not 0 <= config.pad_token_id < (config.vocab_size or 0):
             raise ValueError(
                 f"vocab_size={config.vocab_size} and pad_token_id={config.pad_token_id}: recognition needs both, the "
                 "blank being in the vocabulary. Give vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id."
             )
-        self.model = SelfAttnModel(config)
+        self.model = SelfAttnAudioModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, cast(int, config.vocab_size))
         self.post_init()
 
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=SOUND_ARGS + NUM_ITEMS + FEATURES + FEATURE_MASK + TRANSCRIPTS)
     def forward(
         self,
         input_values: torch.Tensor | None = None,
@@ -312,27 +279,8 @@ class SelfAttnForCTC(SelfAttnPreTrainedModel):
         feature_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor] | SelfAttnClassifierOutput:
-        r"""
-        input_values (`torch.Tensor` of shape `(batch_size, samples)`):
-            Sound of any length, as the feature extractor of `open_sound_extractor` returns it.
-        attention_mask (`torch.Tensor` of shape `(batch_size, samples)`, *optional*):
-            1 at the samples of a sound, 0 at padding. Frames are counted from the first sample that is none.
-        labels (`torch.LongTensor` of shape `(batch_size, characters)`, *optional*):
-            The transcripts as the tokenizer's numbers, -100 where there is no more of them. The loss is the mean over
-            all characters of the batch.
-        num_items_in_batch (`torch.Tensor` or `int`, *optional*):
-            Number of characters that share one update, as `Trainer` counts them.
-        features (`torch.Tensor` of shape `(batch_size, sequence_length, num_mixed_layers, hidden_size)`, *optional*):
-            The backbone's features of these sounds, as computed before: the backbone is not run.
-        feature_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
-            1 at real frames of `features`, 0 at padding.
-
-        The logits at padding say the blank, so a batch is decoded as it is. A frame has
-        `config.inputs_to_logits_ratio` samples.
-        """
-        want = wanted_outputs(self.model, kwargs)
-        found = self.model.backbone_features(input_values, attention_mask, features, feature_mask, want)
-        outputs = self.model.outputs_of(found, want)
+        inputs = {"input_values": input_values, "attention_mask": attention_mask}
+        outputs, found = self.read_input(kwargs, **inputs, features=features, feature_mask=feature_mask)
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
         mask_BN, blank = found.real_positions(), cast(int, self.config.pad_token_id)
         loss = None

@@ -19,10 +19,10 @@ from transformers import initialization as init
 from transformers.image_transforms import center_to_corners_format, corners_to_center_format
 from transformers.utils import ModelOutput, auto_docstring, can_return_tuple
 
-from .backbone_selfattn import open_backbone_config, refuse_other_input
+from .backbone_selfattn import open_backbone_config
+from .base_selfattn import SelfAttnPreTrainedModel
 from .configuration_selfattn import SelfAttnConfig, image_size
 from .image_selfattn import SelfAttnImageModel, measure_backbone
-from .modeling_selfattn import SelfAttnPreTrainedModel
 from .outputs_selfattn import returns_weights, wanted_outputs
 from .regions_selfattn import (
     PLACE,
@@ -114,7 +114,6 @@ class SelfAttnForObjectDetection(SelfAttnPreTrainedModel):
     def __init__(self, config: SelfAttnConfig, **options: Any):
         super().__init__(config, **options)
         self.num_labels = config.num_labels
-        refuse_other_input(type(self), config)
         self.model = SelfAttnImageModel(config)
         self.model.read_finest()
         self.regions = RegionProposer(config, self.model.cell)
@@ -129,12 +128,6 @@ class SelfAttnForObjectDetection(SelfAttnPreTrainedModel):
             side = options.get("subsequence_length") or image_size(found)
             options["num_mixed_layers"] = layers_to_mix(found, side)
         return super().from_backbone(name_or_path, **options)
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, (RegionProposer, RegionClassifier)):
-            module.reset_weights()
 
     def train(self, mode: bool = True) -> "SelfAttnForObjectDetection":
         super().train(mode)

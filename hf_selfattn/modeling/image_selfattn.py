@@ -21,17 +21,20 @@ from transformers.utils import auto_docstring, can_return_tuple
 from .backbone_selfattn import (
     BackboneFeatures,
     as_sequence,
-    features_of_earlier_run,
     pooler_options,
     shed_unread_weights,
 )
+from .base_selfattn import SelfAttnClassifier, SelfAttnMediaModel
 from .configuration_selfattn import SelfAttnConfig
-from .modeling_selfattn import SelfAttnClassifier, SelfAttnModel
-from .outputs_selfattn import SelfAttnClassifierOutput, SelfAttnModelOutput, classified, wanted_outputs
+from .outputs_selfattn import CLASSES, FEATURE_MASK, FEATURES, NUM_ITEMS, SelfAttnClassifierOutput, SelfAttnModelOutput
 from .subsequences_selfattn import right_pad_order
 from .tiles_selfattn import cut_tile, merge_tiles, plan_tiles, real_sizes
 
 TILES_AT_ONCE = 32  # so many are in the backbone at once, however large an image is
+PIXEL_MASK = r"""
+pixel_mask (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*):
+    1 at the pixels of an image, 0 at padding, which stands at the right and below.
+"""
 
 
 @dataclass(frozen=True)
@@ -192,8 +195,9 @@ class ImageFeatures:
 
 # Its `__init__` calls that of a model which calls `post_init`. trf-ignore: TRF013
 @auto_docstring
-class SelfAttnImageModel(SelfAttnModel):
+class SelfAttnImageModel(SelfAttnMediaModel):
     main_input_name = "pixel_values"
+    input_names = ("pixel_values", "pixel_mask", "features", "feature_mask")
 
     def __init__(self, config: SelfAttnConfig, **options: Any):
         side, num_layers = cast(int, config.subsequence_length), config.num_mixed_layers
@@ -222,13 +226,8 @@ class SelfAttnImageModel(SelfAttnModel):
         """Let the layers that are mixed meet in a map as fine as the finest of them, where small objects show."""
         self.cell, self.reads_finest = self.finest_cell, True
 
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """What `backbone_features` reads of a batch."""
-        return ("pixel_values", "pixel_mask", "features", "feature_mask")
-
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=PIXEL_MASK + FEATURES + FEATURE_MASK)
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -237,38 +236,13 @@ class SelfAttnImageModel(SelfAttnModel):
         feature_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor] | SelfAttnModelOutput:
-        r"""
-        pixel_mask (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*):
-            1 at the pixels of an image, 0 at padding, which stands at the right and below.
-        features (`torch.Tensor` of shape `(batch_size, sequence_length, num_mixed_layers, hidden_size)`, *optional*):
-            The backbone's features of these images, as computed before: the backbone is not run.
-        feature_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
-            1 at real places of `features`, 0 at padding.
-        """
-        want = wanted_outputs(self, kwargs)
-        return self.outputs_of(self.backbone_features(pixel_values, pixel_mask, features, feature_mask, want), want)
+        inputs = {"pixel_values": pixel_values, "pixel_mask": pixel_mask}
+        return self.read_input(kwargs, **inputs, features=features, feature_mask=feature_mask)[0]
 
-    def backbone_features(  # type: ignore[override]
-        self,
-        pixel_values: torch.Tensor | None = None,
-        pixel_mask: torch.Tensor | None = None,
-        features: torch.Tensor | None = None,
-        feature_mask: torch.Tensor | None = None,
-        want: dict[str, Any] | None = None,
+    def read_media(
+        self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None = None, *, record: bool
     ) -> BackboneFeatures:
-        r"""
-        Return what the heads read of images. A batch of images of different sizes is read as each of them alone.
-
-        Args:
-            want (`dict`, *optional*):
-                `output_attentions`: whether the backbone returns its attentions, too. The rest is as in `forward`.
-        """
-        if features is not None:
-            dtype = self.heads.feature_mean.dtype
-            return features_of_earlier_run(features, feature_mask, self.config, dtype, self.num_prefix_tokens)
-        if pixel_values is None:
-            raise ValueError(f"This backbone reads pixel_values, and none were given. {self.input_names} are read.")
-        record = bool((want or {}).get("output_attentions"))
+        """Return what the heads read of images, those of each size read together."""
         pixel_values = pixel_values.to(self.backbone.dtype)
         if pixel_mask is None and not self.config.tiles:
             return self._of_one_size(pixel_values, record)
@@ -366,6 +340,7 @@ class SelfAttnImageModel(SelfAttnModel):
 # Its `__init__` calls that of a model which calls `post_init`. trf-ignore: TRF013
 @auto_docstring
 class SelfAttnForImageClassification(SelfAttnClassifier):
+    model_class = SelfAttnImageModel
     main_input_name = "pixel_values"
 
     def __init__(self, config: SelfAttnConfig, **options: Any):
@@ -377,7 +352,7 @@ class SelfAttnForImageClassification(SelfAttnClassifier):
             )
 
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=PIXEL_MASK + CLASSES + NUM_ITEMS + FEATURES + FEATURE_MASK)
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -388,23 +363,9 @@ class SelfAttnForImageClassification(SelfAttnClassifier):
         feature_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor] | SelfAttnClassifierOutput:
-        r"""
-        pixel_mask (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*):
-            1 at the pixels of an image, 0 at padding, which stands at the right and below.
-        labels (`torch.Tensor`, *optional*):
-            `(batch_size,)` class numbers, `(batch_size, num_labels)` 0 and 1 for multi-label classification, or
-            `(batch_size,)` numbers for regression.
-        num_items_in_batch (`torch.Tensor` or `int`, *optional*):
-            Number of labels that share one update, as `Trainer` counts them.
-        features (`torch.Tensor` of shape `(batch_size, sequence_length, num_mixed_layers, hidden_size)`, *optional*):
-            The backbone's features of these images, as computed before: the backbone is not run.
-        feature_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
-            1 at real places of `features`, 0 at padding.
-        """
-        want = wanted_outputs(self.model, kwargs)
-        found = self.model.backbone_features(pixel_values, pixel_mask, features, feature_mask, want)
-        outputs = self.model.outputs_of(found, want)
-        return classified(self, outputs, found.real_positions(), labels, num_items_in_batch)
+        inputs = {"pixel_values": pixel_values, "pixel_mask": pixel_mask}
+        inputs |= {"features": features, "feature_mask": feature_mask}
+        return self.classify(inputs, labels, num_items_in_batch, kwargs)
 
 
 __all__ = ["SelfAttnForImageClassification", "SelfAttnImageModel"]

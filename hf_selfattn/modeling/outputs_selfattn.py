@@ -13,7 +13,6 @@ from transformers.utils import ModelOutput, auto_docstring, logging
 
 from .attention_selfattn import refuse_gradients_of_flex
 from .configuration_selfattn import SelfAttnConfig
-from .decoding_selfattn import LinearChainCRF
 
 logger = logging.get_logger(__name__)
 
@@ -66,14 +65,6 @@ def labels_of_scores(config: SelfAttnConfig, logits_BC: Tensor) -> Tensor:
     return (passed | (best & none_passed)).long()
 
 
-def tag_losses(logits_BTC: Tensor, labels_BT: Tensor, crf: LinearChainCRF | None, smoothing: float) -> Tensor:
-    """Return the losses of a tagger: of each row with a CRF, or of each token."""
-    if crf is not None:
-        return crf(logits_BTC, labels_BT, labels_BT != -100)
-    scores, labels = logits_BTC.flatten(0, 1), labels_BT.flatten()
-    return F.cross_entropy(scores, labels, reduction="none", label_smoothing=smoothing)
-
-
 def loss_is_outside(labels: Tensor | None, num_items_in_batch: Tensor | int | None) -> bool:
     """Return whether `Trainer` computes the loss, of logits that must be the scores that are trained; say so."""
     outside = labels is None and num_items_in_batch is not None
@@ -85,27 +76,57 @@ def loss_is_outside(labels: Tensor | None, num_items_in_batch: Tensor | int | No
     return outside
 
 
-@auto_docstring
+# What the documentation of several outputs and models says.
+OF_HEADS = r"""
+group_ids (`tuple(torch.LongTensor)`, *optional*):
+    For each head layer, the group of each token, `(batch_size, heads, sequence_length)`.
+group_probs (`tuple(torch.FloatTensor)`, *optional*):
+    For each head layer, the probability of each group, `(batch_size, heads, sequence_length, groups)`.
+summary_attentions (`tuple(torch.FloatTensor)`, *optional*):
+    For each head layer, the attention of each token to the summary of each block,
+    `(batch_size, heads, sequence_length, blocks)`.
+fusion_weights (`tuple(torch.FloatTensor)`, *optional*):
+    For each head layer, the weights of the self-attention and of the grouped attention.
+"""
+OF_BACKBONE = r"""
+hidden_states (`tuple(torch.FloatTensor)`, *optional*):
+    The backbone's hidden states, merged where the input was split; None for layers that were not asked for.
+attentions (`tuple(torch.FloatTensor)`, *optional*):
+    The backbone's attentions; where the input was split, one entry of the batch per window.
+"""
+CLASSES = r"""
+labels (`torch.Tensor`, *optional*):
+    `(batch_size,)` class numbers, `(batch_size, num_labels)` 0 and 1 for multi-label classification, or
+    `(batch_size,)` numbers for regression.
+"""
+NUM_ITEMS = r"""
+num_items_in_batch (`torch.Tensor` or `int`, *optional*):
+    Number of labels that share one update, as `Trainer` counts them.
+"""
+FEATURES = r"""
+features (`torch.Tensor` of shape `(batch_size, sequence_length, num_mixed_layers, hidden_size)`, *optional*):
+    The backbone's features of this input, as computed before: the backbone is not run, and `hidden_states` are these
+    alone.
+"""
+FEATURE_MASK = r"""
+feature_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
+    1 at real places of `features`, 0 at padding.
+"""
+SUM = r"""
+last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
+    The weighted sum of the backbone's features, the self-attention and the grouped attention.
+"""
+SCORES = r"""
+loss (`torch.FloatTensor`, *optional*):
+    The loss, where labels were given.
+logits (`torch.FloatTensor`):
+    `(batch_size, num_labels)` for sequences, `(batch_size, sequence_length, num_labels)` for tokens.
+"""
+
+
+@auto_docstring(custom_args=SUM + OF_BACKBONE + OF_HEADS)
 @dataclass
 class SelfAttnModelOutput(ModelOutput):
-    r"""
-    last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
-        The weighted sum of the backbone's features, the self-attention and the grouped attention.
-    hidden_states (`tuple(torch.FloatTensor)`, *optional*):
-        The backbone's hidden states, merged where the input was split; None for layers that were not asked for.
-    attentions (`tuple(torch.FloatTensor)`, *optional*):
-        The backbone's attentions; where the input was split, one entry of the batch per window.
-    group_ids (`tuple(torch.LongTensor)`, *optional*):
-        For each head layer, the group of each token, `(batch_size, heads, sequence_length)`.
-    group_probs (`tuple(torch.FloatTensor)`, *optional*):
-        For each head layer, the probability of each group, `(batch_size, heads, sequence_length, groups)`.
-    summary_attentions (`tuple(torch.FloatTensor)`, *optional*):
-        For each head layer, the attention of each token to the summary of each block,
-        `(batch_size, heads, sequence_length, blocks)`.
-    fusion_weights (`tuple(torch.FloatTensor)`, *optional*):
-        For each head layer, the weights of the self-attention and of the grouped attention.
-    """
-
     last_hidden_state: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor | None, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
@@ -115,29 +136,9 @@ class SelfAttnModelOutput(ModelOutput):
     fusion_weights: tuple[torch.Tensor, ...] | None = None
 
 
-@auto_docstring
+@auto_docstring(custom_args=SCORES + OF_BACKBONE + OF_HEADS)
 @dataclass
 class SelfAttnClassifierOutput(ModelOutput):
-    r"""
-    loss (`torch.FloatTensor`, *optional*):
-        The loss, where labels were given.
-    logits (`torch.FloatTensor`):
-        `(batch_size, num_labels)` for sequences, `(batch_size, sequence_length, num_labels)` for tokens.
-    hidden_states (`tuple(torch.FloatTensor)`, *optional*):
-        The backbone's hidden states, merged where the input was split; None for layers that were not asked for.
-    attentions (`tuple(torch.FloatTensor)`, *optional*):
-        The backbone's attentions; where the input was split, one entry of the batch per window.
-    group_ids (`tuple(torch.LongTensor)`, *optional*):
-        For each head layer, the group of each token, `(batch_size, heads, sequence_length)`.
-    group_probs (`tuple(torch.FloatTensor)`, *optional*):
-        For each head layer, the probability of each group, `(batch_size, heads, sequence_length, groups)`.
-    summary_attentions (`tuple(torch.FloatTensor)`, *optional*):
-        For each head layer, the attention of each token to the summary of each block,
-        `(batch_size, heads, sequence_length, blocks)`.
-    fusion_weights (`tuple(torch.FloatTensor)`, *optional*):
-        For each head layer, the weights of the self-attention and of the grouped attention.
-    """
-
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor | None, ...] | None = None

@@ -23,8 +23,9 @@ from transformers import (
 
 from ..adapters import merge_adapters, model_class_of
 from ..arguments import ModelArguments, RunArguments
+from ..modeling.base_selfattn import SelfAttnPreTrainedModel
 from ..modeling.configuration_selfattn import SelfAttnConfig, backbone_window
-from ..modeling.modeling_selfattn import SelfAttnForTokenClassification, SelfAttnPreTrainedModel
+from ..modeling.modeling_selfattn import SelfAttnForTokenClassification
 
 # Dropout there keeps attention from its fused kernel, by the name it has in the families' configurations.
 ATTENTION_DROPOUT_FIELDS = ("attention_probs_dropout_prob", "attention_dropout")

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, Train
 from ..adapters import tune
 from ..arguments import DataArguments, RunArguments
 from ..data import load_splits
-from ..modeling.modeling_selfattn import SelfAttnPreTrainedModel
+from ..modeling.base_selfattn import SelfAttnPreTrainedModel
 from .answers import Answers
 from .backbone import (
     NO_LIMIT,

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from ..adapters import HEAD_MODULES, base_model
 from ..arguments import RunArguments
-from ..modeling.modeling_selfattn import SelfAttnPreTrainedModel
+from ..modeling.base_selfattn import SelfAttnPreTrainedModel
 from ..tasks import Task
 
 # Adapters are near 0 where they start and small; at their rate whole matrices run ahead of them and fit what the
