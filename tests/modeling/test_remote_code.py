@@ -109,9 +109,17 @@ def closure(name: str = "modeling_selfattn") -> set[str]:
 def test_a_text_carries_no_code_of_images(tmp_path: Path) -> None:
     of_images = {"image_selfattn.py", "tiles_selfattn.py"}
     assert not closure() & of_images and of_images <= closure("image_selfattn")
-    assert len(closure()) <= 18 and len(closure("image_selfattn")) <= 19
+    of_texts = {"modeling_selfattn.py", "words_selfattn.py", "decoding_selfattn.py"}
+    assert not of_texts & (closure("image_selfattn") | closure("audio_selfattn"))
+        closure("image_selfattn") | closure("audio_selfattn")
+    ) == set()
     tiny_image_model().save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.glob("*.py")} == closure("image_selfattn")
+
+
+@pytest.mark.parametrize(("name", "most"), [("modeling", 15), ("image", 14), ("audio", 14), ("detection", 16)])
+def test_a_checkpoint_carries_few_files(name: str, most: int) -> None:
+    assert len(closure(f"{name}_selfattn")) <= most
 
 
 @pytest.mark.parametrize("task", TASKS)
