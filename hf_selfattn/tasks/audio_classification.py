@@ -5,20 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import AutoFeatureExtractor, PreTrainedConfig
 
-from ..data import format_report
-from ..data.sounds import SoundData, check_sounds, deduplicate_sounds, load_sounds, read_sounds
+from ..data.sounds import check_sounds, deduplicate_sounds, load_sounds, read_sounds
 from ..data.sounds.load import SOUNDS
-from ..data.sounds.read import raw_sounds
 from ..modeling.audio_selfattn import SelfAttnForAudioClassification
 from .backbone import Inputs
 from .media.classification import MediaClassification, MediaClassificationArguments
-from .media.files import splits_of, unopened
 from .media.sounds import SoundAnswers, frames_of_sounds, open_sound_backbone, sound_inputs
-from .task import say
 
 
 @dataclass
@@ -31,14 +26,10 @@ class AudioClassificationArguments(MediaClassificationArguments):
     """
 
     task: ClassVar[str] = "audio-classification"
+    medium = "sound"
 
     sound_column: str | None = None
     sound_folder: str | None = None
-
-    def columns(self) -> dict[str, Any]:
-        """Return what the user said of the columns and labels."""
-        names = ("sound_column", "label_column", "problem", "label_names", "label_separator")
-        return {name: getattr(self, name) for name in names}
 
 
 class AudioClassification(MediaClassification[AudioClassificationArguments]):
@@ -52,36 +43,12 @@ class AudioClassification(MediaClassification[AudioClassificationArguments]):
     arguments_class = AudioClassificationArguments
     columns_trained = ("sound_column", "label_column")
     medium = SOUNDS
+    read_rows = staticmethod(read_sounds)
+    without_repeats = staticmethod(deduplicate_sounds)
 
-    def raw_rows(self) -> DatasetDict:
-        """Return the rows that the arguments name, as they are; no sound is opened."""
-        names = ("sound_column", "sound_folder")
-        return splits_of(load_sounds, self.arguments, **{name: getattr(self.arguments, name) for name in names})
-
-    def load(self) -> SoundData:
-        """Load and check the data; every sound is read once."""
-        arguments = self.arguments
-        kept = [arguments.group_column] if arguments.group_column else []
-        with PartialState().local_main_process_first():
-            data = read_sounds(
-                self.raw_rows(), on_bad_row=arguments.on_bad_row, keep_columns=kept, **arguments.columns()
-            )
-        return deduplicate_sounds(data) if arguments.deduplicate else data
-
-    def check(self) -> dict[str, Any]:
-        """Print the report on the rows that a run would read, bad ones and all, and return it."""
-        arguments = self.arguments
-        report = check_sounds(self.raw_rows(), group_column=arguments.group_column, **arguments.columns())
-        report["notes"] += self.outlook(report["notes"])
-        say(format_report(report))
-        return report
-
-    def settings_found(self) -> tuple[dict[str, Any], list[str]]:
-        """Return the columns, the problem and the labels of the data, and notes on them."""
-        raw = raw_sounds(self.raw_rows(), **self.arguments.columns())
-        found = {"sound_column": next(iter(raw.file_columns.values())), "label_column": raw.columns.label}
-        found |= {"problem": raw.scheme.problem}
-        return found | ({} if raw.scheme.problem == "regression" else {"label_names": raw.scheme.names}), raw.notes
+    def report(self) -> dict[str, Any]:
+        """Return the report on the rows."""
+        return check_sounds(self.raw_rows(), group_column=self.arguments.group_column, **self.arguments.columns())
 
     def open_processor(self) -> tuple[PreTrainedConfig, Any]:
         """Return the configuration of the backbone and a feature extractor for it."""
@@ -91,11 +58,9 @@ class AudioClassification(MediaClassification[AudioClassificationArguments]):
         """Return how a backbone reads sounds."""
         return sound_inputs(processor)
 
-    def encode(self, data: SoundData, processor: Any) -> dict[str, Dataset]:
-        """Return the splits with their sounds unopened."""
-        return {
-            name: unopened(split, SOUNDS, data.problem, frames_of_sounds(split)) for name, split in data.splits.items()
-        }
+    def lengths(self, split: Dataset) -> list[int]:
+        """Return about how many frames the backbone makes of each sound."""
+        return frames_of_sounds(split)
 
     @classmethod
     def read_files(cls, **files: Any) -> DatasetDict:

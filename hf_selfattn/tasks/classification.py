@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import PreTrainedConfig, Trainer, TrainingArguments
 
 from ..arguments import RunArguments
-from ..data import fingerprint, k_folds, make_validation
+from ..data import fingerprint, k_folds
 from .evaluation import (
     Calibration,
     abstention_record,
@@ -24,7 +24,7 @@ from .evaluation import (
     score_splits,
 )
 from .problems import PROBLEMS, Array, as_references, build_loss
-from .task import Task, say
+from .task import Task
 
 AnyClassificationArguments = TypeVar("AnyClassificationArguments", bound="ClassificationArguments")
 
@@ -78,17 +78,6 @@ class Classification(Task[AnyClassificationArguments]):
     top: ClassVar[int] = 0
 
     searchable = ("class_weights",)
-
-    def with_validation(self, data: Any) -> Any:
-        """Return the data with a validation split, taken from train where there is none."""
-        if "validation" in data.splits:
-            return data
-        arguments = self.arguments
-        data = make_validation(
-            data, fraction=arguments.validation_fraction, seed=arguments.seed, group_column=arguments.group_column
-        )
-        say(data.notes[-1])
-        return data
 
     def folds(self, data: Any) -> list[Any]:
         """Return the data of each fold of the cross-validation that is asked for."""

@@ -23,9 +23,10 @@ from transformers import (
 )
 
 from ..arguments import RunArguments
-from ..data import fingerprint, format_report
+from ..data import fingerprint
 from ..data.images import BoxData, check_boxes, load_boxes, read_boxes
 from ..data.images.boxes import box_names, raw_boxes
+from ..data.images.load import IMAGES
 from ..files import write_text
 from ..metrics.detection import box_metric_values, score_boxes
 from ..metrics.intervals import Score
@@ -43,9 +44,9 @@ from .media.boxes import (
     pixels_of,
     true_boxes,
 )
-from .media.files import OPTIONS_OF_FILES, splits_of
+from .media.files import FileTask
 from .media.images import image_inputs, open_image_backbone, sides_of
-from .task import Task, say
+from .task import say
 
 METRICS = ["map", "map_50", "map_75"]
 
@@ -89,21 +90,16 @@ class ObjectDetectionArguments(RunArguments):
         return {name: getattr(self, name) for name in ("image_column", "box_column", "box_format", "label_names")}
 
 
-class ObjectDetection(Task[ObjectDetectionArguments]):
+class ObjectDetection(FileTask[ObjectDetectionArguments]):
     """A row is an image with the boxes and classes of its objects."""
 
     name = pipeline = command = "object-detection"
     model_class = SelfAttnForObjectDetection
-    encodes_by = "found"
+    medium = IMAGES
     processor_class = AutoImageProcessor
     answers = BoxAnswers
     arguments_class = ObjectDetectionArguments
     columns_trained = ("image_column", "box_column", "box_format")
-
-    def raw_rows(self) -> DatasetDict:
-        """Return the rows that the arguments name, as they are; no image is opened."""
-        names = ("image_column", "image_folder")
-        return splits_of(load_boxes, self.arguments, **{name: getattr(self.arguments, name) for name in names})
 
     def load(self) -> BoxData:
         """Load and check the data; every image is opened once."""
@@ -124,12 +120,9 @@ class ObjectDetection(Task[ObjectDetectionArguments]):
         say(note)
         return replace(data, splits=DatasetDict({**data.splits, **parts}), notes=[*data.notes, note])
 
-    def check(self) -> dict[str, Any]:
-        """Print the report on the rows that a run would read, bad ones and all, and return it."""
-        report = check_boxes(self.raw_rows(), **self.arguments.columns())
-        report["notes"] += self.outlook(report["notes"])
-        say(format_report(report))
-        return report
+    def report(self) -> dict[str, Any]:
+        """Return the report on the rows."""
+        return check_boxes(self.raw_rows(), **self.arguments.columns())
 
     def settings_found(self) -> tuple[dict[str, Any], list[str]]:
         """Return the categories of the data, and notes on them."""
@@ -153,10 +146,6 @@ class ObjectDetection(Task[ObjectDetectionArguments]):
             name: split.select_columns(columns).add_column("length", [1] * len(split))
             for name, split in data.splits.items()
         }
-
-    def training_defaults(self) -> dict[str, Any]:
-        """Return the options of `Trainer` that images need."""
-        return OPTIONS_OF_FILES
 
     def trainer_options(
         self, data: BoxData, encoded: dict[str, Dataset], options: TrainingArguments, processor: Any
@@ -217,10 +206,6 @@ class ObjectDetection(Task[ObjectDetectionArguments]):
     def read_files(cls, **files: Any) -> DatasetDict:
         """Return the rows of splits with boxes, as they are."""
         return load_boxes(**files)
-
-    def rows(self, data: BoxData) -> list[dict[str, Any]]:
-        """Return the images, unopened."""
-        return [{"image": image} for image in data.splits["test"]["image"]]
 
     def score_answers(self, data: BoxData, answers: list[dict[str, Any]], config: PreTrainedConfig) -> dict[str, Any]:
         """Return the scores of all boxes that were found, sure or not."""

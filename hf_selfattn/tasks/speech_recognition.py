@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from ..arguments import RunArguments
-from ..data import fingerprint, format_report, make_validation
+from ..data import fingerprint
 from ..data.sounds import (
     Normalisation,
     SpeechData,
@@ -32,16 +32,16 @@ from ..data.sounds import (
     normalise_transcripts,
     read_speech,
 )
+from ..data.sounds.load import SOUNDS
 from ..data.sounds.speech import SPEECH, raw_speech
 from ..files import write_text
 from ..metrics.recognition import error_rates, score_recognition
 from ..modeling.audio_selfattn import SelfAttnForCTC
 from .backbone import Inputs, is_tuned
 from .evaluation import order_by_length
-from .media.files import OPTIONS_OF_FILES, splits_of
+from .media.files import FileTask
 from .media.sounds import frames_of_sounds, open_sound_backbone, sound_inputs
 from .media.speech import SpeechAnswers, SpeechCollator, likeliest_tokens, recognised
-from .task import Task, say
 
 METRICS = ["wer", "cer"]
 
@@ -83,23 +83,18 @@ class SpeechRecognitionArguments(RunArguments):
         return {"sound_column": self.sound_column, "transcript_column": self.transcript_column}
 
 
-class SpeechRecognition(Task[SpeechRecognitionArguments]):
+class SpeechRecognition(FileTask[SpeechRecognitionArguments]):
     """A row is a sound with its transcript; the vocabulary is that of the transcripts of train."""
 
     name = command = "speech-recognition"
     pipeline = "automatic-speech-recognition"
     example_model = "openai/whisper-base"
     model_class = SelfAttnForCTC
-    encodes_by = "found"
+    medium = SOUNDS
     processor_class = Wav2Vec2Processor
     answers = SpeechAnswers
     arguments_class = SpeechRecognitionArguments
     columns_trained = ("sound_column", "transcript_column", "case", "remove_punctuation")
-
-    def raw_rows(self) -> DatasetDict:
-        """Return the rows that the arguments name, as they are; no sound is opened."""
-        names = ("sound_column", "sound_folder")
-        return splits_of(load_sounds, self.arguments, **{name: getattr(self.arguments, name) for name in names})
 
     def load(self) -> SpeechData:
         """Load and check the data; every sound is read once, and transcripts are written in one form."""
@@ -119,25 +114,11 @@ class SpeechRecognition(Task[SpeechRecognitionArguments]):
         """Return the characters of the transcripts of train, by number."""
         return build_vocabulary(data, least_count=self.arguments.least_count)
 
-    def with_validation(self, data: SpeechData) -> SpeechData:
-        """Return the data with a validation split, taken from train where there is none."""
-        if "validation" in data.splits:
-            return data
-        arguments = self.arguments
-        data = make_validation(
-            data, fraction=arguments.validation_fraction, seed=arguments.seed, group_column=arguments.group_column
-        )
-        say(data.notes[-1])
-        return data
-
-    def check(self) -> dict[str, Any]:
-        """Print the report on the rows that a run would read, bad ones and all, and return it."""
+    def report(self) -> dict[str, Any]:
+        """Return the report on the rows."""
         arguments = self.arguments
         group = None if arguments.group_column == "transcript" else arguments.group_column
-        report = check_speech(self.raw_rows(), group_column=group, **arguments.columns())
-        report["notes"] += self.outlook(report["notes"])
-        say(format_report(report))
-        return report
+        return check_speech(self.raw_rows(), group_column=group, **arguments.columns())
 
     def settings_found(self) -> tuple[dict[str, Any], list[str]]:
         """Return the columns of the data, and notes on them."""
@@ -179,10 +160,6 @@ class SpeechRecognition(Task[SpeechRecognitionArguments]):
             chosen = split.select_columns(["sound", "transcript"]).add_column("labels", labels)
             encoded[name] = chosen.add_column("length", frames_of_sounds(split))
         return encoded
-
-    def training_defaults(self) -> dict[str, Any]:
-        """Return the options of `Trainer` that files need."""
-        return OPTIONS_OF_FILES
 
     def trainer_options(
         self, data: SpeechData, encoded: dict[str, Dataset], options: TrainingArguments, processor: Any
@@ -237,10 +214,6 @@ class SpeechRecognition(Task[SpeechRecognitionArguments]):
     def read_files(cls, **files: Any) -> DatasetDict:
         """Return the rows of tables of splits, as they are."""
         return load_sounds(**files)
-
-    def rows(self, data: SpeechData) -> list[dict[str, Any]]:
-        """Return the sounds, unopened."""
-        return [{"sound": sound} for sound in data.splits["test"]["sound"]]
 
     def score_answers(
         self, data: SpeechData, answers: list[dict[str, Any]], config: PreTrainedConfig

@@ -14,8 +14,8 @@ from peft import PeftModel
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 
 from ..adapters import tune
-from ..arguments import DataArguments, RunArguments
-from ..data import load_splits
+from ..arguments import RunArguments
+from ..data import format_report, load_splits, make_validation
 from ..modeling.base_selfattn import SelfAttnPreTrainedModel
 from .answers import Answers
 from .backbone import (
@@ -81,13 +81,26 @@ class Task(ABC, Generic[AnyRunArguments]):
     def load(self) -> Any:
         """Return the data that the arguments name, checked."""
 
-    @abstractmethod
     def with_validation(self, data: Any) -> Any:
         """Return data with a validation split, taken from train where there is none."""
+        if "validation" in data.splits:
+            return data
+        arguments = self.arguments
+        groups = getattr(arguments, "group_column", None)
+        data = make_validation(data, fraction=arguments.validation_fraction, seed=arguments.seed, group_column=groups)
+        say(data.notes[-1])
+        return data
 
-    @abstractmethod
     def check(self) -> dict[str, Any]:
-        """Print a report on the data, bad rows and all, and return it."""
+        """Print the report on the rows that a run would read, bad ones and all, and return it."""
+        report = self.report()
+        report["notes"] += self.outlook(report["notes"])
+        say(format_report(report))
+        return report
+
+    def report(self) -> dict[str, Any]:
+        """Return the report on the rows, with the `notes` that come before those of a run."""
+        raise NotImplementedError
 
     def settings_found(self) -> tuple[dict[str, Any], list[str]]:
         """Return the arguments that the data itself answers, such as its columns, and notes on them."""
@@ -188,9 +201,11 @@ class Task(ABC, Generic[AnyRunArguments]):
         before = trained.get("arguments", {})
         return {name: before[name] for name in cls.columns_trained if before.get(name) is not None}
 
-    def raw_rows(self) -> DatasetDict:
-        """Return the rows that the arguments name, as they are."""
-        return raw_splits(self.arguments)
+    def raw_rows(self, **options: Any) -> DatasetDict:
+        """Return the rows that the arguments name, as they are; options are of `read_files`."""
+        names = ("train", "validation", "test", "dataset", "dataset_config", "revision")
+        given = {name: getattr(self.arguments, name) for name in names}
+        return self.read_files(**given, extra=self.arguments.test_files or None, **options)
 
     @classmethod
     def read_files(cls, **files: Any) -> DatasetDict:
@@ -234,19 +249,6 @@ class Task(ABC, Generic[AnyRunArguments]):
                 **self.label_options(data),
             )
         return tune(model, arguments.tuning, self.peft_type, **arguments.lora)
-
-
-def raw_splits(arguments: DataArguments) -> DatasetDict:
-    """Read the splits that the arguments name, as they are."""
-    return load_splits(
-        train=arguments.train,
-        validation=arguments.validation,
-        test=arguments.test,
-        dataset=arguments.dataset,
-        dataset_config=arguments.dataset_config,
-        revision=arguments.revision,
-        extra=arguments.test_files or None,
-    )
 
 
 def say(text: str) -> None:

@@ -9,7 +9,7 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from ..data import ClassificationData, check_classification, deduplicate, format_report, prepare_classification
+from ..data import ClassificationData, check_classification, deduplicate, prepare_classification
 from ..data.classification import read_classification
 from ..data.load import with_origins
 from ..modeling.modeling_selfattn import SelfAttnForSequenceClassification
@@ -19,7 +19,6 @@ from .classification import Classification, ClassificationArguments
 from .evaluation import score_tfidf
 from .problems import as_references
 from .streaming import STREAM_OPTIONS, ShuffledStream, load_stream, stream_collator
-from .task import say
 
 
 @dataclass
@@ -89,15 +88,13 @@ class TextClassification(Classification[TextClassificationArguments]):
             data.notes[:0] = notes
         return deduplicate(data) if arguments.deduplicate else data
 
-    def check(self) -> dict[str, Any]:
-        """Print the report on the rows that a run would read, bad ones and all, and return it."""
+    def report(self) -> dict[str, Any]:
+        """Return the report on the rows, and what was done to them."""
         backbone_config, tokenizer = open_backbone(self.arguments)
         splits, notes = self.splits()
         window = window_of(backbone_config, tokenizer)
         report = check_classification(splits, tokenizer, window, **self.arguments.columns())
         report["notes"][:0] = notes
-        report["notes"] += self.outlook(report["notes"])
-        say(format_report(report))
         return report
 
     def settings_found(self) -> tuple[dict[str, Any], list[str]]:

@@ -31,7 +31,7 @@ from transformers import (
 
 from ..adapters import base_model
 from ..arguments import RunArguments
-from ..data import TaggingData, by_document, check_tagging, fingerprint, format_report, prepare_tagging
+from ..data import TaggingData, by_document, check_tagging, fingerprint, prepare_tagging
 from ..data.formats import ORIGIN
 from ..data.load import with_origins
 from ..data.sentences import read_tagging
@@ -135,14 +135,11 @@ class TokenClassification(Task[NerArguments]):
         splits = DatasetDict({**data.splits, **made})
         return TaggingData(splits, data.label_names, data.entity_types, [*data.notes, note])
 
-    def check(self) -> dict[str, Any]:
-        """Print the report on the rows, bad ones and all, and return it."""
+    def report(self) -> dict[str, Any]:
+        """Return the report on the rows."""
         backbone_config, tokenizer = open_backbone(self.arguments)
         window = window_of(backbone_config, tokenizer)
-        report = check_tagging(self.raw_rows(), tokenizer, window, **self.arguments.columns())
-        report["notes"] += self.outlook(report["notes"])
-        say(format_report(report))
-        return report
+        return check_tagging(self.raw_rows(), tokenizer, window, **self.arguments.columns())
 
     def settings_found(self) -> tuple[dict[str, Any], list[str]]:
         """Return the columns and the entity types of the data, and notes on them."""

@@ -111,8 +111,6 @@ def test_a_text_carries_no_code_of_images(tmp_path: Path) -> None:
     assert not closure() & of_images and of_images <= closure("image_selfattn")
     of_texts = {"modeling_selfattn.py", "words_selfattn.py", "decoding_selfattn.py"}
     assert not of_texts & (closure("image_selfattn") | closure("audio_selfattn"))
-        closure("image_selfattn") | closure("audio_selfattn")
-    ) == set()
     tiny_image_model().save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.glob("*.py")} == closure("image_selfattn")
 

@@ -7,13 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-from ...data.media.medium import Medium
+from accelerate import PartialState
+from datasets import Dataset
+
+from ...data.media.read import MediaData, raw_media
 from ...metrics import LOWER_IS_BETTER, metric_values
 from ...metrics.baselines import linear_probe, majority_baseline
 from ..classification import Classification, ClassificationArguments
 from ..evaluation import score_answers
 from ..problems import PROBLEMS, Array, as_references
-from .files import OPTIONS_OF_FILES
+from .files import FileTask, unopened
 
 
 @dataclass
@@ -26,6 +29,8 @@ class MediaClassificationArguments(ClassificationArguments):
             model.
     """
 
+    medium: ClassVar[str]
+
     deduplicate: bool = False
     baseline: bool = True
 
@@ -34,29 +39,54 @@ class MediaClassificationArguments(ClassificationArguments):
         if self.sample_tokens:
             raise ValueError(f"sample_tokens={self.sample_tokens} cuts texts, and files are none. Leave it out.")
 
+    def columns(self) -> dict[str, Any]:
+        """Return what the user said of the columns and labels."""
+        names = (f"{self.medium}_column", "label_column", "problem", "label_names", "label_separator")
+        return {name: getattr(self, name) for name in names}
+
 
 AnyMediaArguments = TypeVar("AnyMediaArguments", bound=MediaClassificationArguments)
 
 
-class MediaClassification(Classification[AnyMediaArguments]):
-    """A row is a file with its labels.
+class MediaClassification(FileTask[AnyMediaArguments], Classification[AnyMediaArguments]):
+    """A row is a file with its labels; answers are calibrated.
 
     Attributes:
-        medium: what the files are.
+        read_rows: checks raw rows and brings them into one form.
+        without_repeats: drops repeated files of train.
     """
 
-    medium: ClassVar[Medium]
-    encodes_by = "found"
+    read_rows: ClassVar[Callable[..., MediaData]]
+    without_repeats: ClassVar[Callable[..., MediaData]]
     top = 5
 
-    def training_defaults(self) -> dict[str, Any]:
-        """Return the options of `Trainer` that files need."""
-        return OPTIONS_OF_FILES
+    def load(self) -> Any:
+        """Load and check the data; every file is opened once."""
+        arguments = self.arguments
+        kept = [arguments.group_column] if arguments.group_column else []
+        options = {"on_bad_row": arguments.on_bad_row, "keep_columns": kept, **arguments.columns()}
+        with PartialState().local_main_process_first():
+            data = self.read_rows(self.raw_rows(), **options)
+        return self.without_repeats(data) if arguments.deduplicate else data
 
-    def rows(self, data: Any) -> list[dict[str, Any]]:
-        """Return the files, unopened."""
-        name = self.medium.name
-        return [{name: source} for source in data.splits["test"][name]]
+    def settings_found(self) -> tuple[dict[str, Any], list[str]]:
+        """Return the columns, the problem and the labels of the data, and notes on them."""
+        given, name = self.arguments.columns(), f"{self.medium.name}_column"
+        raw = raw_media(self.medium, self.raw_rows(), file_column=given.pop(name), **given)
+        found = {name: next(iter(raw.file_columns.values())), "label_column": raw.columns.label}
+        found |= {"problem": raw.scheme.problem}
+        return found | ({} if raw.scheme.problem == "regression" else {"label_names": raw.scheme.names}), raw.notes
+
+    def encode(self, data: Any, processor: Any) -> dict[str, Dataset]:
+        """Return the splits with their files unopened."""
+        return {
+            name: unopened(split, self.medium, data.problem, self.lengths(split))
+            for name, split in data.splits.items()
+        }
+
+    def lengths(self, split: Dataset) -> list[int]:
+        """Return as how many tokens each file counts: here all alike."""
+        return [1] * len(split)
 
     def baselines(self, data: Any) -> dict[str, Any]:
         """Score the shares of the classes in train, given to every row alike."""

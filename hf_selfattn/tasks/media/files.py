@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,35 +12,19 @@ from datasets import Dataset, DatasetDict
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ...arguments import DataArguments
 from ...data.formats import ORIGIN
 from ...data.media.load import path_from
 from ...data.media.medium import Medium
 from ..answers import ClassAnswers, EncodedRows, Row
 from ..backbone import Inputs
 from ..problems import as_references
+from ..task import AnyRunArguments, Task
 
 FILES_KEPT_IN_MIND = 4096  # that were looked at, and are not opened again to see whether they are right
 OPTIONS_OF_FILES: dict[str, Any] = {
     "remove_unused_columns": False,  # files come to the collator unopened
     "include_num_input_tokens_seen": "no",
 }
-
-
-def splits_of(load: Callable[..., DatasetDict], arguments: DataArguments, **options: Any) -> DatasetDict:
-    """Read the splits that the arguments name, as they are; `evaluate` gives rows that are read already."""
-    if isinstance(arguments.dataset, DatasetDict):
-        return arguments.dataset
-    return load(
-        train=arguments.train,
-        validation=arguments.validation,
-        test=arguments.test,
-        dataset=arguments.dataset,
-        dataset_config=arguments.dataset_config,
-        revision=arguments.revision,
-        extra=arguments.test_files or None,
-        **options,
-    )
 
 
 def file_content(source: Any) -> bytes:
@@ -53,6 +37,33 @@ def unopened(split: Dataset, medium: Medium, problem: str, lengths: Sequence[int
     """Return the files of a split as they are, with the columns `labels` and `length`, which all have in common."""
     labels = as_references(split["label"][:], problem).tolist()
     return split.select_columns([medium.name]).add_column("labels", labels).add_column("length", list(lengths))
+
+
+class FileTask(Task[AnyRunArguments]):
+    """A row is a file, which is opened when it is read.
+
+    Attributes:
+        medium: what the files are.
+    """
+
+    medium: ClassVar[Medium]
+    encodes_by = "found"
+
+    def raw_rows(self, **options: Any) -> DatasetDict:
+        """Return the rows that the arguments name, unopened; `evaluate` gives rows that are read already."""
+        if isinstance(self.arguments.dataset, DatasetDict):
+            return self.arguments.dataset
+        names = (f"{self.medium.name}_column", f"{self.medium.name}_folder")
+        return super().raw_rows(**{name: getattr(self.arguments, name) for name in names}, **options)
+
+    def training_defaults(self) -> dict[str, Any]:
+        """Return the options of `Trainer` that files need."""
+        return OPTIONS_OF_FILES
+
+    def rows(self, data: Any) -> list[dict[str, Any]]:
+        """Return the files, unopened."""
+        name = self.medium.name
+        return [{name: source} for source in data.splits["test"][name]]
 
 
 class FileAnswers(ClassAnswers):
