@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, TypedDict, Union
 
 import datasets
 import pyarrow as pa
@@ -27,6 +27,18 @@ STANDARD_SPLITS = ("train", "validation", "test")
 SPLIT_ALIASES = {"valid": "validation", "val": "validation", "dev": "validation", "eval": "validation"}
 CACHE_FORMAT = "3"  # raise it when the same bytes are read into another table
 NOTES = b"hf_selfattn_notes"  # of the readers, in the metadata of a table
+
+
+class Sources(TypedDict, total=False):
+    """Where the splits of a data set are, as `load_splits` takes it."""
+
+    train: DataFiles | None
+    validation: DataFiles | None
+    test: DataFiles | None
+    dataset: str | os.PathLike[str] | Dataset | DatasetDict | None
+    dataset_config: str | None
+    revision: str | None
+    extra: Mapping[str, DataFiles] | None
 
 
 def load_splits(

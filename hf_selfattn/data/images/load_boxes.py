@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from datasets import Dataset, DatasetDict
 
-from ..load import SPLIT_ALIASES, STANDARD_SPLITS, DataFiles, is_saved
+from ..load import SPLIT_ALIASES, Sources, is_saved
 from ..media.folders import split_folders
 from ..media.load import gather_splits
 from .coco import is_coco, read_coco
@@ -19,47 +19,36 @@ from .open import image_endings
 from .voc import read_voc, voc_files, voc_splits
 from .yolo import NAME_FILES, read_yolo, yolo_names, yolo_splits
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 COCO_FILE = re.compile(r"(?:instances?_)?(train|valid|validation|val|test)\d*")
 
 
 def load_boxes(
     *,
-    train: DataFiles | None = None,
-    validation: DataFiles | None = None,
-    test: DataFiles | None = None,
-    dataset: str | os.PathLike[str] | Dataset | DatasetDict | None = None,
-    dataset_config: str | None = None,
-    revision: str | None = None,
-    extra: Mapping[str, DataFiles] | None = None,
     image_column: str | None = None,
     image_folder: str | os.PathLike[str] | None = None,
+    **sources: Unpack[Sources],
 ) -> DatasetDict:
     """Open the splits of a data set of images with boxes; no image is decoded, and every row carries its place.
 
     Args:
-        train, validation, test: a JSON file of COCO, a folder of XML files (VOC) or of label files (YOLO) with its
-            images, or a table with the columns image and objects.
-        dataset: a folder in the layout of COCO, VOC or YOLO, the YAML file of YOLO, or whatever `load_images` opens.
         image_column: column of the images of a table, found where it is not given.
         image_folder: where the images are, in layouts that are not the usual ones.
+        sources: train, validation, test: a JSON file of COCO, a folder of XML files (VOC) or of label files (YOLO)
+            with its images, or a table with the columns image and objects. dataset: a folder in the layout of COCO,
+            VOC or YOLO, the YAML file of YOLO, or whatever `load_images` opens.
 
     Raises:
         ValueError: no data given, a split given twice, or files that cannot be read.
     """
     images = Path(image_folder).expanduser() if image_folder is not None else None
     return gather_splits(
-        dict(zip(STANDARD_SPLITS, (train, validation, test), strict=True)),
-        extra or {},
-        dataset,
+        sources,
         lambda path: _open_layout(path, images),
         lambda spec, _: _open_boxes(Path(spec).expanduser(), images) if isinstance(spec, (str, os.PathLike)) else None,
-        partial(
-            load_images,
-            dataset_config=dataset_config,
-            revision=revision,
-            image_column=image_column,
-            image_folder=image_folder,
-        ),
+        partial(load_images, image_column=image_column, image_folder=image_folder),
     )
 
 

@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict
 from ..columns import column_values
 from ..findings import listed
 from ..formats import ORIGIN, Row, table_from_rows
-from ..load import STANDARD_SPLITS, DataFiles, check_extra, find_files, is_saved, load_splits
+from ..load import STANDARD_SPLITS, DataFiles, Sources, check_extra, find_files, is_saved, load_splits
 from .folders import folder_rows, metadata_file, split_folders
 from .medium import Medium, first_cells
 
@@ -22,31 +22,20 @@ PLACES = (re.compile(r"(.*)(?::\d+|\[\d+\])"), re.compile(r"(.*):[^:]*:\d+"))
 
 
 def load_media(
-    medium: Medium,
-    *,
-    files: Mapping[str, DataFiles | None],
-    dataset: str | os.PathLike[str] | Dataset | DatasetDict | None,
-    column: str | None,
-    folder: str | os.PathLike[str] | None,
-    extra: Mapping[str, DataFiles] | None,
-    **hub: Any,
+    medium: Medium, sources: Sources, column: str | None, folder: str | os.PathLike[str] | None
 ) -> DatasetDict:
     """Open the splits of a data set of files; none is decoded, and every row carries its place.
 
     Args:
-        files: a source, or None, for each of the standard splits.
         column, folder: of the files in a table, as `load_images` and `load_sounds` take them.
-        hub: further options of `load_splits`.
     """
 
     def open_rest(**rest: Any) -> dict[str, Dataset]:
-        loaded = load_splits(**rest, **hub)
+        loaded = load_splits(**rest)
         return {name: with_paths(medium, medium.undecoded(split), column, folder) for name, split in loaded.items()}
 
     return gather_splits(
-        files,
-        extra or {},
-        dataset,
+        sources,
         lambda path: _open_splits(medium, path, column) if path.is_dir() and not is_saved(path) else {},
         lambda spec, name: _open_media(medium, spec, name, column) if _holds_files(medium, spec) else None,
         open_rest,
@@ -54,9 +43,7 @@ def load_media(
 
 
 def gather_splits(
-    standard: Mapping[str, DataFiles | None],
-    extra: Mapping[str, DataFiles],
-    dataset: Any,
+    sources: Sources,
     open_dataset: Callable[[Path], dict[str, Dataset]],
     open_split: Callable[[DataFiles, str], Dataset | None],
     open_rest: Callable[..., Mapping[str, Dataset]],
@@ -64,10 +51,12 @@ def gather_splits(
     """Open the splits of files from sources of several kinds, and bring them into their order.
 
     Args:
-        standard, extra, dataset: sources as `load_splits` takes them.
         open_dataset, open_split: open what they know; of another kind they open none.
         open_rest: opens what is left, with the arguments of `load_splits`.
     """
+    hub: dict[str, Any] = dict(sources)
+    standard = {name: hub.pop(name, None) for name in STANDARD_SPLITS}
+    extra, dataset = hub.pop("extra", None) or {}, hub.pop("dataset", None)
     check_extra(extra)
     files = {name: spec for name, spec in {**standard, **extra}.items() if spec is not None}
     opened: dict[str, Dataset] = {}
@@ -81,7 +70,7 @@ def gather_splits(
             del files[name]
     if not twice and (files or dataset is not None or not opened):
         left = {name: files.pop(name) for name in STANDARD_SPLITS if name in files}
-        loaded = open_rest(**left, extra=files, dataset=dataset)
+        loaded = open_rest(**left, extra=files, dataset=dataset, **hub)
         twice = [name for name in loaded if name in opened]
         opened |= loaded
     if twice:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import datasets
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 
-from ..load import DataFiles
+from ..load import Sources
 from ..media.load import load_media
 from ..media.medium import Medium
 from .open import is_sound, sound_endings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 SOUND_NAMES = (
     "sound audio speech recording wav clip sound_path audio_path wav_path sound_file audio_file audio_filepath "
@@ -23,36 +26,21 @@ SOUNDS = Medium("sound", datasets.Audio, tuple(SOUND_NAMES), sound_endings, is_s
 
 def load_sounds(
     *,
-    train: DataFiles | None = None,
-    validation: DataFiles | None = None,
-    test: DataFiles | None = None,
-    dataset: str | os.PathLike[str] | Dataset | DatasetDict | None = None,
-    dataset_config: str | None = None,
-    revision: str | None = None,
-    extra: Mapping[str, DataFiles] | None = None,
     sound_column: str | None = None,
     sound_folder: str | os.PathLike[str] | None = None,
+    **sources: Unpack[Sources],
 ) -> DatasetDict:
     """Open the splits of a data set of sounds; no sound is decoded, and every row carries its place.
 
     Args:
-        train, validation, test: a folder of sounds (its folders are the labels), sound files, or a table with a
-            column of paths or of bytes: a path, a glob or a list of them.
-        dataset: a folder that holds the folders train, validation and test, or those of the labels (it is train
-            then), or whatever `load_splits` opens.
         sound_column: column of the sounds, found by its name or its cells where it is not given.
         sound_folder: what the paths in a table are relative to: the folder of the table where it is not given.
+        sources: train, validation, test: a folder of sounds (its folders are the labels), sound files, or a table
+            with a column of paths or of bytes: a path, a glob or a list of them. dataset: a folder that holds the
+            folders train, validation and test, or those of the labels (it is train then), or whatever `load_splits`
+            opens.
 
     Raises:
         ValueError: no data given, a split given twice, no sounds, or a source that cannot be read.
     """
-    return load_media(
-        SOUNDS,
-        files={"train": train, "validation": validation, "test": test},
-        dataset=dataset,
-        column=sound_column,
-        folder=sound_folder,
-        extra=extra,
-        dataset_config=dataset_config,
-        revision=revision,
-    )
+    return load_media(SOUNDS, sources, sound_column, sound_folder)
