@@ -114,6 +114,8 @@ class TuningArguments:
             tuning and for a tagger's probe. In the first phase of `probe+lora` they have that phase's.
         probe_epochs: length of the first phase of `probe+lora`; where it is not given, that of the second.
         probe_learning_rate: of the first phase; where it is not given, the default of `probe` tuning.
+        contrastive_steps: of a phase before, in which the whole backbone learns to tell the classes of rows apart, 32
+            rows a step; for classes with few rows. 0 leaves it out.
         feature_cache: with `probe` tuning, folder that takes the backbone's features, which are computed once; `true`
             is one in the cache of Datasets, which all runs share, `false` runs the backbone in every step instead.
         feature_dtype: the features are stored in `float16`, `float32`, or `int8` with one scale per token; `bfloat16`
@@ -138,6 +140,7 @@ class TuningArguments:
     heads_learning_rate: float | None = None
     probe_epochs: float | None = None
     probe_learning_rate: float | None = None
+    contrastive_steps: int = 0
     feature_cache: str | bool = True
     feature_dtype: Literal["float16", "bfloat16", "float32", "int8"] = "float16"
     sample_tokens: int = 0
@@ -216,6 +219,13 @@ class RunArguments(HubArguments, TuningArguments, DataArguments, ModelArguments)
                 raise ValueError(f"{name}={value} says nothing with tuning={self.tuning!r}; it needs 'probe+lora'.")
             if value is not None and value <= 0:
                 raise ValueError(f"{name}={value} must be above 0.")
+        if self.contrastive_steps < 0:
+            raise ValueError(f"contrastive_steps={self.contrastive_steps} must be 0 or more.")
+        if self.contrastive_steps and (self.save == "adapter" or self.quantization != "none"):
+            raise ValueError(
+                f"contrastive_steps={self.contrastive_steps} trains the whole backbone, which save='adapter' and "
+                "quantization keep as it was. Leave it out, or leave out both of them."
+            )
         if self.budget_minutes is not None and self.budget_minutes <= 0:
             raise ValueError(f"budget_minutes={self.budget_minutes} must be above 0. Leave it out for no limit.")
 

@@ -84,6 +84,12 @@ class Classification(Task[AnyClassificationArguments]):
         arguments = self.arguments
         return list(k_folds(data, arguments.folds, arguments.seed, arguments.group_column)) if arguments.folds else []
 
+    def classes(self, data: Any) -> Array | None:
+        """Return (N,) the class of each row of train, or None where a row has not one of them."""
+        if PROBLEMS[data.problem].problem_type != "single_label_classification" or "train" not in data.splits:
+            return None
+        return as_references(data.splits["train"]["label"][:], data.problem)
+
     def label_options(self, data: Any) -> dict[str, Any]:
         """Return the fields of the model's configuration that say what the labels are."""
         return {**super().label_options(data), "problem_type": PROBLEMS[data.problem].problem_type}

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from peft import PeftModel
+from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 
 from ..adapters import tune
@@ -57,6 +58,7 @@ class Task(ABC, Generic[AnyRunArguments]):
         fusion_init: first weights of the attentions in the sum of a probe.
         probe_heads_share: rate of a probe's attention heads, as a share of `learning_rate`.
         searchable: own arguments that a search may change.
+        backbone: weights by name that the backbone starts from, where a phase before changed them.
     """
 
     name: ClassVar[str]
@@ -76,6 +78,7 @@ class Task(ABC, Generic[AnyRunArguments]):
 
     def __init__(self, arguments: AnyRunArguments):
         self.arguments = arguments
+        self.backbone: dict[str, Tensor] | None = None
 
     @abstractmethod
     def load(self) -> Any:
@@ -228,6 +231,10 @@ class Task(ABC, Generic[AnyRunArguments]):
         """Return the data of each fold of a cross-validation; none where none is asked for."""
         return []
 
+    def classes(self, data: Any) -> Array | None:
+        """Return (N,) the class of each row of train, or None where a row has not one of them."""
+        return None
+
     def label_options(self, data: Any) -> dict[str, Any]:
         """Return the fields of the model's configuration that say what the labels are."""
         return {
@@ -248,6 +255,9 @@ class Task(ABC, Generic[AnyRunArguments]):
                 **head_settings(arguments, backbone_config, self.fusion_init),
                 **self.label_options(data),
             )
+        if self.backbone is not None:
+            model.base_model.backbone.load_state_dict(self.backbone)
+            model.config.backbone_hash = None  # no longer the backbone that was opened
         return tune(model, arguments.tuning, self.peft_type, **arguments.lora)
 
 

@@ -99,7 +99,9 @@ def build_model(task: Task[Any], prepared: Prepared, heads: dict[str, Tensor] | 
 
 def with_arguments(task: Task[Any], **values: Any) -> Task[Any]:
     """Return the task with other arguments."""
-    return type(task)(replace(task.arguments, **values))
+    changed = type(task)(replace(task.arguments, **values))
+    changed.backbone = task.backbone
+    return changed
 
 
 def probed_heads(task: Task[Any], prepared: Prepared, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -110,12 +112,12 @@ def probed_heads(task: Task[Any], prepared: Prepared, folder: Path) -> tuple[dic
         fitted = fit_phase(probe_phase(task), prepared, folder)
         record = {**fitted.record, "run_state": asdict(fitted.run_state)}
         if PartialState().is_main_process:
-            write_heads(path, heads_of(plain_model(fitted.trainer)), record)
+            write_weights(path, heads_of(plain_model(fitted.trainer)), record)
             for checkpoint in checkpoints_of(folder):
                 shutil.rmtree(checkpoint)
         PartialState().wait_for_everyone()
     say("Second phase: adapters on the backbone, and the heads from where they are.")
-    return read_heads(path)
+    return read_weights(path)
 
 
 def probe_phase(task: Task[Any]) -> Task[Any]:
@@ -139,19 +141,19 @@ def heads_of(model: PreTrainedModel) -> dict[str, Tensor]:
     return {name: value.cpu().contiguous() for name, value in state.items() if not name.startswith(f"{place}.")}
 
 
-def write_heads(path: Path, heads: dict[str, Tensor], record: dict[str, Any]) -> None:
-    """Write the outcome of the first phase, weights by name and how the training went, whole or not at all."""
+def write_weights(path: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
+    """Write the outcome of a phase, weights by name and how the training went, whole or not at all."""
     with whole_or_nothing(path) as side:
-        save_file(heads, side, metadata={"training": json.dumps(record)})
+        save_file(weights, side, metadata={"training": json.dumps(record)})
 
 
-def read_heads(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the weights of the first phase by name, and how its training went."""
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the weights of a phase by name, and how its training went."""
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["training"])  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} is broken ({error}). Delete it to train the first phase anew.") from error
+        raise ValueError(f"{path} is broken ({error}). Delete it to train that phase anew.") from error
 
 
 def training_record(trainer: RecipeTrainer, watch: Stopwatch) -> dict[str, Any]:

@@ -33,7 +33,8 @@ from ..machine import alone_in, join_processes
 from ..metrics.inputs import Array
 from ..tasks import Task, say, task_of
 from ..tasks.evaluation import plain_model
-from .phases import fit_phases, prepare
+from .contrastive import fit_all_phases
+from .phases import prepare
 from .progress import hide_bars, show_progress
 from .search import search
 from .search_space import Plan, read_plan
@@ -131,7 +132,7 @@ def train_and_evaluate(task: Task[Any], data: Any, output_dir: Path, found: dict
     """Train on the data, score every evaluation split, save the model and the results."""
     arguments = task.arguments
     prepared = prepare(task, data)
-    fitted = fit_phases(task, prepared, output_dir)
+    fitted = fit_all_phases(task, prepared, output_dir)
     trainer, encoded = fitted.trainer, prepared.encoded
 
     evaluator = final_evaluator(trainer, merge=arguments.save == "merged")

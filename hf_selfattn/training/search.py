@@ -29,7 +29,8 @@ from ..files import read_json, write_json
 from ..hub.summary import table
 from ..machine import from_main
 from ..tasks import say, task_of
-from .phases import fit_phases, prepare
+from .contrastive import fit_all_phases
+from .phases import prepare
 from .progress import Stopwatch
 from .search_space import Choices, Plan, with_settings
 from .setup import Prepared, training_arguments
@@ -197,7 +198,7 @@ def outcome(arguments: RunArguments, settings: Mapping[str, Any], prepared: Prep
         changed = with_settings(arguments, settings)
         kept = {"push_to_hub": False} if changed.tuning == "probe+lora" else OF_A_TRIAL
         changed = replace(changed, options={**changed.options, **kept})
-        value = fit_phases(task_of(changed), prepared, folder).trainer.state.best_metric
+        value = fit_all_phases(task_of(changed), prepared, folder).trainer.state.best_metric
         if value is None or not math.isfinite(value):
             raise ValueError(f"the score is {value}")
     except FAILURES as error:

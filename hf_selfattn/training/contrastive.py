@@ -1,0 +1,192 @@
+"""A phase before the others for few rows: the backbone draws rows of a class together, and other classes apart.
+
+After SetFit (Tunstall et al., 2022), which learns pairs of rows one by one. Here all pairs of a batch count in one
+loss (Khosla et al., 2020): no list of pairs is kept, and memory is that of a batch, however many rows there are.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel, set_seed
+
+from ..cpu_attention import use_fast_attention
+from ..machine import from_main
+from ..metrics.inputs import Array
+from ..modeling.heads_selfattn import mean_of_tokens
+from ..tasks import Task, say
+from .checkpoints import checkpoints_of
+from .phases import Fitted, fit_phases, read_weights, training_record, with_arguments, write_weights
+from .progress import Stopwatch, show_progress
+from .resume import fit
+from .sampler import GroupedByLength
+from .setup import Prepared, training_arguments
+from .trainer import RecipeTrainer
+
+FOLDER, WEIGHTS_FILE = "contrastive", "backbone.safetensors"
+TEMPERATURE = 0.1  # as in the paper
+ROWS_OF_BATCH, CHECKPOINTS = 32, 4
+# What differs from the phases after it; nothing is chosen on the validation split.
+OPTIONS = {
+    "learning_rate": 5e-5,
+    "gradient_accumulation_steps": 1,
+    "num_train_epochs": 1,
+    "eval_strategy": "no",
+    "save_strategy": "steps",
+    "load_best_model_at_end": False,
+    "include_num_input_tokens_seen": "no",
+    "push_to_hub": False,
+}
+
+
+def contrastive_loss(features_BD: Tensor, labels_B: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+    """Return how far the rows of a class are from one another, as against those of other classes.
+
+    A row tells each row of its class from all others of the batch, by cosine similarity; a row alone in its class
+    only stands among the others.
+    """
+    unit_BD = F.normalize(features_BD.float(), dim=-1)
+    is_self_BB = torch.eye(len(unit_BD), dtype=torch.bool, device=unit_BD.device)
+    logits_BB = (unit_BD @ unit_BD.T / temperature).masked_fill(is_self_BB, -torch.inf)
+    log_share_BB = logits_BB - logits_BB.logsumexp(dim=1, keepdim=True)
+    is_positive_BB = (labels_B[:, None] == labels_B) & ~is_self_BB
+    count_B = is_positive_BB.sum(dim=1)
+    sums_B = log_share_BB.where(is_positive_BB, 0).sum(dim=1)
+    return -(sums_B / count_B.clamp(min=1)).sum() / (count_B > 0).sum().clamp(min=1)
+
+
+class ContrastiveModel(nn.Module):
+    """The backbone of a model, whose loss is the contrastive one on the means of its last layer's features."""
+
+    accepts_loss_kwargs = False  # `Trainer` divides the loss by the accumulated steps itself
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+        model.requires_grad_(False)
+        model.base_model.backbone.requires_grad_(True)
+
+    def forward(self, labels: Tensor, **inputs: Any) -> dict[str, Tensor]:
+        base = self.model.base_model
+        found = base.backbone_features(**{name: inputs[name] for name in base.input_names if name in inputs})
+        features_BND, mask_BN = found.layers[-1], None
+        if found.lengths_B is not None:
+            mask_BN = torch.arange(features_BND.shape[1], device=labels.device) < found.lengths_B[:, None]
+        return {"loss": contrastive_loss(mean_of_tokens(features_BND, mask_BN), labels)}
+
+
+class RoundsOfClasses(GroupedByLength):
+    """Gives two rows of each class, class after class, round after round.
+
+    No batch is without rows that belong together, and rare classes stand in as many as the others.
+
+    Args:
+        labels: class of each row.
+        update: rows of an update, of all processes and accumulated steps.
+        seed: of the order.
+    """
+
+    def __init__(self, labels: Array, update: int, seed: int):
+        super().__init__(labels.tolist(), update, seed)
+        self.rows_of = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+    def __iter__(self) -> Iterator[int]:
+        return islice(self.rounds(np.random.default_rng([self.seed, self.epoch])), self.count)
+
+    def rounds(self, random: np.random.Generator) -> Iterator[int]:
+        """Yield rows without an end; those of a class come again when all were there."""
+        decks = [cycle(random.permutation(rows).tolist()) for rows in self.rows_of]
+        while True:
+            for number in random.permutation(len(decks)).tolist():
+                yield next(decks[number])
+                yield next(decks[number])
+
+
+def fit_all_phases(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:
+    """Train as the arguments say, from the backbone that a contrastive phase leaves, where they ask for one."""
+    if not task.arguments.contrastive_steps:
+        return fit_phases(task, prepared, output_dir)
+    contrasted = with_arguments(task)
+    contrasted.backbone, first = contrasted_backbone(task, prepared, output_dir / FOLDER)
+    fitted = fit_phases(contrasted, prepared, output_dir)
+    later = {name: value for name, value in fitted.record.items() if name != "history"}
+    phases = {FOLDER: first, **fitted.record.get("phases", {task.arguments.tuning: later})}
+    took = {name: first[name] + fitted.record[name] for name in ("seconds", "cpu_seconds")}
+    return replace(fitted, record={**fitted.record, **took, "phases": phases})
+
+
+def contrasted_backbone(task: Task[Any], prepared: Prepared, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Carry out the phase, unless that is done, and return the backbone's weights by name and how it went."""
+    path = folder / WEIGHTS_FILE
+    if not from_main(path.is_file):
+        say("A phase before: the backbone learns to tell the classes of rows apart.")
+        fitted = fit_contrastive(task, prepared, folder)
+        if PartialState().is_main_process:
+            backbone = fitted.trainer.plain.model.base_model.backbone
+            weights = {name: value.cpu().contiguous() for name, value in backbone.state_dict().items()}
+            write_weights(path, weights, {**fitted.record, "run_state": asdict(fitted.run_state)})
+            for checkpoint in checkpoints_of(folder):
+                shutil.rmtree(checkpoint)
+        PartialState().wait_for_everyone()
+    return read_weights(path)
+
+
+def fit_contrastive(task: Task[Any], prepared: Prepared, folder: Path) -> Fitted:
+    """Train the whole backbone to the end of the phase.
+
+    Raises:
+        ValueError: if the rows of the task are not of one class each, or all of the same one.
+    """
+    labels, steps = task.classes(prepared.data), task.arguments.contrastive_steps
+    if labels is None or len(np.unique(labels)) < 2:
+        raise ValueError(f"contrastive_steps={steps} needs rows of one class each, and two classes. Leave it out.")
+
+    def build(options: dict[str, Any]) -> RecipeTrainer:
+        of_these = with_arguments(task, tuning="full", probe_epochs=None, probe_learning_rate=None, options=options)
+        set_seed(of_these.arguments.seed)
+        model = of_these.build_model(prepared.data, prepared.backbone_config)
+        trainer = contrastive_trainer(of_these, prepared, model, labels, folder)
+        if trainer.args.bf16 and trainer.args.device.type == "cpu":
+            use_fast_attention(model)
+        return trainer
+
+    watch = Stopwatch()
+    own = {"max_steps": steps, "save_steps": -(-steps // CHECKPOINTS)}
+    own["per_device_train_batch_size"] = min(ROWS_OF_BATCH, len(labels))
+    trainer, run_state = fit(build, {**task.arguments.options, **OPTIONS, **own}, folder)
+    return Fitted(trainer, run_state, training_record(trainer, watch))
+
+
+def contrastive_trainer(
+    task: Task[Any], prepared: Prepared, model: PreTrainedModel, labels: Array, folder: Path
+) -> RecipeTrainer:
+    """Return the `Trainer` of the phase.
+
+    Args:
+        labels: (N,) class of each row of train.
+    """
+    options, _ = training_arguments(task, prepared.data, folder)
+    options.remove_unused_columns = False  # the model takes what it reads out of a batch
+    given = task.trainer_options(prepared.data, prepared.encoded, options, prepared.processor)
+    update = options.train_batch_size * options.gradient_accumulation_steps * options.world_size
+    trainer = RecipeTrainer(
+        model=ContrastiveModel(model),
+        args=options,
+        sampler=RoundsOfClasses(labels, update, options.seed),
+        train_dataset=given.get("train_dataset", prepared.encoded["train"]),
+        data_collator=given["data_collator"],
+        callbacks=given.get("callbacks"),
+    )
+    trainer.watch.grace = task.arguments.grace_seconds
+    show_progress(trainer)
+    return trainer
