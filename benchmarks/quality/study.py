@@ -35,6 +35,7 @@ SYSTEMS = {
     "lora-document": "ours, LoRA, whole documents",
     "lora-crf": "ours, LoRA, CRF",
     "probe+lora": "ours, probe + LoRA",
+    "contrastive": "ours, contrastive phase, then probe",
     "full": "ours, full",
 }
 ABLATIONS = {
@@ -81,6 +82,7 @@ class Column:
     metric: str
     against: str = "stock-lora"
     split: str = "test"
+    later: str = ""  # an experiment with further rows on the same data
 
 
 FULL = (
@@ -97,7 +99,13 @@ FULL = (
 ABLATED = tuple(replace(column, against="probe") for column in FULL)
 MPNET = tuple(replace(column, experiment=column.experiment.replace("study-", "study-mpnet-")) for column in FULL)
 FEW = tuple(
-    Column(f"study-few-{task}-{count}", f"{title}, {count}", metric, "embedding-lr")
+    Column(
+        f"study-few-{task}-{count}",
+        f"{title}, {count}",
+        metric,
+        "embedding-lr",
+        later=f"study-contrastive-{task}-{count}",
+    )
     for task, title, metric in (("bbc", "BBC", "accuracy"), ("r8", "R8", "macro_f1"), ("movies", "movies", "accuracy"))
     for count in (8, 16)
 )
@@ -115,7 +123,7 @@ def results_of(experiment: str) -> Record:
 
 def runs_of(column: Column, row: str) -> list[Record]:
     """Return the runs of a row, seed by seed."""
-    runs = results_of(column.experiment)["runs"]
+    runs = {**results_of(column.experiment)["runs"], **results_of(column.later)["runs"]}
     return [run for name, run in runs.items() if name.partition("-seed-")[0] == row]
 
 
@@ -129,7 +137,9 @@ def gain_of(column: Column, row: str) -> Record | None:
     """Return the paired test of a row against the column's, or None where there is none."""
     where = "" if column.split == "test" else f" @ {column.split}"
     tests: Record = results_of(column.experiment).get("comparisons", {})
-    return tests.get(f"{row} - {column.against}{where}")
+    later: Record = results_of(column.later).get("comparisons", {})
+    test = tests.get(f"{row} - {column.against}{where}")
+    return test or later.get(f"{row} - {column.experiment}/{column.against}{where}")
 
 
 def has_learned(column: Column, row: str) -> bool:
