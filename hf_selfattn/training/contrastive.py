@@ -31,7 +31,7 @@ from .phases import Fitted, fit_phases, read_weights, training_record, with_argu
 from .progress import Stopwatch, show_progress
 from .resume import fit
 from .sampler import GroupedByLength
-from .setup import Prepared, training_arguments
+from .setup import Prepared, excerpts_of, training_arguments
 from .trainer import RecipeTrainer
 
 FOLDER, WEIGHTS_FILE = "contrastive", "backbone.safetensors"
@@ -77,6 +77,10 @@ class ContrastiveModel(nn.Module):
         self.model = model
         model.requires_grad_(False)
         model.base_model.backbone.requires_grad_(True)
+
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """Let the backbone compute activations anew in the backward pass, as `Trainer` asks the model to."""
+        self.model.gradient_checkpointing_enable(**options)
 
     def forward(self, labels: Tensor, **inputs: Any) -> dict[str, Tensor]:
         base = self.model.base_model
@@ -181,14 +185,18 @@ def contrastive_trainer(
     options, _ = training_arguments(task, prepared.data, folder)
     options.remove_unused_columns = False  # the model takes what it reads out of a batch
     given = task.trainer_options(prepared.data, prepared.encoded, options, prepared.processor)
+    train, callbacks = given.get("train_dataset", prepared.encoded["train"]), given.get("callbacks", [])
+    if task.arguments.sample_tokens:
+        excerpts = excerpts_of(task, prepared.data, model)
+        train, callbacks = excerpts.of(train), [*callbacks, excerpts]
     update = options.train_batch_size * options.gradient_accumulation_steps * options.world_size
     trainer = RecipeTrainer(
         model=ContrastiveModel(model),
         args=options,
         sampler=RoundsOfClasses(labels, update, options.seed),
-        train_dataset=given.get("train_dataset", prepared.encoded["train"]),
+        train_dataset=train,
         data_collator=given["data_collator"],
-        callbacks=given.get("callbacks"),
+        callbacks=callbacks,
     )
     trainer.watch.grace = task.arguments.grace_seconds
     show_progress(trainer)

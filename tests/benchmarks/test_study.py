@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 from xml.etree import ElementTree
@@ -63,6 +64,15 @@ def test_features_that_another_run_left_are_counted(results: Path) -> None:
     assert study.tuning_seconds(R8, "probe-no-mix") == pytest.approx(18)
     assert study.tuning_seconds(R8, "probe-sweep") == pytest.approx(12 - 2 + 20 + 9 + 8)
     assert study.tuning_seconds(R8, "stock-lora") == pytest.approx(400)
+
+
+def test_rows_of_a_later_experiment_stand_in_the_same_column(results: Path) -> None:
+    tests = {"contrastive - study-r8/stock-lora": {"p_value": 0.01, "difference": 0.1}}
+    runs = {"contrastive-seed-0": run_record(0.95, 15.0)}
+    write_results(results / "later.json", {"runs": runs, "comparisons": tests})
+    column = replace(R8, later="later")
+    assert study.cell(column, "contrastive") == "0.950 +" and study.cell(R8, "contrastive") == ""
+    assert study.cell(column, "stock-lora") == study.cell(R8, "stock-lora")
 
 
 def test_runs_on_a_gpu_have_scores_and_no_processor_time(results: Path) -> None:
@@ -187,7 +197,9 @@ def test_every_experiment_can_be_read(path: Path) -> None:
     experiment = read_yaml(path)
     plan = list(runner.planned(experiment))
     assert len(plan) == len(dict(plan)) > 0
-    assert set(experiment.get("against", [])) - {"conll2003/stock-full-2e-4"} <= set(experiment.get("rows", {}))
+    for name in experiment.get("against", []):
+        other, row = compare.place_of(path.stem, name)
+        assert row in read_yaml(EXPERIMENTS / f"{other}.yaml").get("rows", {})
     for _, settings in plan:
         kind, _ = runner.RECIPES[settings.pop("recipe", "classification")]
         settings.pop("draw", None)
@@ -203,6 +215,8 @@ def test_columns_of_the_tables_are_experiments() -> None:
             experiment = read_yaml(EXPERIMENTS / f"{column.experiment}.yaml")
             assert column.metric == experiment["metric"] and column.against in experiment["against"]
             assert set(experiment["rows"]) <= titles
+            if column.later:
+                assert set(read_yaml(EXPERIMENTS / f"{column.later}.yaml")["rows"]) <= titles
 
 
 def write_predictions(folder: Path, name: str, references: list[int], outputs: np.ndarray) -> None:

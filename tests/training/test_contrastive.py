@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from image_runs import image_settings
-from runs import probe_arguments, settings, stopped_after, text_arguments
 from safetensors.torch import load_file
 from sound_runs import sound_settings
 from torch import Tensor
 from transformers import (
+    AutoConfig,
     AutoModelForAudioClassification,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
@@ -29,7 +29,8 @@ from hf_selfattn import (
     build_arguments,
     run,
 )
-from hf_selfattn.training.contrastive import RoundsOfClasses, contrastive_loss
+from hf_selfattn.training.contrastive import ContrastiveModel, RoundsOfClasses, contrastive_loss
+from runs import HEADS, probe_arguments, settings, stopped_after, text_arguments
 
 LABELS = torch.tensor([0, 1, 0, 2, 1, 0, 3])
 
@@ -85,7 +86,8 @@ def test_every_class_stands_in_each_batch_by_as_many_rows() -> None:
 
 @pytest.mark.parametrize("tuning", ["probe", "lora", "probe+lora", "full"])
 def test_the_phases_after_it_begin_with_its_backbone(tuning: str, tiny_backbone: str, tmp_path: Path) -> None:
-    changes = {"tuning": tuning, "contrastive_steps": 4, "learning_rate": 1e-9, "heads_learning_rate": 1e-9}
+    changes: dict[str, Any] = {"tuning": tuning, "contrastive_steps": 4, "learning_rate": 1e-9}
+    changes |= {"heads_learning_rate": 1e-9, "gradient_checkpointing": tuning == "full"}
     changes |= {"probe_learning_rate": 1e-9} if tuning == "probe+lora" else {}
     training = run(probe_arguments(tiny_backbone, tmp_path, **changes))["training"]
     later = ["probe", "lora"] if tuning == "probe+lora" else [tuning]
@@ -103,6 +105,31 @@ def test_the_phases_after_it_begin_with_its_backbone(tuning: str, tiny_backbone:
     assert "embeddings.word_embeddings.weight" in moved and len(moved) > len(learned) / 2
     for name, value in learned.items():
         torch.testing.assert_close(saved[name], value, rtol=0, atol=1e-6)
+
+
+def test_a_probe_reads_the_last_layer_unless_it_is_told_otherwise(tiny_backbone: str, tmp_path: Path) -> None:
+    for heads, layers in ((HEADS, 1), ({**HEADS, "num_mixed_layers": 2}, 2)):
+        place = str(tmp_path / f"layers-{layers}")
+        changes = {"contrastive_steps": 1, "max_steps": 1, "heads": heads, "output_dir": place}
+        run(probe_arguments(tiny_backbone, tmp_path, **changes))
+        assert AutoConfig.from_pretrained(place).num_mixed_layers == layers
+
+
+def test_long_rows_are_read_in_excerpts_where_these_are_asked_for(
+    tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: list[int] = []
+    forward = ContrastiveModel.forward
+
+    def watched(self: Any, labels: Tensor, **inputs: Any) -> Any:
+        lengths.append(inputs["input_ids"].shape[1])
+        return forward(self, labels, **inputs)
+
+    monkeypatch.setattr(ContrastiveModel, "forward", watched)
+    changes = {"tuning": "lora", "contrastive_steps": 1, "max_steps": 1}
+    for name, sampled in (("whole", {}), ("sampled", {"sample_tokens": 24})):
+        run(probe_arguments(tiny_backbone, tmp_path, **changes, **sampled, output_dir=str(tmp_path / name)))
+    assert lengths[0] > 60 and lengths[1] == 24
 
 
 def learned_and_saved(folder: Path, auto_class: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
