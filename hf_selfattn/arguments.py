@@ -115,7 +115,8 @@ class TuningArguments:
         probe_epochs: length of the first phase of `probe+lora`; where it is not given, that of the second.
         probe_learning_rate: of the first phase; where it is not given, the default of `probe` tuning.
         contrastive_steps: of a phase before, in which the whole backbone learns to tell the classes of rows apart, 32
-            rows a step; for classes with few rows. 0 leaves it out.
+            rows a step; 20 with `tuning=probe` suit classes with few rows, 0 leaves it out. A probe then reads the
+            last layer alone, unless `heads.num_mixed_layers` says otherwise.
         feature_cache: with `probe` tuning, folder that takes the backbone's features, which are computed once; `true`
             is one in the cache of Datasets, which all runs share, `false` runs the backbone in every step instead.
         feature_dtype: the features are stored in `float16`, `float32`, or `int8` with one scale per token; `bfloat16`

@@ -31,6 +31,7 @@ COLOURS = {
     "lora-document": "#d95f0e",
     "lora-crf": "#fdae61",
     "probe+lora": "#e31a1c",
+    "contrastive": "#f0027f",
     "full": "#8b1a00",
 }
 PANES_IN_ROW, WIDTH, HEIGHT = 3, 280, 210

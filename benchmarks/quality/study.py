@@ -237,8 +237,13 @@ def layers_of(run: Record) -> int:
 
 
 def cache_seconds(run: Record) -> float | None:
-    """Return the seconds that a run spent on the features of a frozen backbone, or None where it keeps none."""
+    """Return the seconds that a run spent on features that others can read, too, or None where there are none.
+
+    Those of a backbone that the run itself has tuned are of use to no other.
+    """
     training = run["training"]
+    if "contrastive" in training.get("phases", {}):
+        return None
     phase = training.get("phases", {}).get("probe", training)
     cache = phase.get("feature_cache")
     return None if cache is None else float(cache["cpu_seconds"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +23,7 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
+from benchmarks.quality.draws import drawn
 from hf_selfattn import (
     AudioClassificationArguments,
     ImageClassificationArguments,
@@ -32,6 +35,7 @@ from hf_selfattn import (
 from hf_selfattn.training.contrastive import ContrastiveModel, RoundsOfClasses, contrastive_loss
 from runs import HEADS, probe_arguments, settings, stopped_after, text_arguments
 
+ROOT = Path(__file__).resolve().parents[2]
 LABELS = torch.tensor([0, 1, 0, 2, 1, 0, 3])
 
 
@@ -175,6 +179,21 @@ def test_images_and_sounds_go_the_same_way(
     assert training["phases"]["contrastive"]["steps"] == 2
     learned, saved = learned_and_saved(tmp_path / "run", auto_class)
     assert all(torch.equal(saved[name], value) for name, value in learned.items())
+
+
+@pytest.mark.slow
+def test_few_rows_of_news_are_told_apart_better(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "benchmarks/fetch.py", "minilm", "r8"], cwd=ROOT, check=True)
+    files = {name: str(ROOT / f".data/r8/{name}.jsonl") for name in ("train", "validation", "test")}
+    rows = drawn({**files, "seed": 0, "draw": {"per_class": 8, "test_rows": 200, "words": 24}}, tmp_path / "rows")
+    shared = {**rows, "model": str(ROOT / ".data/minilm"), "tuning": "probe", "max_steps": 60, "baseline": False}
+    shared |= {"feature_cache": str(tmp_path / "features"), "per_device_train_batch_size": 8, "eval_strategy": "no"}
+    shared |= {"save_strategy": "no", "load_best_model_at_end": False, "disable_tqdm": True}
+    scores = {}
+    for steps in (0, 15):
+        results = run(text_arguments({**shared, "contrastive_steps": steps, "output_dir": str(tmp_path / str(steps))}))
+        scores[steps] = results["splits"]["test"]["scores"]["balanced_accuracy"]["value"]
+    assert scores[15] > scores[0] + 0.03, scores
 
 
 @pytest.mark.parametrize(
