@@ -37,6 +37,7 @@ from .trainer import RecipeTrainer
 FOLDER, WEIGHTS_FILE = "contrastive", "backbone.safetensors"
 TEMPERATURE = 0.1  # as in the paper
 CHECKPOINTS = 4
+FEW_ROWS = 16  # of a class; with so many it was measured (benchmarks/results)
 # What differs from the phases after it; nothing is chosen on the validation split.
 OPTIONS = {
     "learning_rate": 5e-5,
@@ -131,6 +132,16 @@ def fit_all_phases(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fit
     phases = {FOLDER: first, **fitted.record.get("phases", {task.arguments.tuning: later})}
     took = {name: first[name] + fitted.record[name] for name in ("seconds", "cpu_seconds")}
     return replace(fitted, record={**fitted.record, **took, "phases": phases})
+
+
+def advice(task: Task[Any], data: Any) -> list[str]:
+    """Return what a run whose classes have few rows is told of this phase, if it does without."""
+    labels = task.classes(data)
+    if labels is None or not len(labels) or task.arguments.contrastive_steps:
+        return []
+    rows = int(np.median(np.unique(labels, return_counts=True)[1]))
+    said = f"Most classes have {rows} rows or fewer: contrastive_steps=20 tuning=probe may do better."
+    return [said] if rows <= FEW_ROWS else []
 
 
 def contrasted_backbone(task: Task[Any], prepared: Prepared, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

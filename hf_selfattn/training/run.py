@@ -33,7 +33,7 @@ from ..machine import alone_in, join_processes
 from ..metrics.inputs import Array
 from ..tasks import Task, say, task_of
 from ..tasks.evaluation import plain_model
-from .contrastive import fit_all_phases
+from .contrastive import advice, fit_all_phases
 from .phases import prepare
 from .progress import hide_bars, show_progress
 from .search import search
@@ -82,7 +82,7 @@ def run(arguments: RunArguments) -> dict[str, Any]:
 
 def train(task: Task[Any], plan: Plan | None, data: Any, output_dir: Path) -> dict[str, Any]:
     """Carry out the run, or the runs of several seeds or folds, after a search or a sweep where one is planned."""
-    for note in data.notes:
+    for note in [*data.notes, *advice(task, data)]:
         say(note)
     found: dict[str, Any] = {}
     if plan is not None:

@@ -32,7 +32,8 @@ from hf_selfattn import (
     build_arguments,
     run,
 )
-from hf_selfattn.training.contrastive import ContrastiveModel, RoundsOfClasses, contrastive_loss
+from hf_selfattn.tasks import task_of
+from hf_selfattn.training.contrastive import ContrastiveModel, RoundsOfClasses, advice, contrastive_loss
 from runs import HEADS, probe_arguments, settings, stopped_after, text_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -206,6 +207,21 @@ def test_few_rows_of_news_are_told_apart_better(tmp_path: Path) -> None:
 def test_what_does_not_go_together_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         probe_arguments("m", tmp_path, **{"contrastive_steps": 4, **changes})
+
+
+def test_a_run_with_few_rows_of_each_class_is_told_of_the_phase(
+    tiny_backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = "Most classes have 10 rows or fewer: contrastive_steps=20 tuning=probe may do better."
+    changes: tuple[tuple[str, dict[str, Any]], ...] = (("few", {}), ("given", {"contrastive_steps": 1}))
+    for name, change in changes:
+        run(probe_arguments(tiny_backbone, tmp_path, **change, max_steps=1, output_dir=str(tmp_path / name)))
+        assert (told in capsys.readouterr().out) == (name == "few")
+    data = SimpleNamespace(problem="single_label_classification", splits={"train": {"label": [0, 1] * 17}})
+    task = task_of(probe_arguments(tiny_backbone, tmp_path))
+    assert advice(task, data) == []
+    data.splits["train"]["label"] = [0, 1] * 16
+    assert len(advice(task, data)) == 1
 
 
 def test_rows_without_one_class_each_are_refused(tiny_backbone: str, wordpiece: str, tmp_path: Path) -> None:
