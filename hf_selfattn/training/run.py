@@ -33,7 +33,7 @@ from ..machine import alone_in, join_processes
 from ..metrics.inputs import Array
 from ..tasks import Task, say, task_of
 from ..tasks.evaluation import plain_model
-from .contrastive import advice, fit_all_phases
+from .contrastive.phase import advice, fit_all_phases
 from .phases import prepare
 from .progress import hide_bars, show_progress
 from .search import search

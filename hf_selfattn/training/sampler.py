@@ -14,6 +14,8 @@ from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from ..metrics.inputs import Array
+
 
 class GroupedByLength(Sampler[int], TrainerCallback):
     """Gives rows of like length one after the other, in another order every epoch.
@@ -45,6 +47,33 @@ class GroupedByLength(Sampler[int], TrainerCallback):
         generator = torch.Generator().manual_seed(int(np.random.default_rng([self.seed, self.epoch]).integers(2**62)))
         order = get_length_grouped_indices(self.lengths, self.update, generator=generator)
         return islice(cycle(order), self.count)
+
+
+class RoundsOfClasses(GroupedByLength):
+    """Gives two rows of each class, class after class, round after round.
+
+    No batch is without rows that belong together, and rare classes stand in as many as the others.
+
+    Args:
+        labels: class of each row.
+        update: rows of an update, of all processes and accumulated steps.
+        seed: of the order.
+    """
+
+    def __init__(self, labels: Array, update: int, seed: int):
+        super().__init__(labels.tolist(), update, seed)
+        self.rows_of = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+    def __iter__(self) -> Iterator[int]:
+        return islice(self.rounds(np.random.default_rng([self.seed, self.epoch])), self.count)
+
+    def rounds(self, random: np.random.Generator) -> Iterator[int]:
+        """Yield rows without an end; those of a class come again when all were there."""
+        decks = [cycle(random.permutation(rows).tolist()) for rows in self.rows_of]
+        while True:
+            for number in random.permutation(len(decks)).tolist():
+                yield next(decks[number])
+                yield next(decks[number])
 
 
 def length_grouped(rows: Any, options: TrainingArguments) -> GroupedByLength | None:

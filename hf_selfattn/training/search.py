@@ -29,7 +29,7 @@ from ..files import read_json, write_json
 from ..hub.summary import table
 from ..machine import from_main
 from ..tasks import say, task_of
-from .contrastive import fit_all_phases
+from .contrastive.phase import fit_all_phases
 from .phases import prepare
 from .progress import Stopwatch
 from .search_space import Choices, Plan, with_settings

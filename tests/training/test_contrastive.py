@@ -33,7 +33,9 @@ from hf_selfattn import (
     run,
 )
 from hf_selfattn.tasks import task_of
-from hf_selfattn.training.contrastive import ContrastiveModel, RoundsOfClasses, advice, contrastive_loss
+from hf_selfattn.training.contrastive.loss import ContrastiveModel, contrastive_loss
+from hf_selfattn.training.contrastive.phase import advice
+from hf_selfattn.training.sampler import RoundsOfClasses
 from runs import HEADS, probe_arguments, settings, stopped_after, text_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,7 +94,7 @@ def test_every_class_stands_in_each_batch_by_as_many_rows() -> None:
 @pytest.mark.parametrize("tuning", ["probe", "lora", "probe+lora", "full"])
 def test_the_phases_after_it_begin_with_its_backbone(tuning: str, tiny_backbone: str, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"tuning": tuning, "contrastive_steps": 4, "learning_rate": 1e-9}
-    changes |= {"heads_learning_rate": 1e-9, "gradient_checkpointing": tuning == "full"}
+    changes |= {"heads_learning_rate": 1e-9, "activation_checkpointing": tuning == "full"}
     changes |= {"probe_learning_rate": 1e-9} if tuning == "probe+lora" else {}
     training = run(probe_arguments(tiny_backbone, tmp_path, **changes))["training"]
     later = ["probe", "lora"] if tuning == "probe+lora" else [tuning]

@@ -1,41 +1,32 @@
-"""A phase before the others for few rows: the backbone draws rows of a class together, and other classes apart.
-
-After SetFit (Tunstall et al., 2022), which learns pairs of rows one by one. Here all pairs of a batch count in one
-loss (Khosla et al., 2020): no list of pairs is kept, and memory is that of a batch, however many rows there are.
-"""
+"""Carry out the contrastive phase, and the phases after it."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, replace
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import PartialState
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
-from ..cpu_attention import use_fast_attention
-from ..machine import from_main
-from ..metrics.inputs import Array
-from ..modeling.heads_selfattn import mean_of_tokens
-from ..tasks import Task, say
-from ..tasks.backbone import is_tuned
-from .checkpoints import checkpoints_of
-from .phases import Fitted, fit_phases, read_weights, training_record, with_arguments, write_weights
-from .progress import Stopwatch, show_progress
-from .resume import fit
-from .sampler import GroupedByLength
-from .setup import Prepared, excerpts_of, training_arguments
-from .trainer import RecipeTrainer
+from ...cpu_attention import use_fast_attention
+from ...machine import from_main
+from ...metrics.inputs import Array
+from ...tasks import Task, say
+from ...tasks.backbone import is_tuned
+from ..checkpoints import checkpoints_of
+from ..phases import Fitted, fit_phases, read_weights, training_record, with_arguments, write_weights
+from ..progress import Stopwatch, show_progress
+from ..resume import fit
+from ..sampler import RoundsOfClasses
+from ..setup import Prepared, excerpts_of, training_arguments
+from ..trainer import RecipeTrainer
+from .loss import ContrastiveModel
 
 FOLDER, WEIGHTS_FILE = "contrastive", "backbone.safetensors"
-TEMPERATURE = 0.1  # as in the paper
 CHECKPOINTS = 4
 FEW_ROWS = 16  # of a class; with so many it was measured (benchmarks/results)
 # What differs from the phases after it; nothing is chosen on the validation split.
@@ -50,73 +41,6 @@ OPTIONS = {
     "include_num_input_tokens_seen": "no",
     "push_to_hub": False,
 }
-
-
-def contrastive_loss(features_BD: Tensor, labels_B: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """Return how far the rows of a class are from one another, as against those of other classes.
-
-    A row tells each row of its class from all others of the batch, by cosine similarity; a row alone in its class
-    only stands among the others.
-    """
-    unit_BD = F.normalize(features_BD.float(), dim=-1)
-    is_self_BB = torch.eye(len(unit_BD), dtype=torch.bool, device=unit_BD.device)
-    logits_BB = (unit_BD @ unit_BD.T / temperature).masked_fill(is_self_BB, -torch.inf)
-    log_share_BB = logits_BB - logits_BB.logsumexp(dim=1, keepdim=True)
-    is_positive_BB = (labels_B[:, None] == labels_B) & ~is_self_BB
-    count_B = is_positive_BB.sum(dim=1)
-    sums_B = log_share_BB.where(is_positive_BB, 0).sum(dim=1)
-    return -(sums_B / count_B.clamp(min=1)).sum() / (count_B > 0).sum().clamp(min=1)
-
-
-class ContrastiveModel(nn.Module):
-    """The backbone of a model, whose loss is the contrastive one on the means of its last layer's features."""
-
-    accepts_loss_kwargs = False  # `Trainer` divides the loss by the accumulated steps itself
-
-    def __init__(self, model: PreTrainedModel):
-        super().__init__()
-        self.model = model
-        model.requires_grad_(False)
-        model.base_model.backbone.requires_grad_(True)
-
-    def gradient_checkpointing_enable(self, **options: Any) -> None:
-        """Let the backbone compute activations anew in the backward pass, as `Trainer` asks the model to."""
-        self.model.gradient_checkpointing_enable(**options)
-
-    def forward(self, labels: Tensor, **inputs: Any) -> dict[str, Tensor]:
-        base = self.model.base_model
-        found = base.backbone_features(**{name: inputs[name] for name in base.input_names if name in inputs})
-        features_BND, mask_BN = found.layers[-1], None
-        if found.lengths_B is not None:
-            mask_BN = torch.arange(features_BND.shape[1], device=labels.device) < found.lengths_B[:, None]
-        return {"loss": contrastive_loss(mean_of_tokens(features_BND, mask_BN), labels)}
-
-
-class RoundsOfClasses(GroupedByLength):
-    """Gives two rows of each class, class after class, round after round.
-
-    No batch is without rows that belong together, and rare classes stand in as many as the others.
-
-    Args:
-        labels: class of each row.
-        update: rows of an update, of all processes and accumulated steps.
-        seed: of the order.
-    """
-
-    def __init__(self, labels: Array, update: int, seed: int):
-        super().__init__(labels.tolist(), update, seed)
-        self.rows_of = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-
-    def __iter__(self) -> Iterator[int]:
-        return islice(self.rounds(np.random.default_rng([self.seed, self.epoch])), self.count)
-
-    def rounds(self, random: np.random.Generator) -> Iterator[int]:
-        """Yield rows without an end; those of a class come again when all were there."""
-        decks = [cycle(random.permutation(rows).tolist()) for rows in self.rows_of]
-        while True:
-            for number in random.permutation(len(decks)).tolist():
-                yield next(decks[number])
-                yield next(decks[number])
 
 
 def fit_all_phases(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:
