@@ -187,7 +187,7 @@ def headline() -> list[str]:
     stock = [row for row in SYSTEMS if row.startswith("stock")]
     for column in (*FULL, *FEW):
         learned = [score for row in stock if has_learned(column, row) and (score := mean_score(column, row))]
-        ours, tfidf = mean_score(column, "lora" if column in FULL else "probe+lora"), mean_score(column, "tfidf")
+        ours, tfidf = mean_score(column, "lora" if column in FULL else "contrastive"), mean_score(column, "tfidf")
         if learned and ours and tfidf:
             title = f"[{column.title}](benchmarks/results/{column.experiment}.json)"
             shown = " | ".join(map(with_interval, (ours, max(learned), tfidf)))
