@@ -214,16 +214,14 @@ def test_what_does_not_go_together_is_named(tmp_path: Path, changes: dict[str, A
 def test_a_run_with_few_rows_of_each_class_is_told_of_the_phase(
     tiny_backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    run(probe_arguments(tiny_backbone, tmp_path, max_steps=1))
     told = "Most classes have 10 rows or fewer: contrastive_steps=20 tuning=probe may do better."
-    changes: tuple[tuple[str, dict[str, Any]], ...] = (("few", {}), ("given", {"contrastive_steps": 1}))
-    for name, change in changes:
-        run(probe_arguments(tiny_backbone, tmp_path, **change, max_steps=1, output_dir=str(tmp_path / name)))
-        assert (told in capsys.readouterr().out) == (name == "few")
-    data = SimpleNamespace(problem="single_label_classification", splits={"train": {"label": [0, 1] * 17}})
-    task = task_of(probe_arguments(tiny_backbone, tmp_path))
-    assert advice(task, data) == []
-    data.splits["train"]["label"] = [0, 1] * 16
-    assert len(advice(task, data)) == 1
+    assert told in capsys.readouterr().out
+    for rows, steps, count in ((16, 0, 1), (17, 0, 0), (16, 20, 0)):
+        labels = {"train": {"label": [0, 1] * rows}}
+        data = SimpleNamespace(problem="single_label_classification", splits=labels)
+        task = task_of(probe_arguments(tiny_backbone, tmp_path, contrastive_steps=steps))
+        assert len(advice(task, data)) == count
 
 
 def test_rows_without_one_class_each_are_refused(tiny_backbone: str, wordpiece: str, tmp_path: Path) -> None:
