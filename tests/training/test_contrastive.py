@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from image_runs import image_settings
+from runs import HEADS, probe_arguments, settings, stopped_after, text_arguments
 from safetensors.torch import load_file
 from sound_runs import sound_settings
 from torch import Tensor
@@ -36,7 +37,6 @@ from hf_selfattn.tasks import task_of
 from hf_selfattn.training.contrastive.loss import ContrastiveModel, contrastive_loss
 from hf_selfattn.training.contrastive.phase import advice
 from hf_selfattn.training.sampler import RoundsOfClasses
-from runs import HEADS, probe_arguments, settings, stopped_after, text_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = torch.tensor([0, 1, 0, 2, 1, 0, 3])
