@@ -250,8 +250,8 @@ def headline() -> list[str]:
         shown[column.title] = " and ".join(f"{score[0]:.3f}" for score in scores if score)
     return [
         "Where the stock head learned, ours is level with it. With 8 rows of each class a contrastive phase and then",
-        f"a probe is level with SetFit on topics (BBC {shown['BBC, 8']}, R8 {shown['R8, 8']}), in a ninth of its time;",
-        f"on sentences it is behind it with 8 rows ({shown['movies, 8']}), and ahead with 16 ({shown['movies, 16']}).",
+        f"a probe is level with SetFit on topics (BBC {shown['BBC, 8']}, R8 {shown['R8, 8']}), in a ninth of its",
+        f"time; on sentences it is behind with 8 rows ({shown['movies, 8']}), ahead with 16 ({shown['movies, 16']}).",
         "Stock heads had one rate and three epochs, and stand here only where they are above logistic regression on",
         "TF-IDF and on the backbone's own embeddings: on R8 and long reviews they are not, on CoNLL-2003 they were",
         "taught wrong labels, and no gain on those is claimed.",
