@@ -149,10 +149,14 @@ def best_of(candidates: Iterable[tuple[dict[str, Any], Answers]], truth: Array) 
 
 
 def answer_linear(kept: Kept) -> tuple[Answers, dict[str, Any]]:
-    """Train logistic regressions on standardised means and answer with the best."""
-    means = kept.cache.means()
-    scaler = StandardScaler().fit(means["train"])
-    scaled = {name: scaler.transform(values) for name, values in means.items()}
+    """Answer from the means of the features."""
+    return answer_statistics(kept, kept.cache.means())
+
+
+def answer_statistics(kept: Kept, rows: dict[str, Array]) -> tuple[Answers, dict[str, Any]]:
+    """Train logistic regressions on standardised rows (N, D) and answer with the best."""
+    scaler = StandardScaler().fit(rows["train"])
+    scaled = {name: scaler.transform(values) for name, values in rows.items()}
 
     def candidates() -> Iterator[tuple[dict[str, Any], Answers]]:
         for strength in STRENGTHS:
