@@ -59,6 +59,8 @@ RECIPES = {
     "neighbours": (ImageClassificationArguments, run_neighbours),
     "attention-pool": (ImageClassificationArguments, run_attention_pool),
     "sound-probe": (AudioClassificationArguments, run_on_features),
+    "sound-linear-probe": (AudioClassificationArguments, run_linear_probe),
+    "sound-neighbours": (AudioClassificationArguments, run_neighbours),
     "deviation-probe": (AudioClassificationArguments, run_deviation_probe),
     "spectrogram-probe": (AudioClassificationArguments, run_spectrogram_probe),
     "speech": (SpeechRecognitionArguments, run),
