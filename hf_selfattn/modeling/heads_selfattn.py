@@ -18,7 +18,7 @@ from .attention_selfattn import GroupedAttentionHead, HeadMasks, SelfAttentionHe
 from .configuration_selfattn import SelfAttnConfig
 from .subsequences_selfattn import first_tokens
 
-LONGEST_SPAN = 20  # tokens that `masked_features` hides at most
+LONGEST_SPAN = 20  # tokens that `masked_layers` hides at most
 
 
 @dataclass
@@ -192,10 +192,9 @@ class SelfAttnHeads(nn.Module):
             lengths_B: number of real tokens of each row, or None where no token is padding.
             output_attentions: also return groups, group probabilities, summary attentions and fusion weights.
         """
-        features = self.standardised(hidden_states)
         if self.training and self.config.spec_augment:
-            features = masked_features(features, lengths_B)
-        return self.attend(features, lengths_B, output_attentions)
+            hidden_states = masked_layers(hidden_states, lengths_B)
+        return self.attend(self.standardised(hidden_states), lengths_B, output_attentions)
 
     def attend(self, features: Tensor, lengths_B: Tensor | None, output_attentions: bool = False) -> HeadsOutput:
         """Apply the attention layers to features (B, N, D) of right-padded rows, such as regions of images."""
@@ -243,17 +242,18 @@ class SelfAttnHeads(nn.Module):
         return tuple(layers)
 
 
-def masked_features(features_BND: Tensor, lengths_B: Tensor | None) -> Tensor:
-    """Return standardised features with spans of tokens and of channels at 0, their mean (Park et al., 2019).
+def masked_layers(hidden_states: tuple[Tensor, ...], lengths_B: Tensor | None) -> tuple[Tensor, ...]:
+    """Return hidden layers with spans of tokens and of channels at 0, as SpecAugment masks (Park et al., 2019).
 
     Of each row two spans of at most `LONGEST_SPAN` tokens and a quarter of it, and two of at most a tenth of the
-    channels.
+    channels. 0 is no mean, so heads can tell what is masked.
     """
-    B, N, D = features_BND.shape
-    sizes_B = torch.full((B,), N, device=features_BND.device) if lengths_B is None else lengths_B
+    B, N, D = hidden_states[-1].shape
+    sizes_B = torch.full((B,), N, device=hidden_states[-1].device) if lengths_B is None else lengths_B
     tokens_BN = random_spans(sizes_B, (sizes_B / 4).clamp(max=LONGEST_SPAN), N)
     channels_BD = random_spans(torch.full_like(sizes_B, D), torch.full_like(sizes_B, D) / 10, D)
-    return features_BND.masked_fill(tokens_BN[:, :, None] | channels_BD[:, None], 0)
+    is_masked_BND = tokens_BN[:, :, None] | channels_BD[:, None]
+    return tuple(layer.masked_fill(is_masked_BND[..., : layer.shape[-1]], 0) for layer in hidden_states)
 
 
 def random_spans(sizes_B: Tensor, longest_B: Tensor, width: int) -> Tensor:

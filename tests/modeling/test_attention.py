@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead, HeadMasks, SelfAttentionHead, head_masks
 from hf_selfattn.modeling.grouping_selfattn import block_means, far_field_slope, permute_tokens
-from hf_selfattn.modeling.heads_selfattn import LONGEST_SPAN, SelfAttnHeads, SelfAttnLayer, masked_features
+from hf_selfattn.modeling.heads_selfattn import LONGEST_SPAN, SelfAttnHeads, SelfAttnLayer, masked_layers
 from hf_selfattn.modeling.modeling_selfattn import SelfAttnModel
 
 LENGTHS = [23, 17, 1]
@@ -253,7 +253,7 @@ def test_masked_spans_are_short_and_inside_a_row() -> None:
     lengths = torch.tensor([400, 40, 1])
     tokens, channels = [], []
     for _ in range(50):
-        masked = masked_features(torch.ones(3, 400, 64), lengths) == 0
+        masked = masked_layers((torch.ones(3, 400, 64),), lengths)[0] == 0
         of_tokens, of_channels = masked.all(dim=2), masked.all(dim=1)
         assert torch.equal(masked, of_tokens[..., None] | of_channels[:, None])
         assert not any(of_tokens[row, length:].any() for row, length in enumerate(lengths))
