@@ -45,7 +45,16 @@ def test_commands_and_code_of_the_readme(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run(sys.executable, "benchmarks/fetch.py", "minilm", "vader", "mobilenetv2", "stamps", "whisper-tiny-en", "languages")
+    run(
+        sys.executable,
+        "benchmarks/fetch.py",
+        "minilm",
+        "vader",
+        "mobilenetv2",
+        "stamps",
+        "whisper-tiny-en",
+        "languages",
+    )
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     copy_first_rows(tmp_path, rows=200)
     for name in ("minilm", "mobilenetv2"):
@@ -107,7 +116,9 @@ def lay_out_photos(folder: Path) -> None:
 def lay_out_calls(folder: Path) -> None:
     """Folders of short prompts in English and Spanish, which their voices tell apart, and others in one folder."""
     for kind in ("en", "es"):
-        sounds = sorted((ROOT / ".data/languages/sounds/asterisk" / kind).iterdir(), key=lambda path: path.stat().st_size)
+        sounds = sorted(
+            (ROOT / ".data/languages/sounds/asterisk" / kind).iterdir(), key=lambda path: path.stat().st_size
+        )
         for number, sound in enumerate(sounds[:16]):
             target = folder / "new-calls" if number % 4 == 0 else folder / "calls" / kind
             target.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
 """Recordings of up to an hour through both pipelines: `python -m benchmarks.speed.long_sound [RECOGNISER]`.
 
-The recordings are prompts of Asterisk, joined. Of each length the memory that a pipeline takes beyond the model and the
-time, in a process of its own, one thread. And the words of the longest one: those of the whole recording against those
-of its pieces of at most 25 seconds, read one by one, cut between prompts. The recogniser is the folder of one
-(`runs/speech-asterisk/probe-seed-0`, which the study leaves); the classifier has heads with random weights, which cost
-what trained ones do. Written to `benchmarks/results/long_sound.json`.
+The recordings are prompts of Asterisk, joined. Of each length the memory that a pipeline takes beyond the model and
+the time, in a process of its own, one thread. And the words of the longest one: those of the whole against those of
+its pieces of at most 25 seconds, cut between prompts and read one by one. The recogniser is the folder of a run
+(`runs/speech-asterisk/probe-seed-0`, which the study leaves); the classifier has heads with random weights, which
+cost what trained ones do. Written to `benchmarks/results/long_sound.json`.
 """
 
 from __future__ import annotations

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import struct
-import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from small_archives import make_zip, rows
 from transformers import AutoModel, AutoTokenizer, WhisperConfig, WhisperForConditionalGeneration
 
 from benchmarks import fetch as fetching
@@ -30,17 +29,6 @@ def wave(number: int, form: str = "WAV", seconds: float = 0.5) -> bytes:
     samples = np.sin(np.arange(int(8000 * seconds)) * (0.05 + 0.002 * number)) / 2
     soundfile.write(file, samples, 8000, format=form)
     return file.getvalue()
-
-
-def make_zip(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
-
-
-def rows(folder: Path, part: str, seed: int) -> list[dict[str, str]]:
-    return [json.loads(line) for line in (folder / f"{part}-{seed}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def asterisk(folder: Path, language: str, lines: list[str]) -> list[Path]:
