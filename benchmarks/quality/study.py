@@ -80,6 +80,7 @@ SOUND_HEADS = {
     "deviation-probe": "linear probe on mean and deviation of the last layer",
     "neighbours": "nearest neighbours",
     "probe": "ours",
+    "probe-augmented": "ours, masked spans",
     "probe-no-self": "without self-attention",
     "probe-no-grouped": "without grouped attention",
     "probe-no-mix": "last layer instead of four mixed",
