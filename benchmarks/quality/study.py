@@ -132,7 +132,7 @@ IMAGES = tuple(
 )
 
 SOUNDS = tuple(
-    Column(f"languages-{name}", f"Whisper {title}", "accuracy", "deviation-probe")
+    Column(f"languages-{name}", f"Whisper {title}", "accuracy", "linear-probe")
     for name, title in (("base", "base"), ("tiny-en", "tiny.en"))
 )
 SPEECH = (Column("speech-asterisk", "word error rate", "wer", "recurrent-augmented"),)
