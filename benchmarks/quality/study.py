@@ -184,13 +184,13 @@ def cell(column: Column, row: str) -> str:
     score, test = mean_score(column, row), gain_of(column, row)
     if score is None:
         return ""
-    sign = "" if test is None or test["p_value"] >= ALPHA else " +" if is_gain(test) else " −"
+    sign = "" if test is None or test["p_value"] >= ALPHA else " +" if is_gain(test, column.metric) else " −"
     return f"{score[0]:.3f}{mark_of(column, row)}{sign}"
 
 
-def is_gain(test: Record) -> bool:
+def is_gain(test: Record, metric: str) -> bool:
     """Return whether the first of two systems that were compared is the better one."""
-    return bool((test["difference"] > 0) != (test["metric"] in LOWER_IS_BETTER))
+    return bool((test["difference"] > 0) != (metric in LOWER_IS_BETTER))
 
 
 def table(columns: tuple[Column, ...], rows: dict[str, str], corner: str) -> list[str]:
