@@ -25,10 +25,12 @@ from benchmarks.sources.image_boxes import IMAGE_BOXES
 from benchmarks.sources.image_models import IMAGE_MODELS
 from benchmarks.sources.images import IMAGES
 from benchmarks.sources.rows import SPLITS
+from benchmarks.sources.sound_models import SOUND_MODELS
+from benchmarks.sources.sounds import SOUNDS
 from benchmarks.sources.texts import TEXTS
 
 LAYOUT = 1  # raise it when the files written below change: older cache folders are then made anew
-SOURCES = {**TEXTS, **IMAGE_MODELS, **IMAGES, **IMAGE_BOXES}
+SOURCES = {**TEXTS, **IMAGE_MODELS, **IMAGES, **IMAGE_BOXES, **SOUND_MODELS, **SOUNDS}
 
 
 def fetch(name: str, cache_dir: Path | None = None) -> Path:

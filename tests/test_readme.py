@@ -16,7 +16,7 @@ from answering import served
 from pages import README, ROOT, blocks, commands, copy_first_rows, run, type_in
 
 # `make demo` has a test of its own below; the other installs.
-ELSEWHERE = {"make demo", 'pip install ".[excel,images,report,serve]"'}
+ELSEWHERE = {"make demo", 'pip install ".[audio,excel,images,report,serve]"'}
 CHINESE = ROOT / "README.zh.md"
 
 
@@ -45,13 +45,24 @@ def test_commands_and_code_of_the_readme(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run(sys.executable, "benchmarks/fetch.py", "minilm", "vader", "mobilenetv2", "stamps")
+    run(
+        sys.executable,
+        "benchmarks/fetch.py",
+        "minilm",
+        "vader",
+        "mobilenetv2",
+        "stamps",
+        "whisper-tiny-en",
+        "languages",
+    )
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     copy_first_rows(tmp_path, rows=200)
     for name in ("minilm", "mobilenetv2"):
         (tmp_path / ".data" / name).symlink_to(ROOT / ".data" / name)
+    (tmp_path / ".data" / "whisper").symlink_to(ROOT / ".data" / "whisper-tiny-en")
     lay_out_complaints(tmp_path)
     lay_out_photos(tmp_path)
+    lay_out_calls(tmp_path)
     new, *others = (command for command in commands(README) if command not in ELSEWHERE)
     said = run(*shlex.split(new), cwd=tmp_path).stdout  # the script itself
     for command in others:
@@ -64,6 +75,7 @@ def test_commands_and_code_of_the_readme(
     report = (tmp_path / "runs/complaints/report.html").read_text(encoding="utf-8")
     assert "Rows it got most wrong" in report and "macro F1" in report
     assert_photos_are_told_apart(tmp_path)
+    assert_calls_are_told_apart(tmp_path)
     answers = run(sys.executable, "-c", "\n".join(blocks(README, "python")), cwd=tmp_path).stdout
     assert answers.count("{'label': ") == 2
     assert (tmp_path / "runs/mine/results.json").is_file() and (tmp_path / "runs/reviews/results.json").is_file()
@@ -99,6 +111,27 @@ def lay_out_photos(folder: Path) -> None:
             target = folder / "new-photos" if number % 4 == 0 else folder / "photos" / kind
             target.mkdir(parents=True, exist_ok=True)
             shutil.copy(image, target / f"{kind}-{image.name}")
+
+
+def lay_out_calls(folder: Path) -> None:
+    """Folders of short prompts in English and Spanish, which their voices tell apart, and others in one folder."""
+    for kind in ("en", "es"):
+        sounds = sorted(
+            (ROOT / ".data/languages/sounds/asterisk" / kind).iterdir(), key=lambda path: path.stat().st_size
+        )
+        for number, sound in enumerate(sounds[:16]):
+            target = folder / "new-calls" if number % 4 == 0 else folder / "calls" / kind
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy(sound, target / f"{kind}-{sound.name}")
+
+
+def assert_calls_are_told_apart(folder: Path) -> None:
+    """Each new sound has an answer, most of them the right one, and the report shows spectrograms."""
+    with (folder / "calls.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(list((folder / "new-calls").iterdir())) == 8
+    assert sum(Path(row["sound"]).name.startswith(row["label"]) for row in rows) > 4
+    assert "data:image/" in (folder / "runs/calls/report.html").read_text(encoding="utf-8")
 
 
 def assert_photos_are_told_apart(folder: Path) -> None:

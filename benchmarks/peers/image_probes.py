@@ -1,4 +1,4 @@
-"""Heads on the features of a frozen image backbone: ours, a linear probe, neighbours, and attention pooling (EP).
+"""Heads on features of a frozen image or sound backbone: ours, a linear probe, neighbours, attention pooling (EP).
 
 All read the features that a probe of ours keeps, those of the test split, too, and choose their settings on the
 validation split: the linear probe its regularisation, the neighbours their number and how they vote, EP its rate and,
@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import get_linear_schedule_with_warmup, set_seed
 
-from hf_selfattn import ImageClassificationArguments
 from hf_selfattn.files import write_json
 from hf_selfattn.hub.results import RESULTS_FILE, environment
 from hf_selfattn.machine import has_bf16
 from hf_selfattn.tasks import task_of
 from hf_selfattn.tasks.evaluation import Calibration, fit_calibration, logits_of, score_splits
+from hf_selfattn.tasks.media.classification import MediaClassificationArguments
 from hf_selfattn.tasks.problems import as_references
 from hf_selfattn.training.feature_cache import CachedFeatures
 from hf_selfattn.training.phases import build_model, fit_phases, prepare
@@ -67,7 +67,7 @@ Answers = dict[str, Array]  # probabilities (N, C) by split
 Answer = Callable[[Kept], tuple[Answers, dict[str, Any]]]  # features to answers, and what was chosen or learned
 
 
-def run_on_features(arguments: ImageClassificationArguments, answer: Answer | None = None) -> dict[str, Any]:
+def run_on_features(arguments: MediaClassificationArguments, answer: Answer | None = None) -> dict[str, Any]:
     """Answer from kept features, score the answers as the recipe does, and return the results.
 
     Args:
@@ -117,17 +117,17 @@ def answer_ours(kept: Kept, task: Any, prepared: Prepared, output_dir: Path) -> 
     return answers, {"training": fitted.record, "parameters": fitted.trainer.parameters}
 
 
-def run_linear_probe(arguments: ImageClassificationArguments) -> dict[str, Any]:
+def run_linear_probe(arguments: MediaClassificationArguments) -> dict[str, Any]:
     """Return the results of logistic regression on the mean of the map."""
     return run_on_features(arguments, answer_linear)
 
 
-def run_neighbours(arguments: ImageClassificationArguments) -> dict[str, Any]:
+def run_neighbours(arguments: MediaClassificationArguments) -> dict[str, Any]:
     """Return the results of the nearest neighbours by the cosine of the means of the maps."""
     return run_on_features(arguments, answer_neighbours)
 
 
-def run_attention_pool(arguments: ImageClassificationArguments) -> dict[str, Any]:
+def run_attention_pool(arguments: MediaClassificationArguments) -> dict[str, Any]:
     """Return the results of efficient probing (Psomas et al., 2026)."""
     return run_on_features(arguments, answer_attention_pool)
 
@@ -149,10 +149,14 @@ def best_of(candidates: Iterable[tuple[dict[str, Any], Answers]], truth: Array) 
 
 
 def answer_linear(kept: Kept) -> tuple[Answers, dict[str, Any]]:
-    """Train logistic regressions on standardised means and answer with the best."""
-    means = kept.cache.means()
-    scaler = StandardScaler().fit(means["train"])
-    scaled = {name: scaler.transform(values) for name, values in means.items()}
+    """Answer from the means of the features."""
+    return answer_statistics(kept, kept.cache.means())
+
+
+def answer_statistics(kept: Kept, rows: dict[str, Array]) -> tuple[Answers, dict[str, Any]]:
+    """Train logistic regressions on standardised rows (N, D) and answer with the best."""
+    scaler = StandardScaler().fit(rows["train"])
+    scaled = {name: scaler.transform(values) for name, values in rows.items()}
 
     def candidates() -> Iterator[tuple[dict[str, Any], Answers]]:
         for strength in STRENGTHS:

@@ -19,6 +19,7 @@ from hf_selfattn.metrics import paired_bootstrap_spans
 from hf_selfattn.metrics.comparison import PairedTest, compare_statistics
 from hf_selfattn.metrics.inputs import check_predictions
 from hf_selfattn.metrics.intervals import Statistic
+from hf_selfattn.metrics.recognition import paired_bootstrap_recognition
 from hf_selfattn.metrics.scores import statistic_of
 from hf_selfattn.settings import read_yaml
 
@@ -59,13 +60,20 @@ def compare(experiment: str, ours: str, theirs: str, metric: str = "f1", split: 
     for seed, (mine, other) in zip(seeds, pairs, strict=True):
         if [row["reference"] for row in mine] != [row["reference"] for row in other]:
             raise ValueError(f"Seed {seed} of {ours} and {theirs} was scored on other rows or answers.")
-    test = compare_tags(pairs, run["label_names"]) if is_tagger(run) else compare_texts(pairs, run, metric)
+    if run["task"] == "token-classification":
+        test = compare_tags(pairs, run["label_names"])
+    elif run["task"] == "automatic-speech-recognition":
+        test = compare_transcripts(pairs, metric)
+    else:
+        test = compare_texts(pairs, run, metric)
     return {"seeds": seeds, **test.as_dict()}
 
 
-def is_tagger(run: dict[str, Any]) -> bool:
-    """Return whether a run tagged tokens."""
-    return bool(run["task"] == "token-classification")
+def compare_transcripts(pairs: Sequence[tuple[Rows, Rows]], metric: str) -> PairedTest:
+    """Return the test of an error rate over the rows of all seeds, each of which has other ones."""
+    references = [row["reference"] for mine, _ in pairs for row in mine]
+    outputs = ([row["output"] for pair in pairs for row in pair[place]] for place in (0, 1))
+    return paired_bootstrap_recognition(references, *outputs, metric, resamples=RESAMPLES["texts"])
 
 
 def compare_tags(pairs: Sequence[tuple[Rows, Rows]], label_names: Sequence[str]) -> PairedTest:
@@ -92,8 +100,12 @@ def compare_texts(pairs: Sequence[tuple[Rows, Rows]], run: dict[str, Any], metri
     Seeds with the same test rows draw the same ones; the rows of several splits are drawn each for itself.
     """
     references = [[row["reference"] for row in mine] for mine, _ in pairs]
-    shared = all(other == references[0] for other in references)
-    starts = [0] * len(pairs) if shared else np.cumsum([0, *map(len, references)])[:-1].tolist()
+    starts: list[int] = []
+    total = 0
+    for number, rows in enumerate(references):
+        first = references.index(rows)  # the first seed with these rows
+        starts.append(starts[first] if first < number else total)
+        total += len(rows) if first == number else 0
 
     def mean_over_seeds(place: int) -> Statistic:
         parts = [
@@ -115,7 +127,7 @@ def compare_texts(pairs: Sequence[tuple[Rows, Rows]], run: dict[str, Any], metri
         mean_over_seeds(0),
         mean_over_seeds(1),
         metric,
-        starts[-1] + len(references[-1]),
+        total,
         confidence=0.95,
         resamples=RESAMPLES["texts"],
         seed=0,

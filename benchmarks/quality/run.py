@@ -17,9 +17,11 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from hf_selfattn import (
+    AudioClassificationArguments,
     ImageClassificationArguments,
     NerArguments,
     SentimentArguments,
+    SpeechRecognitionArguments,
     TextClassificationArguments,
     build_arguments,
     run,
@@ -29,7 +31,9 @@ from hf_selfattn.settings import read_yaml
 from ..peers.image_probes import run_attention_pool, run_linear_probe, run_neighbours, run_on_features
 from ..peers.linear import run_embedding, run_tfidf
 from ..peers.max_pool import MaxPoolArguments
+from ..peers.recurrent_speech import RecurrentSpeechArguments
 from ..peers.setfit_peer import run_setfit
+from ..peers.sound_probes import run_deviation_probe, run_spectrogram_probe
 from ..peers.stock import StockNerArguments
 from ..peers.stock_classification import StockArguments
 from ..peers.stock_images import StockImageArguments
@@ -54,6 +58,13 @@ RECIPES = {
     "linear-probe": (ImageClassificationArguments, run_linear_probe),
     "neighbours": (ImageClassificationArguments, run_neighbours),
     "attention-pool": (ImageClassificationArguments, run_attention_pool),
+    "sound-probe": (AudioClassificationArguments, run_on_features),
+    "sound-linear-probe": (AudioClassificationArguments, run_linear_probe),
+    "sound-neighbours": (AudioClassificationArguments, run_neighbours),
+    "deviation-probe": (AudioClassificationArguments, run_deviation_probe),
+    "spectrogram-probe": (AudioClassificationArguments, run_spectrogram_probe),
+    "speech": (SpeechRecognitionArguments, run),
+    "recurrent-speech": (RecurrentSpeechArguments, run),
 }
 PLACES = ("train", "validation", "test")
 # What a reader needs to judge and repeat a run.

@@ -6,6 +6,8 @@ import statistics
 from dataclasses import dataclass, replace
 from functools import partial
 
+from hf_selfattn.metrics import LOWER_IS_BETTER
+
 from ..records import RESULTS, Record, read_results
 
 ALPHA = 0.05
@@ -72,6 +74,29 @@ IMAGE_HEADS = {
     "probe-mean": "last layer, weights of the sum from 0, mean instead of class queries",
 }
 
+# Heads on the kept states of a frozen sound backbone, and recognisers on those of Whisper tiny.en.
+SOUND_HEADS = {
+    "spectrogram-probe": "logistic regression on log-mel bands, mean and deviation, without backbone",
+    "linear-probe": "linear probe on the mean of the last layer",
+    "deviation-probe": "linear probe on mean and deviation of the last layer",
+    "neighbours": "nearest neighbours",
+    "probe": "ours",
+    "probe-augmented": "ours, masked spans",
+    "probe-no-self": "without self-attention",
+    "probe-no-grouped": "without grouped attention",
+    "probe-no-mix": "last layer instead of four mixed",
+}
+RECOGNISERS = {
+    "linear": "linear CTC head",
+    "recurrent": "bidirectional LSTM",
+    "recurrent-augmented": "bidirectional LSTM, masked spans",
+    "probe": "ours",
+    "probe-no-convolution": "without convolution",
+    "probe-no-augmentation": "without masked spans",
+    "probe-no-self": "without self-attention",
+    "probe-no-grouped": "without grouped attention",
+}
+
 
 @dataclass(frozen=True)
 class Column:
@@ -113,6 +138,12 @@ IMAGES = tuple(
     Column(f"image-{name}", title, "accuracy", "linear-probe")
     for name, title in (("elpv", "ELPV"), ("stamps", "stamps"), ("fashion", "Fashion-MNIST"))
 )
+
+SOUNDS = tuple(
+    Column(f"languages-{name}", f"Whisper {title}", "accuracy", "linear-probe")
+    for name, title in (("base", "base"), ("tiny-en", "tiny.en"))
+)
+SPEECH = (Column("speech-asterisk", "word error rate", "wer", "recurrent-augmented"),)
 
 
 def results_of(experiment: str) -> Record:
@@ -163,8 +194,13 @@ def cell(column: Column, row: str) -> str:
     score, test = mean_score(column, row), gain_of(column, row)
     if score is None:
         return ""
-    sign = "" if test is None or test["p_value"] >= ALPHA else " +" if test["difference"] > 0 else " −"
+    sign = "" if test is None or test["p_value"] >= ALPHA else " +" if is_gain(test, column.metric) else " −"
     return f"{score[0]:.3f}{mark_of(column, row)}{sign}"
+
+
+def is_gain(test: Record, metric: str) -> bool:
+    """Return whether the first of two systems that were compared is the better one."""
+    return bool((test["difference"] > 0) != (metric in LOWER_IS_BETTER))
 
 
 def table(columns: tuple[Column, ...], rows: dict[str, str], corner: str) -> list[str]:

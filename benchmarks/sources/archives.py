@@ -127,7 +127,7 @@ def download_deb(archive: Archive, folder: Path) -> Path:
     Raises:
         ConnectionError: apt-get is not here or failed (shown).
     """
-    name = f"{archive.package}_{archive.version}_all.deb"
+    name = f"{archive.package}_{archive.version.replace(':', '%3a')}_all.deb"  # as apt-get writes it
     if (kept := Path(os.environ.get("HF_SELFATTN_DEBS", folder), name)).exists():
         return kept
     command = ["apt-get", "download", f"{archive.package}={archive.version}"]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .calibration import calibration_statistic
 from .classification import label_statistic, proportion_intervals, ranking_statistic
-from .inputs import Array, Predictions, check_predictions
+from .inputs import Array, Predictions, check_predictions, group_numbers
 from .intervals import (
     Score,
     Statistic,
@@ -106,6 +106,7 @@ def score(
     *,
     thresholds: ArrayLike | None = None,
     top_one_if_none: bool = True,
+    groups: Sequence[Hashable] | None = None,
     confidence: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
@@ -121,6 +122,8 @@ def score(
         label_names: C names, for the metrics per class such as "f1/NAME"; not read for regression.
         thresholds: (C,) least probability per class of a multi-label problem; 0.5 each by default.
         top_one_if_none: whether a multi-label row where no class passes gets its most probable class.
+        groups: what each row belongs to, such as its speaker: whole groups are drawn, and proportions, too, get the
+            bootstrap's intervals.
 
     Raises:
         ValueError: the inputs do not fit the problem or each other.
@@ -129,9 +132,12 @@ def score(
     predictions = check_predictions(
         problem, references, outputs, label_names, thresholds=thresholds, top_one_if_none=top_one_if_none
     )
-    rows = len(predictions.outputs)
-    replicates = replicate(statistic_of(predictions), rows, resamples, seed)
-    intervals = {} if problem == "regression" else proportion_intervals(predictions, confidence)
+    numbers = group_numbers(groups, len(predictions.outputs), "groups", "rows")
+    rows, by_row = int(numbers.max()) + 1, statistic_of(predictions)
+    by_group = by_row if groups is None else lambda weights: by_row(weights[numbers])
+    replicates = replicate(by_group, rows, resamples, seed)
+    are_rows = problem != "regression" and groups is None
+    intervals = proportion_intervals(predictions, confidence) if are_rows else {}
     scores = {}
     for name, value in replicates.values.items():
         if name in intervals:

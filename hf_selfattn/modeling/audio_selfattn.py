@@ -281,8 +281,8 @@ class SelfAttnForCTC(SelfAttnPreTrainedModel):
     ) -> tuple[torch.Tensor] | SelfAttnClassifierOutput:
         inputs = {"input_values": input_values, "attention_mask": attention_mask}
         outputs, found = self.read_input(kwargs, **inputs, features=features, feature_mask=feature_mask)
-        logits = self.classifier(self.dropout(outputs.last_hidden_state))
         mask_BN, blank = found.real_positions(), cast(int, self.config.pad_token_id)
+        logits = self.frame_logits(cast(Tensor, outputs.last_hidden_state), mask_BN)
         loss = None
         if labels is not None:
             lengths_B = found.lengths_B if mask_BN is None else mask_BN.sum(dim=1)
@@ -291,6 +291,10 @@ class SelfAttnForCTC(SelfAttnPreTrainedModel):
             loss = mean_loss(ctc_losses(logits, lengths_B, labels, blank), labels, num_items_in_batch)
         logits = silence_padding(logits, mask_BN, blank)
         return SelfAttnClassifierOutput(loss=loss, logits=logits, **without_features(outputs))
+
+    def frame_logits(self, features_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
+        """Return the logits (B, N, C) of the characters at each frame."""
+        return self.classifier(self.dropout(features_BND))
 
 
 __all__ = ["SelfAttnAudioModel", "SelfAttnForAudioClassification", "SelfAttnForCTC"]

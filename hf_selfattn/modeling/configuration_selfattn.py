@@ -150,6 +150,10 @@ class SelfAttnConfig(PreTrainedConfig):
         so that a large one need not be shrunk; the grouped attention reads across all tiles.
     attention_window (`int`, *optional*, defaults to 512):
         Tokens over which the self-attention head looks: the features are cut into pieces of this length.
+    convolution_width (`int`, *optional*, defaults to 0):
+        Tokens of a convolution before the two attentions (Conformer), which knows their order. 0 turns it off.
+    spec_augment (`bool`, *optional*, defaults to `False`):
+        Whether training masks spans of tokens and of channels of the features (SpecAugment), others at every step.
     prefix_token_ids (`list[int]`, *optional*):
         Special tokens that the tokenizer puts before a text; they open every window.
     suffix_token_ids (`list[int]`, *optional*):
@@ -236,6 +240,8 @@ class SelfAttnConfig(PreTrainedConfig):
     subsequence_stride: int | None = None
     tiles: bool = False
     attention_window: int = 512
+    convolution_width: int = 0
+    spec_augment: bool = False
     prefix_token_ids: list[int] = field(default_factory=list)
     suffix_token_ids: list[int] = field(default_factory=list)
     num_mixed_layers: int = 1
@@ -394,6 +400,7 @@ class SelfAttnConfig(PreTrainedConfig):
             "group_dim": 1,
             "block_size": 1,
             "attention_window": 1,
+            "convolution_width": 0,
             "num_mixed_layers": 1,
             "num_proposals": 1,
         }
@@ -401,10 +408,8 @@ class SelfAttnConfig(PreTrainedConfig):
             if getattr(self, name) < minimum:
                 raise ValueError(f"{name}={getattr(self, name)} is too small: it must be at least {minimum}.")
         if self.head_dim % 8:
-            raise ValueError(
-                f"head_dim={self.head_dim} is not divisible by 8, which attention kernels need. Take "
-                f"{max(8, round(self.head_dim / 8) * 8)}."
-            )
+            near = max(8, round(self.head_dim / 8) * 8)
+            raise ValueError(f"head_dim={self.head_dim} is not divisible by 8, as kernels need. Take {near}.")
         if self.main_input != IMAGE and self.num_mixed_layers > (self.num_hidden_layers or 1) + 1:
             raise ValueError(
                 f"num_mixed_layers={self.num_mixed_layers} is more than the backbone has: {self.num_hidden_layers} "

@@ -16,6 +16,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention_selfattn import GroupedAttentionHead, HeadMasks, SelfAttentionHead, head_masks
 from .configuration_selfattn import SelfAttnConfig
+from .subsequences_selfattn import first_tokens
+
+LONGEST_SPAN = 20  # tokens that `masked_layers` hides at most
 
 
 @dataclass
@@ -55,8 +58,30 @@ def normed(norm: nn.Module, x: Tensor) -> Tensor:
     return norm(x.to(cast(Tensor, norm.weight).dtype))
 
 
+class ConvolutionHead(nn.Module):
+    """What stands just before and after a token, in its order: the convolution of Conformer (Gulati et al., 2020).
+
+    Shape: (B, N, D) -> (B, N, D).
+    """
+
+    def __init__(self, config: SelfAttnConfig):
+        super().__init__()
+        width = config.hidden_size
+        self.gate = nn.Linear(width, 2 * width)
+        self.depthwise = nn.Conv1d(width, width, config.convolution_width, padding="same", groups=width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, features_BND: Tensor, masks: HeadMasks) -> Tensor:
+        is_real_BN1 = first_tokens(masks.lengths_B, features_BND.shape[1])[..., None]
+        gated_BND = F.glu(self.gate(features_BND), dim=-1).masked_fill(~is_real_BN1, 0)
+        return self.output(F.silu(self.depthwise(gated_BND.transpose(1, 2)).transpose(1, 2)))
+
+
 class SelfAttnLayer(GradientCheckpointingLayer):
-    """Self-attention, grouped attention on its result, and the weighted sum `x + w_self * a + w_group * g`."""
+    """Self-attention, grouped attention on its result, and the weighted sum `x + w_self * a + w_group * g`.
+
+    Where there is a convolution, its result is added to what both attentions read, with a learned weight, too.
+    """
 
     def __init__(self, config: SelfAttnConfig):
         super().__init__()
@@ -65,18 +90,30 @@ class SelfAttnLayer(GradientCheckpointingLayer):
         self.grouped_attention = GroupedAttentionHead(config) if config.num_grouped_attention_heads else None
         self.self_norm = build_norm(config) if self.self_attention else None
         self.grouped_norm = build_norm(config) if self.grouped_attention else None
+        self.convolution = ConvolutionHead(config) if config.convolution_width else None
+        self.convolution_norm = build_norm(config) if self.convolution else None
         self.dropout = nn.Dropout(config.head_dropout)
-        weight = torch.empty(2)
-        self.fusion_weight = nn.Buffer(weight) if config.fusion == "fixed" else nn.Parameter(weight)
+        weight_kind = nn.Buffer if config.fusion == "fixed" else nn.Parameter
+        self.fusion_weight = weight_kind(torch.empty(2))
+        self.convolution_weight = weight_kind(torch.empty(1)) if self.convolution else None
 
     def reset_weights(self) -> None:
         """Fill what the layer holds itself, unless it was loaded."""
         init.constant_(self.fusion_weight, self.config.fusion_init)
+        if self.convolution_weight is not None:
+            init.constant_(self.convolution_weight, self.config.fusion_init)
+
+    def convolved(self, features_BND: Tensor, masks: HeadMasks) -> Tensor:
+        """Return what the attentions read: the features and, where there is one, the convolution of them."""
+        if self.convolution is None or self.convolution_norm is None:
+            return features_BND
+        c = self.convolution(normed(self.convolution_norm, features_BND), masks)
+        return features_BND + self.convolution_weight * self.dropout(c)
 
     def forward(
         self, features_BND: Tensor, masks: HeadMasks, output_attentions: bool = False
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        x, y = features_BND, features_BND
+        x = y = self.convolved(features_BND, masks)
         record: tuple[Tensor, ...] = ()
         if self.self_attention is not None and self.self_norm is not None:
             a = self.self_attention(normed(self.self_norm, x), masks)
@@ -89,7 +126,7 @@ class SelfAttnLayer(GradientCheckpointingLayer):
 
     def unit_metric(self, features_BND: Tensor, masks: HeadMasks) -> Tensor:
         """Return the vectors (B, N, E), of length 1, in which the grouped attention compares tokens."""
-        x, grouped = features_BND, cast(GroupedAttentionHead, self.grouped_attention)
+        x, grouped = self.convolved(features_BND, masks), cast(GroupedAttentionHead, self.grouped_attention)
         if self.self_attention is not None and self.self_norm is not None:
             x = x + self.self_attention(normed(self.self_norm, x), masks)
         return grouped.unit_metric(normed(cast(nn.Module, self.grouped_norm), x))
@@ -131,6 +168,7 @@ class SelfAttnHeads(nn.Module):
         self.feature_mean = nn.Buffer(torch.zeros(config.hidden_size))
         self.feature_scale = nn.Buffer(torch.ones(()))
         has_attention = config.num_self_attention_heads or config.num_grouped_attention_heads
+        has_attention = has_attention or config.convolution_width
         num_layers = config.num_head_layers if has_attention else 0  # fusion weights of nothing would get no gradient
         self.layers = nn.ModuleList(SelfAttnLayer(config) for _ in range(num_layers))
 
@@ -154,6 +192,8 @@ class SelfAttnHeads(nn.Module):
             lengths_B: number of real tokens of each row, or None where no token is padding.
             output_attentions: also return groups, group probabilities, summary attentions and fusion weights.
         """
+        if self.training and self.config.spec_augment:
+            hidden_states = masked_layers(hidden_states, lengths_B)
         return self.attend(self.standardised(hidden_states), lengths_B, output_attentions)
 
     def attend(self, features: Tensor, lengths_B: Tensor | None, output_attentions: bool = False) -> HeadsOutput:
@@ -200,6 +240,30 @@ class SelfAttnHeads(nn.Module):
                 x = projection(x[..., : projection.in_features].to(projection.weight.dtype))
             layers.append(x)
         return tuple(layers)
+
+
+def masked_layers(hidden_states: tuple[Tensor, ...], lengths_B: Tensor | None) -> tuple[Tensor, ...]:
+    """Return hidden layers with spans of tokens and of channels at 0, as SpecAugment masks (Park et al., 2019).
+
+    Of each row two spans of at most `LONGEST_SPAN` tokens and a quarter of it, and two of at most a tenth of the
+    channels. 0 is no mean, so heads can tell what is masked.
+    """
+    B, N, D = hidden_states[-1].shape
+    sizes_B = torch.full((B,), N, device=hidden_states[-1].device) if lengths_B is None else lengths_B
+    tokens_BN = random_spans(sizes_B, (sizes_B / 4).clamp(max=LONGEST_SPAN), N)
+    channels_BD = random_spans(torch.full_like(sizes_B, D), torch.full_like(sizes_B, D) / 10, D)
+    is_masked_BND = tokens_BN[:, :, None] | channels_BD[:, None]
+    return tuple(layer.masked_fill(is_masked_BND[..., : layer.shape[-1]], 0) for layer in hidden_states)
+
+
+def random_spans(sizes_B: Tensor, longest_B: Tensor, width: int) -> Tensor:
+    """Return (B, width), True in two random spans of each row, of any length up to the longest."""
+    length_B2, place_B2 = torch.rand(2, len(sizes_B), 2, device=sizes_B.device)
+    length_B2 = length_B2 * longest_B[:, None]
+    start_B2 = place_B2 * (sizes_B[:, None] - length_B2)
+    position_N = torch.arange(width, device=sizes_B.device)
+    is_inside_B2N = (position_N >= start_B2[..., None]) & (position_N < (start_B2 + length_B2)[..., None])
+    return is_inside_B2N.any(dim=1)
 
 
 def mean_of_tokens(features_BND: Tensor, mask_BN: Tensor | None) -> Tensor:

@@ -40,7 +40,8 @@ class ClassificationArguments(RunArguments):
         label_names: the labels in the order wanted.
         label_separator: stands between the labels of a cell that holds several, such as `,`; found where most labels
             that hold one are made of other labels.
-        group_column: rows of one group never stand on both sides of a split that is made here.
+        group_column: rows of one group, such as a speaker's, never stand on both sides of a split that is made here,
+            and intervals are over groups.
         class_weights: `balanced` weighs a class by the inverse of its frequency.
         calibrate: fit temperature and thresholds on the validation split and store them in the model.
         folds: cross-validate: every row of train is tested once.
@@ -139,7 +140,7 @@ class Classification(Task[AnyClassificationArguments]):
             "problem": data.problem,
             "thresholds": calibration.thresholds,
             "calibration": calibration.as_dict(),
-            "splits": score_splits(data, logits, calibration, output_dir, self.top),
+            "splits": score_splits(data, logits, calibration, output_dir, self.top, self.arguments.group_column),
             **abstention_record(data, logits["validation"], calibration),
             **self.further_scores(data, logits),
         }

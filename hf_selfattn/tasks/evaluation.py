@@ -112,7 +112,12 @@ def fit_calibration(data: LabelledData, logits: Array) -> Calibration:
 
 
 def score_splits(
-    data: LabelledData, logits: dict[str, Array], calibration: Calibration, output_dir: Path, top: int = 0
+    data: LabelledData,
+    logits: dict[str, Array],
+    calibration: Calibration,
+    output_dir: Path,
+    top: int = 0,
+    group_column: str | None = None,
 ) -> dict[str, Any]:
     """Score each evaluation split with intervals, before and after calibration, and write its predictions."""
     record = {}
@@ -126,7 +131,7 @@ def score_splits(
         if PartialState().is_main_process:
             write_predictions(output_dir / predictions_file, references.tolist(), output)
         record[name] = {
-            **score_outputs(data, name, output, calibration.thresholds, top),
+            **score_outputs(data, name, output, calibration.thresholds, top, group_column),
             "uncalibrated": {metric: value for metric, value in before.items() if "/" not in metric},
             "predictions_file": predictions_file,
         }
@@ -134,16 +139,23 @@ def score_splits(
 
 
 def score_outputs(
-    data: LabelledData, name: str, outputs: Array, thresholds: list[float] | None = None, top: int = 0
+    data: LabelledData,
+    name: str,
+    outputs: Array,
+    thresholds: list[float] | None = None,
+    top: int = 0,
+    group_column: str | None = None,
 ) -> dict[str, Any]:
     """Return the scores of a split with intervals, of its outputs (N, C), or (N,) for a regression.
 
     Args:
         top: of how many likeliest classes one must be right to count as an answer, in a score of its own; 0 for none.
+        group_column: where the split has it, intervals are over its groups.
     """
     split = data.splits[name]
     references = as_references(split["label"][:], data.problem)
-    scores = score(data.problem, references, outputs, data.label_names, thresholds=thresholds)
+    groups = split[group_column][:] if group_column in split.column_names else None
+    scores = score(data.problem, references, outputs, data.label_names, thresholds=thresholds, groups=groups)
     if data.problem == "single_label_classification" and 0 < top < len(data.label_names):
         scores = {
             "accuracy": scores.pop("accuracy"),

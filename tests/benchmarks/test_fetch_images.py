@@ -9,7 +9,6 @@ import io
 import json
 import shutil
 import subprocess
-import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_archives import make_zip, rows
 
 from benchmarks import fetch as fetching
 from benchmarks.sources import archives, image_boxes, image_models, images
@@ -28,17 +28,6 @@ def png(size: tuple[int, int], mode: str = "L", colour: int | tuple[int, ...] = 
     file = io.BytesIO()
     Image.new(mode, size, colour).save(file, "PNG")
     return file.getvalue()
-
-
-def make_zip(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
-
-
-def rows(folder: Path, part: str, seed: int) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (folder / f"{part}-{seed}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")

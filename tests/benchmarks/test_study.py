@@ -210,7 +210,12 @@ def test_every_experiment_can_be_read(path: Path) -> None:
 
 def test_columns_of_the_tables_are_experiments() -> None:
     texts = (*study.FULL, *study.ABLATED, *study.MPNET, *study.FEW)
-    for columns, titles in ((texts, {*study.SYSTEMS, *study.ABLATIONS}), (study.IMAGES, {*study.IMAGE_HEADS})):
+    for columns, titles in (
+        (texts, {*study.SYSTEMS, *study.ABLATIONS}),
+        (study.IMAGES, {*study.IMAGE_HEADS}),
+        (study.SOUNDS, {*study.SOUND_HEADS}),
+        (study.SPEECH, {*study.RECOGNISERS}),
+    ):
         for column in columns:
             experiment = read_yaml(EXPERIMENTS / f"{column.experiment}.yaml")
             assert column.metric == experiment["metric"] and column.against in experiment["against"]
@@ -302,3 +307,25 @@ def test_splits_with_other_rows_are_drawn_each_for_itself() -> None:
     turned = [{**row, "reference": 1 - row["reference"], "output": row["output"][::-1]} for row in rows[:10]]
     found = compare.compare_texts([(rows, wrong), (turned, turned)], run, "accuracy")
     assert (found.value_a, found.value_b) == (1.0, pytest.approx(0.5))
+
+
+def test_seeds_with_the_same_rows_are_not_drawn_twice() -> None:
+    run = {"problem": "single_label_classification", "label_names": ["a", "b"]}
+    rows = [{"row": i, "reference": i % 2, "output": [0.9, 0.1] if i % 3 else [0.2, 0.8]} for i in range(30)]
+    other = [{**row, "reference": 1 - row["reference"]} for row in rows[:20]]
+    right = [{**row, "output": [1.0 - row["reference"], float(row["reference"])]} for row in rows]
+    pairs = [(right, rows), (other, rows[:20])]
+    pairs[1] = (other, [{**row, "output": row["output"][::-1]} for row in other])
+    once, twice = (compare.compare_texts(given, run, "accuracy") for given in (pairs, [*pairs, *pairs]))
+    assert once.as_dict() == pytest.approx(twice.as_dict(), abs=0.02)
+
+
+def test_transcripts_are_compared_by_their_error_rate() -> None:
+    good = [
+        {"row": i, "reference": "one two three", "output": "one two three" if i % 3 else "one two"} for i in range(30)
+    ]
+    poor = [{**row, "output": "one"} for row in good]
+    found = compare.compare_transcripts([(good, poor), (good, poor)], "wer")
+    assert (found.value_a, found.value_b) == (pytest.approx(1 / 9), pytest.approx(2 / 3))
+    assert found.p_value < 0.01 and not study.is_gain({"difference": 0.1}, "wer")
+    assert study.is_gain({"difference": 0.1}, "accuracy")

@@ -181,3 +181,20 @@ def test_speed():
     start = time.perf_counter()
     score(SINGLE, truth, probabilities, [str(index) for index in range(8)])
     assert time.perf_counter() - start < 3
+
+
+def test_intervals_over_groups_are_those_of_whole_groups() -> None:
+    random = np.random.default_rng(0)
+    speakers = np.repeat(np.arange(8), 25)
+    right = random.random(8)[speakers] > random.random(200)  # some speakers are read well, some badly
+    references = random.integers(0, 2, 200)
+    outputs = np.eye(2)[np.where(right, references, 1 - references)]
+    problem = "single_label_classification"
+    rows, groups = (score(problem, references, outputs, "ab", groups=given)["accuracy"] for given in (None, speakers))
+    assert rows.value == groups.value and groups.high - groups.low > 2 * (rows.high - rows.low)
+    own = score(problem, references, outputs, "ab", groups=range(200))["macro_f1"]
+    assert own == score(problem, references, outputs, "ab")["macro_f1"]
+    numbers = {"references": random.normal(size=200), "outputs": random.normal(size=200), "label_names": None}
+    assert score("regression", **numbers, groups=speakers)["mae"].low > 0
+    with pytest.raises(ValueError, match="there are 3 groups, but 200 rows"):
+        score(problem, references, outputs, "ab", groups=[1, 2, 3])

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead, HeadMasks, SelfAttentionHead, head_masks
 from hf_selfattn.modeling.grouping_selfattn import block_means, far_field_slope, permute_tokens
-from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads, SelfAttnLayer
+from hf_selfattn.modeling.heads_selfattn import LONGEST_SPAN, SelfAttnHeads, SelfAttnLayer, masked_layers
 from hf_selfattn.modeling.modeling_selfattn import SelfAttnModel
 
 LENGTHS = [23, 17, 1]
@@ -204,13 +204,20 @@ def test_layer_is_the_weighted_sum(fusion: str, norm_type: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"num_self_attention_heads": 0}, {"num_grouped_attention_heads": 0}, {"num_head_layers": 3}]
+    "options",
+    [
+        {"num_self_attention_heads": 0},
+        {"num_grouped_attention_heads": 0},
+        {"num_head_layers": 3},
+        {"convolution_width": 2},
+    ],
 )
 def test_heads_that_are_off_have_no_weights(options: dict[str, int]) -> None:
     model = SelfAttnModel(tiny_config(**options))
     names = {name.split(".")[3] for name, _ in model.named_parameters() if name.startswith("heads.layers")}
     assert ("self_attention" in names) == ("num_self_attention_heads" not in options)
     assert ("grouped_attention" in names) == ("num_grouped_attention_heads" not in options)
+    assert ("convolution" in names) == ("convolution_width" in options)
     assert len(model.heads.layers) == options.get("num_head_layers", 1)
 
 
@@ -219,3 +226,46 @@ def test_with_both_heads_off_nothing_stands_between_backbone_and_classifier() ->
     x = torch.randn(2, 5, HIDDEN_SIZE)
     output = heads((x,), output_attentions=True)
     assert torch.equal(output.features, x) and not list(heads.parameters()) and output.group_ids == ()
+
+
+def test_a_convolution_stands_before_both_attentions() -> None:
+    layer = SelfAttnLayer(tiny_config(convolution_width=3, fusion_init=0.5))
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    layer.grouped_attention.prototypes.normal_()
+    x, lengths = torch.randn(2, 11, HIDDEN_SIZE), [11, 4]
+    masks, convolution = masks_of(layer, x, lengths), layer.convolution
+    taps = convolution.depthwise.weight[:, 0]  # (D, 3)
+    for row, length in enumerate(lengths):
+        gated = F.glu(convolution.gate(layer.convolution_norm(x[row, :length])), dim=-1)
+        around = F.pad(gated, (0, 0, 1, 1))
+        mixed = sum(around[place : place + length] * taps[:, place] for place in range(3)) + convolution.depthwise.bias
+        expected = x[row, :length] + layer.convolution_weight * convolution.output(F.silu(mixed))
+        torch.testing.assert_close(layer.convolved(x, masks)[row, :length], expected)
+    plain = SelfAttnLayer(tiny_config(fusion_init=0.5))
+    plain.load_state_dict(layer.state_dict(), strict=False)
+    torch.testing.assert_close(layer(x, masks)[0], plain(layer.convolved(x, masks), masks)[0])
+    torch.testing.assert_close(layer.unit_metric(x, masks), plain.unit_metric(layer.convolved(x, masks), masks))
+
+
+def test_masked_spans_are_short_and_inside_a_row() -> None:
+    torch.manual_seed(0)
+    lengths = torch.tensor([400, 40, 1])
+    tokens, channels = [], []
+    for _ in range(50):
+        masked = masked_layers((torch.ones(3, 400, 64),), lengths)[0] == 0
+        of_tokens, of_channels = masked.all(dim=2), masked.all(dim=1)
+        assert torch.equal(masked, of_tokens[..., None] | of_channels[:, None])
+        assert not any(of_tokens[row, length:].any() for row, length in enumerate(lengths))
+        tokens.append(of_tokens.sum(dim=1))
+        channels.append(of_channels.sum(dim=1))
+    most = torch.stack(tokens).amax(dim=0)
+    assert 20 < most[0] <= 2 * (LONGEST_SPAN + 1) and 5 < most[1] <= 22 and most[2] <= 1
+    assert 3 < torch.stack(channels).max() <= 2 * 7
+
+
+def test_features_are_masked_in_training_alone() -> None:
+    heads = SelfAttnHeads(tiny_config(spec_augment=True))
+    x = torch.randn(2, 30, HIDDEN_SIZE)
+    assert torch.equal(heads.eval()((x,)).features, heads((x,)).features)
+    assert not torch.equal(heads.train()((x,)).features, heads((x,)).features)
