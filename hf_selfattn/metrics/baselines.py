@@ -1,6 +1,6 @@
 """Cheap models beside which a score shows what the large one is worth.
 
-For texts TF-IDF with a linear model, and VADER; for images the most frequent class, and a linear probe.
+For texts TF-IDF with a linear model, and VADER; for images and sound the most frequent class.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ _LEAST_WHITESPACE = 0.05
 _ROWS_FOR_MIN_DF_2 = 1000
 _MAX_TERMS = 200_000
 _INVERSE_REGULARISATION = 10.0
-_STRENGTHS_OF_PROBES = (0.001, 0.01, 0.1, 1.0, 10.0)  # inverse regularisations among which the best is taken
 
 # Hutto & Gilbert 2014: a compound score from 0.05 on is positive, to -0.05 negative. VADER rounds to 4 digits.
 _VADER_NEUTRAL_BAND = 0.05
@@ -120,35 +119,6 @@ def majority_baseline(
     return {name: np.repeat(answer[None], count, axis=0) for name, count in rows.items()}
 
 
-def linear_probe(
-    problem: str,
-    features: Mapping[str, Array],
-    train_references: Array,
-    num_labels: int,
-    score: Callable[[Array], float],
-    seed: int = 0,
-) -> dict[str, Array]:
-    """Train a linear model on features (N, D), and answer for every split but train.
-
-    Features are standardised, and the regularisation is the one that answers the validation split best.
-
-    Args:
-        features: of each split, train and validation among them.
-        train_references: as of `tfidf_baseline`.
-        score: of the answers to the validation split; more is better.
-    """
-    from sklearn.preprocessing import StandardScaler
-
-    scaler = StandardScaler().fit(features["train"])
-    scaled = {name: scaler.transform(values) for name, values in features.items()}
-    fitted = [
-        _fit(problem, scaled["train"], train_references, seed, num_labels, strength)
-        for strength in _STRENGTHS_OF_PROBES
-    ]
-    best = max(fitted, key=lambda predict: score(predict(scaled["validation"])))
-    return {name: best(values) for name, values in scaled.items() if name != "train"}
-
-
 def _vectorizer(texts: Sequence[str]) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer  # here, because few of the commands need it
 
@@ -172,15 +142,14 @@ def _fit(
     references: Array,
     seed: int,
     num_labels: int | None,
-    strength: float = _INVERSE_REGULARISATION,
 ) -> Callable[[Any], Array]:
     if problem == "regression":
         from sklearn.linear_model import Ridge
 
-        ridge = Ridge(alpha=_INVERSE_REGULARISATION / strength, random_state=seed).fit(features, references)
+        ridge = Ridge(random_state=seed).fit(features, references)
         return lambda rows: np.asarray(ridge.predict(rows))
     if problem == "multi_label_classification":
-        per_class = [_fit_classifier(features, column, 2, seed, strength) for column in references.T.astype(int)]
+        per_class = [_fit_classifier(features, column, 2, seed) for column in references.T.astype(int)]
         return lambda rows: np.stack([predict(rows)[:, 1] for predict in per_class], axis=1)
     classes = int(references.max()) + 1 if num_labels is None else num_labels
     if references.min() < 0 or references.max() >= classes:
@@ -188,19 +157,17 @@ def _fit(
             f"train_references must be from 0 to {classes - 1}, "
             f"but range from {references.min()} to {references.max()}."
         )
-    return _fit_classifier(features, references, classes, seed, strength)
+    return _fit_classifier(features, references, classes, seed)
 
 
-def _fit_classifier(
-    features: Any, labels: Array, num_labels: int, seed: int, strength: float
-) -> Callable[[Any], Array]:
+def _fit_classifier(features: Any, labels: Array, num_labels: int, seed: int) -> Callable[[Any], Array]:
     from sklearn.dummy import DummyClassifier
     from sklearn.linear_model import LogisticRegression
 
     if len(np.unique(labels)) == 1:
         model = DummyClassifier(strategy="prior")
     else:
-        model = LogisticRegression(C=strength, max_iter=1000, random_state=seed)
+        model = LogisticRegression(C=_INVERSE_REGULARISATION, max_iter=1000, random_state=seed)
     model.fit(features, labels)
 
     def predict(rows: Any) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -13,10 +14,17 @@ from tiny_models import tiny_model, tiny_rows
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_selfattn.metrics.linear import LinearModel
 from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead
 from hf_selfattn.modeling.backbone_selfattn import BackboneFeatures
 from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads
-from hf_selfattn.training.first_pass import fit_codebooks, spherical_kmeans, standardise_features
+from hf_selfattn.training.first_pass import (
+    classifier_inputs,
+    fit_codebooks,
+    spherical_kmeans,
+    standardise_features,
+    start_linear,
+)
 
 LENGTHS = [70, 9, 31, 5, 40]
 
@@ -151,3 +159,20 @@ def test_both_copies_of_peft_are_set() -> None:
     fit_codebooks(adapted, rows, collate)
     first, second = (module.prototypes for module in adapted.modules() if isinstance(module, GroupedAttentionHead))
     assert torch.equal(first, second) and not torch.equal(first, before)
+
+
+@pytest.mark.parametrize("pooling", ["class_query", "mean", "cls"])
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_classifier_starts_as_a_linear_model_of_what_it_reads(pooling: str, adapted: bool) -> None:
+    model = tiny_model(num_labels=3, fusion_init=0.5, pooling=pooling)
+    rows, collate = tiny_rows(LENGTHS)
+    if adapted:
+        model = get_peft_model(model, LoraConfig(target_modules=["query"], modules_to_save=["heads", "classifier"]))
+    means = classifier_inputs(model, rows, collate)
+    assert means.shape == (5, model.config.hidden_size)
+    rng = np.random.default_rng(0)
+    found = LinearModel(rng.normal(size=(3, means.shape[1])), rng.normal(size=3))
+    start_linear(model, found)
+    with torch.no_grad():
+        logits = model.eval()(**collate(rows)).logits
+    np.testing.assert_allclose(logits.numpy(), found.logits(means), rtol=1e-3, atol=1e-3)
