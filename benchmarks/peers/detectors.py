@@ -83,5 +83,9 @@ class KeptMaps:
             layers = [*found.hidden_states[-MOST_MIXED:], found.last_hidden_state]
             for place, row in enumerate(missing):
                 self.kept[keys[row]] = tuple(layer[place].half() for layer in layers)
-        layers = [torch.stack(maps).float() for maps in zip(*(self.kept[key] for key in keys), strict=True)]
+        layers = [torch.stack(maps) for maps in zip(*(self.read(key) for key in keys), strict=True)]
         return BaseModelOutputWithPoolingAndNoAttention(last_hidden_state=layers[-1], hidden_states=tuple(layers[:-1]))
+
+    def read(self, key: bytes) -> list[Tensor]:
+        """Return the layers of an image."""
+        return [layer.float() for layer in self.kept[key]]

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, Trainer, TrainingArguments
 from ..arguments import RunArguments
 from ..data import fingerprint, k_folds
 from ..metrics import LOWER_IS_BETTER, metric_values
-from ..metrics.linear import LinearModel, best_linear
+from ..metrics.baselines import LinearModel, best_linear
 from .evaluation import (
     Calibration,
     abstention_record,
@@ -123,8 +123,9 @@ class Classification(Task[AnyClassificationArguments]):
         metric = PROBLEMS[data.problem].selection_metric
         sign = -1 if metric in LOWER_IS_BETTER else 1
 
-        def score(outputs: Array) -> float:
-            return sign * metric_values(data.problem, truth["validation"], outputs, data.label_names)[metric]
+        def score(outputs: Array) -> tuple[float, float]:  # of equals the more probable: few rows tell few apart
+            values = metric_values(data.problem, truth["validation"], outputs, data.label_names)
+            return sign * values[metric], -values.get("nll", 0.0)
 
         num_labels, seed = len(data.label_names), self.arguments.seed
         return best_linear(data.problem, features, truth["train"], num_labels, score, seed=seed)

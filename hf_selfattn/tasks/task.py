@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, Train
 from ..adapters import tune
 from ..arguments import RunArguments
 from ..data import format_report, load_splits, make_validation
-from ..metrics.linear import LinearModel
+from ..metrics.baselines import LinearModel
 from ..modeling.base_selfattn import SelfAttnPreTrainedModel
 from .answers import Answers
 from .backbone import (

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..adapters import base_model
+from ..metrics.baselines import LinearModel
 from ..metrics.inputs import Array
-from ..metrics.linear import LinearModel
 from ..modeling.attention_selfattn import GroupedAttentionHead
 from ..modeling.backbone_selfattn import BackboneFeatures
 from ..modeling.heads_selfattn import ClassQueryClassifier, PooledClassifier, SelfAttnHeads

@@ -25,7 +25,7 @@ from ..adapters import base_model
 from ..arguments import TuningArguments
 from ..machine import has_bf16
 from ..metrics import LOWER_IS_BETTER
-from ..metrics.linear import LinearModel
+from ..metrics.baselines import LinearModel
 from ..tasks import Task, say
 from ..tasks.backbone import Inputs
 from ..tasks.evaluation import order_by_length
@@ -61,7 +61,8 @@ def build_trainer(
     """Return the `Trainer` of a phase."""
     arguments, data, encoded, processor = task.arguments, prepared.data, prepared.encoded, prepared.processor
     num_rows = len(encoded["train"]) if has_length(encoded["train"]) else None
-    options, groups = training_arguments(task, data, output_dir, base_model(model).config.hidden_size, num_rows)
+    width = getattr(base_model(model).config, "hidden_size", WIDTH)  # a stock network of convolutions has none
+    options, groups = training_arguments(task, data, output_dir, width, num_rows)
     train, validation = encoded["train"], encoded["validation"]
     inputs = task.inputs(processor)
     cache, record = cached_features(arguments, encoded, inputs), None

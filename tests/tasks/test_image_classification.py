@@ -18,7 +18,6 @@ from datasets import Dataset
 from hub_server import run_with_hub
 from hub_state import USER, Hub
 from image_runs import CLASSES, image_arguments, image_folders, image_settings, made_image
-from runs import stopped_after
 from starlette.testclient import TestClient
 from tiny_images import tiny_image_processor
 from transformers import AutoModelForImageClassification, pipeline
@@ -42,6 +41,7 @@ from hf_selfattn.__main__ import main
 from hf_selfattn.data.images import open_image
 from hf_selfattn.inference.app import create_app
 from hf_selfattn.tasks.media.images import ImageCollator, RandomViews, random_box, resize
+from runs import stopped_after
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,7 @@ from tiny_models import tiny_model, tiny_rows
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_selfattn.metrics.linear import LinearModel
+from hf_selfattn.metrics.baselines import LinearModel
 from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead
 from hf_selfattn.modeling.backbone_selfattn import BackboneFeatures
 from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads
