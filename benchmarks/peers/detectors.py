@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, Trainer
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndNoAttention
 
 from hf_selfattn import ObjectDetectionArguments, register_task
 from hf_selfattn.data.images import BoxData
 from hf_selfattn.modeling.detection_selfattn import MOST_MIXED
+from hf_selfattn.tasks.evaluation import plain_model
 from hf_selfattn.tasks.object_detection import ObjectDetection
 
 from .retina import RetinaDetector
@@ -54,6 +57,13 @@ class FrozenDetection(ObjectDetection):
         backbone = model.base_model.backbone
         backbone.forward = KeptMaps(backbone.forward)
         return model
+
+    def evaluate(
+        self, data: BoxData, encoded: dict[str, Dataset], evaluator: Trainer, output_dir: Path
+    ) -> dict[str, Any]:
+        """Score the model as it is saved, whose backbone reads every image."""
+        del plain_model(evaluator).base_model.backbone.forward
+        return super().evaluate(data, encoded, evaluator, output_dir)
 
 
 @register_task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -71,6 +72,20 @@ IMAGE_HEADS = {
     "probe-mean": "last layer, weights of the sum from 0, mean instead of class queries",
 }
 
+# Detectors on the kept maps of a frozen image backbone, and classifiers of images that are tuned whole.
+DETECTORS = {
+    "retina": "head after RetinaNet",
+    "no-heads": "ours without attention over the regions",
+    "heads": "ours",
+}
+TUNED_WHOLE = {"stock-full": "stock classifier of Transformers", "full": "ours"}
+LINEAR_STARTS = {
+    "linear-probe": "linear probe",
+    "probe-linear": "ours, from a linear model (`linear_start`)",
+    "probe-linear-no-heads": "the same without both attentions",
+    "probe-plain": "ours, from random weights",
+}
+
 
 @dataclass(frozen=True)
 class Column:
@@ -105,6 +120,12 @@ IMAGES = tuple(
     Column(f"image-{name}", title, "accuracy", "linear-probe")
     for name, title in (("elpv", "ELPV"), ("stamps", "stamps"), ("fashion", "Fashion-MNIST"))
 )
+DETECTION = tuple(
+    Column(f"detection-{name}", title, "map", "retina")
+    for name, title in (("scenes", "stamp scenes"), ("trees", "trees"))
+)
+FULL_IMAGES = (Column("image-full-stamps", "stamps", "accuracy", "stock-full"),)
+FEW_IMAGES = (Column("image-linear-stamps", "stamps", "accuracy", "linear-probe"),)
 
 
 def results_of(experiment: str) -> Record:
@@ -157,7 +178,15 @@ def cell(column: Column, row: str) -> str:
     return f"{score[0]:.3f}{mark_of(column, row)}{sign}"
 
 
-def table(columns: tuple[Column, ...], rows: dict[str, str], corner: str) -> list[str]:
+def cell_with_interval(column: Column, row: str) -> str:
+    """Return a cell with the mean of the intervals of the runs."""
+    score = mean_score(column, row)
+    return "" if score is None else cell(column, row).replace(f"{score[0]:.3f}", with_interval(score))
+
+
+def table(
+    columns: tuple[Column, ...], rows: dict[str, str], corner: str, show: Callable[[Column, str], str] = cell
+) -> list[str]:
     """Return a table in Markdown, without the rows and columns that have no result."""
     shown = [column for column in columns if any(runs_of(column, row) for row in rows)]
     if not shown:
@@ -165,7 +194,7 @@ def table(columns: tuple[Column, ...], rows: dict[str, str], corner: str) -> lis
     titles = [f"[{column.title}](results/{column.experiment}.json)" for column in shown]
     lines = [f"| {' | '.join([corner, *titles])} |", "|---" * (len(shown) + 1) + "|"]
     for row, title in rows.items():
-        cells = [cell(column, row) for column in shown]
+        cells = [show(column, row) for column in shown]
         if any(cells):
             lines.append(f"| {' | '.join([title, *cells])} |")
     return lines

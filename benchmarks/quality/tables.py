@@ -262,6 +262,7 @@ def headline() -> list[str]:
 
 
 # The blocks of the two files by name, each between `<!-- NAME -->` and `<!-- /NAME -->`.
+with_intervals = partial(study.table, show=study.cell_with_interval)
 BLOCKS: dict[str, Callable[[], list[str]]] = {
     "results": headline,
     "study": partial(study.table, study.FULL, study.SYSTEMS, "MiniLM"),
@@ -269,6 +270,11 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "few": partial(study.table, study.FEW, study.SYSTEMS, "rows of each class"),
     "ablations": partial(study.table, study.ABLATED, study.ABLATIONS, "heads on frozen features"),
     "images": partial(study.table, study.IMAGES, study.IMAGE_HEADS, "frozen MobileNetV2"),
+    "fewimages": partial(with_intervals, study.FEW_IMAGES, study.LINEAR_STARTS, "173 images"),
+    "wholeimages": partial(with_intervals, study.FULL_IMAGES, study.TUNED_WHOLE, "MobileNetV2"),
+    "detection": partial(
+        study.table, study.DETECTION, study.DETECTORS, "frozen MobileNetV2", study.cell_with_interval
+    ),
     "whole": scores_table,
     "taggers": tagger_table,
     "reviews": reviews_table,
