@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from datasets import IterableDataset
 from peft import LoraConfig, get_peft_model
 from tiny_images import tiny_image_model, tiny_pixels
 from tiny_models import tiny_model, tiny_rows
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_selfattn import NerArguments, build_arguments
 from hf_selfattn.metrics.baselines import LinearModel
 from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead
 from hf_selfattn.modeling.backbone_selfattn import BackboneFeatures
 from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads
+from hf_selfattn.tasks import task_of
 from hf_selfattn.training.first_pass import (
     classifier_inputs,
     fit_codebooks,
@@ -25,6 +29,7 @@ from hf_selfattn.training.first_pass import (
     standardise_features,
     start_linear,
 )
+from hf_selfattn.training.setup import linear_start
 
 LENGTHS = [70, 9, 31, 5, 40]
 
@@ -176,3 +181,15 @@ def test_a_classifier_starts_as_a_linear_model_of_what_it_reads(pooling: str, ad
     with torch.no_grad():
         logits = model.eval()(**collate(rows)).logits
     np.testing.assert_allclose(logits.numpy(), found.logits(means), rtol=1e-3, atol=1e-3)
+
+
+def test_only_classifiers_of_whole_inputs_start_from_a_linear_model() -> None:
+    task = task_of(build_arguments({"model": "m", "output_dir": "o", "linear_start": True}, NerArguments))
+    with pytest.raises(ValueError, match="linear_start=true is for classifiers of whole inputs, not for"):
+        task.linear_start(None, {})
+
+
+def test_a_stream_is_not_read_for_a_linear_start() -> None:
+    stream = IterableDataset.from_generator(lambda: iter([{"input_ids": [1]}]))
+    with pytest.raises(ValueError, match="streaming=true"):
+        linear_start(Mock(), None, tiny_model(), {"train": stream}, ["input_ids"], None)
