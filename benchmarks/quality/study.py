@@ -79,11 +79,14 @@ DETECTORS = {
     "heads": "ours",
 }
 TUNED_WHOLE = {"stock-full": "stock classifier of Transformers", "full": "ours"}
+# Probes that start from a linear model.
 LINEAR_STARTS = {
-    "linear-probe": "linear probe",
-    "probe-linear": "ours, from a linear model (`linear_start`)",
-    "probe-linear-no-heads": "the same without both attentions",
-    "probe-plain": "ours, from random weights",
+    "linear-probe": "logistic regression on the mean of the features",
+    "embedding-lr": "logistic regression on the sentence embedding",
+    "probe": "ours, probe",
+    "probe-plain": "ours, probe, last layer",
+    "probe-linear": "ours, `linear_start`",
+    "probe-linear-no-heads": "ours, `linear_start`, without both attentions",
 }
 
 
@@ -125,7 +128,11 @@ DETECTION = tuple(
     for name, title in (("scenes", "stamp scenes"), ("trees", "trees"))
 )
 FULL_IMAGES = (Column("image-full-stamps", "stamps", "accuracy", "stock-full"),)
-FEW_IMAGES = (Column("image-linear-stamps", "stamps", "accuracy", "linear-probe"),)
+STARTED = (
+    Column("linear-start-r8-8", "R8, 8 rows of each class", "macro_f1", "probe"),
+    Column("linear-start-movies-8", "movies, 8 rows of each class", "accuracy", "probe"),
+    Column("image-linear-stamps", "173 stamps", "accuracy", "linear-probe"),
+)
 
 
 def results_of(experiment: str) -> Record:

@@ -270,7 +270,7 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "few": partial(study.table, study.FEW, study.SYSTEMS, "rows of each class"),
     "ablations": partial(study.table, study.ABLATED, study.ABLATIONS, "heads on frozen features"),
     "images": partial(study.table, study.IMAGES, study.IMAGE_HEADS, "frozen MobileNetV2"),
-    "fewimages": partial(with_intervals, study.FEW_IMAGES, study.LINEAR_STARTS, "173 images"),
+    "starts": partial(study.table, study.STARTED, study.LINEAR_STARTS, "few rows"),
     "wholeimages": partial(with_intervals, study.FULL_IMAGES, study.TUNED_WHOLE, "MobileNetV2"),
     "detection": partial(
         study.table, study.DETECTION, study.DETECTORS, "frozen MobileNetV2", study.cell_with_interval
