@@ -72,13 +72,12 @@ IMAGE_HEADS = {
     "probe-mean": "last layer, weights of the sum from 0, mean instead of class queries",
 }
 
-# Detectors on the kept maps of a frozen image backbone, and classifiers of images that are tuned whole.
+# Detectors on the kept maps of a frozen image backbone.
 DETECTORS = {
     "retina": "head after RetinaNet",
     "no-heads": "ours without attention over the regions",
     "heads": "ours",
 }
-TUNED_WHOLE = {"stock-full": "stock classifier of Transformers", "full": "ours"}
 # Probes that start from a linear model.
 LINEAR_STARTS = {
     "linear-probe": "logistic regression on the mean of the features",
@@ -127,7 +126,6 @@ DETECTION = tuple(
     Column(f"detection-{name}", title, "map", "retina")
     for name, title in (("scenes", "stamp scenes"), ("trees", "trees"))
 )
-FULL_IMAGES = (Column("image-full-stamps", "stamps", "accuracy", "stock-full"),)
 STARTED = (
     Column("linear-start-r8-8", "R8, 8 rows of each class", "macro_f1", "probe"),
     Column("linear-start-movies-8", "movies, 8 rows of each class", "accuracy", "probe"),

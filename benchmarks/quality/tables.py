@@ -262,7 +262,6 @@ def headline() -> list[str]:
 
 
 # The blocks of the two files by name, each between `<!-- NAME -->` and `<!-- /NAME -->`.
-with_intervals = partial(study.table, show=study.cell_with_interval)
 BLOCKS: dict[str, Callable[[], list[str]]] = {
     "results": headline,
     "study": partial(study.table, study.FULL, study.SYSTEMS, "MiniLM"),
@@ -271,7 +270,6 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "ablations": partial(study.table, study.ABLATED, study.ABLATIONS, "heads on frozen features"),
     "images": partial(study.table, study.IMAGES, study.IMAGE_HEADS, "frozen MobileNetV2"),
     "starts": partial(study.table, study.STARTED, study.LINEAR_STARTS, "few rows"),
-    "wholeimages": partial(with_intervals, study.FULL_IMAGES, study.TUNED_WHOLE, "MobileNetV2"),
     "detection": partial(
         study.table, study.DETECTION, study.DETECTORS, "frozen MobileNetV2", study.cell_with_interval
     ),
