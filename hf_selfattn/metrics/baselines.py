@@ -24,7 +24,7 @@ _MAX_TERMS = 200_000
 _INVERSE_REGULARISATION = 10.0
 _STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # inverse regularisations among which the best is taken
 _RIDGE = 10.0  # regularisation of a ridge regression of strength 1
-_NEVER = -30.0  # logit of a class that no training row has
+_NEVER = -1000.0  # logit of a class that no training row has: its probability is 0
 
 # Hutto & Gilbert 2014: a compound score from 0.05 on is positive, to -0.05 negative. VADER rounds to 4 digits.
 _VADER_NEUTRAL_BAND = 0.05
@@ -53,7 +53,7 @@ def tfidf_baseline(
         num_labels: C of a single-label or ordinal problem, if not every class is in the training data.
 
     Returns:
-        Per test set (M, C) probabilities, or (M,) values for regression. A class never seen has a probability near 0.
+        Per test set (M, C) probabilities, or (M,) values for regression. A class never seen has probability 0.
 
     Raises:
         ValueError: If texts and references differ in number, there are none, or all training texts are empty.

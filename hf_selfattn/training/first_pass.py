@@ -19,6 +19,7 @@ from ..modeling.heads_selfattn import ClassQueryClassifier, PooledClassifier, Se
 BATCH_SIZE = 8
 MOST_TOKENS = 16_384
 ITERATIONS = 10
+LEAST_BIAS = -20.0  # of a class that training lacks: a loss on such a row stays a number to compare
 
 
 @torch.no_grad()
@@ -58,7 +59,8 @@ def start_linear(model: nn.Module, found: LinearModel) -> None:
     """Let the classifier answer as a linear model of what it reads."""
     for module in model.modules():  # PEFT keeps a second copy
         if isinstance(module, (PooledClassifier, ClassQueryClassifier)):
-            module.start_from(torch.from_numpy(found.weight), torch.from_numpy(found.bias))
+            bias = torch.from_numpy(found.bias).clamp(min=LEAST_BIAS)
+            module.start_from(torch.from_numpy(found.weight), bias)
 
 
 @torch.no_grad()
