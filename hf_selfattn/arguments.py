@@ -124,6 +124,8 @@ class TuningArguments:
         sample_tokens: in training, read of a longer text one random excerpt of so many tokens, another every epoch; 0
             reads all. Evaluation and the tuned model read every text whole.
         standardise: before training, set mean and scale of the features that the heads read, on a few training rows.
+        linear_start: begin with the classifier that logistic or ridge regression finds on the means of the features
+            of all training rows, its regularisation chosen on the validation split.
         selection_metric: metric of the validation split by which the best checkpoint is kept.
         early_stopping_patience: evaluations without gain after which training ends; 0 never stops early.
         budget_minutes: that training may take, evaluations on the validation split included; features that are
@@ -146,6 +148,7 @@ class TuningArguments:
     feature_dtype: Literal["float16", "bfloat16", "float32", "int8"] = "float16"
     sample_tokens: int = 0
     standardise: bool = True
+    linear_start: bool = False
     selection_metric: str | None = None
     early_stopping_patience: int = 0
     budget_minutes: float | None = None

@@ -17,6 +17,7 @@ import numpy as np
 
 from hf_selfattn.metrics import paired_bootstrap_spans
 from hf_selfattn.metrics.comparison import PairedTest, compare_statistics
+from hf_selfattn.metrics.detection import detection_statistic, match_boxes
 from hf_selfattn.metrics.inputs import check_predictions
 from hf_selfattn.metrics.intervals import Statistic
 from hf_selfattn.metrics.recognition import paired_bootstrap_recognition
@@ -65,7 +66,7 @@ def compare(experiment: str, ours: str, theirs: str, metric: str = "f1", split: 
     elif run["task"] == "automatic-speech-recognition":
         test = compare_transcripts(pairs, metric)
     else:
-        test = compare_texts(pairs, run, metric)
+        test = compare_rows(pairs, run, metric)
     return {"seeds": seeds, **test.as_dict()}
 
 
@@ -94,8 +95,8 @@ def compare_tags(pairs: Sequence[tuple[Rows, Rows]], label_names: Sequence[str])
     )
 
 
-def compare_texts(pairs: Sequence[tuple[Rows, Rows]], run: dict[str, Any], metric: str) -> PairedTest:
-    """Return the test of the mean of a metric over the seeds.
+def compare_rows(pairs: Sequence[tuple[Rows, Rows]], run: dict[str, Any], metric: str) -> PairedTest:
+    """Return the test of the mean of a metric of texts, images or boxes over the seeds.
 
     Seeds with the same test rows draw the same ones; the rows of several splits are drawn each for itself.
     """
@@ -108,13 +109,7 @@ def compare_texts(pairs: Sequence[tuple[Rows, Rows]], run: dict[str, Any], metri
         total += len(rows) if first == number else 0
 
     def mean_over_seeds(place: int) -> Statistic:
-        parts = [
-            statistic_of(
-                check_predictions(run["problem"], truth, [row["output"] for row in pair[place]], run["label_names"]),
-                metric,
-            )
-            for pair, truth in zip(pairs, references, strict=True)
-        ]
+        parts = [statistic_of_rows(pair[place], run, metric) for pair in pairs]
 
         def statistic(weights: Any) -> dict[str, Any]:
             slices = (weights[start : start + len(truth)] for start, truth in zip(starts, references, strict=True))
@@ -132,6 +127,21 @@ def compare_texts(pairs: Sequence[tuple[Rows, Rows]], run: dict[str, Any], metri
         resamples=RESAMPLES["texts"],
         seed=0,
     )
+
+
+def statistic_of_rows(rows: Rows, run: dict[str, Any], metric: str) -> Statistic:
+    """Return the metric of the answers that a run gave to its test rows, as a function of their weights."""
+    names = run["label_names"]
+    if run["problem"] == "object_detection":
+        sides = ([boxes_of(row[side]) for row in rows] for side in ("reference", "output"))
+        return detection_statistic(match_boxes(*sides, names))
+    truth, answers = ([row[side] for row in rows] for side in ("reference", "output"))
+    return statistic_of(check_predictions(run["problem"], truth, answers, names), metric)
+
+
+def boxes_of(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the boxes of an image as scores take them."""
+    return {name: np.asarray(values).reshape(-1, 4) if name == "boxes" else values for name, values in found.items()}
 
 
 def planned(experiment: str, settings: Record) -> list[tuple[str, str, str]]:

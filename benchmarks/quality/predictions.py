@@ -37,6 +37,8 @@ def rounded(value: Any) -> Any:
     """Return a value of a prediction, numbers with `DIGITS` after the point: enough for probabilities."""
     if isinstance(value, list):
         return [rounded(entry) for entry in value]
+    if isinstance(value, dict):
+        return {name: rounded(entry) for name, entry in value.items()}
     return round(value, DIGITS) if isinstance(value, float) else value
 
 

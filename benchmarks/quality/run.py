@@ -28,6 +28,7 @@ from hf_selfattn import (
 )
 from hf_selfattn.settings import read_yaml
 
+from ..peers.detectors import FrozenDetectionArguments, RetinaArguments
 from ..peers.image_probes import run_attention_pool, run_linear_probe, run_neighbours, run_on_features
 from ..peers.linear import run_embedding, run_tfidf
 from ..peers.max_pool import MaxPoolArguments
@@ -55,6 +56,8 @@ RECIPES = {
     "images": (ImageClassificationArguments, run),
     "image-probe": (ImageClassificationArguments, run_on_features),
     "stock-images": (StockImageArguments, run),
+    "detection": (FrozenDetectionArguments, run),
+    "retina": (RetinaArguments, run),
     "linear-probe": (ImageClassificationArguments, run_linear_probe),
     "neighbours": (ImageClassificationArguments, run_neighbours),
     "attention-pool": (ImageClassificationArguments, run_attention_pool),

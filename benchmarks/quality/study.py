@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -96,6 +97,21 @@ RECOGNISERS = {
     "probe-no-self": "without self-attention",
     "probe-no-grouped": "without grouped attention",
 }
+# Detectors on the kept maps of a frozen image backbone.
+DETECTORS = {
+    "retina": "head after RetinaNet",
+    "no-heads": "ours without attention over the regions",
+    "heads": "ours",
+}
+# Probes that start from a linear model.
+LINEAR_STARTS = {
+    "linear-probe": "logistic regression on the mean of the features",
+    "embedding-lr": "logistic regression on the sentence embedding",
+    "probe": "ours, probe",
+    "probe-plain": "ours, probe, last layer",
+    "probe-linear": "ours, `linear_start`",
+    "probe-linear-no-heads": "ours, `linear_start`, without both attentions",
+}
 
 
 @dataclass(frozen=True)
@@ -137,6 +153,15 @@ FEW = tuple(
 IMAGES = tuple(
     Column(f"image-{name}", title, "accuracy", "linear-probe")
     for name, title in (("elpv", "ELPV"), ("stamps", "stamps"), ("fashion", "Fashion-MNIST"))
+)
+DETECTION = tuple(
+    Column(f"detection-{name}", title, "map", "retina")
+    for name, title in (("scenes", "stamp scenes"), ("trees", "trees"))
+)
+STARTED = (
+    Column("linear-start-r8-8", "R8, 8 rows of each class", "macro_f1", "probe"),
+    Column("linear-start-movies-8", "movies, 8 rows of each class", "accuracy", "probe"),
+    Column("image-linear-stamps", "173 stamps", "accuracy", "linear-probe"),
 )
 
 SOUNDS = tuple(
@@ -203,7 +228,15 @@ def is_gain(test: Record, metric: str) -> bool:
     return bool((test["difference"] > 0) != (metric in LOWER_IS_BETTER))
 
 
-def table(columns: tuple[Column, ...], rows: dict[str, str], corner: str) -> list[str]:
+def cell_with_interval(column: Column, row: str) -> str:
+    """Return a cell with the mean of the intervals of the runs."""
+    score = mean_score(column, row)
+    return "" if score is None else cell(column, row).replace(f"{score[0]:.3f}", with_interval(score))
+
+
+def table(
+    columns: tuple[Column, ...], rows: dict[str, str], corner: str, show: Callable[[Column, str], str] = cell
+) -> list[str]:
     """Return a table in Markdown, without the rows and columns that have no result."""
     shown = [column for column in columns if any(runs_of(column, row) for row in rows)]
     if not shown:
@@ -211,7 +244,7 @@ def table(columns: tuple[Column, ...], rows: dict[str, str], corner: str) -> lis
     titles = [f"[{column.title}](results/{column.experiment}.json)" for column in shown]
     lines = [f"| {' | '.join([corner, *titles])} |", "|---" * (len(shown) + 1) + "|"]
     for row, title in rows.items():
-        cells = [cell(column, row) for column in shown]
+        cells = [show(column, row) for column in shown]
         if any(cells):
             lines.append(f"| {' | '.join([title, *cells])} |")
     return lines

@@ -276,6 +276,10 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "images": partial(study.table, study.IMAGES, study.IMAGE_HEADS, "frozen MobileNetV2"),
     "sounds": partial(study.table, study.SOUNDS, study.SOUND_HEADS, "a source that was not trained on"),
     "speech": partial(study.table, study.SPEECH, study.RECOGNISERS, "frozen Whisper tiny.en"),
+    "starts": partial(study.table, study.STARTED, study.LINEAR_STARTS, "few rows"),
+    "detection": partial(
+        study.table, study.DETECTION, study.DETECTORS, "frozen MobileNetV2", study.cell_with_interval
+    ),
     "whole": scores_table,
     "taggers": tagger_table,
     "reviews": reviews_table,

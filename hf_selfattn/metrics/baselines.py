@@ -1,17 +1,18 @@
 """Cheap models beside which a score shows what the large one is worth.
 
-For texts TF-IDF with a linear model, and VADER; for images the most frequent class, and a linear probe.
+For texts TF-IDF with a linear model, and VADER; for images and sound the most frequent class.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from numpy.typing import ArrayLike
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
 from .inputs import Array, check_problem
 
@@ -21,7 +22,9 @@ _LEAST_WHITESPACE = 0.05
 _ROWS_FOR_MIN_DF_2 = 1000
 _MAX_TERMS = 200_000
 _INVERSE_REGULARISATION = 10.0
-_STRENGTHS_OF_PROBES = (0.001, 0.01, 0.1, 1.0, 10.0)  # inverse regularisations among which the best is taken
+_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # inverse regularisations among which the best is taken
+_RIDGE = 10.0  # regularisation of a ridge regression of strength 1
+_NEVER = -1000.0  # logit of a class that no training row has: its probability is 0
 
 # Hutto & Gilbert 2014: a compound score from 0.05 on is positive, to -0.05 negative. VADER rounds to 4 digits.
 _VADER_NEUTRAL_BAND = 0.05
@@ -62,12 +65,15 @@ def tfidf_baseline(
             f"There are {len(train_texts)} training texts and {len(references)} references: one per text."
         )
     vectorizer = _vectorizer(train_texts)
-    predict = _fit(problem, vectorizer.fit_transform(train_texts), references, seed, num_labels)
+    num_labels = _checked_labels(problem, references, num_labels)
+    model = fit_linear(
+        problem, vectorizer.fit_transform(train_texts), references, num_labels, _INVERSE_REGULARISATION, seed
+    )
     answers = {}
     for name, texts in test_texts.items():
         if len(texts) == 0:
             raise ValueError(f"test set {name!r} has no texts.")
-        answers[name] = predict(vectorizer.transform(texts))
+        answers[name] = model.answers(vectorizer.transform(texts), problem)
     return answers
 
 
@@ -120,33 +126,19 @@ def majority_baseline(
     return {name: np.repeat(answer[None], count, axis=0) for name, count in rows.items()}
 
 
-def linear_probe(
-    problem: str,
-    features: Mapping[str, Array],
-    train_references: Array,
-    num_labels: int,
-    score: Callable[[Array], float],
-    seed: int = 0,
-) -> dict[str, Array]:
-    """Train a linear model on features (N, D), and answer for every split but train.
-
-    Features are standardised, and the regularisation is the one that answers the validation split best.
-
-    Args:
-        features: of each split, train and validation among them.
-        train_references: as of `tfidf_baseline`.
-        score: of the answers to the validation split; more is better.
-    """
-    from sklearn.preprocessing import StandardScaler
-
-    scaler = StandardScaler().fit(features["train"])
-    scaled = {name: scaler.transform(values) for name, values in features.items()}
-    fitted = [
-        _fit(problem, scaled["train"], train_references, seed, num_labels, strength)
-        for strength in _STRENGTHS_OF_PROBES
-    ]
-    best = max(fitted, key=lambda predict: score(predict(scaled["validation"])))
-    return {name: best(values) for name, values in scaled.items() if name != "train"}
+def _checked_labels(problem: str, references: Array, num_labels: int | None) -> int:
+    """Return how many labels there are, of classes after a look at their numbers."""
+    if problem == "regression":
+        return 1
+    if problem == "multi_label_classification":
+        return int(references.shape[1])
+    classes = int(references.max()) + 1 if num_labels is None else num_labels
+    if references.min() < 0 or references.max() >= classes:
+        raise ValueError(
+            f"train_references must be from 0 to {classes - 1}, "
+            f"but range from {references.min()} to {references.max()}."
+        )
+    return classes
 
 
 def _vectorizer(texts: Sequence[str]) -> Any:
@@ -166,49 +158,89 @@ def _vectorizer(texts: Sequence[str]) -> Any:
     return TfidfVectorizer(token_pattern=r"(?u)\b\w+\b", ngram_range=(1, 2), **options)
 
 
-def _fit(
+@dataclass(frozen=True)
+class LinearModel:
+    """Logits (N, C) of features (N, D): `features @ weight.T + bias`."""
+
+    weight: Array
+    bias: Array
+
+    def logits(self, features: Array) -> Array:
+        """Return the logits (N, C)."""
+        found: Array = features @ self.weight.T + self.bias
+        return found
+
+    def answers(self, features: Array, problem: str) -> Array:
+        """Return probabilities (N, C), or (N,) numbers of a regression."""
+        logits = self.logits(features)
+        if problem == "regression":
+            return logits[:, 0]
+        found: Array = expit(logits) if problem == "multi_label_classification" else softmax(logits, axis=1)
+        return found
+
+
+def best_linear(
     problem: str,
-    features: Any,
-    references: Array,
-    seed: int,
-    num_labels: int | None,
-    strength: float = _INVERSE_REGULARISATION,
-) -> Callable[[Any], Array]:
+    features: Mapping[str, Array],
+    train_references: Array,
+    num_labels: int,
+    score: Callable[[Array], Any],
+    seed: int = 0,
+) -> LinearModel:
+    """Return the linear model whose regularisation answers the validation split best; it standardises features.
+
+    Args:
+        features: (N, D) of the splits train and validation.
+        train_references: (N,) ints, (N, C) 0/1 for multi-label, or (N,) floats for regression.
+        score: of the answers to the validation split; the greatest is best.
+    """
+    from sklearn.preprocessing import StandardScaler  # here, because few of the commands need it
+
+    check_problem(problem)
+    scaler = StandardScaler().fit(features["train"])
+    scaled = {name: scaler.transform(features[name]) for name in ("train", "validation")}
+    fitted = [fit_linear(problem, scaled["train"], train_references, num_labels, C, seed) for C in _STRENGTHS]
+    best = max(fitted, key=lambda model: score(model.answers(scaled["validation"], problem)))
+    weight = best.weight / scaler.scale_
+    return LinearModel(weight, best.bias - weight @ scaler.mean_)
+
+
+def fit_linear(
+    problem: str, features: Array, references: Array, num_labels: int, strength: float, seed: int = 0
+) -> LinearModel:
+    """Return ridge regression, or logistic regression: of classes, or of each label by itself.
+
+    Args:
+        strength: inverse regularisation.
+    """
+    from sklearn.linear_model import Ridge
+
     if problem == "regression":
-        from sklearn.linear_model import Ridge
-
-        ridge = Ridge(alpha=_INVERSE_REGULARISATION / strength, random_state=seed).fit(features, references)
-        return lambda rows: np.asarray(ridge.predict(rows))
+        ridge = Ridge(alpha=_RIDGE / strength, random_state=seed).fit(features, references)
+        return LinearModel(ridge.coef_[None], np.array([ridge.intercept_]))
     if problem == "multi_label_classification":
-        per_class = [_fit_classifier(features, column, 2, seed, strength) for column in references.T.astype(int)]
-        return lambda rows: np.stack([predict(rows)[:, 1] for predict in per_class], axis=1)
-    classes = int(references.max()) + 1 if num_labels is None else num_labels
-    if references.min() < 0 or references.max() >= classes:
-        raise ValueError(
-            f"train_references must be from 0 to {classes - 1}, "
-            f"but range from {references.min()} to {references.max()}."
-        )
-    return _fit_classifier(features, references, classes, seed, strength)
+        columns = [fit_classes(features, column, 2, strength, seed) for column in references.T.astype(int)]
+        pairs = [(one.weight[1] - one.weight[0], one.bias[1] - one.bias[0]) for one in columns]
+        weights, biases = zip(*pairs, strict=True)
+        return LinearModel(np.stack(weights), np.array(biases))
+    return fit_classes(features, references, num_labels, strength, seed)
 
 
-def _fit_classifier(
-    features: Any, labels: Array, num_labels: int, seed: int, strength: float
-) -> Callable[[Any], Array]:
-    from sklearn.dummy import DummyClassifier
+def fit_classes(features: Array, labels: Array, num_labels: int, strength: float, seed: int) -> LinearModel:
+    """Return a logistic regression of classes, of which train may lack some."""
     from sklearn.linear_model import LogisticRegression
 
-    if len(np.unique(labels)) == 1:
-        model = DummyClassifier(strategy="prior")
-    else:
-        model = LogisticRegression(C=strength, max_iter=1000, random_state=seed)
-    model.fit(features, labels)
-
-    def predict(rows: Any) -> Array:
-        probabilities = np.zeros((rows.shape[0], num_labels))
-        probabilities[:, model.classes_] = model.predict_proba(rows)
-        return probabilities
-
-    return predict
+    weight, bias = np.zeros((num_labels, features.shape[1])), np.full(num_labels, _NEVER)
+    present = np.unique(labels)
+    if len(present) == 1:
+        bias[present] = 0.0
+        return LinearModel(weight, bias)
+    model: Any = LogisticRegression(C=strength, max_iter=1000, random_state=seed).fit(features, labels)
+    halves = np.array([-0.5, 0.5])  # of the one direction that tells two classes apart
+    is_pair = len(present) == 2
+    weight[present] = np.outer(halves, model.coef_[0]) if is_pair else model.coef_
+    bias[present] = halves * model.intercept_[0] if is_pair else model.intercept_
+    return LinearModel(weight, bias)
 
 
 def _polarity_columns(label_names: Sequence[str] | None) -> list[int]:

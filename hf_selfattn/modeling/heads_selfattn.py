@@ -295,8 +295,18 @@ class PooledClassifier(nn.Module):
         self.linear = nn.Linear(config.hidden_size, config.num_labels)
 
     def forward(self, features_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
+        return self.linear(self.dropout(self.pooled(features_BND, mask_BN)))
+
+    def pooled(self, features_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
+        """Return (B, D) what the linear layer reads."""
         pool = {"cls": first_token, "mean": mean_of_tokens}[self.config.pooling]
-        return self.linear(self.dropout(pool(features_BND, mask_BN)))
+        return pool(features_BND, mask_BN)
+
+    @torch.no_grad()
+    def start_from(self, weight_CD: Tensor, bias_C: Tensor) -> None:
+        """Answer as a linear model of `pooled` does."""
+        self.linear.weight.copy_(weight_CD)
+        self.linear.bias.copy_(bias_C)
 
     def contributions(self, features_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
         """Return what each token adds to the logit of each class, (B, C, N); the bias is what is left."""
@@ -338,6 +348,18 @@ class ClassQueryClassifier(nn.Module):
         own_BC = (attention_BQN[:, :-1] * self.vote(features_BND).transpose(1, 2)).sum(dim=-1)
         generic_BD = (attention_BQN[:, -1:] @ features_BND)[:, 0]
         return own_BC + self.generic_vote(generic_BD)
+
+    def pooled(self, features_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
+        """Return (B, D) what the votes read where all queries are at 0."""
+        return mean_of_tokens(features_BND, mask_BN)
+
+    @torch.no_grad()
+    def start_from(self, weight_CD: Tensor, bias_C: Tensor) -> None:
+        """Answer as a linear model of `pooled` does, until the queries learn: both votes are half of it."""
+        self.vote.weight.copy_(weight_CD / 2)
+        self.generic_vote.weight.copy_(weight_CD / 2)
+        self.vote.bias.copy_(bias_C)
+        self.query.zero_()
 
     def attention(self, features_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
         """Return the attention (B, C + 1, N) of each class's query to the tokens, and of the generic one."""

@@ -148,9 +148,10 @@ def head_settings(
         return arguments.heads
     changed = copy.deepcopy(backbone_config)
     changed.update(arguments.backbone)
-    num_layers = getattr(changed, "num_hidden_layers", None) or 1  # as in `SelfAttnConfig`
+    num_layers = getattr(changed, "num_hidden_layers", None)  # of a convolutional network models tell
+    mixed = {"num_mixed_layers": min(MIXED_LAYERS, num_layers)} if num_layers else {}
     start = {} if fusion_init is None else {"fusion_init": fusion_init}
-    return {"num_mixed_layers": min(MIXED_LAYERS, num_layers), **start, **arguments.heads}
+    return {**mixed, **start, **arguments.heads}
 
 
 def tuned_model(

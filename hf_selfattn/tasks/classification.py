@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -12,6 +13,8 @@ from transformers import PreTrainedConfig, Trainer, TrainingArguments
 
 from ..arguments import RunArguments
 from ..data import fingerprint, k_folds
+from ..metrics import LOWER_IS_BETTER, metric_values
+from ..metrics.baselines import LinearModel, best_linear
 from .evaluation import (
     Calibration,
     abstention_record,
@@ -120,6 +123,19 @@ class Classification(Task[AnyClassificationArguments]):
             "data_collator": self.inputs(processor).collate,
             "compute_metrics": metrics_function(data),
         }
+
+    def linear_start(self, data: Any, features: Mapping[str, Array]) -> LinearModel:
+        """Return the linear model of features (N, D) of train that answers those of validation best."""
+        truth = {name: as_references(data.splits[name]["label"][:], data.problem) for name in ("train", "validation")}
+        metric = PROBLEMS[data.problem].selection_metric
+        sign = -1 if metric in LOWER_IS_BETTER else 1
+
+        def score(outputs: Array) -> tuple[float, float]:  # of equals the more probable: few rows tell few apart
+            values = metric_values(data.problem, truth["validation"], outputs, data.label_names)
+            return sign * values[metric], -values.get("nll", 0.0)
+
+        num_labels, seed = len(data.label_names), self.arguments.seed
+        return best_linear(data.problem, features, truth["train"], num_labels, score, seed=seed)
 
     def train_record(self, data: Any) -> dict[str, Any]:
         """Return rows, fingerprint and counts of the labels of train."""

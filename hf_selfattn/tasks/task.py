@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, Train
 from ..adapters import tune
 from ..arguments import RunArguments
 from ..data import format_report, load_splits, make_validation
+from ..metrics.baselines import LinearModel
 from ..modeling.base_selfattn import SelfAttnPreTrainedModel
 from .answers import Answers
 from .backbone import (
@@ -170,6 +171,10 @@ class Task(ABC, Generic[AnyRunArguments]):
             `problem`; `splits` with `rows` and `scores` (value, low and high of each) of every one; and what else the
             task has to say.
         """
+
+    def linear_start(self, data: Any, features: Mapping[str, Array]) -> LinearModel:
+        """Return the linear model that the task head starts from, of what it reads (N, D) in train and validation."""
+        raise ValueError(f"linear_start=true is for classifiers of whole inputs, not for {self.name}. Leave it out.")
 
     def feature_baselines(self, data: Any, features: Callable[[], dict[str, Array]]) -> dict[str, Any]:
         """Score baselines on the frozen features of a probe, as further entries of `baseline` in the results.

@@ -10,13 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..adapters import base_model
+from ..metrics.baselines import LinearModel
+from ..metrics.inputs import Array
 from ..modeling.attention_selfattn import GroupedAttentionHead
 from ..modeling.backbone_selfattn import BackboneFeatures
-from ..modeling.heads_selfattn import SelfAttnHeads
+from ..modeling.heads_selfattn import ClassQueryClassifier, PooledClassifier, SelfAttnHeads
 
 BATCH_SIZE = 8
 MOST_TOKENS = 16_384
 ITERATIONS = 10
+LEAST_BIAS = -20.0  # of a class that training lacks: a loss on such a row stays a number to compare
 
 
 @torch.no_grad()
@@ -52,6 +55,26 @@ def standardise_features(
         module.feature_scale.fill_((share_L @ covariance_LL @ share_L).clamp(min=1e-6).rsqrt())
 
 
+def start_linear(model: nn.Module, found: LinearModel) -> None:
+    """Let the classifier answer as a linear model of what it reads."""
+    for module in model.modules():  # PEFT keeps a second copy
+        if isinstance(module, (PooledClassifier, ClassQueryClassifier)):
+            bias = torch.from_numpy(found.bias).clamp(min=LEAST_BIAS)
+            module.start_from(torch.from_numpy(found.weight), bias)
+
+
+@torch.no_grad()
+def classifier_inputs(
+    model: nn.Module, rows: Sequence[dict[str, Any]], collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]]
+) -> Array:
+    """Return (N, D) the means that the classifier reads of rows."""
+    plain, means = base_model(model), []
+    for found in read_features(model, rows, collate):
+        features = found.in_input_order(plain.base_model.heads(found.layers, found.lengths_B).features)
+        means.append(plain.classifier.pooled(features, found.real_positions()).float().cpu())
+    return torch.cat(means).numpy()
+
+
 @torch.no_grad()
 def read_features(
     model: nn.Module, rows: Sequence[dict[str, Any]], collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]]
@@ -61,7 +84,7 @@ def read_features(
     device = next(model.parameters()).device
     model.eval()
     for start in range(0, len(rows), BATCH_SIZE):
-        batch = collate(list(rows[start : start + BATCH_SIZE]))
+        batch = collate([rows[number] for number in range(start, min(start + BATCH_SIZE, len(rows)))])
         yield base.backbone_features(**{name: batch[name].to(device) for name in base.input_names if name in batch})
     model.train(trains)
 

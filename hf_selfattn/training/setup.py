@@ -25,12 +25,13 @@ from ..adapters import base_model
 from ..arguments import TuningArguments
 from ..machine import has_bf16
 from ..metrics import LOWER_IS_BETTER
+from ..metrics.baselines import LinearModel
 from ..tasks import Task, say
 from ..tasks.backbone import Inputs
 from ..tasks.evaluation import order_by_length
 from .budget import LEAST_EPOCHS, TimeBudget, default_epochs
 from .feature_cache import CachedFeatures, default_folder, feature_collator
-from .first_pass import fit_codebooks, standardise_features
+from .first_pass import classifier_inputs, fit_codebooks, standardise_features, start_linear
 from .optimizer import grouped_optimizer
 from .progress import show_progress
 from .sampler import Excerpts, length_grouped
@@ -60,7 +61,8 @@ def build_trainer(
     """Return the `Trainer` of a phase."""
     arguments, data, encoded, processor = task.arguments, prepared.data, prepared.encoded, prepared.processor
     num_rows = len(encoded["train"]) if has_length(encoded["train"]) else None
-    options, groups = training_arguments(task, data, output_dir, base_model(model).config.hidden_size, num_rows)
+    width = getattr(base_model(model).config, "hidden_size", WIDTH)  # a stock network of convolutions has none
+    options, groups = training_arguments(task, data, output_dir, width, num_rows)
     train, validation = encoded["train"], encoded["validation"]
     inputs = task.inputs(processor)
     cache, record = cached_features(arguments, encoded, inputs), None
@@ -98,7 +100,23 @@ def build_trainer(
         if arguments.standardise:
             standardise_features(model, rows, trainer.data_collator)
         fit_codebooks(model, rows, trainer.data_collator)
+    if has_fresh_heads and arguments.linear_start:
+        splits = {"train": train, "validation": validation}
+        start_linear(model, linear_start(task, data, model, splits, inputs.columns, trainer.data_collator))
     return trainer
+
+
+def linear_start(
+    task: Task[Any], data: Any, model: torch.nn.Module, splits: dict[str, Any], columns: Sequence[str], collate: Any
+) -> LinearModel:
+    """Return the linear model of what the fresh classifier reads."""
+    if not has_length(splits["train"]):
+        raise ValueError("linear_start=true reads all rows of train at once, and streaming=true none. Leave one out.")
+    features = {}
+    for name, split in splits.items():
+        names = [column for column in (*columns, "features") if column in split.column_names]
+        features[name] = classifier_inputs(model, split.select_columns(names), collate)
+    return task.linear_start(data, features)
 
 
 def cached_features(

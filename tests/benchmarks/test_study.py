@@ -305,7 +305,7 @@ def test_splits_with_other_rows_are_drawn_each_for_itself() -> None:
     rows = [{"row": i, "reference": i % 2, "output": [0.9, 0.1] if i % 2 == 0 else [0.2, 0.8]} for i in range(20)]
     wrong = [{**row, "output": row["output"][::-1]} for row in rows]
     turned = [{**row, "reference": 1 - row["reference"], "output": row["output"][::-1]} for row in rows[:10]]
-    found = compare.compare_texts([(rows, wrong), (turned, turned)], run, "accuracy")
+    found = compare.compare_rows([(rows, wrong), (turned, turned)], run, "accuracy")
     assert (found.value_a, found.value_b) == (1.0, pytest.approx(0.5))
 
 
@@ -316,7 +316,7 @@ def test_seeds_with_the_same_rows_are_not_drawn_twice() -> None:
     right = [{**row, "output": [1.0 - row["reference"], float(row["reference"])]} for row in rows]
     pairs = [(right, rows), (other, rows[:20])]
     pairs[1] = (other, [{**row, "output": row["output"][::-1]} for row in other])
-    once, twice = (compare.compare_texts(given, run, "accuracy") for given in (pairs, [*pairs, *pairs]))
+    once, twice = (compare.compare_rows(given, run, "accuracy") for given in (pairs, [*pairs, *pairs]))
     assert once.as_dict() == pytest.approx(twice.as_dict(), abs=0.02)
 
 

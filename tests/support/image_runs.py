@@ -98,10 +98,10 @@ def coco_scenes(folder: Path, split: str, count: int, seed: int = 0) -> str:
     return str(path)
 
 
-def box_arguments(folder: Path, **changes: Any) -> ObjectDetectionArguments:
-    """Return arguments of a short run on made scenes."""
+def box_settings(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Return what a short run on made scenes is told."""
     model = folder / "backbone"
-    given = {
+    return {
         "model": str(model) if model.is_dir() else image_backbone(model, "resnet"),
         **{name: coco_scenes(folder, name, *size) for name, size in SCENES.items()},
         "output_dir": str(folder / "run"),
@@ -109,4 +109,8 @@ def box_arguments(folder: Path, **changes: Any) -> ObjectDetectionArguments:
         **QUICK,
         **changes,
     }
-    return build_arguments(given, ObjectDetectionArguments)
+
+
+def box_arguments(folder: Path, **changes: Any) -> ObjectDetectionArguments:
+    """Return arguments of a short run on made scenes."""
+    return build_arguments(box_settings(folder, **changes), ObjectDetectionArguments)

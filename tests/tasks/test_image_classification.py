@@ -71,6 +71,14 @@ def test_a_probe_learns_on_kept_features_beside_its_baselines(trained: Path) -> 
     assert "ece" in scores and "temperature" in results["calibration"]
 
 
+def test_a_probe_starts_from_the_linear_model_of_its_features(tmp_path: Path) -> None:
+    results = run(image_arguments(tmp_path, tuning="probe", linear_start=True, learning_rate=1e-9, num_train_epochs=1))
+    scores = results["splits"]["test"]["scores"]
+    beside = results["baseline"]["linear_probe"]["splits"]["test"]["scores"]
+    assert scores["accuracy"]["value"] > 0.5
+    assert scores["accuracy"]["value"] == pytest.approx(beside["accuracy"]["value"], abs=0.2)
+
+
 @pytest.mark.parametrize("tuning", ["full", "lora", "probe+lora"])
 def test_every_way_to_tune_is_stopped_and_goes_on(tuning: str, tmp_path: Path) -> None:
     arguments = image_arguments(tmp_path, tuning=tuning)

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
+from datasets import IterableDataset
 from peft import LoraConfig, get_peft_model
 from tiny_images import tiny_image_model, tiny_pixels
 from tiny_models import tiny_model, tiny_rows
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_selfattn import NerArguments, build_arguments
+from hf_selfattn.metrics.baselines import LinearModel
 from hf_selfattn.modeling.attention_selfattn import GroupedAttentionHead
 from hf_selfattn.modeling.backbone_selfattn import BackboneFeatures
 from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads
-from hf_selfattn.training.first_pass import fit_codebooks, spherical_kmeans, standardise_features
+from hf_selfattn.tasks import task_of
+from hf_selfattn.training.first_pass import (
+    classifier_inputs,
+    fit_codebooks,
+    spherical_kmeans,
+    standardise_features,
+    start_linear,
+)
+from hf_selfattn.training.setup import linear_start
 
 LENGTHS = [70, 9, 31, 5, 40]
 
@@ -151,3 +164,32 @@ def test_both_copies_of_peft_are_set() -> None:
     fit_codebooks(adapted, rows, collate)
     first, second = (module.prototypes for module in adapted.modules() if isinstance(module, GroupedAttentionHead))
     assert torch.equal(first, second) and not torch.equal(first, before)
+
+
+@pytest.mark.parametrize("pooling", ["class_query", "mean", "cls"])
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_classifier_starts_as_a_linear_model_of_what_it_reads(pooling: str, adapted: bool) -> None:
+    model = tiny_model(num_labels=3, fusion_init=0.5, pooling=pooling)
+    rows, collate = tiny_rows(LENGTHS)
+    if adapted:
+        model = get_peft_model(model, LoraConfig(target_modules=["query"], modules_to_save=["heads", "classifier"]))
+    means = classifier_inputs(model, rows, collate)
+    assert means.shape == (5, model.config.hidden_size)
+    rng = np.random.default_rng(0)
+    found = LinearModel(rng.normal(size=(3, means.shape[1])), rng.normal(size=3))
+    start_linear(model, found)
+    with torch.no_grad():
+        logits = model.eval()(**collate(rows)).logits
+    np.testing.assert_allclose(logits.numpy(), found.logits(means), rtol=1e-3, atol=1e-3)
+
+
+def test_only_classifiers_of_whole_inputs_start_from_a_linear_model() -> None:
+    task = task_of(build_arguments({"model": "m", "output_dir": "o", "linear_start": True}, NerArguments))
+    with pytest.raises(ValueError, match="linear_start=true is for classifiers of whole inputs, not for"):
+        task.linear_start(None, {})
+
+
+def test_a_stream_is_not_read_for_a_linear_start() -> None:
+    stream = IterableDataset.from_generator(lambda: iter([{"input_ids": [1]}]))
+    with pytest.raises(ValueError, match="streaming=true"):
+        linear_start(Mock(), None, tiny_model(), {"train": stream}, ["input_ids"], None)
