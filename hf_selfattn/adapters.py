@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import fields
 from importlib import import_module
 from os import PathLike
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from peft import PEFT_TYPE_TO_CONFIG_MAPPING, LoraConfig, PeftConfig, PeftModel, PeftType, TaskType, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -17,6 +16,9 @@ from .modeling import modeling_selfattn
 from .modeling.adapter_selfattn import HUB_OPTIONS, carries_adapter
 from .modeling.configuration_selfattn import SelfAttnConfig
 from .modeling.peft_selfattn import NEVER_RUN, register_adapter_targets
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftConfig, PeftModel, TaskType
 
 # Modules that are trained and saved in full, where the model has them.
 HEAD_MODULES = ("heads", "regions", "classifier", "crf")
@@ -28,6 +30,18 @@ CLASS_OF_TASK = {
 }
 
 register_adapter_targets()
+
+
+def peft_library() -> Any:
+    """Return PEFT, which knows our layers from then on; it is imported here, for most commands need none of it."""
+    library = import_module("peft")
+    register_adapter_targets()
+    return library
+
+
+def is_adapted(model: nn.Module) -> bool:
+    """Return whether a model is one of PEFT, which then is imported."""
+    return "peft" in sys.modules and isinstance(model, sys.modules["peft"].PeftModel)
 
 
 def lora_config(model: PreTrainedModel | SelfAttnConfig, task_type: str | None = None, **options: Any) -> LoraConfig:
@@ -60,7 +74,8 @@ def lora_config(model: PreTrainedModel | SelfAttnConfig, task_type: str | None =
         "target_modules": backbone_layers(model) if targets == "all-linear" else targets,
         **head_options(model),
     }
-    return LoraConfig(task_type=peft_task(model, task_type), **{**defaults, **options})
+    library = peft_library()
+    return library.LoraConfig(task_type=peft_task(model, task_type), **{**defaults, **options})
 
 
 def method_config(model: PreTrainedModel, method: str, task_type: str | None = None, **options: Any) -> PeftConfig:
@@ -77,10 +92,11 @@ def method_config(model: PreTrainedModel, method: str, task_type: str | None = N
     Raises:
         ValueError: for a method or a task that PEFT does not know.
     """
-    known = sorted(kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING)
+    config_classes = {kind.value: config for kind, config in peft_library().PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    known = sorted(config_classes)
     if method not in known:
         raise ValueError(f"method={method!r} is unknown to this version of PEFT; it knows {', '.join(known)}.")
-    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(method)]
+    config_class = config_classes[method]
     names = {field.name for field in fields(config_class)}
     defaults = {name: value for name, value in head_options(model).items() if name in names}
     return config_class(task_type=peft_task(model, task_type), **{**defaults, **options})
@@ -98,9 +114,10 @@ def head_options(model: nn.Module) -> dict[str, Any]:
 def peft_task(model: PreTrainedModel, task_type: str | None) -> TaskType | None:
     """Return PEFT's task of that name, or of the model, which is none of PEFT's for a model class of one's own."""
     name = task_type or task_type_of(model)
-    if name is not None and name not in TaskType.__members__:
-        raise ValueError(f"task_type={name!r} is unknown; it is one of {', '.join(TaskType.__members__)}.")
-    return None if name is None else TaskType[name]
+    tasks = peft_library().TaskType
+    if name is not None and name not in tasks.__members__:
+        raise ValueError(f"task_type={name!r} is unknown; it is one of {', '.join(tasks.__members__)}.")
+    return None if name is None else tasks[name]
 
 
 def task_type_of(model: PreTrainedModel) -> str | None:
@@ -114,11 +131,13 @@ def backbone_layers(model: PreTrainedModel) -> list[str]:
     They are all linear layers, and convolutions: not those of single channels, which have no rank to lower, and not
     the only one of a transformer, which cuts an image into patches. Layers that never run are none of them.
     """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     modules = dict(model.base_model.backbone.named_modules())
     adapted = [name for name, module in modules.items() if isinstance(module, BaseTunerLayer)]
     inside = tuple(f"{name}." for name in adapted)  # the layer itself, and linear layers of the adapter
     plain = {name: module for name, module in modules.items() if name not in adapted and not name.startswith(inside)}
-    plain |= {name: cast(BaseTunerLayer, modules[name]).get_base_layer() for name in adapted}
+    plain |= {name: cast(Any, modules[name]).get_base_layer() for name in adapted}
     idle = NEVER_RUN.get(model.config.backbone_config.model_type, ())
     linears = [name for name, module in plain.items() if isinstance(module, nn.Linear) and not name.endswith(idle)]
     convolutions = [name for name, module in plain.items() if isinstance(module, nn.Conv2d) and module.groups == 1]
@@ -127,7 +146,7 @@ def backbone_layers(model: PreTrainedModel) -> list[str]:
 
 def add_lora(model: PreTrainedModel, task_type: str | None = None, **options: Any) -> PeftModel:
     """Return the model with LoRA adapters; only they and the heads train. The options are those of `lora_config`."""
-    return get_peft_model(model, lora_config(model, task_type, **options))
+    return peft_library().get_peft_model(model, lora_config(model, task_type, **options))
 
 
 def tune(
@@ -143,7 +162,7 @@ def tune(
 
 def base_model(model: nn.Module) -> PreTrainedModel:
     """Return the model of transformers under its adapters."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    return model.get_base_model() if is_adapted(model) else model
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
@@ -205,7 +224,7 @@ def merge_adapters(model: nn.Module) -> PreTrainedModel:
         )
     if isinstance(model, modeling_selfattn.SelfAttnPreTrainedModel) and carries_adapter(model):
         model = model.adapted[0]
-    return model.merge_and_unload() if isinstance(model, PeftModel) else model
+    return model.merge_and_unload() if is_adapted(model) else model
 
 
 @torch.no_grad()
