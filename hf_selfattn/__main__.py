@@ -6,6 +6,7 @@ by one.
 
 from __future__ import annotations
 
+import gc
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from transformers.utils import logging
 import hf_selfattn
 
 from .arguments import nearest, parse_arguments
+from .imports import without_collector
 
 PROGRAM = "hf-selfattn"
 # Of the command line; `tasks` has them, too, but takes long to import.
@@ -67,8 +69,18 @@ def train_task(kind: Any, words: Sequence[str], program: str) -> Callable[[], An
 
 
 def check_task(kind: Any, words: Sequence[str], program: str) -> Callable[[], Any]:
-    """Return the check of the data that the words ask for."""
-    return train_task(kind, ["output_dir=runs/check", *words, "check=true"], program)
+    """Return the check of the data that the words ask for; it needs nothing of what trains."""
+    from .machine import hide_bars, join_processes
+    from .tasks import task_of
+
+    arguments = parse_arguments(["output_dir=runs/check", *words, "check=true"], kind, program=program)
+
+    def check() -> None:
+        join_processes(arguments.options.get("use_cpu"))
+        hide_bars()
+        task_of(arguments).check()
+
+    return check
 
 
 def new_task(kind: Any, words: Sequence[str], program: str) -> Callable[[], Any]:
@@ -142,7 +154,9 @@ def asked_for(words: Sequence[str]) -> Callable[[], Any]:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Carry out a command line: that of the process where no words are given."""
-    words = sys.argv[1:] if words is None else words
+    if words is None:
+        gc.freeze()  # what a program has imported stays to its end: the garbage collector need not look through it
+        words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help"):
         print(overview())
         sys.exit(0 if words else 2)
@@ -150,7 +164,8 @@ def main(words: Sequence[str] | None = None) -> None:
         print(f"{PROGRAM} {hf_selfattn.__version__}")
         sys.exit()
     try:
-        asked = asked_for(words)
+        with without_collector():
+            asked = asked_for(words)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

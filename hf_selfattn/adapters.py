@@ -6,7 +6,7 @@ import sys
 from dataclasses import fields
 from importlib import import_module
 from os import PathLike
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,14 +32,7 @@ CLASS_OF_TASK = {
 register_adapter_targets()
 
 
-def peft_library() -> Any:
-    """Return PEFT, which knows our layers from then on; it is imported here, for most commands need none of it."""
-    library = import_module("peft")
-    register_adapter_targets()
-    return library
-
-
-def is_adapted(model: nn.Module) -> bool:
+def is_adapted(model: nn.Module) -> TypeGuard[PeftModel]:
     """Return whether a model is one of PEFT, which then is imported."""
     return "peft" in sys.modules and isinstance(model, sys.modules["peft"].PeftModel)
 
@@ -58,6 +51,8 @@ def lora_config(model: PreTrainedModel | SelfAttnConfig, task_type: str | None =
     Raises:
         ValueError: for a task that PEFT, or this package, does not know.
     """
+    from peft import LoraConfig  # here and below, for it imports a lot, and most commands need none of it
+
     if isinstance(model, SelfAttnConfig):
         if task_type not in CLASS_OF_TASK:
             raise ValueError(
@@ -74,8 +69,7 @@ def lora_config(model: PreTrainedModel | SelfAttnConfig, task_type: str | None =
         "target_modules": backbone_layers(model) if targets == "all-linear" else targets,
         **head_options(model),
     }
-    library = peft_library()
-    return library.LoraConfig(task_type=peft_task(model, task_type), **{**defaults, **options})
+    return LoraConfig(task_type=peft_task(model, task_type), **{**defaults, **options})
 
 
 def method_config(model: PreTrainedModel, method: str, task_type: str | None = None, **options: Any) -> PeftConfig:
@@ -92,11 +86,13 @@ def method_config(model: PreTrainedModel, method: str, task_type: str | None = N
     Raises:
         ValueError: for a method or a task that PEFT does not know.
     """
-    config_classes = {kind.value: config for kind, config in peft_library().PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-    known = sorted(config_classes)
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
+
+    register_adapter_targets()
+    known = sorted(kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING)
     if method not in known:
         raise ValueError(f"method={method!r} is unknown to this version of PEFT; it knows {', '.join(known)}.")
-    config_class = config_classes[method]
+    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(method)]
     names = {field.name for field in fields(config_class)}
     defaults = {name: value for name, value in head_options(model).items() if name in names}
     return config_class(task_type=peft_task(model, task_type), **{**defaults, **options})
@@ -113,11 +109,12 @@ def head_options(model: nn.Module) -> dict[str, Any]:
 
 def peft_task(model: PreTrainedModel, task_type: str | None) -> TaskType | None:
     """Return PEFT's task of that name, or of the model, which is none of PEFT's for a model class of one's own."""
+    from peft import TaskType
+
     name = task_type or task_type_of(model)
-    tasks = peft_library().TaskType
-    if name is not None and name not in tasks.__members__:
-        raise ValueError(f"task_type={name!r} is unknown; it is one of {', '.join(tasks.__members__)}.")
-    return None if name is None else tasks[name]
+    if name is not None and name not in TaskType.__members__:
+        raise ValueError(f"task_type={name!r} is unknown; it is one of {', '.join(TaskType.__members__)}.")
+    return None if name is None else TaskType[name]
 
 
 def task_type_of(model: PreTrainedModel) -> str | None:
@@ -137,7 +134,7 @@ def backbone_layers(model: PreTrainedModel) -> list[str]:
     adapted = [name for name, module in modules.items() if isinstance(module, BaseTunerLayer)]
     inside = tuple(f"{name}." for name in adapted)  # the layer itself, and linear layers of the adapter
     plain = {name: module for name, module in modules.items() if name not in adapted and not name.startswith(inside)}
-    plain |= {name: cast(Any, modules[name]).get_base_layer() for name in adapted}
+    plain |= {name: cast(BaseTunerLayer, modules[name]).get_base_layer() for name in adapted}
     idle = NEVER_RUN.get(model.config.backbone_config.model_type, ())
     linears = [name for name, module in plain.items() if isinstance(module, nn.Linear) and not name.endswith(idle)]
     convolutions = [name for name, module in plain.items() if isinstance(module, nn.Conv2d) and module.groups == 1]
@@ -146,7 +143,9 @@ def backbone_layers(model: PreTrainedModel) -> list[str]:
 
 def add_lora(model: PreTrainedModel, task_type: str | None = None, **options: Any) -> PeftModel:
     """Return the model with LoRA adapters; only they and the heads train. The options are those of `lora_config`."""
-    return peft_library().get_peft_model(model, lora_config(model, task_type, **options))
+    from peft import get_peft_model
+
+    return get_peft_model(model, lora_config(model, task_type, **options))
 
 
 def tune(

@@ -14,6 +14,7 @@ import openpyxl
 import pytest
 from answering import served
 from pages import README, ROOT, blocks, commands, copy_first_rows, run, type_in
+from warm_python import warm_python
 
 # `make demo` has a test of its own below; the other installs.
 ELSEWHERE = {"make demo", 'pip install ".[excel,images,report,serve]"'}
@@ -64,7 +65,7 @@ def test_commands_and_code_of_the_readme(
     report = (tmp_path / "runs/complaints/report.html").read_text(encoding="utf-8")
     assert "Rows it got most wrong" in report and "macro F1" in report
     assert_photos_are_told_apart(tmp_path)
-    answers = run(sys.executable, "-c", "\n".join(blocks(README, "python")), cwd=tmp_path).stdout
+    answers = run(warm_python(), "-c", "\n".join(blocks(README, "python")), cwd=tmp_path).stdout
     assert answers.count("{'label': ") == 2
     assert (tmp_path / "runs/mine/results.json").is_file() and (tmp_path / "runs/reviews/results.json").is_file()
 
@@ -137,5 +138,5 @@ def test_the_demo_script(tmp_path: Path) -> None:
     assert len(lengths) == 3 and max(lengths) > 2000
     assert re.search(r"TF-IDF with logistic regression 0\.\d+ \[", first)
     assert "report.html" in first.splitlines()[-1] and (tmp_path / "runs/demo/report.html").is_file()
-    again = run(sys.executable, "recipes/demo.py", cwd=tmp_path, timeout=120).stdout
+    again = run(warm_python(), "recipes/demo.py", cwd=tmp_path, timeout=120).stdout
     assert "nothing to train" in again

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import BACKBONES, tiny_wordpiece
 from transformers import AutoModel
+from warm_python import warm_environment, warm_python
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / ".data"
@@ -44,7 +45,7 @@ def command(*launcher: str, **settings: Any) -> list[str]:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **changes}
+    return warm_environment(HF_HUB_OFFLINE="1", **changes)
 
 
 def results_of(folder: Path) -> dict[str, Any]:
@@ -94,9 +95,9 @@ def test_two_processes_answer_as_one(reviews: dict[str, str], tmp_path: Path) ->
     launch = [str(BIN / "accelerate"), "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     ways = {
-        "one": (command(sys.executable, **shared, per_device_train_batch_size=16), {}),
+        "one": (command(warm_python(), **shared, per_device_train_batch_size=16), {}),
         "steps": (
-            command(sys.executable, **shared, per_device_train_batch_size=4, gradient_accumulation_steps=4),
+            command(warm_python(), **shared, per_device_train_batch_size=4, gradient_accumulation_steps=4),
             {},
         ),
         "two": (command(*launch, **shared, per_device_train_batch_size=8), {"ACCELERATE_USE_CPU": "true"}),
@@ -129,7 +130,7 @@ def kill_and_go_on(words: list[str], folder: Path) -> str:
 
 def test_a_killed_run_goes_on_with_the_same_command(reviews: dict[str, str], tmp_path: Path) -> None:
     settings = {**reviews, "num_train_epochs": 3, "baseline": False, "seed": 0}
-    whole = command(sys.executable, **settings, output_dir=tmp_path / "whole")
+    whole = command(warm_python(), **settings, output_dir=tmp_path / "whole")
     subprocess.run(whole, cwd=ROOT, check=True, env=environment(), timeout=300)
     said = kill_and_go_on(command(sys.executable, **settings, output_dir=tmp_path / "killed"), tmp_path / "killed")
     assert outputs_of(tmp_path / "killed") == outputs_of(tmp_path / "whole"), said
@@ -148,7 +149,9 @@ def test_a_killed_tagger_has_the_weights_of_a_whole_run(tmp_path: Path, decoding
     words += ["num_train_epochs=12", "per_device_train_batch_size=2", "learning_rate=0.003", "seed=0", "bf16=false"]
     words += ["heads.head_dim=8", "heads.block_size=8", "heads.subsequence_stride=4"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([*words, f"output_dir={whole}"], cwd=ROOT, check=True, env=environment(), timeout=300)
+    subprocess.run(
+        [warm_python(), *words[1:], f"output_dir={whole}"], cwd=ROOT, check=True, env=environment(), timeout=300
+    )
     said = kill_and_go_on([*words, f"output_dir={killed}"], killed)
     one, other = (load_file(folder / "model.safetensors") for folder in (whole, killed))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one), said

@@ -20,6 +20,7 @@ import pytest
 from datasets import Dataset
 from saved_models import TAGS, saved
 from tiny_models import tiny_text, tiny_wordpiece
+from warm_python import warm_environment, warm_python
 
 from hf_selfattn import PredictArguments, open_predictor, predict
 from hf_selfattn.inference import predict as module
@@ -151,7 +152,7 @@ def test_pipes(model: str, tmp_path: Path) -> None:
         "import sys; from hf_selfattn import *; from hf_selfattn import predict, PredictArguments; "
         f"predict(PredictArguments(model={model!r}, input='-', input_format='csv', output='-', block_rows=2))"
     )
-    done = subprocess.run([sys.executable, "-c", code], input=b"text\nw5\nw6\nw7\n", capture_output=True, check=True)
+    done = subprocess.run([warm_python(), "-c", code], input=b"text\nw5\nw6\nw7\n", capture_output=True, check=True)
     assert [json.loads(line)["text"] for line in done.stdout.decode().splitlines()] == ["w5", "w6", "w7"]
     assert b"Rows answered in the standard output: 3." in done.stderr
 
@@ -318,7 +319,7 @@ def test_killed_at_any_moment(model: str, rows: str, tmp_path: Path) -> None:
         ("answers.csv.parts", 5),
     ):
         words = [str(count), name, model, rows, str(tmp_path / "answers.csv")]
-        done = subprocess.run([sys.executable, "-c", KILL, *words], capture_output=True, text=True)
+        done = subprocess.run([warm_python(), "-c", KILL, *words], capture_output=True, text=True)
         assert done.returncode == -9, (name, done.stderr)
         assert not (tmp_path / "answers.csv").exists()
     predict(given(model, rows, tmp_path / "answers.csv", block_rows=4))
@@ -333,7 +334,7 @@ def test_two_processes_write_the_same_file(model: str, rows: str, tmp_path: Path
     script.write_text(KILL.replace("sys.addaudithook(hook)", ""))
     launcher = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2"]
     words = [str(script), "0", "", model, rows, str(tmp_path / "answers.csv")]
-    done = subprocess.run([*launcher, *words], capture_output=True, text=True, check=False)
+    done = subprocess.run([*launcher, *words], env=warm_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(": 45.") == 1
     assert (tmp_path / "answers.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from warm_python import warm_environment
 
 from hf_selfattn.__main__ import main
 
@@ -30,7 +31,7 @@ STAND_INS = {
 def run(*words: str, cwd: Path = ROOT, timeout: int = 600) -> subprocess.CompletedProcess[str]:
     here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        words, cwd=cwd, env={**os.environ, "PATH": here}, capture_output=True, text=True, timeout=timeout
+        words, cwd=cwd, env=warm_environment(PATH=here), capture_output=True, text=True, timeout=timeout
     )
     assert done.returncode == 0, f"{words}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done

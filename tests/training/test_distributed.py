@@ -16,6 +16,7 @@ import torch
 from runs import text_arguments
 from tiny_models import BACKBONES, tiny_text, tiny_tokenizer
 from transformers import AutoModel
+from warm_python import warm_environment
 
 from hf_selfattn import (
     NerArguments,
@@ -91,7 +92,7 @@ def free_port() -> int:
 
 def start(launcher: list[str], recipe: str, given: dict[str, Any], **environment: str) -> subprocess.Popen[str]:
     words = [*launcher, f"recipes/{recipe}.py", *words_of(given)]
-    surroundings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    surroundings = warm_environment(PYTHONPATH=str(ROOT), **environment)
     return subprocess.Popen(
         words, cwd=ROOT, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -259,7 +260,7 @@ def checks(folder: Path) -> list[dict[str, Any]]:
         "tests/support/process_checks.py",
         str(folder),
     ]
-    subprocess.run(words, cwd=ROOT, check=True, env={**os.environ, **environment}, timeout=300)
+    subprocess.run(words, cwd=ROOT, check=True, env=warm_environment(**environment), timeout=300)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 

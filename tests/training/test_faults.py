@@ -18,6 +18,7 @@ import torch
 from runs import settings, text_arguments, with_callback
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback
+from warm_python import warm_environment, warm_python
 
 from hf_selfattn import run
 from hf_selfattn.training.checkpoints import checkpoints_of, fault_of
@@ -253,7 +254,7 @@ def test_a_claim_that_was_killed_half_way_is_no_other_run(tiny_backbone: str, tm
 
 def launched(given: dict[str, Any], *launcher: str) -> subprocess.Popen[str]:
     words = [*launcher, "recipes/text_classification.py", *(f"{key}={json.dumps(v)}" for key, v in given.items())]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = warm_environment(ACCELERATE_USE_CPU="true")
     return subprocess.Popen(
         words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -326,7 +327,7 @@ def losses_of(results: dict[str, Any]) -> dict[int, float]:
 @pytest.mark.slow
 def test_random_kills_of_one_training(tmp_path: Path) -> None:
     """The same with 20 kills: python tests/support/kills.py FOLDER 20 SEED."""
-    words = [sys.executable, "tests/support/kills.py", str(tmp_path), "5", "0"]
+    words = [warm_python(), "tests/support/kills.py", str(tmp_path), "5", "0"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests/support")])}
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and "end with the same weights and answers" in done.stdout, done.stdout + done.stderr
