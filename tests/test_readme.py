@@ -13,8 +13,7 @@ from pathlib import Path
 import openpyxl
 import pytest
 from answering import served
-from pages import README, ROOT, blocks, commands, copy_first_rows, run, type_in
-from transformers import AutoModel, AutoTokenizer
+from pages import README, ROOT, blocks, commands, copy_first_rows, first_layers, run, type_in
 from warm_python import warm_python
 
 # `make demo` has a test of its own below; the other installs.
@@ -50,7 +49,7 @@ def test_commands_and_code_of_the_readme(
     run(sys.executable, "benchmarks/fetch.py", "minilm", "vader", "mobilenetv2", "stamps")
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     copy_first_rows(tmp_path, rows=200)
-    lay_out_minilm(tmp_path / ".data/minilm")
+    first_layers(tmp_path / ".data/minilm")
     (tmp_path / ".data/mobilenetv2").symlink_to(ROOT / ".data/mobilenetv2")
     lay_out_complaints(tmp_path)
     lay_out_photos(tmp_path)
@@ -69,13 +68,6 @@ def test_commands_and_code_of_the_readme(
     answers = run(warm_python(), "-c", "\n".join(blocks(README, "python")), cwd=tmp_path).stdout
     assert answers.count("{'label': ") == 2
     assert (tmp_path / "runs/mine/results.json").is_file() and (tmp_path / "runs/reviews/results.json").is_file()
-
-
-def lay_out_minilm(folder: Path) -> None:
-    """Two layers of MiniLM instead of six, and its tokenizer; `make demo` below trains on the whole."""
-    source = ROOT / ".data/minilm"
-    AutoModel.from_pretrained(source, num_hidden_layers=2).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
 
 
 def lay_out_complaints(folder: Path) -> None:

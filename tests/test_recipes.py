@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from pages import first_layers
 from safetensors.torch import load_file
 from tiny_models import BACKBONES, tiny_wordpiece
 from transformers import AutoModel
@@ -37,6 +38,12 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         (folder / f"{split}.jsonl").write_text("".join(lines[:count]), encoding="utf-8")
         settings[split] = str(folder / f"{split}.jsonl")
     return settings
+
+
+@pytest.fixture(scope="module")
+def shallow(reviews: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The same with the first layers of the backbone, for what is trained several times."""
+    return {**reviews, "model": first_layers(tmp_path_factory.mktemp("shallow"))}
 
 
 def command(*launcher: str, **settings: Any) -> list[str]:
@@ -77,10 +84,10 @@ def test_a_csv_that_nobody_prepared(reviews: dict[str, str], tmp_path: Path) -> 
     assert "tfidf" in results["baseline"]
 
 
-def test_two_processes_answer_as_one(reviews: dict[str, str], tmp_path: Path) -> None:
+def test_two_processes_answer_as_one(shallow: dict[str, str], tmp_path: Path) -> None:
     """The same batch of 16 rows on one process, on one in four steps, and on two."""
     shared = {
-        **reviews,
+        **shallow,
         "max_steps": 6,
         "eval_strategy": "no",
         "save_strategy": "no",
@@ -128,8 +135,8 @@ def kill_and_go_on(words: list[str], folder: Path) -> str:
     return again.stdout
 
 
-def test_a_killed_run_goes_on_with_the_same_command(reviews: dict[str, str], tmp_path: Path) -> None:
-    settings = {**reviews, "num_train_epochs": 3, "baseline": False, "seed": 0}
+def test_a_killed_run_goes_on_with_the_same_command(shallow: dict[str, str], tmp_path: Path) -> None:
+    settings = {**shallow, "num_train_epochs": 3, "baseline": False, "seed": 0}
     whole = command(warm_python(), **settings, output_dir=tmp_path / "whole")
     subprocess.run(whole, cwd=ROOT, check=True, env=environment(), timeout=300)
     said = kill_and_go_on(command(sys.executable, **settings, output_dir=tmp_path / "killed"), tmp_path / "killed")

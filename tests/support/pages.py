@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoModel, AutoTokenizer
 from warm_python import warm_environment
 
 from hf_selfattn.__main__ import main
@@ -73,3 +74,11 @@ def copy_first_rows(folder: Path, rows: int) -> None:
         table = csv.DictWriter(file, ["text", "label"])
         table.writeheader()
         table.writerows(map(json.loads, train))
+
+
+def first_layers(folder: Path) -> str:
+    """Lay out two layers of MiniLM instead of six, and its tokenizer; `make demo` trains on the whole."""
+    source = ROOT / ".data/minilm"
+    AutoModel.from_pretrained(source, num_hidden_layers=2).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return str(folder)
