@@ -176,14 +176,22 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def trained(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The workshop as the working folder, with the models that pages open: a second time there is nothing to train."""
-    monkeypatch.chdir(workshop)
-    monkeypatch.setattr(hf_selfattn.tasks, "TASKS", dict(hf_selfattn.tasks.TASKS))
-    for page in ("training.md", "ner.md", "adapters.md"):
-        type_in(commands(DOCS / page)[0], monkeypatch)
+@pytest.fixture(scope="module")
+def models(workshop: Path) -> Path:
+    """The workshop with the models that pages open."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workshop)
+        for page in ("training.md", "ner.md", "adapters.md"):
+            type_in(commands(DOCS / page)[0], patch)
     return workshop
+
+
+@pytest.fixture
+def trained(models: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The workshop as the working folder."""
+    monkeypatch.chdir(models)
+    monkeypatch.setattr(hf_selfattn.tasks, "TASKS", dict(hf_selfattn.tasks.TASKS))
+    return models
 
 
 @pytest.mark.slow

@@ -17,11 +17,10 @@ from pages import first_layers
 from safetensors.torch import load_file
 from tiny_models import BACKBONES, tiny_wordpiece
 from transformers import AutoModel
-from warm_python import warm_environment, warm_python
+from warm_python import warm_environment, warm_launcher, warm_python
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / ".data"
-BIN = Path(sys.executable).parent
 ROWS = {"train": 160, "validation": 41, "test": 61}  # odd numbers, so that two processes share them unevenly
 
 pytestmark = pytest.mark.slow
@@ -99,7 +98,7 @@ def test_two_processes_answer_as_one(shallow: dict[str, str], tmp_path: Path) ->
         "backbone": "{hidden_dropout_prob: 0.0}",
         "heads": "{classifier_dropout: 0.0}",
     }
-    launch = [str(BIN / "accelerate"), "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch = [*warm_launcher("accelerate"), "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     ways = {
         "one": (command(warm_python(), **shared, per_device_train_batch_size=16), {}),

@@ -10,7 +10,6 @@ import json
 import lzma
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import pytest
 from datasets import Dataset
 from saved_models import TAGS, saved
 from tiny_models import tiny_text, tiny_wordpiece
-from warm_python import warm_environment, warm_python
+from warm_python import warm_environment, warm_launcher, warm_python
 
 from hf_selfattn import PredictArguments, open_predictor, predict
 from hf_selfattn.inference import predict as module
@@ -332,7 +331,7 @@ def test_two_processes_write_the_same_file(model: str, rows: str, tmp_path: Path
     predict(given(model, rows, tmp_path / "one.csv", block_rows=4))
     script = tmp_path / "two.py"
     script.write_text(KILL.replace("sys.addaudithook(hook)", ""))
-    launcher = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2"]
+    launcher = [*warm_launcher("torchrun"), "--standalone", "--nproc_per_node", "2"]
     words = [str(script), "0", "", model, rows, str(tmp_path / "answers.csv")]
     done = subprocess.run([*launcher, *words], env=warm_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

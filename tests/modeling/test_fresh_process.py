@@ -33,7 +33,7 @@ LENGTHS = [70, 9]
 
 # argv: folder of the checkpoints, "block" or the folder of the package. A child for each checkpoint and type.
 SCRIPT = """
-import os, sys, traceback
+import gc, os, sys, traceback
 from pathlib import Path
 
 class Blocked:
@@ -53,6 +53,8 @@ import peft, torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 torch.set_num_threads(1)
+gc.collect()
+gc.freeze()
 
 def open_and_answer(checkpoint, dtype):
     family, kind, _ = checkpoint.name.split(".")

@@ -69,6 +69,11 @@ def warm_python() -> str:
     return str(path)
 
 
+def warm_launcher(name: str) -> list[str]:
+    """Return the words that start a launcher, such as torchrun, warm."""
+    return [warm_python(), str(Path(sys.executable).with_name(name))]
+
+
 def warm_environment(**changes: str) -> dict[str, str]:
     """Return the environment of a launcher whose workers start warm."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHON_EXEC": warm_python(), **changes}
@@ -147,6 +152,7 @@ if __name__ == "__main__":
         import_module(library)
     gc.freeze()
     gc.enable()
+    gc.set_threshold(20_000, 20, 20)  # what a process imports is most of what it has
     with socket.socket(fileno=int(sys.argv[1])) as given:
         asked_for = serve(given)
     if asked_for:

@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from runs import stopped_after
 from starlette.testclient import TestClient
 from tiny_images import tiny_image_processor
 from transformers import AutoModelForImageClassification, pipeline
-from warm_python import warm_environment, warm_python
+from warm_python import warm_environment, warm_launcher, warm_python
 
 from hf_selfattn import (
     EvaluateArguments,
@@ -259,7 +258,7 @@ def test_two_processes_answer_as_one(tmp_path: Path) -> None:
     """Each random view is a function of the seed, the epoch and the image: two processes see those that one sees."""
     given = image_settings(tmp_path, tuning="full", views="crops", baseline=False, max_steps=4)
     given |= {"train_sampling_strategy": "sequential", "heads": {**given["heads"], "classifier_dropout": 0.0}}
-    launch = [str(Path(sys.executable).parent / "accelerate"), "launch", "--multi_gpu", "--num_processes", "2"]
+    launch = [*warm_launcher("accelerate"), "launch", "--multi_gpu", "--num_processes", "2"]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     ways = {"one": ([warm_python()], 8, {}), "two": (launch, 4, {"ACCELERATE_USE_CPU": "true"})}
     found = {}

@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from runs import text_arguments
 from tiny_models import BACKBONES, tiny_text, tiny_tokenizer
 from transformers import AutoModel
-from warm_python import warm_environment
+from warm_python import warm_environment, warm_launcher
 
 from hf_selfattn import (
     NerArguments,
@@ -28,7 +27,6 @@ from hf_selfattn import (
 )
 
 ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
 ROWS = {"train": 50, "validation": 19, "test": 17}  # no multiples of a batch, so that processes share them unevenly
 RECIPES: dict[str, type[RunArguments]] = {
     "text_classification": TextClassificationArguments,
@@ -109,7 +107,7 @@ def finish(*processes: subprocess.Popen[str]) -> None:
 
 
 def accelerate(*options: str) -> list[str]:
-    return [str(BIN / "accelerate"), "launch", *options]
+    return [*warm_launcher("accelerate"), "launch", *options]
 
 
 def by_accelerate(recipe: str, given: dict[str, Any]) -> None:
@@ -123,7 +121,7 @@ def by_config_file(recipe: str, given: dict[str, Any]) -> None:
 
 
 def by_torchrun(recipe: str, given: dict[str, Any]) -> None:
-    finish(start([str(BIN / "torchrun"), "--nproc_per_node", "2", "--standalone"], recipe, given))
+    finish(start([*warm_launcher("torchrun"), "--nproc_per_node", "2", "--standalone"], recipe, given))
 
 
 def on_two_machines(recipe: str, given: dict[str, Any]) -> None:
@@ -241,7 +239,7 @@ def test_a_launcher_that_starts_fewer_processes_is_noticed(asked: tuple[str, ...
     (folder / "multi_cpu.yaml").write_text("distributed_type: MULTI_CPU\nnum_processes: 2\nuse_cpu: true\n")
     options = [str(folder / "multi_cpu.yaml") if word == "MULTI_CPU" else word for word in asked]
     given = settings("ner", folder, "lone")
-    process = start([str(BIN / "accelerate"), "launch", *options], "ner", given)
+    process = start(accelerate(*options), "ner", given)
     said = process.communicate(timeout=300)[0]
     assert process.returncode != 0 and not (folder / "ner-lone").exists()
     assert "started this one alone" in said and "--multi_gpu --num_processes 2" in said
@@ -253,7 +251,7 @@ def checks(folder: Path) -> list[dict[str, Any]]:
     environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests/support")])}
     environment["HF_DATASETS_CACHE"] = str(folder / "cache")
     words = [
-        str(BIN / "torchrun"),
+        *warm_launcher("torchrun"),
         "--nproc_per_node",
         "2",
         "--standalone",
