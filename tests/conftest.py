@@ -51,6 +51,12 @@ def closed_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test pulls the plug: what is written is there for every process, on the disk or not yet."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
 @pytest.fixture
 def hub() -> Iterator[Hub]:
     """A fresh hub on loopback; only processes started with `hub_server.run_with_hub` reach it."""
