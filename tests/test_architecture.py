@@ -22,6 +22,7 @@ UNDER_TRAINING = {"adapters", "arguments", "data", "files", "hub", "machine", "m
 BELOW = {
     "files": set(),
     "arguments": {"settings"},
+    "imports": set(),
     "launch": {"files"},
     "machine": {"files"},
     "settings": set(),
