@@ -19,7 +19,6 @@ from transformers.utils import logging
 import hf_selfattn
 
 from .arguments import nearest, parse_arguments
-from .imports import without_collector
 
 PROGRAM = "hf-selfattn"
 # Of the command line; `tasks` has them, too, but takes long to import.
@@ -69,18 +68,8 @@ def train_task(kind: Any, words: Sequence[str], program: str) -> Callable[[], An
 
 
 def check_task(kind: Any, words: Sequence[str], program: str) -> Callable[[], Any]:
-    """Return the check of the data that the words ask for; it needs nothing of what trains."""
-    from .machine import hide_bars, join_processes
-    from .tasks import task_of
-
-    arguments = parse_arguments(["output_dir=runs/check", *words, "check=true"], kind, program=program)
-
-    def check() -> None:
-        join_processes(arguments.options.get("use_cpu"))
-        hide_bars()
-        task_of(arguments).check()
-
-    return check
+    """Return the check of the data that the words ask for."""
+    return train_task(kind, ["output_dir=runs/check", *words, "check=true"], program)
 
 
 def new_task(kind: Any, words: Sequence[str], program: str) -> Callable[[], Any]:
@@ -164,7 +153,7 @@ def main(words: Sequence[str] | None = None) -> None:
         print(f"{PROGRAM} {hf_selfattn.__version__}")
         sys.exit()
     try:
-        with without_collector():
+        with hf_selfattn.without_collector():
             asked = asked_for(words)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -288,8 +288,7 @@ def build_arguments(settings: dict[str, Any], kind: type[AnyArguments]) -> AnyAr
         ValueError: for an unknown key, a value of the wrong type, or a required argument that is missing.
     """
     own = {item.name for item in fields(kind)}
-    trains, all_own = "options" in own, own >= {*map(str, settings)}
-    trainer = training_options() if trains and not all_own else {}
+    trainer = training_options() if "options" in own else {}
     types = {**{name: hint for name, (hint, _) in trainer.items()}, **get_type_hints(kind)}
     own -= {"options"}
     settings = {str(key): as_meant(value, types.get(key, Any)) for key, value in settings.items()}
@@ -305,7 +304,7 @@ def build_arguments(settings: dict[str, Any], kind: type[AnyArguments]) -> AnyAr
     for name in getattr(kind, "required", ()):
         if not given.get(name):
             raise ValueError(f"The argument {name!r} is missing. Give it as {name}=VALUE, or in a YAML file.")
-    return kind(**_typed(given, kind), **({"options": options} if trains else {}))
+    return kind(**_typed(given, kind), **({"options": options} if trainer else {}))
 
 
 @cache

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import datasets
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from transformers.utils import logging
 
 from .files import locked
 
@@ -30,13 +27,6 @@ def join_processes(use_cpu: bool | None = None) -> None:
     state = PartialState(cpu=not torch.accelerator.is_available() if use_cpu is None else use_cpu)
     if alone and state.num_processes == 1:
         refuse_lone_process()
-
-
-def hide_bars() -> None:
-    """Hide the bars of the libraries where no one could read them: off a terminal, and on other processes."""
-    if not (sys.stderr.isatty() and PartialState().is_main_process):
-        datasets.disable_progress_bars()
-        logging.disable_progress_bar()
 
 
 def refuse_lone_process() -> None:

@@ -22,7 +22,6 @@ UNDER_TRAINING = {"adapters", "arguments", "data", "files", "hub", "machine", "m
 BELOW = {
     "files": set(),
     "arguments": {"settings"},
-    "imports": set(),
     "launch": {"files"},
     "machine": {"files"},
     "settings": set(),

@@ -45,9 +45,8 @@ READS = {"datasets", "hf_selfattn.tasks", "pandas"}
         (["export", "--help"], {*TRAINS, *READS}),
         (["predict", "--help"], TRAINS),
         (["predict", "model", "input=rows.csv", "output=answers.csv", "prefix=new_"], TRAINS),
-        (["check", "text-classification", "model=model", "train=rows.csv"], {"sklearn", "transformers.trainer"}),
     ],
-    ids=["help", "help of export", "help of predict", "predict", "check"],
+    ids=["help", "help of export", "help of predict", "predict"],
 )
 def test_a_command_imports_no_more_than_it_needs(
     words: list[str], spared: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+import datasets
 from accelerate import PartialState
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import has_length
+from transformers.utils import logging
 
 SECONDS_BETWEEN_LOOKS = 0.1  # a terminal is written to no more often
 SECONDS_BETWEEN_LINES = 30.0  # an evaluation says how far it is, where there is no terminal
@@ -148,6 +150,13 @@ def show_progress(trainer: Trainer) -> Trainer:
     if trainer.pop_callback(ProgressCallback) or trainer.pop_callback(PrinterCallback):
         trainer.add_callback(Progress(Line(False if trainer.args.disable_tqdm else None)))
     return trainer
+
+
+def hide_bars() -> None:
+    """Hide the bars of the libraries where no one could read them: off a terminal, and on other processes."""
+    if not (sys.stderr.isatty() and PartialState().is_main_process):
+        datasets.disable_progress_bars()
+        logging.disable_progress_bar()
 
 
 @contextmanager

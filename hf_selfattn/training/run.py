@@ -29,12 +29,12 @@ from ..hub.results import (
 )
 from ..hub.saving import sample_batch, save_adapter, save_model
 from ..hub.summary import summary
-from ..machine import alone_in, hide_bars, join_processes
+from ..machine import alone_in, join_processes
 from ..metrics.inputs import Array
 from ..tasks import Task, say, task_of
 from ..tasks.evaluation import plain_model
 from .phases import fit_phases, prepare
-from .progress import show_progress
+from .progress import hide_bars, show_progress
 from .search import search
 from .search_space import Plan, read_plan
 from .setup import Prepared, cached_features

@@ -123,6 +123,7 @@ def become(words: Sequence[str], cwd: str, environment: dict[str, str], files: S
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may have it ignored
     np.random.seed()  # drawn once otherwise, when numpy is imported
     flags = {*takewhile({"-u", "-I"}.__contains__, words)}
     first, *rest = words[len(flags) :]
