@@ -6,6 +6,7 @@ by one.
 
 from __future__ import annotations
 
+import gc
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -142,7 +143,9 @@ def asked_for(words: Sequence[str]) -> Callable[[], Any]:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Carry out a command line: that of the process where no words are given."""
-    words = sys.argv[1:] if words is None else words
+    if words is None:
+        gc.freeze()  # what a program has imported stays to its end: the garbage collector need not look through it
+        words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help"):
         print(overview())
         sys.exit(0 if words else 2)
@@ -150,7 +153,8 @@ def main(words: Sequence[str] | None = None) -> None:
         print(f"{PROGRAM} {hf_selfattn.__version__}")
         sys.exit()
     try:
-        asked = asked_for(words)
+        with hf_selfattn.without_collector():
+            asked = asked_for(words)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

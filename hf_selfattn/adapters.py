@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import fields
 from importlib import import_module
 from os import PathLike
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import torch
-from peft import PEFT_TYPE_TO_CONFIG_MAPPING, LoraConfig, PeftConfig, PeftModel, PeftType, TaskType, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .modeling import base_selfattn, modeling_selfattn
 from .modeling.adapter_selfattn import HUB_OPTIONS, NEVER_RUN, carries_adapter, register_adapter_targets
 from .modeling.configuration_selfattn import SelfAttnConfig
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftConfig, PeftModel, TaskType
 
 # Modules that are trained and saved in full, where the model has them.
 HEAD_MODULES = ("heads", "regions", "classifier", "crf")
@@ -27,6 +29,11 @@ CLASS_OF_TASK = {
 }
 
 register_adapter_targets()
+
+
+def is_adapted(model: nn.Module) -> TypeGuard[PeftModel]:
+    """Return whether a model is one of PEFT, which then is imported."""
+    return "peft" in sys.modules and isinstance(model, sys.modules["peft"].PeftModel)
 
 
 def lora_config(model: PreTrainedModel | SelfAttnConfig, task_type: str | None = None, **options: Any) -> LoraConfig:
@@ -43,6 +50,8 @@ def lora_config(model: PreTrainedModel | SelfAttnConfig, task_type: str | None =
     Raises:
         ValueError: for a task that PEFT, or this package, does not know.
     """
+    from peft import LoraConfig  # here and below, for it imports a lot, and most commands need none of it
+
     if isinstance(model, SelfAttnConfig):
         if task_type not in CLASS_OF_TASK:
             raise ValueError(
@@ -76,6 +85,9 @@ def method_config(model: PreTrainedModel, method: str, task_type: str | None = N
     Raises:
         ValueError: for a method or a task that PEFT does not know.
     """
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
+
+    register_adapter_targets()
     known = sorted(kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING)
     if method not in known:
         raise ValueError(f"method={method!r} is unknown to this version of PEFT; it knows {', '.join(known)}.")
@@ -96,6 +108,8 @@ def head_options(model: nn.Module) -> dict[str, Any]:
 
 def peft_task(model: PreTrainedModel, task_type: str | None) -> TaskType | None:
     """Return PEFT's task of that name, or of the model, which is none of PEFT's for a model class of one's own."""
+    from peft import TaskType
+
     name = task_type or task_type_of(model)
     if name is not None and name not in TaskType.__members__:
         raise ValueError(f"task_type={name!r} is unknown; it is one of {', '.join(TaskType.__members__)}.")
@@ -113,6 +127,8 @@ def backbone_layers(model: PreTrainedModel) -> list[str]:
     They are all linear layers, and convolutions: not those of single channels, which have no rank to lower, and not
     the only one of a transformer, which cuts an image into patches. Layers that never run are none of them.
     """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     modules = dict(model.base_model.backbone.named_modules())
     adapted = [name for name, module in modules.items() if isinstance(module, BaseTunerLayer)]
     inside = tuple(f"{name}." for name in adapted)  # the layer itself, and linear layers of the adapter
@@ -126,6 +142,8 @@ def backbone_layers(model: PreTrainedModel) -> list[str]:
 
 def add_lora(model: PreTrainedModel, task_type: str | None = None, **options: Any) -> PeftModel:
     """Return the model with LoRA adapters; only they and the heads train. The options are those of `lora_config`."""
+    from peft import get_peft_model
+
     return get_peft_model(model, lora_config(model, task_type, **options))
 
 
@@ -142,7 +160,7 @@ def tune(
 
 def base_model(model: nn.Module) -> PreTrainedModel:
     """Return the model of transformers under its adapters."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    return model.get_base_model() if is_adapted(model) else model
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
@@ -204,7 +222,7 @@ def merge_adapters(model: nn.Module) -> PreTrainedModel:
         )
     if isinstance(model, base_selfattn.SelfAttnPreTrainedModel) and carries_adapter(model):
         model = model.adapted[0]
-    return model.merge_and_unload() if isinstance(model, PeftModel) else model
+    return model.merge_and_unload() if is_adapted(model) else model
 
 
 @torch.no_grad()

@@ -360,17 +360,19 @@ def _typed(given: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
     parser = parser_of(kind)
     from jsonargparse import ArgumentError
 
-    found: dict[str, Any] = {}
-    for name, value in given.items():
-        if isinstance(value, dict) and get_type_hints(kind)[name] == dict[str, Any]:
-            found[name] = value  # the parser would read its texts as YAML
-            continue
-        try:
-            found[name] = parser.parse_object({name: value}).as_dict()[name]
-        except ArgumentError as error:
-            wanted = _in_words(get_type_hints(kind)[name])
-            raise ValueError(f"{name}={value!r} must be {wanted}.") from error
-    return found
+    hints = get_type_hints(kind)
+    # The parser would read the texts of a mapping as YAML.
+    parsed = [name for name, value in given.items() if not (isinstance(value, dict) and hints[name] == dict[str, Any])]
+    try:
+        found = parser.parse_object({name: given[name] for name in parsed}).as_dict()
+    except ArgumentError:
+        for name in parsed:  # one after another, to find which it is
+            try:
+                parser.parse_object({name: given[name]})
+            except ArgumentError as error:
+                raise ValueError(f"{name}={given[name]!r} must be {_in_words(hints[name])}.") from error
+        raise
+    return {name: found[name] if name in parsed else value for name, value in given.items()}
 
 
 def _in_words(hint: Any) -> str:

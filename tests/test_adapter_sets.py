@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_models import main_output, tiny_batch, tiny_labels, tiny_model
 from torch import Tensor, nn
+from warm_python import warm_python
 
 from hf_selfattn.adapters import add_lora, lora_config, method_config, mixed_logits
 
@@ -251,7 +251,7 @@ def test_order_of_imports(imports: str, works: bool) -> None:
     if imports.startswith("import hf_selfattn"):
         lines = ["import sys, hf_selfattn", "assert 'peft' not in sys.modules", *lines]
     code = "\n".join(lines)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    done = subprocess.run([warm_python(), "-c", code], capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
 
 

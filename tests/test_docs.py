@@ -24,6 +24,7 @@ from tiny_images import IMAGE_BACKBONES, tiny_image_processor
 from tiny_models import BACKBONES, tiny_wordpiece
 from tiny_sounds import SOUND_BACKBONES
 from transformers import AutoModel, TrainingArguments, WhisperFeatureExtractor
+from warm_python import warm_python
 
 import hf_selfattn.tasks
 from hf_selfattn import (
@@ -175,14 +176,22 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def trained(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The workshop as the working folder, with the models that pages open: a second time there is nothing to train."""
-    monkeypatch.chdir(workshop)
-    monkeypatch.setattr(hf_selfattn.tasks, "TASKS", dict(hf_selfattn.tasks.TASKS))
-    for page in ("training.md", "ner.md", "adapters.md"):
-        type_in(commands(DOCS / page)[0], monkeypatch)
+@pytest.fixture(scope="module")
+def models(workshop: Path) -> Path:
+    """The workshop with the models that pages open."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workshop)
+        for page in ("training.md", "ner.md", "adapters.md"):
+            type_in(commands(DOCS / page)[0], patch)
     return workshop
+
+
+@pytest.fixture
+def trained(models: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The workshop as the working folder."""
+    monkeypatch.chdir(models)
+    monkeypatch.setattr(hf_selfattn.tasks, "TASKS", dict(hf_selfattn.tasks.TASKS))
+    return models
 
 
 @pytest.mark.slow
@@ -210,6 +219,6 @@ def test_code_of_a_page(page: str, trained: Path) -> None:
 def test_the_page_of_the_hub(trained: Path, hub: Hub) -> None:
     for command in commands(DOCS / "hub.md"):
         words = shlex.split(command.replace("USER/MODEL", f"{USER}/pushed"))
-        run_with_hub([sys.executable, *words[1:]], hub, trained)
+        run_with_hub([warm_python(), *words[1:]], hub, trained)
     run_with_hub("\n".join(blocks(DOCS / "hub.md", "python")).replace("USER/MODEL", f"{USER}/model"), hub, trained)
     assert all(any(name in request for request in hub.requests) for name in ("tester/pushed", "tester/model"))

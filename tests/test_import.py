@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_models import tiny_model
+from tiny_models import tiny_model, tiny_tokenizer
 
 import hf_selfattn
 
@@ -32,6 +32,34 @@ def test_opening_a_configuration_imports_no_training_library(tmp_path: Path) -> 
     heavy = {"datasets", "evaluate", "matplotlib", "optuna", "pandas", "peft", "sklearn"}
     assert not heavy & set(modules)
     assert {name.split(".")[1] for name in modules if name.startswith("hf_selfattn.")} == {"modeling"}
+
+
+TRAINS = {"bitsandbytes", "evaluate", "matplotlib", "optuna", "peft", "sklearn", "transformers.trainer"}
+READS = {"datasets", "hf_selfattn.tasks", "pandas"}
+
+
+@pytest.mark.parametrize(
+    ("words", "spared"),
+    [
+        (["--help"], {*TRAINS, *READS}),
+        (["export", "--help"], {*TRAINS, *READS}),
+        (["predict", "--help"], TRAINS),
+        (["predict", "model", "input=rows.csv", "output=answers.csv", "prefix=new_"], TRAINS),
+    ],
+    ids=["help", "help of export", "help of predict", "predict"],
+)
+def test_a_command_imports_no_more_than_it_needs(
+    words: list[str], spared: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither help nor an answer needs what trains; PEFT would import bitsandbytes, where that is installed."""
+    monkeypatch.chdir(tmp_path)
+    tiny_model("single_label").save_pretrained("model")
+    tiny_tokenizer().save_pretrained("model")
+    Path("rows.csv").write_text("text,label\n" + "".join(f"w{n},{'ab'[n % 2]}\n" for n in range(40)))
+    code = f"import sys; from hf_selfattn.__main__ import main; sys.argv[1:] = {words}\n"
+    code += "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end\nprint(); print(*sys.modules)"
+    assert not spared & {*answer(code).splitlines()[-1].split()}
+    assert words[0] != "predict" or "--help" in words or Path("answers.csv").is_file()
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ from pathlib import Path
 import openpyxl
 import pytest
 from answering import served
-from pages import README, ROOT, blocks, commands, copy_first_rows, run, type_in
+from pages import README, ROOT, blocks, commands, copy_first_rows, first_layers, run, type_in
+from warm_python import warm_python
 
 # `make demo` has a test of its own below; the other installs.
 ELSEWHERE = {"make demo", 'pip install ".[audio,excel,images,report,serve]"'}
@@ -57,9 +58,9 @@ def test_commands_and_code_of_the_readme(
     )
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     copy_first_rows(tmp_path, rows=200)
-    for name in ("minilm", "mobilenetv2"):
-        (tmp_path / ".data" / name).symlink_to(ROOT / ".data" / name)
-    (tmp_path / ".data" / "whisper").symlink_to(ROOT / ".data" / "whisper-tiny-en")
+    first_layers(tmp_path / ".data/minilm")
+    (tmp_path / ".data/mobilenetv2").symlink_to(ROOT / ".data/mobilenetv2")
+    (tmp_path / ".data/whisper").symlink_to(ROOT / ".data/whisper-tiny-en")
     lay_out_complaints(tmp_path)
     lay_out_photos(tmp_path)
     lay_out_calls(tmp_path)
@@ -76,7 +77,7 @@ def test_commands_and_code_of_the_readme(
     assert "Rows it got most wrong" in report and "macro F1" in report
     assert_photos_are_told_apart(tmp_path)
     assert_calls_are_told_apart(tmp_path)
-    answers = run(sys.executable, "-c", "\n".join(blocks(README, "python")), cwd=tmp_path).stdout
+    answers = run(warm_python(), "-c", "\n".join(blocks(README, "python")), cwd=tmp_path).stdout
     assert answers.count("{'label': ") == 2
     assert (tmp_path / "runs/mine/results.json").is_file() and (tmp_path / "runs/reviews/results.json").is_file()
 
@@ -170,5 +171,5 @@ def test_the_demo_script(tmp_path: Path) -> None:
     assert len(lengths) == 3 and max(lengths) > 2000
     assert re.search(r"TF-IDF with logistic regression 0\.\d+ \[", first)
     assert "report.html" in first.splitlines()[-1] and (tmp_path / "runs/demo/report.html").is_file()
-    again = run(sys.executable, "recipes/demo.py", cwd=tmp_path, timeout=120).stdout
+    again = run(warm_python(), "recipes/demo.py", cwd=tmp_path, timeout=120).stdout
     assert "nothing to train" in again

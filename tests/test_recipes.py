@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from pages import first_layers
 from safetensors.torch import load_file
 from tiny_models import BACKBONES, tiny_wordpiece
 from transformers import AutoModel
+from warm_python import warm_environment, warm_launcher, warm_python
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / ".data"
-BIN = Path(sys.executable).parent
 ROWS = {"train": 160, "validation": 41, "test": 61}  # odd numbers, so that two processes share them unevenly
 
 pytestmark = pytest.mark.slow
@@ -38,13 +39,19 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return settings
 
 
+@pytest.fixture(scope="module")
+def shallow(reviews: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The same with the first layers of the backbone, for what is trained several times."""
+    return {**reviews, "model": first_layers(tmp_path_factory.mktemp("shallow"))}
+
+
 def command(*launcher: str, **settings: Any) -> list[str]:
     words = [f"{key}={value}" for key, value in settings.items()]
     return [*launcher, "recipes/text_classification.py", *words]
 
 
 def environment(**changes: str) -> dict[str, str]:
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **changes}
+    return warm_environment(HF_HUB_OFFLINE="1", **changes)
 
 
 def results_of(folder: Path) -> dict[str, Any]:
@@ -76,10 +83,10 @@ def test_a_csv_that_nobody_prepared(reviews: dict[str, str], tmp_path: Path) -> 
     assert "tfidf" in results["baseline"]
 
 
-def test_two_processes_answer_as_one(reviews: dict[str, str], tmp_path: Path) -> None:
+def test_two_processes_answer_as_one(shallow: dict[str, str], tmp_path: Path) -> None:
     """The same batch of 16 rows on one process, on one in four steps, and on two."""
     shared = {
-        **reviews,
+        **shallow,
         "max_steps": 6,
         "eval_strategy": "no",
         "save_strategy": "no",
@@ -91,12 +98,12 @@ def test_two_processes_answer_as_one(reviews: dict[str, str], tmp_path: Path) ->
         "backbone": "{hidden_dropout_prob: 0.0}",
         "heads": "{classifier_dropout: 0.0}",
     }
-    launch = [str(BIN / "accelerate"), "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch = [*warm_launcher("accelerate"), "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     ways = {
-        "one": (command(sys.executable, **shared, per_device_train_batch_size=16), {}),
+        "one": (command(warm_python(), **shared, per_device_train_batch_size=16), {}),
         "steps": (
-            command(sys.executable, **shared, per_device_train_batch_size=4, gradient_accumulation_steps=4),
+            command(warm_python(), **shared, per_device_train_batch_size=4, gradient_accumulation_steps=4),
             {},
         ),
         "two": (command(*launch, **shared, per_device_train_batch_size=8), {"ACCELERATE_USE_CPU": "true"}),
@@ -127,9 +134,9 @@ def kill_and_go_on(words: list[str], folder: Path) -> str:
     return again.stdout
 
 
-def test_a_killed_run_goes_on_with_the_same_command(reviews: dict[str, str], tmp_path: Path) -> None:
-    settings = {**reviews, "num_train_epochs": 3, "baseline": False, "seed": 0}
-    whole = command(sys.executable, **settings, output_dir=tmp_path / "whole")
+def test_a_killed_run_goes_on_with_the_same_command(shallow: dict[str, str], tmp_path: Path) -> None:
+    settings = {**shallow, "num_train_epochs": 3, "baseline": False, "seed": 0}
+    whole = command(warm_python(), **settings, output_dir=tmp_path / "whole")
     subprocess.run(whole, cwd=ROOT, check=True, env=environment(), timeout=300)
     said = kill_and_go_on(command(sys.executable, **settings, output_dir=tmp_path / "killed"), tmp_path / "killed")
     assert outputs_of(tmp_path / "killed") == outputs_of(tmp_path / "whole"), said
@@ -148,7 +155,9 @@ def test_a_killed_tagger_has_the_weights_of_a_whole_run(tmp_path: Path, decoding
     words += ["num_train_epochs=12", "per_device_train_batch_size=2", "learning_rate=0.003", "seed=0", "bf16=false"]
     words += ["heads.head_dim=8", "heads.block_size=8", "heads.subsequence_stride=4"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([*words, f"output_dir={whole}"], cwd=ROOT, check=True, env=environment(), timeout=300)
+    subprocess.run(
+        [warm_python(), *words[1:], f"output_dir={whole}"], cwd=ROOT, check=True, env=environment(), timeout=300
+    )
     said = kill_and_go_on([*words, f"output_dir={killed}"], killed)
     one, other = (load_file(folder / "model.safetensors") for folder in (whole, killed))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one), said

@@ -9,11 +9,10 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -27,6 +26,9 @@ from ..modeling.adapter_selfattn import (
     save_adapter_checkpoint,
 )
 from ..modeling.configuration_selfattn import image_size
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 SIDE_FOLDER = ".saving"
 CONFIG_FILE = "config.json"

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..arguments import PathSpec
-from .predictor import Dtype, Predictor, open_predictor
+
+if TYPE_CHECKING:
+    from .predictor import Predictor
+
+Dtype = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass
@@ -56,6 +60,8 @@ class InferenceArguments:
 
     def predictor(self, device: str | None = None) -> Predictor:
         """Open the model."""
+        from .predictor import open_predictor  # here, for whoever asks for help waits for no model
+
         return open_predictor(
             self.model,
             device=self.device or device,

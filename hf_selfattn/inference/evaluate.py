@@ -19,8 +19,8 @@ from ..hub.summary import summary
 from ..machine import join_processes
 from ..tasks import Task, say
 from ..tasks.answers import Answer
-from .arguments import InferenceArguments
-from .predictor import Dtype, Predictor
+from .arguments import Dtype, InferenceArguments
+from .predictor import Predictor
 from .reading import open_split
 from .record import read_record, with_columns_of
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +20,9 @@ from ..modeling.backbone_selfattn import weights_hash
 from ..modeling.configuration_selfattn import SelfAttnConfig
 from ..tasks import Task, task_of_model
 from ..tasks.answers import Answer, padded_width
+from .arguments import Dtype
 
 FIELDS = ("text", "text_pair", "tokens", "image", "sound")  # that models of some kind read
-Dtype = Literal["auto", "float32", "bfloat16"]
 # Tokens of a batch, padding included: of 512, 1,024, 2,048 and more a CPU answers long texts fastest with 1,024.
 TOKENS_ON_CPU, TOKENS_ON_ACCELERATOR = 1_024, 65_536
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedConfig, Trainer, TrainingArguments
+from transformers import PreTrainedConfig
 
 from ..arguments import RunArguments
 from ..data import fingerprint, k_folds
@@ -28,6 +28,9 @@ from .evaluation import (
 )
 from .problems import PROBLEMS, Array, as_references, build_loss
 from .task import Task
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainingArguments
 
 AnyClassificationArguments = TypeVar("AnyClassificationArguments", bound="ClassificationArguments")
 

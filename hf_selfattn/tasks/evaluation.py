@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from numpy.typing import NDArray
-from transformers import EvalPrediction, PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 
 from ..data import fingerprint
 from ..files import write_text
@@ -22,6 +22,9 @@ from ..metrics.abstention import abstention_table, confidences, wrong_answers
 from ..metrics.baselines import joined_texts, tfidf_baseline
 from ..metrics.intervals import Score, wilson_interval
 from .problems import PROBLEMS, Array, as_references
+
+if TYPE_CHECKING:
+    from transformers import EvalPrediction, Trainer
 
 
 class LabelledData(Protocol):

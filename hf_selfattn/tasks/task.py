@@ -6,13 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
-from peft import PeftModel
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from ..adapters import tune
 from ..arguments import RunArguments
@@ -31,6 +30,10 @@ from .backbone import (
     tuned_model,
 )
 from .problems import Array
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import Trainer, TrainingArguments
 
 AnyRunArguments = TypeVar("AnyRunArguments", bound=RunArguments)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedTokenizerBase
 
 from ..data import ClassificationData, check_classification, deduplicate, prepare_classification
 from ..data.classification import read_classification
@@ -19,6 +19,9 @@ from .classification import Classification, ClassificationArguments
 from .evaluation import score_tfidf
 from .problems import as_references
 from .streaming import STREAM_OPTIONS, ShuffledStream, load_stream, stream_collator
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 
 @dataclass

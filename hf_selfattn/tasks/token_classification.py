@@ -13,20 +13,16 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
-from peft import PeftModel
 from transformers import (
     DataCollatorForTokenClassification,
-    EvalPrediction,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
-    TrainingArguments,
 )
 
 from ..adapters import base_model
@@ -44,6 +40,10 @@ from .evaluation import order_by_length
 from .problems import Array
 from .tag_encoding import encode_split, joined_rows, legal_tags, tags_of_words
 from .task import Task, say
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import EvalPrediction, Trainer, TrainingArguments
 
 METRICS = ["precision", "recall", "f1", "token_accuracy"]
 

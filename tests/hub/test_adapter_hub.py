@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import torch
 from hub_server import run_with_hub
 from hub_state import USER, Hub
 from tiny_models import tiny_batch
+from warm_python import warm_python
 
 REPO, BACKBONE = f"{USER}/an-adapter", f"{USER}/a-backbone"
 
@@ -67,7 +67,7 @@ model.save_pretrained(folder + "/again")
 @pytest.mark.slow
 def test_by_name_with_and_without_the_package_and_offline(hub: Hub, tiny_backbone: str, tmp_path: Path) -> None:
     torch.save(tiny_batch([70, 9]), tmp_path / "batch.pt")
-    run_with_hub([sys.executable, "-c", TRAIN, str(tmp_path), tiny_backbone], hub, tmp_path / "author")
+    run_with_hub([warm_python(), "-c", TRAIN, str(tmp_path), tiny_backbone], hub, tmp_path / "author")
     config = json.loads((tmp_path / "adapter" / "config.json").read_text())
     assert config["backbone_name_or_path"] == BACKBONE and len(config["backbone_revision"]) == 40
     weights = b"another commit of the backbone"
@@ -78,5 +78,5 @@ def test_by_name_with_and_without_the_package_and_offline(hub: Hub, tiny_backbon
     for where in ("local", "remote"):
         for offline in (False, True):
             how = {"package": where == "local", "offline": offline}
-            run_with_hub([sys.executable, "-c", OPEN, str(tmp_path), where], hub, tmp_path / where, **how)
+            run_with_hub([warm_python(), "-c", OPEN, str(tmp_path), where], hub, tmp_path / where, **how)
             assert (tmp_path / "again" / "adapter_selfattn.py").is_file()

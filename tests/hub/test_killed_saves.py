@@ -57,11 +57,6 @@ def killer() -> Killer:
     return Killer()
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-
-
 def save_as(kind: str, seed: int, backbone: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     """Save a model and return what it answers."""
     model = tuned(backbone, seed)

@@ -20,6 +20,7 @@ from huggingface_hub import CommitInfo, ModelCard
 from runs import text_arguments
 from tiny_models import aligned, tiny_model, tiny_text
 from transformers import AutoModelForSequenceClassification
+from warm_python import warm_launcher, warm_python
 
 from hf_selfattn import TextClassificationArguments, run
 from hf_selfattn.files import read_json
@@ -65,7 +66,7 @@ def contents(folder: Path) -> dict[str, str]:
 def words(settings: dict[str, Any], **more: Any) -> list[str]:
     """The recipe as a user types it."""
     given = [f"{key}={json.dumps(value)}" for key, value in {**settings, **more}.items()]
-    return [sys.executable, str(ROOT / "recipes/text_classification.py"), *given]
+    return [warm_python(), str(ROOT / "recipes/text_classification.py"), *given]
 
 
 def client(code: str, hub: Hub, home: Path, **how: Any) -> subprocess.CompletedProcess[str]:
@@ -231,7 +232,7 @@ def test_a_failed_push_says_how_to_repeat_it(
     hub.faults.clear()
     command = re.search(r"^  (python -c .*)$", failed.stderr, re.MULTILINE)
     assert command, failed.stderr
-    run_with_hub([sys.executable, *shlex.split(command[1])[1:]], hub, tmp_path / "home")
+    run_with_hub([warm_python(), *shlex.split(command[1])[1:]], hub, tmp_path / "home")
     assert hub.files(REPO)["model.safetensors"] == (folder / "model.safetensors").read_bytes()
     assert len(hub.history(REPO)) == 2 and hub.repos["models", REPO].private
 
@@ -243,7 +244,7 @@ def test_a_failed_push_says_how_to_repeat_it(
 @pytest.mark.slow
 def test_two_processes_push_one_commit(recipe: dict[str, Any], hub: Hub, tmp_path: Path) -> None:
     how = {"push_to_hub": True, "hub_model_id": REPO, "output_dir": str(tmp_path / "run")}
-    launcher = [str(Path(sys.executable).parent / "torchrun"), "--nproc_per_node", "2", "--standalone"]
+    launcher = [*warm_launcher("torchrun"), "--nproc_per_node", "2", "--standalone"]
     done = run_with_hub([*launcher, *words(recipe, **how)[1:]], hub, tmp_path / "home")
     assert done.stdout.count(f"Pushed to {hub.url}/{REPO}") == 1
     assert read_json(tmp_path / "run" / "results.json")["training"]["processes"] == 2

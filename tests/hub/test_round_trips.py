@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from hub_server import client_environment, run_with_hub
 from hub_state import USER, Hub
 from round_trips import USER as AUTHOR
 from round_trips import cases
+from warm_python import warm_python
 
 SCRIPT = str(Path(__file__).parents[1] / "support/round_trips.py")
 
@@ -17,9 +17,9 @@ SCRIPT = str(Path(__file__).parents[1] / "support/round_trips.py")
 @pytest.mark.slow
 def test_every_kind_of_checkpoint_comes_back_from_the_hub(hub: Hub, tmp_path: Path) -> None:
     assert AUTHOR == USER and len(list(cases())) == 6 * 4 * 3
-    run_with_hub([sys.executable, SCRIPT, "author", str(tmp_path)], hub, tmp_path / "author", timeout=600)
+    run_with_hub([warm_python(), SCRIPT, "author", str(tmp_path)], hub, tmp_path / "author", timeout=600)
     for where in ("local", "remote"):
         home = tmp_path / where
         assert client_environment(hub, home)["HF_HOME"] == str(home) and not home.exists(), "an empty cache"
-        command = [sys.executable, SCRIPT, "reader", str(tmp_path), where]
+        command = [warm_python(), SCRIPT, "reader", str(tmp_path), where]
         run_with_hub(command, hub, home, package=where == "local", timeout=600)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from saves import SMALL, answer, content, save, tuned
 from tiny_models import aligned, tiny_batch, tiny_tokenizer
 from transformers import AutoModelForTokenClassification
+from warm_python import warm_python
 
 from hf_selfattn import SelfAttnForSequenceClassification, SelfAttnForTokenClassification
 from hf_selfattn.adapters import add_lora, merge_adapters
@@ -126,7 +126,7 @@ def test_killed_in_the_middle_of_a_save(how: str, where: str, tiny_backbone: str
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests/support")]),
     }
-    command = [sys.executable, "-c", KILLED, tiny_backbone, str(tmp_path), how, where]
+    command = [warm_python(), "-c", KILLED, tiny_backbone, str(tmp_path), how, where]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
     left = {name: data for name, data in content(tmp_path).items() if not name.startswith(".saving/")}

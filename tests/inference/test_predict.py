@@ -10,7 +10,6 @@ import json
 import lzma
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import pytest
 from datasets import Dataset
 from saved_models import TAGS, saved
 from tiny_models import tiny_text, tiny_wordpiece
+from warm_python import warm_environment, warm_launcher, warm_python
 
 from hf_selfattn import PredictArguments, open_predictor, predict
 from hf_selfattn.inference import predict as module
@@ -151,7 +151,7 @@ def test_pipes(model: str, tmp_path: Path) -> None:
         "import sys; from hf_selfattn import *; from hf_selfattn import predict, PredictArguments; "
         f"predict(PredictArguments(model={model!r}, input='-', input_format='csv', output='-', block_rows=2))"
     )
-    done = subprocess.run([sys.executable, "-c", code], input=b"text\nw5\nw6\nw7\n", capture_output=True, check=True)
+    done = subprocess.run([warm_python(), "-c", code], input=b"text\nw5\nw6\nw7\n", capture_output=True, check=True)
     assert [json.loads(line)["text"] for line in done.stdout.decode().splitlines()] == ["w5", "w6", "w7"]
     assert b"Rows answered in the standard output: 3." in done.stderr
 
@@ -318,7 +318,7 @@ def test_killed_at_any_moment(model: str, rows: str, tmp_path: Path) -> None:
         ("answers.csv.parts", 5),
     ):
         words = [str(count), name, model, rows, str(tmp_path / "answers.csv")]
-        done = subprocess.run([sys.executable, "-c", KILL, *words], capture_output=True, text=True)
+        done = subprocess.run([warm_python(), "-c", KILL, *words], capture_output=True, text=True)
         assert done.returncode == -9, (name, done.stderr)
         assert not (tmp_path / "answers.csv").exists()
     predict(given(model, rows, tmp_path / "answers.csv", block_rows=4))
@@ -331,9 +331,9 @@ def test_two_processes_write_the_same_file(model: str, rows: str, tmp_path: Path
     predict(given(model, rows, tmp_path / "one.csv", block_rows=4))
     script = tmp_path / "two.py"
     script.write_text(KILL.replace("sys.addaudithook(hook)", ""))
-    launcher = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2"]
+    launcher = [*warm_launcher("torchrun"), "--standalone", "--nproc_per_node", "2"]
     words = [str(script), "0", "", model, rows, str(tmp_path / "answers.csv")]
-    done = subprocess.run([*launcher, *words], capture_output=True, text=True, check=False)
+    done = subprocess.run([*launcher, *words], env=warm_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(": 45.") == 1
     assert (tmp_path / "answers.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()

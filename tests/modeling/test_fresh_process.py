@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 import torch
 from tiny_models import BACKBONES, tiny_batch, tiny_tokenizer
 from transformers import AutoModel
+from warm_python import warm_python
 
 import hf_selfattn
 from hf_selfattn import SelfAttnForSequenceClassification, SelfAttnForTokenClassification
@@ -33,7 +33,7 @@ LENGTHS = [70, 9]
 
 # argv: folder of the checkpoints, "block" or the folder of the package. A child for each checkpoint and type.
 SCRIPT = """
-import os, sys, traceback
+import gc, os, sys, traceback
 from pathlib import Path
 
 class Blocked:
@@ -53,6 +53,8 @@ import peft, torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 torch.set_num_threads(1)
+gc.collect()
+gc.freeze()
 
 def open_and_answer(checkpoint, dtype):
     family, kind, _ = checkpoint.name.split(".")
@@ -110,7 +112,7 @@ def assert_all_open(folder: Path, families: list[str], package: str) -> None:
         expected |= write_checkpoints(folder, family)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environment |= {"HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-I", "-c", SCRIPT, str(folder), package]
+    command = [warm_python(), "-I", "-c", SCRIPT, str(folder), package]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert len(expected) == len(families) * len(KINDS) * 2

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from tiny_images import tiny_image_model
 from tiny_models import TASKS, aligned, main_output, tiny_batch, tiny_model
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
+from warm_python import warm_python
 
 import hf_selfattn
 
@@ -76,7 +76,7 @@ def answers_of(checkpoints: Path, package: str, home: Path) -> dict[tuple[str, s
     """Open every checkpoint by every auto class in a process of its own."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environment |= {"HF_HOME": str(home), "HF_MODULES_CACHE": str(home / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-I", "-c", SCRIPT, str(checkpoints), package]
+    command = [warm_python(), "-I", "-c", SCRIPT, str(checkpoints), package]
     done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return torch.load(checkpoints / "answers.pt")

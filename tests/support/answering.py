@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -16,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from warm_python import warm_python
 
 ROOT = Path(__file__).parents[2]
 TEXTS = {"medium": None, "fields": ("text", "text_pair"), "pairs": None}
@@ -83,7 +84,7 @@ class Served:
 @contextmanager
 def served(*words: str) -> Iterator[Served]:
     """Serve a model on a free port; the process ends with the block, whatever happens in it."""
-    command = [sys.executable, "-m", "hf_selfattn", "serve", *words, "port=0"]
+    command = [warm_python(), "-m", "hf_selfattn", "serve", *words, "port=0"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, unquote
 
 from hub_routes import ROUTES, Reply, Request
 from hub_state import Hub, Refusal
+from warm_python import warm_python
 
 ROOT = Path(__file__).parents[2]
 
@@ -133,6 +134,7 @@ def client_environment(
         "HF_TOKEN": hub.token if token is None else token,
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT if package else home / "blocked"),
+        "PYTHON_EXEC": warm_python(),  # of the processes that torchrun starts
         "TOKENIZERS_PARALLELISM": "false",
     }
 
@@ -160,7 +162,7 @@ def run_with_hub(
     """
     home.mkdir(parents=True, exist_ok=True)
     environment = {**client_environment(hub, home, **how), **(env or {})}
-    command = [sys.executable, "-c", code] if isinstance(code, str) else list(code)
+    command = [warm_python(), "-c", code] if isinstance(code, str) else list(code)
     options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": timeout}
     done = subprocess.run(command, env=environment, cwd=home, **options)
     assert not check or done.returncode == 0, f"{done.stdout}\n{done.stderr}"

@@ -5,6 +5,7 @@ python tests/support/kills.py FOLDER KILLS SEED
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -121,6 +122,7 @@ def check(folder: Path) -> None:
 
 
 def main(folder: Path, kills: int, seed: int) -> None:
+    gc.freeze()  # none of the children looks for garbage in what is imported
     chance, settings = random.Random(seed), prepare(folder)
     wholes, seconds = [], []
     for number, training in enumerate(TRAININGS):

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoModel, AutoTokenizer
+from warm_python import warm_environment
 
 from hf_selfattn.__main__ import main
 
@@ -30,7 +32,7 @@ STAND_INS = {
 def run(*words: str, cwd: Path = ROOT, timeout: int = 600) -> subprocess.CompletedProcess[str]:
     here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        words, cwd=cwd, env={**os.environ, "PATH": here}, capture_output=True, text=True, timeout=timeout
+        words, cwd=cwd, env=warm_environment(PATH=here), capture_output=True, text=True, timeout=timeout
     )
     assert done.returncode == 0, f"{words}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done
@@ -72,3 +74,11 @@ def copy_first_rows(folder: Path, rows: int) -> None:
         table = csv.DictWriter(file, ["text", "label"])
         table.writeheader()
         table.writerows(map(json.loads, train))
+
+
+def first_layers(folder: Path) -> str:
+    """Lay out two layers of MiniLM instead of six, and its tokenizer; `make demo` trains on the whole."""
+    source = ROOT / ".data/minilm"
+    AutoModel.from_pretrained(source, num_hidden_layers=2).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return str(folder)

@@ -12,7 +12,9 @@ from runs import text_arguments
 
 from hf_selfattn import run
 
-SPAWN = get_context("spawn")
+# Processes of their own, forked from one that has imported the libraries and nothing of ours.
+FRESH = get_context("forkserver")
+FRESH.set_forkserver_preload(["datasets", "optuna", "peft", "torch", "transformers.trainer"])
 PATIENCE = 120.0
 
 
@@ -22,8 +24,8 @@ def search_together(given: list[dict[str, Any]]) -> None:
     Args:
         given: settings of each.
     """
-    start, last = (SPAWN.Barrier(len(given)) for _ in range(2))
-    processes = [SPAWN.Process(target=work, args=(settings, start, last)) for settings in given]
+    start, last = (FRESH.Barrier(len(given)) for _ in range(2))
+    processes = [FRESH.Process(target=work, args=(settings, start, last)) for settings in given]
     for process in processes:
         process.start()
     try:

@@ -6,7 +6,6 @@ import base64
 import csv
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from sound_runs import PITCHES, made_sound, sound_arguments, sound_settings
 from starlette.testclient import TestClient
 from tiny_sounds import RATE
 from transformers import AutoModelForAudioClassification, pipeline
+from warm_python import warm_python
 
 from hf_selfattn import (
     AudioClassificationArguments,
@@ -183,7 +183,7 @@ def test_the_command_line_trains_on_whisper_s_encoder_and_answers(tmp_path: Path
 
     settings = sound_settings(tmp_path, model=sound_backbone(tmp_path / "whisper", "whisper"), tuning="probe")
     words = [f"{name}={value}" for name, value in settings.items()]
-    program = [sys.executable, "-m", "hf_selfattn"]
+    program = [warm_python(), "-m", "hf_selfattn"]
     soundfile.write(tmp_path / "new.flac", made_sound("hum", 77), RATE)
     for command in (
         ["train", "audio-classification", *words],

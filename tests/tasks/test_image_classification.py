@@ -6,9 +6,7 @@ import base64
 import csv
 import io
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from runs import stopped_after
 from starlette.testclient import TestClient
 from tiny_images import tiny_image_processor
 from transformers import AutoModelForImageClassification, pipeline
+from warm_python import warm_environment, warm_launcher, warm_python
 
 from hf_selfattn import (
     EvaluateArguments,
@@ -267,15 +266,16 @@ def test_two_processes_answer_as_one(tmp_path: Path) -> None:
     """Each random view is a function of the seed, the epoch and the image: two processes see those that one sees."""
     given = image_settings(tmp_path, tuning="full", views="crops", baseline=False, max_steps=4)
     given |= {"train_sampling_strategy": "sequential", "heads": {**given["heads"], "classifier_dropout": 0.0}}
-    launch = [str(Path(sys.executable).parent / "accelerate"), "launch", "--multi_gpu", "--num_processes", "2"]
+    launch = [*warm_launcher("accelerate"), "launch", "--multi_gpu", "--num_processes", "2"]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    ways = {"one": ([sys.executable], 8, {}), "two": (launch, 4, {"ACCELERATE_USE_CPU": "true"})}
+    ways = {"one": ([warm_python()], 8, {}), "two": (launch, 4, {"ACCELERATE_USE_CPU": "true"})}
     found = {}
     for name, (words, size, changes) in ways.items():
         settings = {**given, "output_dir": str(tmp_path / name), "per_device_train_batch_size": size}
         words = [*words, "recipes/image_classification.py", *(f"{key}={value}" for key, value in settings.items())]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", **changes}
-        done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            words, cwd=ROOT, env=warm_environment(**changes), capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         lines = (tmp_path / name / "predictions-test.jsonl").read_text(encoding="utf-8").splitlines()
         found[name] = np.array([json.loads(line)["output"] for line in lines])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_models import tiny_text
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from warm_python import warm_python
 
 ROOT = Path(__file__).parents[2]
 LABELS: dict[str, list[Any]] = {
@@ -51,7 +51,7 @@ def test_one_command_from_rows_to_a_pipeline(tiny_backbone: str, tmp_path: Path,
     if problem == "ordinal":
         words += ["problem=ordinal", f"label_names={json.dumps(NAMES[problem])}"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "recipes/text_classification.py", *words]
+    command = [warm_python(), "recipes/text_classification.py", *words]
     subprocess.run(command, cwd=ROOT, check=True, env=environment, timeout=300)
 
     results = json.loads((tmp_path / "run/results.json").read_text(encoding="utf-8"))

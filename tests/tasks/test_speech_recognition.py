@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from runs import stopped_after
 from sound_runs import speech_arguments, speech_settings
 from starlette.testclient import TestClient
 from transformers import pipeline
+from warm_python import warm_python
 
 from hf_selfattn import (
     EvaluateArguments,
@@ -152,7 +152,7 @@ def test_the_command_line_learns_and_recognises(tmp_path: Path) -> None:
     """The commands of the documentation alone, with a validation split by distinct text and an adapter merged."""
     settings = speech_settings(tmp_path, validation=None, group_column="transcript", tuning="lora")
     words = [f"{name}={value}" for name, value in settings.items() if value is not None]
-    program = [sys.executable, "-m", "hf_selfattn"]
+    program = [warm_python(), "-m", "hf_selfattn"]
     output = tmp_path / "new.jsonl"
     for command in (
         ["train", "speech-recognition", *words],

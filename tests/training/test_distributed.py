@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from runs import text_arguments
 from tiny_models import BACKBONES, tiny_text, tiny_tokenizer
 from transformers import AutoModel
+from warm_python import warm_environment, warm_launcher
 
 from hf_selfattn import (
     NerArguments,
@@ -27,7 +27,6 @@ from hf_selfattn import (
 )
 
 ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
 ROWS = {"train": 50, "validation": 19, "test": 17}  # no multiples of a batch, so that processes share them unevenly
 RECIPES: dict[str, type[RunArguments]] = {
     "text_classification": TextClassificationArguments,
@@ -91,7 +90,7 @@ def free_port() -> int:
 
 def start(launcher: list[str], recipe: str, given: dict[str, Any], **environment: str) -> subprocess.Popen[str]:
     words = [*launcher, f"recipes/{recipe}.py", *words_of(given)]
-    surroundings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    surroundings = warm_environment(PYTHONPATH=str(ROOT), **environment)
     return subprocess.Popen(
         words, cwd=ROOT, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -108,7 +107,7 @@ def finish(*processes: subprocess.Popen[str]) -> None:
 
 
 def accelerate(*options: str) -> list[str]:
-    return [str(BIN / "accelerate"), "launch", *options]
+    return [*warm_launcher("accelerate"), "launch", *options]
 
 
 def by_accelerate(recipe: str, given: dict[str, Any]) -> None:
@@ -122,7 +121,7 @@ def by_config_file(recipe: str, given: dict[str, Any]) -> None:
 
 
 def by_torchrun(recipe: str, given: dict[str, Any]) -> None:
-    finish(start([str(BIN / "torchrun"), "--nproc_per_node", "2", "--standalone"], recipe, given))
+    finish(start([*warm_launcher("torchrun"), "--nproc_per_node", "2", "--standalone"], recipe, given))
 
 
 def on_two_machines(recipe: str, given: dict[str, Any]) -> None:
@@ -240,7 +239,7 @@ def test_a_launcher_that_starts_fewer_processes_is_noticed(asked: tuple[str, ...
     (folder / "multi_cpu.yaml").write_text("distributed_type: MULTI_CPU\nnum_processes: 2\nuse_cpu: true\n")
     options = [str(folder / "multi_cpu.yaml") if word == "MULTI_CPU" else word for word in asked]
     given = settings("ner", folder, "lone")
-    process = start([str(BIN / "accelerate"), "launch", *options], "ner", given)
+    process = start(accelerate(*options), "ner", given)
     said = process.communicate(timeout=300)[0]
     assert process.returncode != 0 and not (folder / "ner-lone").exists()
     assert "started this one alone" in said and "--multi_gpu --num_processes 2" in said
@@ -252,14 +251,14 @@ def checks(folder: Path) -> list[dict[str, Any]]:
     environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests/support")])}
     environment["HF_DATASETS_CACHE"] = str(folder / "cache")
     words = [
-        str(BIN / "torchrun"),
+        *warm_launcher("torchrun"),
         "--nproc_per_node",
         "2",
         "--standalone",
         "tests/support/process_checks.py",
         str(folder),
     ]
-    subprocess.run(words, cwd=ROOT, check=True, env={**os.environ, **environment}, timeout=300)
+    subprocess.run(words, cwd=ROOT, check=True, env=warm_environment(**environment), timeout=300)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 

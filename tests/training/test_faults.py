@@ -18,6 +18,7 @@ import torch
 from runs import settings, text_arguments, with_callback
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback
+from warm_python import warm_launcher, warm_python
 
 from hf_selfattn import run
 from hf_selfattn.training.checkpoints import checkpoints_of, fault_of
@@ -251,9 +252,9 @@ def test_a_claim_that_was_killed_half_way_is_no_other_run(tiny_backbone: str, tm
     assert run_of(settings(tiny_backbone, tmp_path))["run_state"]["starts"] == 1
 
 
-def launched(given: dict[str, Any], *launcher: str) -> subprocess.Popen[str]:
+def launched(given: dict[str, Any], *launcher: str, python: str = sys.executable) -> subprocess.Popen[str]:
     words = [*launcher, "recipes/text_classification.py", *(f"{key}={json.dumps(v)}" for key, v in given.items())]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHON_EXEC": python}
     return subprocess.Popen(
         words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -266,8 +267,8 @@ def wait_for(path: str, folder: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-TWO = [str(Path(sys.executable).parent / "accelerate"), "launch", "--multi_gpu", "--num_processes", "2"]
-TWO += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+TWO = ["launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+TWO += ["--dynamo_backend", "no"]
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
@@ -290,7 +291,7 @@ def test_ctrl_c_ends_the_command_with_130(tiny_backbone: str, tmp_path: Path) ->
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the workers in /proc")
 def test_a_worker_that_dies_ends_all(tiny_backbone: str, tmp_path: Path) -> None:
     given = settings(tiny_backbone, tmp_path, num_train_epochs=400)
-    process = launched(given, *TWO)
+    process = launched(given, str(Path(sys.executable).with_name("accelerate")), *TWO)
     wait_for("run/checkpoint-*", tmp_path, process)
     first, second = workers_of(process)
     os.kill(second, signal.SIGKILL)
@@ -302,14 +303,15 @@ def test_a_worker_that_dies_ends_all(tiny_backbone: str, tmp_path: Path) -> None
 @pytest.mark.slow
 def test_two_processes_save_at_ctrl_c_and_go_on(tiny_backbone: str, tmp_path: Path) -> None:
     given = settings(tiny_backbone, tmp_path, num_train_epochs=3)
-    process = launched({**given, "output_dir": str(tmp_path / "whole/run")}, *TWO)
+    two = [*warm_launcher("accelerate"), *TWO]
+    process = launched({**given, "output_dir": str(tmp_path / "whole/run")}, *two, python=warm_python())
     assert process.communicate(timeout=200) and process.returncode == 0
-    process = launched(given, *TWO)
+    process = launched(given, *two, python=warm_python())
     wait_for("run/checkpoint-*", tmp_path, process)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=100)[0]
     assert process.returncode != 0, said
-    process = launched(given, *TWO)
+    process = launched(given, *two, python=warm_python())
     said = process.communicate(timeout=200)[0]
     assert process.returncode == 0, said
     results, whole = (json.loads((tmp_path / part / "results.json").read_text()) for part in ("run", "whole/run"))
@@ -326,7 +328,7 @@ def losses_of(results: dict[str, Any]) -> dict[int, float]:
 @pytest.mark.slow
 def test_random_kills_of_one_training(tmp_path: Path) -> None:
     """The same with 20 kills: python tests/support/kills.py FOLDER 20 SEED."""
-    words = [sys.executable, "tests/support/kills.py", str(tmp_path), "5", "0"]
+    words = [warm_python(), "tests/support/kills.py", str(tmp_path), "5", "0"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests/support")])}
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and "end with the same weights and answers" in done.stdout, done.stdout + done.stderr

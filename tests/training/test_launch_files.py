@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
+from warm_python import warm_environment, warm_launcher
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "hf_selfattn/launch").glob("*.yaml"))
@@ -58,7 +57,7 @@ def test_it_starts_two_processes_without_a_gpu(name: str, tmp_path: Path) -> Non
         "Path(sys.argv[1], f'{state.process_index} of {state.num_processes}').touch()\n"
         "state.destroy_process_group()\n"
     )
-    launcher = [str(Path(sys.executable).parent / "accelerate"), "launch"]
+    launcher = [*warm_launcher("accelerate"), "launch"]
     words = [*launcher, "--config_file", f"hf_selfattn/launch/{name}.yaml", str(script), str(tmp_path)]
-    subprocess.run(words, cwd=ROOT, check=True, env=os.environ, timeout=120)
+    subprocess.run(words, cwd=ROOT, check=True, env=warm_environment(), timeout=120)
     assert {path.name for path in tmp_path.glob("* of *")} == {"0 of 2", "1 of 2"}

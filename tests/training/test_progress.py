@@ -19,6 +19,7 @@ from runs import text_arguments
 from tiny_models import tiny_text
 from transformers import Trainer, TrainingArguments
 from transformers.utils import logging
+from warm_python import warm_environment, warm_python
 
 from hf_selfattn import run
 from hf_selfattn.training.progress import Line, Progress, duration, show_progress
@@ -146,9 +147,9 @@ def test_two_processes_write_each_line_once(tiny_backbone: str, tmp_path: Path) 
     given["heads"] = json.dumps(given["heads"])
     words = [f"{name}={value}" for name, value in given.items()]
     launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "recipes/text_classification.py"]
-    cpu = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    cpu = warm_environment(ACCELERATE_USE_CPU="true")
     done = subprocess.run(
-        [sys.executable, *launch, *words], cwd=ROOT, env=cpu, check=True, timeout=300, capture_output=True, text=True
+        [warm_python(), *launch, *words], cwd=ROOT, env=cpu, check=True, timeout=300, capture_output=True, text=True
     )
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["training"]["processes"] == 2

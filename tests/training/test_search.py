@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from runs import HEADS, QUICK, probe_arguments, stopped_after, text_arguments, with_callback
 from tiny_models import tiny_text
 from transformers import AutoConfig, AutoModelForSequenceClassification, Trainer, TrainerCallback
+from warm_python import warm_environment, warm_launcher, warm_python
 
 from hf_selfattn import NerArguments, TextClassificationArguments, parse_arguments, run
 from hf_selfattn.training.search_space import Choices, Range, read_search, read_space, with_settings
@@ -304,13 +304,13 @@ def command(given: dict[str, Any], *launcher: str) -> list[str]:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **changes}
+    return warm_environment(HF_HUB_OFFLINE="1", **changes)
 
 
 @pytest.mark.slow
 def test_a_killed_search_goes_on_with_the_same_command(tiny_backbone: str, tmp_path: Path) -> None:
     given = settings(tiny_backbone, tmp_path, RATE, trials=4, num_train_epochs=3)
-    words = command(given, sys.executable)
+    words = command(given, warm_python())
     process = subprocess.Popen(words, cwd=ROOT, env=environment(), start_new_session=True)
     deadline = time.monotonic() + 200
     while not (tmp_path / "run/search.json").exists() or "complete" not in record_on_disk(tmp_path)["counts"]:
@@ -326,7 +326,7 @@ def test_a_killed_search_goes_on_with_the_same_command(tiny_backbone: str, tmp_p
 
 @pytest.mark.slow
 def test_two_processes_search_together(tiny_backbone: str, tmp_path: Path) -> None:
-    launch = [str(Path(sys.executable).parent / "accelerate"), "launch", "--multi_gpu", "--num_processes", "2"]
+    launch = [*warm_launcher("accelerate"), "launch", "--multi_gpu", "--num_processes", "2"]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     given = settings(tiny_backbone, tmp_path, {**RATE, "heads.num_groups": [2, 4]}, trials=3)
     cpu = environment(ACCELERATE_USE_CPU="true")

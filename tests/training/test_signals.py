@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from runs import settings, text_arguments
 from safetensors.torch import load_file
+from warm_python import warm_python
 
 from hf_selfattn import run
 from hf_selfattn.files import locked
@@ -21,9 +22,9 @@ from hf_selfattn.files import locked
 ROOT = Path(__file__).parents[2]
 
 
-def start(given: dict[str, Any]) -> subprocess.Popen[str]:
+def start(given: dict[str, Any], python: str = sys.executable) -> subprocess.Popen[str]:
     """The recipe as a user types it, in a process of its own."""
-    words = [sys.executable, "recipes/text_classification.py", *(f"{k}={json.dumps(v)}" for k, v in given.items())]
+    words = [python, "recipes/text_classification.py", *(f"{k}={json.dumps(v)}" for k, v in given.items())]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.Popen(words, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, **pipes)
 
@@ -60,17 +61,19 @@ def test_a_lock_that_a_killed_run_left_is_taken_over_and_said(
 @pytest.mark.slow
 def test_two_runs_at_once_and_signals_in_the_middle(tiny_backbone: str, tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
-    run(text_arguments(settings(tiny_backbone, tmp_path / "whole", num_train_epochs=60)))
-    given = settings(tiny_backbone, tmp_path, num_train_epochs=60)
+    run(text_arguments(settings(tiny_backbone, tmp_path / "whole", num_train_epochs=10)))
+    given = settings(tiny_backbone, tmp_path, num_train_epochs=10)
     first = start(given)
     wait_for("run/checkpoint-*", tmp_path, first)
-    second = start(given)
+    first.send_signal(signal.SIGSTOP)  # it trains no further meanwhile, and holds its folder
+    second = start(given, warm_python())
     said = second.communicate(timeout=100)[0]
+    first.send_signal(signal.SIGCONT)
     assert second.returncode == 1 and f"is in use by process {first.pid} on " in said and "Traceback" not in said
 
     ends_by("SIGTERM", first)
     seen = {path.name for path in tmp_path.glob("run/checkpoint-*")}
-    third = start(given)
+    third = start(given, warm_python())
     while seen >= {path.name for path in tmp_path.glob("run/checkpoint-*")}:
         assert third.poll() is None, third.communicate()[0]
         time.sleep(0.02)
@@ -92,7 +95,7 @@ def ends_by(name: str, process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.slow
 def test_a_grace_period_ends_a_step_that_takes_too_long(tiny_backbone: str, tmp_path: Path) -> None:
-    given = settings(tiny_backbone, tmp_path, num_train_epochs=60, gradient_accumulation_steps=1)
+    given = settings(tiny_backbone, tmp_path, num_train_epochs=10, gradient_accumulation_steps=1)
     process = start({**given, "grace_seconds": 1e-4})
     wait_for("run/checkpoint-*", tmp_path, process)
     process.send_signal(signal.SIGTERM)
