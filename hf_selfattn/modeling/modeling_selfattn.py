@@ -26,8 +26,10 @@ from .adapter_selfattn import adapter_subfolder, carries_adapter, open_adapter_c
 from .attention_selfattn import GroupedAttentionHead
 from .backbone_selfattn import (
     BackboneFeatures,
+    HiddenStates,
     as_sequence,
     attach_backbone,
+    backbone_inputs,
     backbone_source,
     build_backbone,
     copied,
@@ -36,6 +38,7 @@ from .backbone_selfattn import (
     processor_options,
     refuse_other_input,
     refuse_quantised,
+    unpacked,
 )
 from .configuration_selfattn import SelfAttnConfig, check_backbone_name, first_position, refuse_unknown_keys
 from .crf_selfattn import LinearChainCRF
@@ -54,7 +57,6 @@ from .peft_selfattn import (
     mask_of_tokens,
     past_length,
     past_of_rows,
-    past_options,
     register_adapter_targets,
     share_configuration,
 )
@@ -62,7 +64,6 @@ from .subsequences_selfattn import TokenRows, are_counted, merge, plan_windows, 
 from .words_selfattn import TokenMarks, Words, decode_words, find_words, pool_words, token_marks
 
 OWN_WEIGHTS = (GroupedAttentionHead, SelfAttnLayer, SelfAttnHeads, ClassQueryClassifier, LinearChainCRF, TokenMarks)
-HiddenStates = tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None]  # of the layers, and the attentions
 
 
 # Its `__init__` builds no module: the subclasses that do call `post_init`. trf-ignore: TRF013
@@ -304,12 +305,9 @@ class SelfAttnModel(SelfAttnPreTrainedModel):
         return tuple(map(as_sequence, hidden_states)), outputs.attentions if output_attentions else None
 
     def _read(self, rows: TokenRows, past: Cache | None, **want: Any) -> HiddenStates:
-        """Run the backbone on rows that fit into its window."""
-        inputs: dict[str, Any] = {"input_ids" if rows.values.dim() == 2 else "inputs_embeds": rows.values}
-        inputs |= {"attention_mask": None if rows.mask_BN is None else rows.mask_BN.long()}
-        inputs |= {} if rows.types_BN is None else {"token_type_ids": rows.types_BN}
-        inputs |= {} if past is None else past_options(self.backbone, past, rows.mask_BN, rows.values)
-        return self._run_backbone(inputs, **want)
+        """Run the backbone on rows that fit into its window, without padding between them where it can."""
+        inputs, places = backbone_inputs(self.backbone, rows, past, self.first_position)
+        return unpacked(self._run_backbone(inputs, **want), places, rows)
 
     def _read_in_windows(self, rows: TokenRows, past: Cache | None, **want: Any) -> HiddenStates:
         """Split right-padded rows into windows, run the backbone on them and merge its hidden states."""
