@@ -53,6 +53,8 @@ class HeadMasks:
     block_bias: Tensor | None  # that of near and far field, (B, K, W + K), or None where kernels know the padding
     window_attention: str  # of `choose_window_attention`
     grouped_attention: str  # of `choose_grouped_attention`
+    num_tokens: int  # of the longest row
+    row_starts: Tensor | None = None  # of packed rows: where each begins, and behind them the end of the last, (B + 1)
 
 
 def head_masks(config: SelfAttnConfig, features_BND: Tensor, lengths_B: Tensor | None) -> HeadMasks:
@@ -78,7 +80,15 @@ def head_masks(config: SelfAttnConfig, features_BND: Tensor, lengths_B: Tensor |
         block_bias=block_mask,
         window_attention=choose_window_attention(told, device, attention_dtype(features_BND)),
         grouped_attention=grouped,
+        num_tokens=N,
     )
+
+
+def takes_packed_rows(config: SelfAttnConfig, masks: HeadMasks) -> bool:
+    """Return whether the attentions read rows with no padding between them, by kernels that know where rows begin."""
+    windows = config.num_self_attention_heads == 0 or is_flash(masks.window_attention)
+    groups = config.num_grouped_attention_heads == 0 or masks.grouped_attention == KERNELS
+    return windows and groups and not torch.compiler.is_compiling()  # for their size stands in the data
 
 
 def eager_attention_forward(
@@ -130,6 +140,8 @@ class SelfAttentionHead(nn.Module):
 
     def forward(self, features_BND: Tensor, masks: HeadMasks) -> Tensor:
         B, N, _ = features_BND.shape
+        if masks.row_starts is not None:
+            return self.output(self._in_packed_windows(features_BND, masks.row_starts, masks))
         W = window_width(self.window, N)
         K = ceil_div(N, W)
         qkv = F.pad(self.qkv(features_BND), (0, 0, 0, K * W - N))
@@ -150,6 +162,18 @@ class SelfAttentionHead(nn.Module):
             self, qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], bias, scaling=self.head_dim**-0.5, dropout=0.0
         )
         return self.output(attended.reshape(B, -1, self.num_heads * self.head_dim)[:, :N])
+
+    def _in_packed_windows(self, features_1TD: Tensor, row_starts: Tensor, masks: HeadMasks) -> Tensor:
+        """Attend inside the windows of packed rows by FlashAttention: (1, T, H * E)."""
+        W = window_width(self.window, masks.num_tokens)
+        ends_K = torch.arange(W, masks.num_tokens + W, W, device=row_starts.device)
+        ends_BK = row_starts[:-1, None] + torch.minimum(ends_K, masks.lengths_B[:, None])  # short rows have empty ones
+        bounds = F.pad(ends_BK.flatten(), (1, 0)).int()
+        query, key, value = self.qkv(features_1TD).unflatten(-1, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)
+        packing = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": W, "max_length_k": W}
+        attend: Callable[..., tuple[Tensor, Tensor]] = ALL_ATTENTION_FUNCTIONS[masks.window_attention]
+        attended, _ = attend(self, query, key, value, None, scaling=self.head_dim**-0.5, dropout=0.0, **packing)
+        return attended.flatten(2)
 
 
 class GroupedAttentionHead(nn.Module):
@@ -209,11 +233,21 @@ class GroupedAttentionHead(nn.Module):
         """Attend as in sorted blocks: (B, N, H, E)."""
         from .triton_selfattn import grouped_attention  # needs Triton, which CPUs can do without
 
-        projected = self.qkv(features_BND).unflatten(-1, (self.num_heads, -1))
-        metric = self.metric(features_BND)
-        return grouped_attention(
-            projected, metric, self.metric_scale, self.prototypes, masks.lengths_B, self.block_size
+        B, N, _ = features_BND.shape
+        starts = masks.row_starts
+        if starts is None:
+            starts = torch.arange(B + 1, device=features_BND.device) * N
+        projected = self.qkv(features_BND).flatten(0, 1).unflatten(-1, (self.num_heads, -1))
+        attended = grouped_attention(
+            projected,
+            self.metric(features_BND).flatten(0, 1),
+            self.metric_scale,
+            self.prototypes,
+            (starts, masks.lengths_B),
+            masks.num_tokens,
+            self.block_size,
         )
+        return attended.unflatten(0, (B, N))
 
     def _in_one_block(
         self, features_BND: Tensor, metric_BNE: Tensor, masks: HeadMasks, output_attentions: bool

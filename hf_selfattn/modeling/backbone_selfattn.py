@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 from weakref import ref
 
 import torch
@@ -28,10 +28,15 @@ from transformers import (
 from transformers.utils import cached_file, logging
 from transformers.utils.hub import extract_commit_hash
 
+from .attention_selfattn import is_flash
 from .configuration_selfattn import SOUND, SelfAttnConfig, main_input_of
-from .subsequences_selfattn import gather_tokens, right_padded_rows
+from .subsequences_selfattn import TokenRows, gather_tokens, pack, right_padded_rows, row_starts, unpack
 
 logger = logging.get_logger(__name__)
+
+# Backbones that hand the ends of rows on to FlashAttention and take the positions of tokens.
+READ_PACKED_ROWS = ("bert", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta")
+HiddenStates = tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None]  # of the layers, and the attentions
 
 
 def refuse_decoder(backbone_config: PreTrainedConfig) -> None:
@@ -189,6 +194,40 @@ def shed_unread_weights(backbone: PreTrainedModel, read: set[str], run: set[str]
             weight = getattr(owner, last).detach()
             delattr(owner, last)
             owner.register_buffer(last, weight)
+
+
+def reads_packed_rows(backbone: PreTrainedModel, rows: TokenRows) -> bool:
+    """Return whether a backbone reads rows with no padding between them: by FlashAttention that knows their ends."""
+    is_known = backbone.config.model_type in READ_PACKED_ROWS and not torch.compiler.is_compiling()
+    # Nothing is dispatched here: it is Transformers that does. trf-ignore: TRF051
+    return is_known and rows.mask_BN is not None and is_flash(backbone.config._attn_implementation)
+
+
+def padded_inputs(rows: TokenRows) -> dict[str, Any]:
+    """Return what a backbone reads of padded rows."""
+    inputs: dict[str, Any] = {"input_ids" if rows.values.dim() == 2 else "inputs_embeds": rows.values}
+    inputs |= {"attention_mask": None if rows.mask_BN is None else rows.mask_BN.long()}
+    return inputs | ({} if rows.types_BN is None else {"token_type_ids": rows.types_BN})
+
+
+def packed_inputs(rows: TokenRows, first_position: int) -> tuple[dict[str, Any], Tensor]:
+    """Return what a backbone reads of packed rows, and where their tokens stood."""
+    mask_BN = cast(Tensor, rows.mask_BN)
+    N = mask_BN.shape[1]
+    values, places_T = pack(rows.values, mask_BN)
+    types = None if rows.types_BN is None else pack(rows.types_BN, mask_BN)[0]
+    positions = (places_T % N + first_position)[None]  # rows are padded at the right
+    starts = row_starts(mask_BN.sum(dim=1)).int()
+    lengths = {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": N, "max_length_k": N}
+    return {**padded_inputs(TokenRows(values, types)), "position_ids": positions, **lengths}, places_T
+
+
+def unpacked(states: HiddenStates, places_T: Tensor | None, rows: TokenRows) -> HiddenStates:
+    """Return hidden states, of packed rows at their places among padding."""
+    if places_T is None:
+        return states
+    shape = cast(Tensor, rows.mask_BN).shape
+    return tuple(unpack(layer, places_T, *shape) for layer in states[0]), states[1]
 
 
 @dataclass

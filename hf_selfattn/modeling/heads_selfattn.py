@@ -5,7 +5,7 @@
 Shape suffixes: B rows, N tokens, D features, H heads, K blocks, W tokens of a block, G groups.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .attention_selfattn import GroupedAttentionHead, HeadMasks, SelfAttentionHead, head_masks
+from .attention_selfattn import GroupedAttentionHead, HeadMasks, SelfAttentionHead, head_masks, takes_packed_rows
 from .configuration_selfattn import SelfAttnConfig
-from .subsequences_selfattn import first_tokens
+from .subsequences_selfattn import first_tokens, pack, row_starts, unpack
 
 LONGEST_SPAN = 20  # tokens that `masked_layers` hides at most
 
@@ -198,11 +198,17 @@ class SelfAttnHeads(nn.Module):
 
     def attend(self, features: Tensor, lengths_B: Tensor | None, output_attentions: bool = False) -> HeadsOutput:
         """Apply the attention layers to features (B, N, D) of right-padded rows, such as regions of images."""
-        masks = head_masks(self.config, features, lengths_B)
+        masks, places = head_masks(self.config, features, lengths_B), None
+        B, N, _ = features.shape
+        if lengths_B is not None and len(self.layers) > 0 and takes_packed_rows(self.config, masks):
+            features, places = pack(features, first_tokens(lengths_B, N))
+            masks = replace(masks, row_starts=row_starts(lengths_B))
         records = []
         for layer in self.layers:
             features, record = layer(features, masks, output_attentions)
             records.append(record)
+        if places is not None:
+            features = unpack(features, places, B, N)
         if not output_attentions:
             return HeadsOutput(features, (), (), (), ())
         has_groups = self.config.num_grouped_attention_heads > 0

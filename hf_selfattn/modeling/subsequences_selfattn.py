@@ -147,6 +147,23 @@ def first_tokens(lengths_B: Tensor, num_tokens: int) -> Tensor:
     return torch.arange(num_tokens, device=lengths_B.device) < lengths_B[:, None]
 
 
+def pack(values: Tensor, mask_BN: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the real tokens of all rows as one, (1, T) or (1, T, D), and where they stood among B * N."""
+    places_T = mask_BN.flatten().nonzero()[:, 0]
+    return values.flatten(0, 1)[places_T][None], places_T
+
+
+def unpack(features_1TD: Tensor, places_T: Tensor, num_rows: int, num_tokens: int) -> Tensor:
+    """Return tokens at their places in padded rows, (B, N, D), zeros at padding."""
+    empty = features_1TD.new_zeros(num_rows * num_tokens, features_1TD.shape[-1])
+    return empty.index_copy(0, places_T, features_1TD[0]).unflatten(0, (num_rows, num_tokens))
+
+
+def row_starts(lengths_B: Tensor) -> Tensor:
+    """Return where each of packed rows begins, and behind them the end of the last: (B + 1)."""
+    return F.pad(lengths_B.cumsum(dim=0), (1, 0))
+
+
 def invert_permutation(order: Tensor) -> Tensor:
     """Return the inverse of permutations along the last dimension, by scatter."""
     positions = torch.arange(order.shape[-1], device=order.device).expand_as(order)

@@ -6,9 +6,13 @@ They compute what `GroupedAttentionHead` does with plain products, without a sor
 mask in memory: a program gathers the tokens of its block through the order and writes each result to its token's
 place. Products are added up in float32. The gradients compute the weights again.
 
-Sizes: N tokens of a row, H heads, G groups, K blocks, W tokens of a block, E width of a head, U that of the metric, D
-that of a key (E and U) filled up to a power of 2. A token has 3 E + U projections of each head, and values in
-E + U - 1 columns. Programs hold TILE tokens and MEANS means at once.
+The tokens of all rows are one sequence, and a row is where its tokens start and how many of them are real. So rows of
+unequal length may stand in it with padding between them or without. The order, and what is kept for each place of it,
+has room for N places of each row.
+
+Sizes: N tokens of the longest row, H heads, G groups, K blocks, W tokens of a block, E width of a head, U that of the
+metric, D that of a key (E and U) filled up to a power of 2. A token has 3 E + U projections of each head, and values
+in E + U - 1 columns. Programs hold TILE tokens and MEANS means at once.
 """
 
 try:  # this file travels with checkpoints to machines without Triton, which do not import it
@@ -23,19 +27,25 @@ SHORTEST = tl.constexpr(1e-12)  # the length that `normalize` divides by at leas
 
 
 @triton.jit
-def load_tokens(order, row_head, places, is_place, N, H: tl.constexpr):
-    """Return which tokens of all rows stand at places of the order of a row and head."""
-    row = (row_head // H).to(tl.int64)
-    return tl.load(order + row_head.to(tl.int64) * N + places, mask=is_place, other=0) + row * N
+def load_row(starts, lengths, row):
+    """Return the first token of a row, for how many tokens it has room, and how many are real."""
+    origin = tl.load(starts + row)
+    return origin, (tl.load(starts + row + 1) - origin).to(tl.int32), tl.load(lengths + row).to(tl.int32)
 
 
 @triton.jit
-def load_tile(order, row_head, block, start, length, N, H: tl.constexpr, W: tl.constexpr, TILE: tl.constexpr):
-    """Return the tokens of a part of a block, their places in the order, and which places are there and are real."""
+def load_tokens(order, row_head, places, is_place, origin, N):
+    """Return which tokens of all rows stand at places of the order of a row and head."""
+    return tl.load(order + row_head.to(tl.int64) * N + places, mask=is_place, other=0) + origin
+
+
+@triton.jit
+def load_tile(order, row_head, block, start, origin, room, N, W: tl.constexpr, TILE: tl.constexpr):
+    """Return the tokens of a part of a block, their places in the order, and which of these the row has room for."""
     inside = start + tl.arange(0, TILE)
     places = block * W + inside
-    is_place = (inside < W) & (places < N)
-    return load_tokens(order, row_head, places, is_place, N, H), places, is_place, is_place & (places < length)
+    is_place = (inside < W) & (places < room)
+    return load_tokens(order, row_head, places, is_place, origin, N), places, is_place
 
 
 @triton.jit
@@ -113,7 +123,7 @@ def load_transposed(matrices, row_head, PART: tl.constexpr, D: tl.constexpr):
 
 @triton.jit
 def block_mean(
-    projected, metric, order, row_head, block, length, N,
+    projected, metric, order, row_head, block, origin, length, N,
     E: tl.constexpr, U: tl.constexpr, H: tl.constexpr, W: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Return the mean key and the mean value of a block's real tokens: (D,)."""
@@ -121,7 +131,7 @@ def block_mean(
     offset = (row_head % H) * (3 * E + U)
     count = tl.minimum(length - block * W, W)
     for start in range(0, count, TILE):
-        tokens, _, _, is_real = load_tile(order, row_head, block, start, length, N, H, W, TILE)
+        tokens, _, is_real = load_tile(order, row_head, block, start, origin, length, N, W, TILE)
         key = load_keys(projected, metric, tokens, is_real, H * (3 * E + U), offset + E, 1.0, E, U, D)
         value = load_columns(projected, tokens, is_real, H * (3 * E + U), offset + 2 * E, E + U - 1, D)
         key_sum += tl.sum(key.to(tl.float32), axis=0)
@@ -132,12 +142,12 @@ def block_mean(
 
 @triton.jit
 def load_centred(
-    projected, metric, order, row_head, block, start, key_mean, value_mean, length, N,
+    projected, metric, order, row_head, block, start, key_mean, value_mean, origin, length, N,
     E: tl.constexpr, U: tl.constexpr, H: tl.constexpr, W: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Return how far keys and values of a part of a block lie from their means, zeros at padding: (TILE, D)."""
     offset = (row_head % H) * (3 * E + U)
-    tokens, _, _, is_real = load_tile(order, row_head, block, start, length, N, H, W, TILE)
+    tokens, _, is_real = load_tile(order, row_head, block, start, origin, length, N, W, TILE)
     key = load_keys(projected, metric, tokens, is_real, H * (3 * E + U), offset + E, 1.0, E, U, D).to(tl.float32)
     value = load_columns(projected, tokens, is_real, H * (3 * E + U), offset + 2 * E, E + U - 1, D).to(tl.float32)
     key = tl.where(is_real[:, None], key - key_mean[None, :], 0.0)
@@ -146,7 +156,7 @@ def load_centred(
 
 @triton.jit(do_not_specialize=["N"])
 def keys_kernel(
-    metric, prototypes, lengths, keys, N,
+    metric, prototypes, starts, lengths, keys, N,
     H: tl.constexpr, G: tl.constexpr, U: tl.constexpr, D: tl.constexpr, GROUPS: tl.constexpr, LEVELS: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
@@ -154,9 +164,8 @@ def keys_kernel(
     tiles = tl.cdiv(N, TILE)
     row = tl.program_id(0) // tiles
     places = (tl.program_id(0) % tiles) * TILE + tl.arange(0, TILE)
-    is_place = places < N
-    is_real = places < tl.load(lengths + row)
-    unit = load_units(metric, row.to(tl.int64) * N + places, is_place, 0, U, D)
+    origin, room, length = load_row(starts, lengths, row)
+    unit = load_units(metric, origin + places, places < room, 0, U, D)
     group, column = tl.arange(0, GROUPS)[:, None], tl.arange(0, D)[None, :]
     for head in range(H):
         offsets = (head * G + group) * U + column
@@ -166,29 +175,31 @@ def keys_kernel(
         level = ((1 - tl.max(similarity, axis=1)) * (LEVELS // 2)).to(tl.int32)
         key = tl.argmax(similarity, axis=1) * LEVELS + tl.minimum(tl.maximum(level, 0), LEVELS - 1)
         row_head = (row * H + head).to(tl.int64)
-        tl.store(keys + row_head * N + places, tl.where(is_real, key, G * LEVELS), mask=is_place)
+        tl.store(keys + row_head * N + places, tl.where(places < length, key, G * LEVELS), mask=places < N)
 
 
 @triton.jit(do_not_specialize=["N", "K", "blocks_of_program"])
 def means_kernel(
-    projected, metric, order, lengths, means, covariance, N, K, blocks_of_program,
+    projected, metric, order, starts, lengths, means, covariance, N, K, blocks_of_program,
     E: tl.constexpr, U: tl.constexpr, H: tl.constexpr, W: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr,
     SCALING: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Write the means of some blocks, and what these blocks add to the covariances."""
     programs = tl.cdiv(K, blocks_of_program)
     row_head, first = tl.program_id(0) // programs, (tl.program_id(0) % programs) * blocks_of_program
-    length = tl.load(lengths + row_head // H).to(tl.int32)
+    origin, _, length = load_row(starts, lengths, row_head // H)
     with_keys, with_values = tl.zeros([D, D], tl.float32), tl.zeros([D, D], tl.float32)
     columns = tl.arange(0, D)
     for block in range(first, tl.minimum(first + blocks_of_program, K)):
-        key_mean, value_mean = block_mean(projected, metric, order, row_head, block, length, N, E, U, H, W, D, TILE)
+        key_mean, value_mean = block_mean(
+            projected, metric, order, row_head, block, origin, length, N, E, U, H, W, D, TILE
+        )
         place = (row_head.to(tl.int64) * K + block) * 2 * D + columns
         tl.store(means + place, key_mean.to(means.dtype.element_ty))
         tl.store(means + place + D, value_mean.to(means.dtype.element_ty))
         for start in range(0, tl.minimum(length - block * W, W), TILE):
             key, value = load_centred(
-                projected, metric, order, row_head, block, start, key_mean, value_mean, length, N,
+                projected, metric, order, row_head, block, start, key_mean, value_mean, origin, length, N,
                 E, U, H, W, D, TILE,
             )  # fmt: skip
             with_keys += tl.dot(tl.trans(key), key, input_precision=PRECISION)
@@ -201,7 +212,7 @@ def means_kernel(
 
 @triton.jit(do_not_specialize=["N", "K"])
 def attention_kernel(
-    projected, metric, metric_scale, order, lengths, means, covariance, attended, log_sums, far_shares, N, K,
+    projected, metric, metric_scale, order, starts, lengths, means, covariance, attended, log_sums, far_shares, N, K,
     E: tl.constexpr, U: tl.constexpr, H: tl.constexpr, W: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr,
     MEANS: tl.constexpr, SCALING: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -211,16 +222,17 @@ def attention_kernel(
     block, start = tile // tiles, (tile % tiles) * TILE
     head, stride = row_head % H, H * (3 * E + U)
     offset = head * (3 * E + U)
-    length = tl.load(lengths + row_head // H).to(tl.int32)
+    origin, room, length = load_row(starts, lengths, row_head // H)
     scale = tl.load(metric_scale + head).to(tl.float32) * E**0.5
-    tokens, places, is_place, is_real = load_tile(order, row_head, block, start, length, N, H, W, TILE)
+    tokens, places, is_place = load_tile(order, row_head, block, start, origin, room, N, W, TILE)
+    is_real = is_place & (places < length)
     query = load_keys(projected, metric, tokens, is_real, stride, offset, scale, E, U, D)
 
     maximum, total = tl.full([TILE], float("-inf"), tl.float32), tl.zeros([TILE], tl.float32)
     result = tl.zeros([TILE, D], tl.float32)
     near = tl.minimum(length - block * W, W)
     for near_start in range(0, near, TILE):
-        others, _, _, is_key = load_tile(order, row_head, block, near_start, length, N, H, W, TILE)
+        others, _, is_key = load_tile(order, row_head, block, near_start, origin, length, N, W, TILE)
         key = load_keys(projected, metric, others, is_key, stride, offset + E, 1.0, E, U, D)
         value = load_columns(projected, others, is_key, stride, offset + 2 * E, E + U - 1, D)
         logits = tl.dot(query, tl.trans(key), input_precision=PRODUCTS) * (SCALING * LOG2_E)
@@ -280,8 +292,8 @@ def near_gradients(query, key, value, towards, log_sum, delta, is_query, is_key,
 
 @triton.jit(do_not_specialize=["N", "K"])
 def query_gradients_kernel(
-    gradient, projected, metric, metric_scale, order, lengths, attended, log_sums, far_shares, means, covariance,
-    to_projected, to_units, deltas, slopes, far_weights, N, K,
+    gradient, projected, metric, metric_scale, order, starts, lengths, attended, log_sums, far_shares, means,
+    covariance, to_projected, to_units, deltas, slopes, far_weights, N, K,
     E: tl.constexpr, U: tl.constexpr, H: tl.constexpr, W: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr,
     MEANS: tl.constexpr, SCALING: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -295,9 +307,10 @@ def query_gradients_kernel(
     block, start = tile // tiles, (tile % tiles) * TILE
     head, stride = row_head % H, H * (3 * E + U)
     offset = head * (3 * E + U)
-    length = tl.load(lengths + row_head // H).to(tl.int32)
+    origin, room, length = load_row(starts, lengths, row_head // H)
     scale = tl.load(metric_scale + head).to(tl.float32) * E**0.5
-    tokens, places, is_place, is_real = load_tile(order, row_head, block, start, length, N, H, W, TILE)
+    tokens, places, is_place = load_tile(order, row_head, block, start, origin, room, N, W, TILE)
+    is_real = is_place & (places < length)
     query = load_keys(projected, metric, tokens, is_real, stride, offset, scale, E, U, D)
     towards = load_output_gradient(gradient, tokens, is_real, head, E, U, H, D)
     result = load_output_gradient(attended, tokens, is_real, head, E, U, H, D)
@@ -318,7 +331,7 @@ def query_gradients_kernel(
     to_query = tl.zeros([TILE, D], tl.float32)
     near = tl.minimum(length - block * W, W)
     for near_start in range(0, near, TILE):
-        others, _, _, is_key = load_tile(order, row_head, block, near_start, length, N, H, W, TILE)
+        others, _, is_key = load_tile(order, row_head, block, near_start, origin, length, N, W, TILE)
         key = load_keys(projected, metric, others, is_key, stride, offset + E, 1.0, E, U, D)
         value = load_columns(projected, others, is_key, stride, offset + 2 * E, E + U - 1, D)
         _, to_logits = near_gradients(query, key, value, towards, log_sum, delta, is_real, is_key, SCALING)
@@ -342,7 +355,7 @@ def query_gradients_kernel(
 
 @triton.jit(do_not_specialize=["N", "K", "places_of_program"])
 def mean_gradients_kernel(
-    gradient, projected, metric, metric_scale, order, lengths, means, log_sums, deltas, slopes, to_means,
+    gradient, projected, metric, metric_scale, order, starts, lengths, means, log_sums, deltas, slopes, to_means,
     N, K, places_of_program,
     E: tl.constexpr, U: tl.constexpr, H: tl.constexpr, W: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr,
     MEANS: tl.constexpr, SCALING: tl.constexpr,
@@ -352,7 +365,7 @@ def mean_gradients_kernel(
     row_head, rest = tl.program_id(0) // (tiles * programs), tl.program_id(0) % (tiles * programs)
     program, other = rest // tiles, (rest % tiles) * MEANS + tl.arange(0, MEANS)
     head, stride = row_head % H, H * (3 * E + U)
-    length = tl.load(lengths + row_head // H).to(tl.int32)
+    origin, _, length = load_row(starts, lengths, row_head // H)
     scale = tl.load(metric_scale + head).to(tl.float32) * E**0.5
     key, value = load_means(means, row_head, other, K, 0, D), load_means(means, row_head, other, K, 1, D)
     to_key, to_value = tl.zeros([MEANS, D], tl.float32), tl.zeros([MEANS, D], tl.float32)
@@ -360,7 +373,7 @@ def mean_gradients_kernel(
     for first in range(program * places_of_program, end, TILE):
         places = first + tl.arange(0, TILE)
         is_real = places < end
-        tokens = load_tokens(order, row_head, places, is_real, N, H)
+        tokens = load_tokens(order, row_head, places, is_real, origin, N)
         query = load_keys(projected, metric, tokens, is_real, stride, head * (3 * E + U), scale, E, U, D)
         towards = load_output_gradient(gradient, tokens, is_real, head, E, U, H, D)
         place = row_head.to(tl.int64) * N + places
@@ -379,7 +392,7 @@ def mean_gradients_kernel(
 
 @triton.jit(do_not_specialize=["N", "places_of_program"])
 def covariance_gradients_kernel(
-    gradient, projected, metric, metric_scale, order, lengths, slopes, far_weights, to_covariance,
+    gradient, projected, metric, metric_scale, order, starts, lengths, slopes, far_weights, to_covariance,
     N, places_of_program,
     E: tl.constexpr, U: tl.constexpr, H: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr, SCALING: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -390,11 +403,12 @@ def covariance_gradients_kernel(
     head, stride = row_head % H, H * (3 * E + U)
     scale = tl.load(metric_scale + head).to(tl.float32) * E**0.5
     to_keys, to_values = tl.zeros([D, D], tl.float32), tl.zeros([D, D], tl.float32)
-    end = tl.minimum((program + 1) * places_of_program, tl.load(lengths + row_head // H).to(tl.int32))
+    origin, _, length = load_row(starts, lengths, row_head // H)
+    end = tl.minimum((program + 1) * places_of_program, length)
     for first in range(program * places_of_program, end, TILE):
         places = first + tl.arange(0, TILE)
         is_real = places < end
-        tokens = load_tokens(order, row_head, places, is_real, N, H)
+        tokens = load_tokens(order, row_head, places, is_real, origin, N)
         query = load_keys(projected, metric, tokens, is_real, stride, head * (3 * E + U), scale, E, U, D)
         towards = load_output_gradient(gradient, tokens, is_real, head, E, U, H, D).to(tl.float32)
         place = row_head.to(tl.int64) * N + places
@@ -412,7 +426,7 @@ def covariance_gradients_kernel(
 
 @triton.jit(do_not_specialize=["N", "K"])
 def key_gradients_kernel(
-    gradient, projected, metric, metric_scale, order, lengths, log_sums, deltas, to_means, to_covariance,
+    gradient, projected, metric, metric_scale, order, starts, lengths, log_sums, deltas, to_means, to_covariance,
     to_projected, to_units, N, K,
     E: tl.constexpr, U: tl.constexpr, H: tl.constexpr, W: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr,
     SCALING: tl.constexpr, PRECISION: tl.constexpr,
@@ -423,15 +437,16 @@ def key_gradients_kernel(
     block, start = tile // tiles, (tile % tiles) * TILE
     head, stride = row_head % H, H * (3 * E + U)
     offset = head * (3 * E + U)
-    length = tl.load(lengths + row_head // H).to(tl.int32)
+    origin, room, length = load_row(starts, lengths, row_head // H)
     scale = tl.load(metric_scale + head).to(tl.float32) * E**0.5
-    tokens, places, is_place, is_key = load_tile(order, row_head, block, start, length, N, H, W, TILE)
+    tokens, places, is_place = load_tile(order, row_head, block, start, origin, room, N, W, TILE)
+    is_key = is_place & (places < length)
     key = load_keys(projected, metric, tokens, is_key, stride, offset + E, 1.0, E, U, D)
     value = load_columns(projected, tokens, is_key, stride, offset + 2 * E, E + U - 1, D)
     to_key, to_value = tl.zeros([TILE, D], tl.float32), tl.zeros([TILE, D], tl.float32)
     count = tl.minimum(length - block * W, W)
     for other in range(0, count, TILE):
-        others, places, _, is_query = load_tile(order, row_head, block, other, length, N, H, W, TILE)
+        others, places, is_query = load_tile(order, row_head, block, other, origin, length, N, W, TILE)
         query = load_keys(projected, metric, others, is_query, stride, offset, scale, E, U, D)
         towards = load_output_gradient(gradient, others, is_query, head, E, U, H, D)
         place = row_head.to(tl.int64) * N + places
@@ -442,9 +457,11 @@ def key_gradients_kernel(
         to_value += tl.dot(tl.trans(weights.to(towards.dtype)), towards, input_precision=PRODUCTS)
     to_key *= SCALING
 
-    key_mean, value_mean = block_mean(projected, metric, order, row_head, block, length, N, E, U, H, W, D, TILE)
+    key_mean, value_mean = block_mean(
+        projected, metric, order, row_head, block, origin, length, N, E, U, H, W, D, TILE
+    )
     key, value = load_centred(
-        projected, metric, order, row_head, block, start, key_mean, value_mean, length, N, E, U, H, W, D, TILE
+        projected, metric, order, row_head, block, start, key_mean, value_mean, origin, length, N, E, U, H, W, D, TILE
     )
     share = SCALING / tl.maximum(length, 1).to(tl.float32)
     # One matrix at a time: two or three do not fit into the memory of a multiprocessor.

@@ -6,7 +6,8 @@ Three kernels and a sort compute the forward pass, five the backward pass, which
 the tokens of a row are those of its parts, one of a program, so that they come out the same in every run. Each pass is
 one operator of PyTorch, so a compiler sees one node and no kernel.
 
-Shape suffixes: those of `triton_kernels_selfattn.py`, and F = B * H.
+Shape suffixes: those of `triton_kernels_selfattn.py`, T tokens of all B rows, padding between them among these, and
+F = B * H.
 """
 
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class Launch:
     """The sizes of one call, as the kernels take them."""
 
     rows: int
-    tokens: int
+    tokens: int  # of the longest row
     heads: int
     head_dim: int
     group_dim: int
@@ -50,12 +51,12 @@ class Launch:
     precision: str
 
     @classmethod
-    def of(cls, projected_BNHP: Tensor, metric_BNU: Tensor, block_size: int) -> "Launch":
+    def of(cls, projected_THP: Tensor, metric_TU: Tensor, order_BHN: Tensor, block_size: int) -> "Launch":
         """Return the sizes of a call."""
-        B, N, H, P = projected_BNHP.shape
-        U = metric_BNU.shape[-1]
-        precision = SINGLE_PRECISION if projected_BNHP.dtype == torch.float32 else HALF_PRECISION
-        return cls(B, N, H, (P - U) // 3, U, block_size, precision)
+        B, H, N = order_BHN.shape
+        U = metric_TU.shape[-1]
+        precision = SINGLE_PRECISION if projected_THP.dtype == torch.float32 else HALF_PRECISION
+        return cls(B, N, H, (projected_THP.shape[-1] - U) // 3, U, block_size, precision)
 
     @property
     def blocks(self) -> int:
@@ -121,77 +122,83 @@ def total(parts: Tensor) -> Tensor:
 
 
 def grouped_attention(
-    projected_BNHP: Tensor,
-    metric_BNU: Tensor,
+    projected_THP: Tensor,
+    metric_TU: Tensor,
     metric_scale_H: Tensor,
     prototypes_HGU: Tensor,
-    lengths_B: Tensor,
+    rows: tuple[Tensor, Tensor],
+    num_tokens: int,
     block_size: int,
 ) -> Tensor:
-    """Return what grouped attention gives each token, (B, N, H, V), zeros at padding.
+    """Return what grouped attention gives each token, (T, H, V), zeros at padding.
 
     Args:
-        projected_BNHP: queries and keys, E wide, and values, E + U wide, of which the last column is not read.
-        metric_BNU: the vectors in which tokens are compared, of any length.
+        projected_THP: queries and keys, E wide, and values, E + U wide, of which the last column is not read.
+        metric_TU: the vectors in which tokens are compared, of any length.
+        rows: where each row begins, and behind them the end of the last, (B + 1); and how many tokens of it are
+            real, (B).
+        num_tokens: N, of the longest row.
     """
-    keys_BHN = group_keys(metric_BNU.detach(), prototypes_HGU, lengths_B)
+    keys_BHN = group_keys(metric_TU.detach(), prototypes_HGU, *rows, num_tokens)
     order_BHN = torch.sort(keys_BHN, dim=-1, stable=True).indices
-    return attend_in_order(projected_BNHP, metric_BNU, metric_scale_H, order_BHN, lengths_B, block_size)[0]
+    return attend_in_order(projected_THP, metric_TU, metric_scale_H, order_BHN, *rows, block_size)[0]
 
 
 @torch.library.custom_op(f"{NAMESPACE}::group_keys", mutates_args=())
-def group_keys(metric_BNU: Tensor, prototypes_HGU: Tensor, lengths_B: Tensor) -> Tensor:
+def group_keys(
+    metric_TU: Tensor, prototypes_HGU: Tensor, starts: Tensor, lengths_B: Tensor, num_tokens: int
+) -> Tensor:
     """Return (B, H, N) the group of each token and its level in it, by which tokens are sorted; padding comes last."""
-    B, N, U = metric_BNU.shape
+    B, U, N = len(lengths_B), metric_TU.shape[-1], num_tokens
     H, G, _ = prototypes_HGU.shape
-    keys_BHN = metric_BNU.new_empty((B, H, N), dtype=torch.int32)
+    keys_BHN = metric_TU.new_empty((B, H, N), dtype=torch.int32)
     sizes = {"H": H, "G": G, "U": U, "D": power_of_two(U), "GROUPS": power_of_two(G), "LEVELS": LEVELS}
-    with torch.cuda.device_of(metric_BNU):
+    with torch.cuda.device_of(metric_TU):
         keys_kernel[(B * ceil_div(N, WIDEST),)](
-            metric_BNU.contiguous(), prototypes_HGU.contiguous(), lengths_B, keys_BHN, N, **sizes, TILE=WIDEST
+            metric_TU.contiguous(), prototypes_HGU.contiguous(), starts, lengths_B, keys_BHN, N, **sizes, TILE=WIDEST
         )
     return keys_BHN
 
 
 @group_keys.register_fake
-def fake_keys(metric_BNU: Tensor, prototypes_HGU: Tensor, lengths_B: Tensor) -> Tensor:
+def fake_keys(metric_TU: Tensor, prototypes_HGU: Tensor, starts: Tensor, lengths_B: Tensor, num_tokens: int) -> Tensor:
     """Return the shape of the keys."""
-    shape = (metric_BNU.shape[0], prototypes_HGU.shape[0], metric_BNU.shape[1])
-    return metric_BNU.new_empty(shape, dtype=torch.int32)
+    return metric_TU.new_empty((len(lengths_B), prototypes_HGU.shape[0], num_tokens), dtype=torch.int32)
 
 
 @torch.library.custom_op(f"{NAMESPACE}::attend_in_order", mutates_args=())
 def attend_in_order(
-    projected_BNHP: Tensor,
-    metric_BNU: Tensor,
+    projected_THP: Tensor,
+    metric_TU: Tensor,
     metric_scale_H: Tensor,
     order_BHN: Tensor,
+    starts: Tensor,
     lengths_B: Tensor,
     block_size: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the results (B, N, H, V), and what their gradients need.
+    """Return the results (T, H, V), and what their gradients need.
 
     These are for each place of the order the logarithm, of base 2, of the sum of its exponentials and the attention
     to means, both (B, H, N), and of each row and head the means (F, K, 2, D) of keys and of values and the covariances
     (F, 2, D, D) of keys with keys and with values.
     """
-    projected_BNHP, metric_BNU = projected_BNHP.contiguous(), metric_BNU.contiguous()
-    launch = Launch.of(projected_BNHP, metric_BNU, block_size)
+    projected_THP, metric_TU = projected_THP.contiguous(), metric_TU.contiguous()
+    launch = Launch.of(projected_THP, metric_TU, order_BHN, block_size)
     B, N, H, K, D = launch.rows, launch.tokens, launch.heads, launch.blocks, launch.width
     parts = ceil_div(K, launch.blocks_of_program)
-    inputs = (projected_BNHP, metric_BNU)
-    attended = projected_BNHP.new_empty(B, N, H, launch.head_dim + launch.group_dim - 1)
-    log_sums, far_shares = (singles(projected_BNHP, B, H, N) for _ in range(2))
-    means = projected_BNHP.new_empty(B * H, K, 2, D)
-    covariance = singles(projected_BNHP, B * H, parts, 2, D, D)
-    with torch.cuda.device_of(projected_BNHP):
+    inputs, rows = (projected_THP, metric_TU), (order_BHN, starts, lengths_B)
+    attended = projected_THP.new_empty(len(projected_THP), H, launch.head_dim + launch.group_dim - 1)
+    log_sums, far_shares = (singles(projected_THP, B, H, N) for _ in range(2))
+    means = projected_THP.new_empty(B * H, K, 2, D)
+    covariance = singles(projected_THP, B * H, parts, 2, D, D)
+    with torch.cuda.device_of(projected_THP):
         means_kernel[(B * H * parts,)](
-            *inputs, order_BHN, lengths_B, means, covariance, N, K, launch.blocks_of_program,
+            *inputs, *rows, means, covariance, N, K, launch.blocks_of_program,
             **launch.options("W", "SCALING", "PRECISION"),
         )  # fmt: skip
         covariance = total(covariance)
         attention_kernel[(B * H * K * ceil_div(block_size, launch.tile),)](
-            *inputs, metric_scale_H, order_BHN, lengths_B, means, covariance, attended, log_sums, far_shares, N, K,
+            *inputs, metric_scale_H, *rows, means, covariance, attended, log_sums, far_shares, N, K,
             **launch.options("W", "MEANS", "SCALING", "PRECISION"),
         )  # fmt: skip
     return attended, log_sums, far_shares, means, covariance
@@ -199,32 +206,34 @@ def attend_in_order(
 
 @attend_in_order.register_fake
 def fake_attention(
-    projected_BNHP: Tensor,
-    metric_BNU: Tensor,
+    projected_THP: Tensor,
+    metric_TU: Tensor,
     metric_scale_H: Tensor,
     order_BHN: Tensor,
+    starts: Tensor,
     lengths_B: Tensor,
     block_size: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the shapes of `attend_in_order`."""
-    B, N, H, P = projected_BNHP.shape
-    U = metric_BNU.shape[-1]
+    (T, H, P), (B, _, N) = projected_THP.shape, order_BHN.shape
+    U = metric_TU.shape[-1]
     D = power_of_two((P - U) // 3 + U)
-    attended = projected_BNHP.new_empty(B, N, H, (P - U) // 3 + U - 1)
-    log_sums, far_shares = (singles(projected_BNHP, B, H, N) for _ in range(2))
-    means = projected_BNHP.new_empty(B * H, ceil_div(N, block_size), 2, D)
-    return attended, log_sums, far_shares, means, singles(projected_BNHP, B * H, 2, D, D)
+    attended = projected_THP.new_empty(T, H, (P - U) // 3 + U - 1)
+    log_sums, far_shares = (singles(projected_THP, B, H, N) for _ in range(2))
+    means = projected_THP.new_empty(B * H, ceil_div(N, block_size), 2, D)
+    return attended, log_sums, far_shares, means, singles(projected_THP, B * H, 2, D, D)
 
 
 @torch.library.custom_op(f"{NAMESPACE}::attention_gradients", mutates_args=())
 def attention_gradients(
-    gradient_BNHV: Tensor,
-    projected_BNHP: Tensor,
-    metric_BNU: Tensor,
+    gradient_THV: Tensor,
+    projected_THP: Tensor,
+    metric_TU: Tensor,
     metric_scale_H: Tensor,
     order_BHN: Tensor,
+    starts: Tensor,
     lengths_B: Tensor,
-    attended_BNHV: Tensor,
+    attended_THV: Tensor,
     log_sums_BHN: Tensor,
     far_shares_BHN: Tensor,
     means: Tensor,
@@ -232,22 +241,22 @@ def attention_gradients(
     block_size: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of projections, metric and scales, of the first result of `attend_in_order`."""
-    gradient_BNHV = gradient_BNHV.contiguous()
-    projected_BNHP, metric_BNU = projected_BNHP.contiguous(), metric_BNU.contiguous()
-    launch = Launch.of(projected_BNHP, metric_BNU, block_size)
-    B, N, H, K, D = launch.rows, launch.tokens, launch.heads, launch.blocks, launch.width
-    inputs = (gradient_BNHV, projected_BNHP, metric_BNU, metric_scale_H, order_BHN, lengths_B)
-    to_projected, to_metric = torch.empty_like(projected_BNHP), torch.empty_like(metric_BNU)
-    to_units = singles(projected_BNHP, B, N, H, 2, launch.group_dim)
-    deltas, slopes, far_weights = (singles(projected_BNHP, B, H, N) for _ in range(3))
+    gradient_THV = gradient_THV.contiguous()
+    projected_THP, metric_TU = projected_THP.contiguous(), metric_TU.contiguous()
+    launch = Launch.of(projected_THP, metric_TU, order_BHN, block_size)
+    T, B, N, H, K, D = len(projected_THP), launch.rows, launch.tokens, launch.heads, launch.blocks, launch.width
+    inputs = (gradient_THV, projected_THP, metric_TU, metric_scale_H, order_BHN, starts, lengths_B)
+    to_projected, to_metric = torch.empty_like(projected_THP), torch.empty_like(metric_TU)
+    to_units = singles(projected_THP, T, H, 2, launch.group_dim)
+    deltas, slopes, far_weights = (singles(projected_THP, B, H, N) for _ in range(3))
     places = launch.places_of_program
     parts, tiles = ceil_div(N, places), B * H * K * ceil_div(block_size, launch.tile)
-    to_means = singles(projected_BNHP, B * H, parts, K, 2, D)
-    to_covariance = singles(projected_BNHP, B * H, parts, 2, D, D)
-    to_scale = singles(projected_BNHP, ceil_div(B * N, WIDEST), H)
-    with torch.cuda.device_of(projected_BNHP):
+    to_means = singles(projected_THP, B * H, parts, K, 2, D)
+    to_covariance = singles(projected_THP, B * H, parts, 2, D, D)
+    to_scale = singles(projected_THP, ceil_div(T, WIDEST), H)
+    with torch.cuda.device_of(projected_THP):
         query_gradients_kernel[(tiles,)](
-            *inputs, attended_BNHV, log_sums_BHN, far_shares_BHN, means, covariance,
+            *inputs, attended_THV, log_sums_BHN, far_shares_BHN, means, covariance,
             to_projected, to_units, deltas, slopes, far_weights, N, K,
             **launch.options("W", "MEANS", "SCALING", "PRECISION"),
         )  # fmt: skip
@@ -263,7 +272,7 @@ def attention_gradients(
             **launch.options("W", "SCALING", "PRECISION"),
         )  # fmt: skip
         metric_gradients_kernel[(len(to_scale),)](
-            metric_BNU, metric_scale_H, to_units, to_metric, to_scale, B * N,
+            metric_TU, metric_scale_H, to_units, to_metric, to_scale, T,
             **{**launch.options(), "D": power_of_two(launch.group_dim), "TILE": WIDEST},
         )  # fmt: skip
     return to_projected, to_metric, to_scale.sum(dim=0).to(metric_scale_H.dtype)
@@ -271,14 +280,14 @@ def attention_gradients(
 
 @attention_gradients.register_fake
 def fake_gradients(
-    gradient_BNHV: Tensor,
-    projected_BNHP: Tensor,
-    metric_BNU: Tensor,
+    gradient_THV: Tensor,
+    projected_THP: Tensor,
+    metric_TU: Tensor,
     metric_scale_H: Tensor,
     *saved: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the shapes of the gradients."""
-    return torch.empty_like(projected_BNHP), torch.empty_like(metric_BNU), torch.empty_like(metric_scale_H)
+    return torch.empty_like(projected_THP), torch.empty_like(metric_TU), torch.empty_like(metric_scale_H)
 
 
 def save_for_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -291,8 +300,8 @@ def save_for_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 def gradients(ctx: Any, gradient: Tensor | None, *others: Any) -> tuple[Tensor | None, ...]:
     """Return the gradients of the inputs of `attend_in_order`."""
     if gradient is None:
-        return (None,) * 6
-    return *attention_gradients(gradient, *ctx.saved_tensors, ctx.block_size), None, None, None
+        return (None,) * 7
+    return *attention_gradients(gradient, *ctx.saved_tensors, ctx.block_size), *(None,) * 4
 
 
 attend_in_order.register_autograd(gradients, setup_context=save_for_gradients)

@@ -130,6 +130,18 @@ def test_kernels_are_the_layer(case: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert_equal(found["sdpa"], found["exact"])
 
 
+@pytest.mark.parametrize("options", [{"head_dim": 128}, {"block_size": 8}], ids=["keys of 136 columns", "blocks of 8"])
+def test_what_kernels_do_not_compute_is_left_to_pytorch(options: dict[str, int]) -> None:
+    lengths = torch.tensor([40, 9], device=DEVICE)
+    head, features = head_of(**{"block_size": 16, **options}), features_of(2, 40)
+    head.config._attn_implementation = "sdpa"
+    masks = head_masks(head.config, features, lengths)
+    assert masks.grouped_attention == "sdpa"
+    actual, expected = head(features, masks)[0].detach(), outputs_of(head, features, [40, 9], "eager").detach()
+    is_real = torch.arange(40, device=DEVICE) < lengths[:, None]
+    assert_equal([actual[is_real]], [expected[is_real]])
+
+
 @pytest.mark.parametrize("dtype", [BF16, FP16])
 def test_half_precision_is_no_worse_than_the_layer_is(dtype: torch.dtype) -> None:
     """Of the outputs, and of all gradients together."""
@@ -162,7 +174,8 @@ def test_rows_of_padding_alone() -> None:
 def test_the_order_is_that_of_the_layer() -> None:
     head, features, lengths = head_of(), features_of(2, 90), torch.tensor([90, 31], device=DEVICE)
     groups, expected, _ = sort_by_group(group_similarity(head.unit_metric(features), head.prototypes), lengths)
-    keys = triton_selfattn.group_keys(head.metric(features), head.prototypes, lengths)
+    starts = torch.tensor([0, 90, 180], device=DEVICE)
+    keys = triton_selfattn.group_keys(head.metric(features).flatten(0, 1), head.prototypes, starts, lengths, 90)
     order = torch.sort(keys, dim=-1, stable=True).indices
     for row, length in enumerate(lengths.tolist()):
         assert torch.equal(order[row, :, :length], expected[row, :, :length])
@@ -171,13 +184,14 @@ def test_the_order_is_that_of_the_layer() -> None:
 
 
 def test_operators_are_what_pytorch_expects() -> None:
-    head, features, lengths = head_of(block_size=16), features_of(1, 20), torch.tensor([20], device=DEVICE)
+    head, features = head_of(block_size=16), features_of(1, 20)[0]
+    rows = torch.tensor([0, 20], device=DEVICE), torch.tensor([20], device=DEVICE)
     projected, metric = head.qkv(features).unflatten(-1, (2, -1)).detach().requires_grad_(), head.metric(features)
     metric = metric.detach().requires_grad_()
-    torch.library.opcheck(triton_selfattn.group_keys, (metric.detach(), head.prototypes, lengths))
-    keys = triton_selfattn.group_keys(metric.detach(), head.prototypes, lengths)
+    torch.library.opcheck(triton_selfattn.group_keys, (metric.detach(), head.prototypes, *rows, 20))
+    keys = triton_selfattn.group_keys(metric.detach(), head.prototypes, *rows, 20)
     order = torch.sort(keys, dim=-1, stable=True).indices
-    inputs = (projected, metric, head.metric_scale, order, lengths, 16)
+    inputs = (projected, metric, head.metric_scale, order, *rows, 16)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(triton_selfattn.attend_in_order, inputs, test_utils=checks)
 

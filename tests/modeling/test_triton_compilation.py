@@ -47,10 +47,11 @@ class Compiled:
 for name in dir(triton_selfattn):
     if name.endswith("_kernel"):
         setattr(triton_selfattn, name, Compiled(getattr(triton_selfattn, name)))
-projected = torch.randn(1, 130, 4, 3 * head_dim + 16, dtype=dtype, requires_grad=True)
-metric, scale = torch.randn(1, 130, 16, dtype=dtype), torch.ones(4, dtype=dtype)
+projected = torch.randn(130, 4, 3 * head_dim + 16, dtype=dtype, requires_grad=True)
+metric, scale = torch.randn(130, 16, dtype=dtype), torch.ones(4, dtype=dtype)
 prototypes = torch.randn(4, 64, 16, dtype=dtype)
-triton_selfattn.grouped_attention(projected, metric, scale, prototypes, torch.tensor([130]), 64).sum().backward()
+rows = torch.tensor([0, 130]), torch.tensor([130])
+triton_selfattn.grouped_attention(projected, metric, scale, prototypes, rows, 130, 64).sum().backward()
 """
 
 
