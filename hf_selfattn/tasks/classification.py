@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from transformers import PreTrainedConfig, Trainer, TrainingArguments
 
 from ..arguments import RunArguments
 from ..data import fingerprint, k_folds, make_validation
+from ..metrics import LOWER_IS_BETTER, metric_values
+from ..metrics.baselines import linear_probe
 from .evaluation import (
     Calibration,
     abstention_record,
@@ -78,6 +81,10 @@ class Classification(Task[AnyClassificationArguments]):
     top: ClassVar[int] = 0
 
     searchable = ("class_weights",)
+    candidates = {
+        **Task.candidates,
+        "pooling": {name: {"heads.pooling": name} for name in ("class_query", "mean")},
+    }
 
     def with_validation(self, data: Any) -> Any:
         """Return the data with a validation split, taken from train where there is none."""
@@ -170,6 +177,34 @@ class Classification(Task[AnyClassificationArguments]):
     def further_scores(self, data: Any, logits: dict[str, Array]) -> dict[str, Any]:
         """Return what else follows from the logits (N, C) of each split."""
         return {}
+
+    def cross_validation(self, data: Any, folds: int) -> list[Any]:
+        """Return the folds of train, stratified by label, each of which is the validation split once."""
+        alone = replace(data, splits=DatasetDict(train=data.splits["train"]))
+        parts = k_folds(alone, folds, self.arguments.seed, self.arguments.group_column)
+        return [
+            replace(part, splits=DatasetDict(train=part.splits["train"], validation=part.splits["test"]))
+            for part in parts
+        ]
+
+    def linear_answers(self, data: Any, means: dict[str, Array]) -> dict[str, Array]:
+        """Return the answers of a linear model on the means of the kept features, best regularised for validation."""
+        truth = {name: as_references(data.splits[name]["label"][:], data.problem) for name in ("train", "validation")}
+        metric = PROBLEMS[data.problem].selection_metric
+        sign = -1 if metric in LOWER_IS_BETTER else 1
+
+        def score(outputs: Array) -> float:
+            return sign * metric_values(data.problem, truth["validation"], outputs, data.label_names)[metric]
+
+        return linear_probe(
+            data.problem, means, truth["train"], len(data.label_names), score, seed=self.arguments.seed
+        )
+
+    def linear_scores(self, data: Any, features: Callable[[], dict[str, Array]]) -> dict[str, float]:
+        """Return the metrics of a linear model on the validation split."""
+        answers = self.linear_answers(data, features())["validation"]
+        references = as_references(data.splits["validation"]["label"][:], data.problem)
+        return metric_values(data.problem, references, answers, data.label_names)
 
     def baselines(self, data: Any) -> dict[str, Any]:
         """Score what a model must beat to earn its cost, on the same rows."""

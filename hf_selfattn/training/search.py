@@ -164,7 +164,8 @@ def left(plan: Plan, study: optuna.Study | None) -> int:
 def begun(study: optuna.Study, before: float = math.inf) -> int:
     """Return how many trials with a smaller number than `before` have begun and count."""
     return sum(
-        trial.number < before and state_of(trial) in ("complete", "failed", "running") for trial in study.trials
+        trial.number < before and state_of(trial) in ("complete", "pruned", "failed", "running")
+        for trial in study.trials
     )
 
 
@@ -220,6 +221,8 @@ def tell(study: optuna.Study, trial: Trial, told: Mapping[str, Any]) -> None:
             trial.set_user_attr(name, told[name])
     if told["value"] is None:
         study.tell(trial, state=TrialState.FAIL)
+    elif told.get("pruned"):
+        study.tell(trial, state=TrialState.PRUNED)
     else:
         study.tell(trial, told["value"])
 
@@ -233,7 +236,7 @@ def finish(plan: Plan, study: optuna.Study | None, metric: str, path: Path) -> d
     while is_waited_for(record := record_of(plan, study, metric)):
         time.sleep(SECONDS_BETWEEN_LOOKS)
     entries = record["combinations" if plan.kind == "sweep" else "trials"]
-    scored = [entry for entry in entries if entry["value"] is not None]
+    scored = [entry for entry in entries if entry["value"] is not None and entry.get("state") != "pruned"]
     if scored:
         best = (max if record["direction"] == "maximize" else min)(scored, key=lambda entry: float(entry["value"]))
         record["best"] = {name: best[name] for name in ("number", "value", "settings") if name in best}

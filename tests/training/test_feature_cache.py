@@ -56,7 +56,7 @@ def test_cached_features_give_the_answers_of_the_text(
     assert model.training and record["computed_rows"] == len(WORDS)
     tokenizer = tiny_tokenizer()
     tokenizer.padding_side = padding_side
-    collate = feature_collator(DataCollatorWithPadding(tokenizer))
+    collate = feature_collator(DataCollatorWithPadding(tokenizer), 4)
     batch = collate([cache.rows["train"].remove_columns("length")[number] for number in (1, 0, 4)])
     assert batch["features"].shape[2:] == (model.config.num_mixed_layers, model.config.hidden_size)
     raw = {name: values for name, values in batch.items() if name != "features"}

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from ...data.media.medium import Medium
-from ...metrics import LOWER_IS_BETTER, metric_values
-from ...metrics.baselines import linear_probe, majority_baseline
+from ...metrics.baselines import majority_baseline
 from ..classification import Classification, ClassificationArguments
 from ..evaluation import score_answers
-from ..problems import PROBLEMS, Array, as_references
+from ..problems import Array, as_references
 from .files import OPTIONS_OF_FILES
 
 
@@ -73,14 +72,5 @@ class MediaClassification(Classification[AnyMediaArguments]):
         if not self.arguments.baseline:
             return {}
         means, started = features(), time.perf_counter()
-        truth = {name: as_references(split["label"][:], data.problem) for name, split in data.splits.items()}
-        metric = PROBLEMS[data.problem].selection_metric
-        sign = -1 if metric in LOWER_IS_BETTER else 1
-
-        def score(outputs: Array) -> float:
-            return sign * metric_values(data.problem, truth["validation"], outputs, data.label_names)[metric]
-
-        answers = linear_probe(
-            data.problem, means, truth["train"], len(data.label_names), score, seed=self.arguments.seed
-        )
+        answers = self.linear_answers(data, means)
         return {"linear_probe": score_answers(data, answers, time.perf_counter() - started, self.top)}
