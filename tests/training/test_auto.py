@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from runs import probe_arguments, settings, stopped_after, text_arguments
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
+from tiny_models import BACKBONES, tiny_tokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from hf_selfattn import NerArguments, RunArguments, TextClassificationArguments, run
 from hf_selfattn.hub.results import RESULTS_FILE
 from hf_selfattn.tasks import task_of
+from hf_selfattn.tasks.evaluation import plain_model
 from hf_selfattn.training.auto import fit, pace
+from hf_selfattn.training.auto import race as auto_race
 from hf_selfattn.training.auto.candidates import (
     candidates_of,
     layers_to_keep,
     settings_of,
-    settings_of_lora,
+    settings_of_heads,
     starts_of,
     table_of,
 )
 from hf_selfattn.training.auto.pace import Pace, outlook
-from hf_selfattn.training.phases import prepare
+from hf_selfattn.training.auto.race import ways_to_train
+from hf_selfattn.training.phases import fit_phase, prepare
 
-SIX_LAYERS = {"num_hidden_layers": 6}
+
+@pytest.fixture(scope="session")
+def six_layers(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a tiny random BERT of six layers and its tokenizer."""
+    folder = str(tmp_path_factory.mktemp("six"))
+    config = deepcopy(BACKBONES["bert"])
+    config.num_hidden_layers = 6
+    AutoModel.from_config(config).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
@@ -59,7 +74,7 @@ def test_a_tagger_starts_elsewhere_and_has_no_pooling() -> None:
     assert starts_of(candidates)[2] == {"attention": "none", "features": "standardised", "rate": "1e-2"}
 
 
-def test_lora_takes_the_heads_of_a_candidate_and_nothing_else() -> None:
+def test_a_tuned_backbone_takes_the_heads_of_a_candidate_and_nothing_else() -> None:
     candidates = candidates_of(task_of(TextClassificationArguments(model="m", output_dir="o", tuning="auto")), 4, 6)
     chosen = starts_of(candidates)[2]
     off = {"heads.num_self_attention_heads": 0, "heads.num_grouped_attention_heads": 0}
@@ -71,7 +86,7 @@ def test_lora_takes_the_heads_of_a_candidate_and_nothing_else() -> None:
         "standardise": True,
         "probe_learning_rate": 0.01,
     }
-    assert settings_of_lora(settings) == {**off, "heads.pooling": "mean"}
+    assert settings_of_heads(settings) == {**off, "heads.pooling": "mean"}
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
@@ -91,26 +106,27 @@ def test_the_table_ends_with_the_best_candidate(direction: str) -> None:
     assert "(stopped early)" in "".join(lines)
 
 
-@pytest.mark.parametrize(("heads", "trials"), [(0.0001, 16), (0.01, 10), (0.05, 4)])
+@pytest.mark.parametrize(("heads", "trials"), [(0.0001, 16), (0.01, 7), (0.05, 4)])
 def test_candidates_are_as_many_as_fit_beside_lora(heads: float, trials: int) -> None:
     arguments = TextClassificationArguments(model="m", output_dir="o", tuning="auto")
     plan = outlook(arguments, Pace(0.01, heads, 0.1, 1.0), 1000, 1000, 100, 0)
-    assert plan.lora == pytest.approx(1 + 6 * (1000 * 0.1 + 100 * 0.01)) and plan.features == pytest.approx(11)
+    lora = 1 + 6 * (1000 * 0.1 + 100 * 0.01)
+    assert plan.tuning == pytest.approx(4 / 3 * lora) and plan.features == pytest.approx(11)
     assert plan.trials == trials
     if trials > pace.FEWEST:
-        assert plan.features + plan.candidates + plan.probe <= pace.SHARE_OF_LORA * plan.lora
+        assert plan.features + plan.candidates + plan.probe <= pace.SHARE_OF_LORA * lora
     assert f"{trials} candidates" in str(plan)
 
 
 def test_minutes_are_shared() -> None:
     arguments = TextClassificationArguments(model="m", output_dir="o", tuning="auto", budget_minutes=4)
-    plan = outlook(arguments, Pace(0.001, 0.005, 0.1, 0.1), 1000, 1000, 100, 0)
-    assert sum((plan.features, plan.candidates, plan.probe)) <= 80 and plan.lora <= 240
+    plan = outlook(arguments, Pace(0.001, 0.003, 0.1, 0.1), 1000, 1000, 100, 0)
+    assert sum((plan.features, plan.candidates, plan.probe)) <= 80 and plan.tuning <= 240
 
 
-@pytest.mark.parametrize("chosen", ["probe", "lora"])
+@pytest.mark.parametrize("chosen", ["probe", "lora", "full"])
 def test_what_is_ahead_on_validation_is_kept(
-    tiny_backbone: str,
+    six_layers: str,
     tmp_path: Path,
     three: None,
     monkeypatch: pytest.MonkeyPatch,
@@ -118,14 +134,15 @@ def test_what_is_ahead_on_validation_is_kept(
     chosen: str,
 ) -> None:
     keep(monkeypatch, chosen)
-    results = run(probe_arguments(tiny_backbone, tmp_path, tuning="auto", backbone=SIX_LAYERS))
+    monkeypatch.setattr(auto_race, "begun_score", lambda task, *_: float(task.arguments.tuning == chosen))
+    results = run(probe_arguments(six_layers, tmp_path, tuning="auto"))
     said = capsys.readouterr().out
     assert said.index("tuning=auto takes about") < said.index("Candidate 0: ") < said.index("tuning=auto tried")
     assert f"It keeps {chosen}." in said
 
-    auto = results["training"]["auto"]
+    auto, tuned = results["training"]["auto"], "full" if chosen == "full" else "lora"
     assert auto["chosen"] == chosen and auto["counts"].keys() <= {"complete", "pruned"}
-    assert len(auto["trials"]) == 3 and auto["scores"].keys() == {"linear model", "probe", "lora"}
+    assert len(auto["trials"]) == 3 and auto["scores"].keys() == {"linear model", "probe", tuned}
     assert auto["scores"]["probe"] == auto["best"]["value"], "the best candidate was trained again, alike"
     assert results["training"]["best_metric"] == auto["scores"][chosen]
     assert results["training"]["seconds"] > sum(trial["seconds"] for trial in auto["trials"])
@@ -135,7 +152,7 @@ def test_what_is_ahead_on_validation_is_kept(
     same = [name for name, value in heads.items() if torch.equal(model.get(name, torch.zeros(0)), value)]
     assert (len(same) == len(heads)) == (chosen == "probe")
     opened = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")
-    assert opened.config.num_mixed_layers == (1 if chosen == "lora" else settings_mixed(auto))
+    assert opened.config.num_mixed_layers == (settings_mixed(auto) if chosen == "probe" else 1)
 
 
 def settings_mixed(auto: dict[str, Any]) -> int:
@@ -179,6 +196,52 @@ def test_a_run_that_was_stopped_goes_on(
     assert len(kept) + auto["counts"].get("pruned", 0) == 3
 
 
+def test_a_race_changes_nothing_for_the_one_that_wins(tiny_backbone: str, tmp_path: Path) -> None:
+    task = task_of(probe_arguments(tiny_backbone, tmp_path, tuning="lora", num_train_epochs=3))
+    prepared = prepare(task, task.load())
+    ways = ways_to_train(task, prepared)
+    assert list(ways) == ["lora", "full"] and ways["full"].arguments.options["learning_rate"] == auto_race.FULL_RATE
+    name, fitted = auto_race.race(ways, prepared, tmp_path / "race", more_is_better=True)
+    scores = json.loads((tmp_path / "race/race.json").read_text())
+    assert name == max(scores, key=scores.__getitem__) and fitted.run_state.starts == 1
+    assert [path.name for path in (tmp_path / "race").iterdir() if path.is_dir()] == [name]
+    alone = fit_phase(ways[name], prepared, tmp_path / "alone")
+    assert (
+        fitted.record["best_metric"] == alone.record["best_metric"] and fitted.record["steps"] == alone.record["steps"]
+    )
+    mine, theirs = (plain_model(found.trainer).state_dict() for found in (fitted, alone))
+    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+
+
+def test_a_way_that_cannot_be_trained_is_left_out(
+    tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = task_of(probe_arguments(tiny_backbone, tmp_path, tuning="lora", num_train_epochs=1))
+    prepared = prepare(task, task.load())
+    ways = ways_to_train(task, prepared)
+    monkeypatch.setattr(type(ways["full"]), "build_model", spoilt(type(task).build_model, "full"))
+    name, _ = auto_race.race(ways, prepared, tmp_path / "race", more_is_better=True)
+    assert name == "lora" and "tuning=full is left out: no memory" in capsys.readouterr().out
+    assert json.loads((tmp_path / "race/race.json").read_text())["full"] is None
+
+
+def spoilt(build: Any, tuning: str) -> Any:
+    """What builds a model for every way of tuning but one."""
+
+    def build_or_fail(self: Any, *arguments: Any) -> Any:
+        if self.arguments.tuning == tuning:
+            raise RuntimeError("no memory")
+        return build(self, *arguments)
+
+    return build_or_fail
+
+
+@pytest.mark.parametrize("given", [{"learning_rate": 1e-4}, {"lora": {"r": 4}}])
+def test_a_rate_or_options_of_lora_leave_lora_alone(tmp_path: Path, given: dict[str, Any]) -> None:
+    task = task_of(probe_arguments("m", tmp_path, tuning="auto", **given))
+    assert list(ways_to_train(task, SimpleNamespace())) == ["lora"]
+
+
 def test_a_candidate_that_fails_is_left_out(
     tiny_backbone: str, tmp_path: Path, three: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,11 +264,9 @@ def test_candidates_read_part_of_many_rows_and_lora_all(
 
 
 @pytest.mark.parametrize("layers", [{}, {"num_mixed_layers": 2}])
-def test_layers_are_kept_for_all_candidates(tiny_backbone: str, tmp_path: Path, layers: dict[str, int]) -> None:
-    asked = probe_arguments(tiny_backbone, tmp_path, tuning="auto", backbone=SIX_LAYERS, heads=layers)
-    task = task_of(asked)
+def test_layers_are_kept_for_all_candidates(six_layers: str, tmp_path: Path, layers: dict[str, int]) -> None:
+    task = task_of(probe_arguments(six_layers, tmp_path, tuning="auto", heads=layers))
     prepared = prepare(task, task.with_validation(task.load()))
-    prepared.backbone_config.num_hidden_layers = 6
     assert layers_to_keep(task, prepared) == ((2, 2) if layers else (4, 6))
 
 

@@ -10,6 +10,7 @@ from ...arguments import RunArguments
 from ...hub.summary import table
 from ...tasks import Task
 from ...tasks.backbone import head_settings
+from ..feature_cache import bytes_of_token
 from ..search_space import Choices
 from ..setup import Prepared
 
@@ -33,8 +34,8 @@ def layers_to_keep(task: Task[Any], prepared: Prepared) -> tuple[int, int]:
     mixed = int(head_settings(two_phases, prepared.backbone_config, None)["num_mixed_layers"])
     every = getattr(prepared.backbone_config, "num_hidden_layers", None) or 1
     tokens = sum(sum(prepared.encoded[name]["length"][:]) for name in ("train", "validation"))
-    width = getattr(prepared.backbone_config, "hidden_size", 0) or 0
-    fits = 2 * tokens * width * every <= MOST_BYTES
+    width = getattr(prepared.backbone_config, "hidden_size", None) or 0
+    fits = tokens * bytes_of_token(arguments.feature_dtype, every, width) <= MOST_BYTES
     is_open = "num_mixed_layers" not in arguments.heads and mixed < every and fits
     return mixed, every if is_open else mixed
 
@@ -78,8 +79,8 @@ def settings_of(candidates: Candidates, chosen: Mapping[str, str]) -> dict[str, 
     return {key: value for name, choice in chosen.items() for key, value in candidates[name][choice].items()}
 
 
-def settings_of_lora(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what LoRA takes from the best candidate: how the heads are made, but no layers, since it changes them."""
+def settings_of_heads(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a tuned backbone takes from the best candidate: its kind of heads, but no layers to mix."""
     return {key: value for key, value in settings.items() if key.startswith("heads.") and "num_mixed" not in key}
 
 

@@ -1,4 +1,4 @@
-"""`tuning: auto`: the best candidate for the heads, LoRA after it, and of both what did better on validation."""
+"""`tuning: auto`: the best candidate for the heads, LoRA or full tuning after it, and what did best on validation."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from ..phases import ONE_PHASE, PROBE_FOLDER, Fitted, fit_phase, model_of_heads,
 from ..resume import RunState
 from ..search_space import with_settings
 from ..setup import Prepared, build_trainer, cached_features, training_arguments
-from .candidates import candidates_of, layers_to_keep, settings_of, settings_of_lora, table_of
+from .candidates import candidates_of, layers_to_keep, settings_of, settings_of_heads, table_of
 from .pace import Outlook, measure, outlook
+from .race import race, ways_to_train
 from .trials import at_the_end, final_score, try_candidates
 
 # With fewer training rows a small validation split says little, so that candidates are cross-validated; and LoRA does
@@ -32,7 +33,7 @@ FOLDER, OUTLOOK_FILE, FOLDS_FILE = "auto", "outlook.json", "lora-folds.json"
 
 
 def fit_auto(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:
-    """Try candidates for the heads on kept features, train LoRA with the best, and return what is ahead of the two."""
+    """Try candidates for the heads on kept features, tune the backbone with the best, and return what is ahead."""
     if is_tuned(task.arguments):
         raise ValueError(
             f"tuning=auto chooses the heads, and model={task.arguments.model!r} has heads that are trained. Set "
@@ -53,15 +54,18 @@ def fit_auto(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:
     two_phases = with_arguments(task, tuning="probe+lora", budget_minutes=None)
     two_phases = type(task)(with_settings(two_phases.arguments, best))
     heads, probe = probed_heads(two_phases, of_heads, output_dir / PROBE_FOLDER)
-    lora = lora_task(task, two_phases, best, is_few, spent(record, probe))
-    scores = linear_score(two_phases, of_heads, heads, metric[0]) if len(parts) == 1 else {}
+    left = minutes_left(task, record, probe)
     if is_few:
-        scores["probe"] = record["best"]["value"]
+        lora = with_arguments(two_phases, **ONE_PHASE, budget_minutes=left)
+        scores = {"probe": record["best"]["value"]}
         scores["lora"] = lora_in_folds(two_phases, lora, parts, output_dir / FOLDER)
+        name = "lora"
     else:
-        fitted = fit_phase(lora, prepared, output_dir)
-        scores |= {"probe": probe["best_metric"], "lora": fitted.record["best_metric"]}
-    chosen = "probe" if is_ahead(scores["probe"], scores["lora"], metric[1]) else "lora"
+        whole = type(task)(with_settings(replace(task.arguments, budget_minutes=left), settings_of_heads(best)))
+        name, fitted = race(ways_to_train(whole, prepared), prepared, output_dir / FOLDER, metric[1])
+        scores = linear_score(two_phases, of_heads, heads, metric[0])
+        scores |= {"probe": probe["best_metric"], name: fitted.record["best_metric"]}
+    chosen = "probe" if is_ahead(scores["probe"], scores[name], metric[1]) else name
     if chosen == "probe":
         fitted = probe_answer(two_phases, of_heads, heads, probe, output_dir)
     elif is_few:
@@ -69,7 +73,7 @@ def fit_auto(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:
     say(
         f"tuning=auto tried, by {metric[0]} of validation:\n{table_of(candidates, record, scores)}\nIt keeps {chosen}."
     )
-    return with_record(fitted, probe, chosen, {**record, "scores": scores, "outlook": asdict(plan)})
+    return with_record(fitted, probe, {**record, "scores": scores, "outlook": asdict(plan), "chosen": chosen})
 
 
 def first_rows(encoded: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -102,19 +106,11 @@ def planned(task: Task[Any], prepared: Prepared, of_heads: Prepared, folds: int,
     return plan
 
 
-def lora_task(task: Task[Any], two_phases: Task[Any], best: dict[str, Any], is_few: bool, spent: float) -> Task[Any]:
-    """Return the task with the arguments of LoRA: with few rows the second of two phases, else with fresh heads."""
+def minutes_left(task: Task[Any], record: dict[str, Any], probe: dict[str, Any]) -> float | None:
+    """Return what is left of `budget_minutes` after the candidates, their features included, and the best of them."""
     minutes = task.arguments.budget_minutes
-    left = None if minutes is None else max(minutes - spent / 60, LEAST_OF_MINUTES * minutes)
-    if is_few:
-        return with_arguments(two_phases, **ONE_PHASE, budget_minutes=left)
-    alone = with_arguments(task, **ONE_PHASE, budget_minutes=left)
-    return type(task)(with_settings(alone.arguments, settings_of_lora(best)))
-
-
-def spent(record: dict[str, Any], probe: dict[str, Any]) -> float:
-    """Return the seconds that candidates, their features included, and the best of them took."""
-    return float(sum(trial.get("seconds", 0.0) for trial in record["trials"]) + probe["seconds"])
+    spent = sum(trial.get("seconds", 0.0) for trial in record["trials"]) + probe["seconds"]
+    return None if minutes is None else max(minutes - spent / 60, LEAST_OF_MINUTES * minutes)
 
 
 def lora_in_folds(two_phases: Task[Any], lora: Task[Any], parts: Sequence[Prepared], folder: Path) -> float:
@@ -161,11 +157,11 @@ def probe_answer(
     return Fitted(trainer, RunState(**record["run_state"]), {k: v for k, v in record.items() if k != "run_state"})
 
 
-def with_record(fitted: Fitted, probe: dict[str, Any], chosen: str, auto: dict[str, Any]) -> Fitted:
+def with_record(fitted: Fitted, probe: dict[str, Any], auto: dict[str, Any]) -> Fitted:
     """Return the training with what was tried, and with the time of all."""
-    last = fitted.record
-    before = [trial for trial in auto["trials"] if "seconds" in trial] + ([probe] if chosen == "lora" else [])
+    last, chosen = fitted.record, auto["chosen"]
+    before = [trial for trial in auto["trials"] if "seconds" in trial] + ([] if chosen == "probe" else [probe])
     took = {name: last[name] + sum(part[name] for part in before) for name in ("seconds", "cpu_seconds")}
-    phases = {"probe": probe, "lora": {name: value for name, value in last.items() if name != "history"}}
-    more = {"phases": phases} if chosen == "lora" else {}
-    return replace(fitted, record={**last, **took, **more, "auto": {**auto, "chosen": chosen}})
+    phases = {"probe": probe, chosen: {name: value for name, value in last.items() if name != "history"}}
+    more = {} if chosen == "probe" else {"phases": phases}
+    return replace(fitted, record={**last, **took, **more, "auto": auto})

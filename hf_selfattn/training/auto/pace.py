@@ -18,10 +18,11 @@ from ..budget import default_epochs
 from ..feature_cache import features_of, on_device
 from ..phases import ONE_PHASE, phase_trainer, with_arguments
 from ..setup import Prepared
+from .race import SHARE_OF_RACE
 
 BATCH_SIZE, BATCHES = 16, 2
-# Everything beside LoRA may take this share of LoRA's time: candidates are as many as fit, within limits.
-SHARE_OF_LORA, FEWEST, MOST = 0.7, 4, 16
+# Candidates and what belongs to them may take this share of LoRA's time: they are as many as fit, within limits.
+SHARE_OF_LORA, FEWEST, MOST = 0.5, 4, 16
 SHARE_OF_MINUTES = 1 / 3  # the same of `budget_minutes`
 SHARE_OF_TRIAL = 0.45  # of a whole training, since most candidates are stopped early
 EVALUATION = 1 / 3  # of the heads, of what a training step of as many rows takes
@@ -45,13 +46,13 @@ class Outlook:
     features: float
     candidates: float
     probe: float
-    lora: float
+    tuning: float  # of the backbone
 
     def __str__(self) -> str:
-        minutes = [value / 60 for value in (self.features, self.candidates, self.probe, self.lora)]
+        minutes = [value / 60 for value in (self.features, self.candidates, self.probe, self.tuning)]
         return (
             f"tuning=auto takes about {sum(minutes):.1f} minutes: features {minutes[0]:.1f}, {self.trials} candidates "
-            f"{minutes[1]:.1f}, the best of them {minutes[2]:.1f}, LoRA {minutes[3]:.1f}."
+            f"{minutes[1]:.1f}, the best of them {minutes[2]:.1f}, tuning of the backbone {minutes[3]:.1f}."
         )
 
 
@@ -125,12 +126,11 @@ def outlook(arguments: RunArguments, pace: Pace, rows: int, kept_rows: int, eval
     lora = pace.start + epochs * (rows * pace.lora + evaluated * pace.backbone) / processes
     heads = epochs_of_run(arguments, kept_rows) * (kept_rows + evaluated * EVALUATION) * pace.heads / processes
     probe, features = pace.start + heads, (kept_rows + evaluated) * pace.backbone / processes
-    trainings = max(folds, 1)
-    trial = (probe if folds else pace.start + SHARE_OF_TRIAL * heads) * (SHARE_OF_TRIAL * trainings if folds else 1)
-    lora *= 1 + folds
-    room = SHARE_OF_LORA * lora
+    trial = SHARE_OF_TRIAL * folds * probe if folds else pace.start + SHARE_OF_TRIAL * heads
+    tuning = lora * (1 + (folds or SHARE_OF_RACE))
+    room = SHARE_OF_LORA * lora * (1 + folds)
     if arguments.budget_minutes is not None:
         room = min(room, SHARE_OF_MINUTES * 60 * arguments.budget_minutes)
-        lora = min(lora, 60 * arguments.budget_minutes - features - probe)
+        tuning = min(tuning, 60 * arguments.budget_minutes - features - probe)
     trials = min(max(int((room - features - probe) / trial), FEWEST), MOST)
-    return Outlook(trials, features, trials * trial, probe, lora)
+    return Outlook(trials, features, trials * trial, probe, tuning)
