@@ -61,8 +61,9 @@ def fit_auto(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:
         scores["lora"] = lora_in_folds(two_phases, lora, parts, output_dir / FOLDER)
         name = "lora"
     else:
-        whole = type(task)(with_settings(replace(task.arguments, budget_minutes=left), settings_of_heads(best)))
-        name, fitted = race(ways_to_train(whole, prepared), prepared, output_dir / FOLDER, metric[1])
+        with_heads = type(task)(with_settings(task.arguments, settings_of_heads(best)))
+        ways = ways_to_train(with_heads, prepared, left)
+        name, fitted = race(ways, prepared, output_dir / FOLDER, metric[1])
         scores = linear_score(two_phases, of_heads, heads, metric[0])
         scores |= {"probe": probe["best_metric"], name: fitted.record["best_metric"]}
     chosen = "probe" if is_ahead(scores["probe"], scores[name], metric[1]) else name

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..budget import default_epochs
 from ..feature_cache import features_of, on_device
 from ..phases import ONE_PHASE, phase_trainer, with_arguments
 from ..setup import Prepared
+from ..trainer import RecipeTrainer
 from .race import SHARE_OF_RACE
 
 BATCH_SIZE, BATCHES = 16, 2
@@ -66,29 +68,40 @@ def measure(task: Task[Any], prepared: Prepared, folder: Path) -> Pace:
     start = time.perf_counter() - started
     batches = batches_of(trainer, task.inputs(prepared.processor).columns)
     names = trainer.model.base_model.input_names
-    model = trainer.accelerator.prepare(trainer.model)
 
     def read(batch: dict[str, Any]) -> None:
         inputs = {name: values for name, values in batch.items() if name in names}
         features_of(trainer.plain, on_device(inputs, trainer.args.device))
 
+    both = seconds_of_row(step_of(trainer), batches)
     backbone = seconds_of_row(read, batches)
-    both = seconds_of_row(lambda batch: float(trainer.training_step(model, batch)), batches)
-    trainer = phase_trainer(lora, prepared, folder)
-    model = trainer.accelerator.prepare(trainer.model)
-    adapters = seconds_of_row(lambda batch: float(trainer.training_step(model, batch)), batches)
+    tuning = seconds_of_row(step_of(phase_trainer(lora, prepared, folder)), batches)
     if PartialState().is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
-    return Pace(backbone, max(both - backbone, both / 20), adapters, start)
+    return Pace(backbone, max(both - backbone, both / 20), tuning, start)
 
 
-def batches_of(trainer: Any, columns: Sequence[str]) -> list[dict[str, Any]]:
+def step_of(trainer: RecipeTrainer) -> Callable[[dict[str, Any]], float]:
+    """Return what makes a training step, but for the optimizer's part of it."""
+    model = trainer.accelerator.prepare(trainer.model).train()
+
+    def step(batch: dict[str, Any]) -> float:
+        with trainer.compute_loss_context_manager():
+            loss = trainer.compute_loss(model, on_device(batch, trainer.args.device))
+        trainer.accelerator.backward(loss)
+        return float(loss.detach())
+
+    return step
+
+
+def batches_of(trainer: RecipeTrainer, columns: Sequence[str]) -> list[dict[str, Any]]:
     """Return batches of random training rows, those of like length together."""
     rows = trainer.train_dataset
     count = min(len(rows), BATCH_SIZE * BATCHES)
     drawn = np.random.default_rng(0).permutation(len(rows))[:count].tolist()
     drawn.sort(key=rows["length"][:].__getitem__)
-    names = [name for name in rows.column_names if name in {*columns, "labels", "word_starts"}]
+    read = {*columns, "labels", *signature(trainer.model.forward).parameters}
+    names = [name for name in rows.column_names if name in read]
     taken = [{name: rows[number][name] for name in names} for number in drawn]
     return [trainer.data_collator(taken[first : first + BATCH_SIZE]) for first in range(0, count, BATCH_SIZE)]
 

@@ -39,20 +39,23 @@ class Pause(TrainerCallback):
             raise Paused(state.best_metric)
 
 
-def ways_to_train(task: Task[Any], prepared: Prepared) -> dict[str, Task[Any]]:
-    """Return the task with the arguments of LoRA, and of full tuning unless the user named a learning rate.
+def ways_to_train(task: Task[Any], prepared: Prepared, minutes: float | None = None) -> dict[str, Task[Any]]:
+    """Return the task with the arguments of LoRA, and of full tuning unless the user has settled how LoRA trains.
 
     Args:
         task: with the heads that were chosen.
+        minutes: that all of it may take.
     """
-    ways = {"lora": with_arguments(task, **ONE_PHASE)}
+    ways = {"lora": with_arguments(task, **ONE_PHASE, budget_minutes=minutes)}
     options = task.arguments.options
     if "learning_rate" in options or task.arguments.lora:
         return ways
     width = getattr(prepared.backbone_config, "hidden_size", None) or WIDTH
     rate = FULL_RATE * min(1.0, WIDTH / width) ** 2
     full = {**ONE_PHASE, "tuning": "full", "options": {**options, "learning_rate": rate}}
-    return {**ways, "full": with_arguments(task, **full)}
+    both = {**ways, "full": with_arguments(task, **full)}
+    left = None if minutes is None else minutes / (1 + SHARE_OF_RACE)
+    return {name: with_arguments(way, budget_minutes=left) for name, way in both.items()}
 
 
 def race(ways: Mapping[str, Task[Any]], prepared: Prepared, folder: Path, more_is_better: bool) -> tuple[str, Fitted]:
