@@ -17,6 +17,7 @@ from tiny_models import BACKBONES, tiny_tokenizer
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from hf_selfattn import NerArguments, RunArguments, TextClassificationArguments, run
+from hf_selfattn.data.formats import ORIGIN
 from hf_selfattn.hub.results import RESULTS_FILE
 from hf_selfattn.tasks import task_of
 from hf_selfattn.tasks.evaluation import plain_model
@@ -245,12 +246,12 @@ def test_a_rate_or_options_of_lora_leave_lora_alone(tmp_path: Path, given: dict[
 def test_a_candidate_that_fails_is_left_out(
     tiny_backbone: str, tmp_path: Path, three: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failing = {"attention": {"none": {"heads.head_dim": -1}, "from 0": {"heads.fusion_init": 0.0}}}
+    failing = {"attention": {"from 0": {"heads.fusion_init": 0.0}, "none": {"heads.num_head_layers": -1}}}
     monkeypatch.setattr(task_of(probe_arguments("m", tmp_path)).__class__, "candidates", failing)
-    results = run(probe_arguments(tiny_backbone, tmp_path, tuning="auto", num_train_epochs=1, heads={}))
+    results = run(probe_arguments(tiny_backbone, tmp_path, tuning="auto", num_train_epochs=1))
     auto = results["training"]["auto"]
     assert auto["counts"]["failed"] >= 1 and auto["best"]["settings"] == {"attention": "from 0"}
-    assert any("head_dim" in trial.get("error", "") for trial in auto["trials"])
+    assert any("num_head_layers" in trial.get("error", "") for trial in auto["trials"])
 
 
 def test_candidates_read_part_of_many_rows_and_lora_all(
@@ -274,13 +275,12 @@ def test_layers_are_kept_for_all_candidates(six_layers: str, tmp_path: Path, lay
 def test_folds_cover_train_once(tiny_backbone: str, wordpiece: str, tmp_path: Path, kind: type[RunArguments]) -> None:
     task = task_of(probe_arguments(wordpiece if kind is NerArguments else tiny_backbone, tmp_path, kind))
     data = task.load()
-    origin = next(name for name in data.splits["train"].column_names if "origin" in name.lower())
-    everything = data.splits["train"][origin][:]
+    everything = data.splits["train"][ORIGIN][:]
     parts = task.cross_validation(data, 4)
-    held = [row for part in parts for row in part.splits["validation"][origin][:]]
+    held = [row for part in parts for row in part.splits["validation"][ORIGIN][:]]
     assert sorted(held) == sorted(everything) and len(parts) == 4
     for part in parts:
-        assert sorted(part.splits["train"][origin][:] + part.splits["validation"][origin][:]) == sorted(everything)
+        assert sorted(part.splits["train"][ORIGIN][:] + part.splits["validation"][ORIGIN][:]) == sorted(everything)
         if kind is NerArguments:
             sides = [{*split["document"][:]} for split in part.splits.values()]
             assert not sides[0] & sides[1]
