@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,15 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelerate import PartialState
 from transformers import TrainerCallback
 
 from ...files import write_json
 from ...machine import from_main
 from ...tasks import Task, say
 from ..phases import fit_phase, probe_phase, with_arguments
-from ..progress import Stopwatch
-from ..search import FAILURES, OF_A_TRIAL, ask, finish, in_words, numbered, open_study, record_of, tell
+from ..search import OF_A_TRIAL, ask, attempt, finish, in_words, numbered, open_study, record_of, tell
 from ..search_space import Plan, with_settings
 from ..setup import Prepared
 from .candidates import Candidates, settings_of, space_of, starts_of
@@ -101,21 +98,14 @@ def score_of(
     task: Task[Any], settings: Mapping[str, Any], parts: Sequence[Prepared], folder: Path, trial: Trial | None
 ) -> dict[str, Any]:
     """Train a candidate, and return its score on validation and its time; where that cannot be, the error."""
-    watch = Stopwatch()
-    report = partial(is_behind, trial)
-    try:
+
+    def score() -> dict[str, Any]:
         of_trial = with_arguments(candidate(task, settings, **OF_A_TRIAL, logging_strategy="no"), **ONE_OF_MANY)
-        score = score_in_folds if len(parts) > 1 else score_on_validation
-        value, stopped = score(of_trial, parts, folder, report)
-    except FAILURES as error:
-        if PartialState().num_processes > 1:  # the others wait for this one inside of a step
-            raise
-        return {"value": None, **watch.record(), "error": f"{type(error).__name__}: {error}"}
-    finally:
-        if PartialState().is_main_process:
-            shutil.rmtree(folder, ignore_errors=True)
-    PartialState().wait_for_everyone()
-    return {"value": value, "pruned": stopped, **watch.record()}
+        find = score_in_folds if len(parts) > 1 else score_on_validation
+        value, stopped = find(of_trial, parts, folder, partial(is_behind, trial))
+        return {"value": value, "pruned": stopped}
+
+    return attempt(score, folder)
 
 
 def is_behind(trial: Trial | None, step: int, value: float) -> bool:
