@@ -93,12 +93,16 @@ def fit_phase(
 
 
 def phase_trainer(
-    task: Task[Any], prepared: Prepared, output_dir: Path, heads: dict[str, Tensor] | None = None
+    task: Task[Any],
+    prepared: Prepared,
+    output_dir: Path,
+    heads: dict[str, Tensor] | None = None,
+    first_pass: bool = True,
 ) -> RecipeTrainer:
-    """Return the `Trainer` of a phase, its model made with the seed of the run."""
+    """Return the `Trainer` of a phase, its model made with the seed of the run; fresh heads may see a first pass."""
     set_seed(task.arguments.seed)
     model = build_model(task, prepared, heads)
-    fresh = heads is None and not is_tuned(task.arguments)
+    fresh = first_pass and heads is None and not is_tuned(task.arguments)
     trainer = build_trainer(task, prepared, model, output_dir, has_fresh_heads=fresh)
     if trainer.args.bf16 and trainer.args.device.type == "cpu":
         use_fast_attention(base_model(model))

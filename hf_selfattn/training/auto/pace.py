@@ -64,7 +64,7 @@ def measure(task: Task[Any], prepared: Prepared, folder: Path) -> Pace:
     probe = with_arguments(task, **{**ONE_PHASE, "tuning": "probe"}, feature_cache=False, budget_minutes=None)
     lora = with_arguments(task, **ONE_PHASE, budget_minutes=None)
     started = time.perf_counter()
-    trainer = phase_trainer(probe, prepared, folder)
+    trainer = phase_trainer(probe, prepared, folder, first_pass=False)
     start = time.perf_counter() - started
     batches = batches_of(trainer, task.inputs(prepared.processor).columns)
     names = trainer.model.base_model.input_names
@@ -75,7 +75,7 @@ def measure(task: Task[Any], prepared: Prepared, folder: Path) -> Pace:
 
     both = seconds_of_row(step_of(trainer), batches)
     backbone = seconds_of_row(read, batches)
-    tuning = seconds_of_row(step_of(phase_trainer(lora, prepared, folder)), batches)
+    tuning = seconds_of_row(step_of(phase_trainer(lora, prepared, folder, first_pass=False)), batches)
     if PartialState().is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
     return Pace(backbone, max(both - backbone, both / 20), tuning, start)
