@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +36,8 @@ from hf_selfattn.training.auto.candidates import (
 from hf_selfattn.training.auto.pace import Pace, outlook
 from hf_selfattn.training.auto.race import ways_to_train
 from hf_selfattn.training.phases import fit_phase, prepare
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -308,3 +312,24 @@ def test_a_tuned_model_has_its_heads(tiny_backbone: str, tmp_path: Path) -> None
     run(first)
     with pytest.raises(ValueError, match=r"tuning=auto chooses the heads, and model=.*Set tuning=lora"):
         run(replace(first, model=first.output_dir, tuning="auto", heads={}, output_dir=str(tmp_path / "further")))
+
+
+@pytest.mark.slow
+def test_sentences_on_minilm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subprocess.run([sys.executable, "benchmarks/fetch.py", "minilm", "vader"], cwd=ROOT, check=True)
+    files = {}
+    for name, count in (("train", 208), ("validation", 96)):
+        lines = (ROOT / f".data/vader/movies-polarity-{name}.jsonl").read_text().splitlines()[:count]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+        files[name] = str(tmp_path / f"{name}.jsonl")
+    monkeypatch.setattr(pace, "MOST", 4)
+    given = {"tuning": "auto", "num_train_epochs": 2, "baseline": False, "feature_cache": str(tmp_path / "features")}
+    results = run(
+        text_arguments({"model": str(ROOT / ".data/minilm"), "output_dir": str(tmp_path / "run"), **files, **given})
+    )
+    auto = results["training"]["auto"]
+    assert auto["counts"].keys() <= {"complete", "pruned"} and auto["scores"]["linear model"] > 0.6
+    assert results["splits"]["validation"]["scores"]["accuracy"]["value"] > 0.6
+    assert results["training"]["best_metric"] == max(
+        auto["scores"][name] for name in auto["scores"] if "model" not in name
+    )
