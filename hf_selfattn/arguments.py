@@ -105,15 +105,18 @@ class TuningArguments:
 
     Args:
         tuning: `lora` trains low-rank adapters and the heads, `full` everything, `probe` the heads alone on the
-            features of a frozen backbone, `probe+lora` the heads so first, and then both from there.
+            features of a frozen backbone, `probe+lora` the heads so first, and then both from there. `auto` tries
+            several heads on such features, then LoRA, and keeps what does best on the validation split.
         lora: options of `peft.LoraConfig`, such as `lora.r=8`.
         save: with `lora` and `probe+lora` tuning, `merged` saves a whole model, the adapters merged into it; `adapter`
             the adapter and the heads alone, in a few MB. Scores are those of what is saved.
         heads_learning_rate: of the attention heads and the task head; with `probe` tuning, which trains nothing else,
             of the attention heads. Where it is not given, .3 of `learning_rate`; `learning_rate` itself with `full`
             tuning and for a tagger's probe. In the first phase of `probe+lora` they have that phase's.
-        probe_epochs: length of the first phase of `probe+lora`; where it is not given, that of the second.
-        probe_learning_rate: of the first phase; where it is not given, the default of `probe` tuning.
+        probe_epochs: length of the first phase of `probe+lora`; where it is not given, that of the second. With
+            `auto` that of each candidate.
+        probe_learning_rate: of the first phase; where it is not given, the default of `probe` tuning. With `auto` of
+            all candidates.
         contrastive_steps: of a phase before, in which the whole backbone learns to tell the classes of rows apart, 32
             rows a step; 20 with `tuning=probe` suit classes with few rows, 0 leaves it out. A probe then reads the
             last layer alone, unless `heads.num_mixed_layers` says otherwise.
@@ -137,7 +140,7 @@ class TuningArguments:
             and tested; with `seed` among the keys the best in the mean over the seeds.
     """
 
-    tuning: Literal["probe", "lora", "probe+lora", "full"] = "lora"
+    tuning: Literal["probe", "lora", "probe+lora", "full", "auto"] = "lora"
     lora: dict[str, Any] = field(default_factory=dict)
     save: Literal["merged", "adapter"] = "merged"
     heads_learning_rate: float | None = None
@@ -164,7 +167,7 @@ class TuningArguments:
     @property
     def caches_features(self) -> bool:
         """Whether the backbone runs once, before the heads train."""
-        return self.tuning in ("probe", "probe+lora") and bool(self.feature_cache)
+        return self.tuning in ("probe", "probe+lora", "auto") and bool(self.feature_cache)
 
 
 @dataclass
@@ -219,7 +222,7 @@ class RunArguments(HubArguments, TuningArguments, DataArguments, ModelArguments)
                 raise ValueError(f"{name}={self.options[name]} cannot be: {why}.")
         for name in ("probe_epochs", "probe_learning_rate"):
             value = getattr(self, name)
-            if value is not None and self.tuning != "probe+lora":
+            if value is not None and self.tuning not in ("probe+lora", "auto"):
                 raise ValueError(f"{name}={value} says nothing with tuning={self.tuning!r}; it needs 'probe+lora'.")
             if value is not None and value <= 0:
                 raise ValueError(f"{name}={value} must be above 0.")
@@ -230,6 +233,10 @@ class RunArguments(HubArguments, TuningArguments, DataArguments, ModelArguments)
                 f"contrastive_steps={self.contrastive_steps} trains the whole backbone, which save='adapter' and "
                 "quantization keep as it was. Leave it out, or leave out both of them."
             )
+        if self.tuning == "auto" and not self.caches_features:
+            raise ValueError("tuning='auto' tries heads on kept features, and none are kept here. Set tuning=lora.")
+        if self.tuning == "auto" and self.contrastive_steps:
+            raise ValueError("tuning='auto' starts from the backbone as it is. Leave out contrastive_steps.")
         if self.budget_minutes is not None and self.budget_minutes <= 0:
             raise ValueError(f"budget_minutes={self.budget_minutes} must be above 0. Leave it out for no limit.")
 

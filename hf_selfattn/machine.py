@@ -52,6 +52,11 @@ def from_main(find: Callable[[], Found]) -> Found:
     return broadcast_object_list(found)[0]  # type: ignore[no-any-return]
 
 
+def is_main() -> bool:
+    """Return whether this process is the main one."""
+    return bool(PartialState().is_main_process)
+
+
 @contextmanager
 def alone_in(lock_file: Path, mend: str) -> Iterator[None]:
     """Keep other runs out of the folder of a lock file for as long as this one takes."""

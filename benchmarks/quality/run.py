@@ -73,6 +73,7 @@ PLACES = ("train", "validation", "test")
 # What a reader needs to judge and repeat a run.
 KEPT = ("task", "problem", "label_names", "seed", "sweep", "chosen", "calibration", "parameters", "environment")
 KEPT_OF_TRAINING = ("seconds", "cpu_seconds", "steps", "epochs", "best_step", "processes", "device", "bf16")
+KEPT_OF_AUTO = ("chosen", "metric", "scores", "best", "outlook")
 KEPT_OF_DATA = ("rows", "documents", "words", "fingerprint")
 
 
@@ -141,6 +142,9 @@ def shortened_training(training: Record) -> Record:
     kept = {name: training[name] for name in KEPT_OF_TRAINING if name in training}
     if cache := training.get("feature_cache"):
         kept["feature_cache"] = {name: cache[name] for name in ("computed_rows", "seconds", "cpu_seconds")}
+    if auto := training.get("auto"):
+        kept["auto"] = {name: auto[name] for name in KEPT_OF_AUTO}
+        kept["auto"]["trials"] = [[trial["state"], trial["value"], trial["settings"]] for trial in auto["trials"]]
     if "phases" in training:
         kept["phases"] = {name: shortened_training(phase) for name, phase in training["phases"].items()}
     return kept

@@ -25,8 +25,8 @@ from .sanitize import one_line
 # What a run leaves in its folder beside its result, by the name of a file or folder: checkpoints and what only a
 # continued training reads, pickles among it. The names of files that are not whole begin with a dot or underscore.
 NOT_PUSHED = (
-    *(".*", "_*", "checkpoint-*", "runs", "probe", "sweep", ARGUMENTS_FILE, RUN_STATE_FILE, "trainer_state.json"),
-    *("*.bin", "*.pt", "*.pth", "*.pkl"),
+    *(".*", "_*", "checkpoint-*", "runs", "probe", "sweep", "auto"),
+    *(ARGUMENTS_FILE, RUN_STATE_FILE, "trainer_state.json", "*.db", "*.bin", "*.pt", "*.pth", "*.pkl"),
 )
 PREDICTIONS = "predictions-*.jsonl"
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from transformers import PreTrainedConfig
 
 from ..arguments import RunArguments
@@ -85,6 +85,10 @@ class Classification(Task[AnyClassificationArguments]):
     top: ClassVar[int] = 0
 
     searchable = ("class_weights",)
+    candidates = {
+        **Task.candidates,
+        "pooling": {name: {"heads.pooling": name} for name in ("class_query", "mean")},
+    }
 
     def folds(self, data: Any) -> list[Any]:
         """Return the data of each fold of the cross-validation that is asked for."""
@@ -185,6 +189,22 @@ class Classification(Task[AnyClassificationArguments]):
     def further_scores(self, data: Any, logits: dict[str, Array]) -> dict[str, Any]:
         """Return what else follows from the logits (N, C) of each split."""
         return {}
+
+    def cross_validation(self, data: Any, folds: int) -> list[Any]:
+        """Return the folds of train, stratified by label, each of which is the validation split once."""
+        alone = replace(data, splits=DatasetDict(train=data.splits["train"]))
+        parts = k_folds(alone, folds, self.arguments.seed, self.arguments.group_column)
+        return [
+            replace(part, splits=DatasetDict(train=part.splits["train"], validation=part.splits["test"]))
+            for part in parts
+        ]
+
+    def linear_scores(self, data: Any, features: Callable[[], dict[str, Array]]) -> dict[str, float]:
+        """Return the metrics of a linear model on the validation split."""
+        means = features()
+        answers = self.linear_start(data, means).answers(means["validation"], data.problem)
+        references = as_references(data.splits["validation"]["label"][:], data.problem)
+        return metric_values(data.problem, references, answers, data.label_names)
 
     def baselines(self, data: Any) -> dict[str, Any]:
         """Score what a model must beat to earn its cost, on the same rows."""

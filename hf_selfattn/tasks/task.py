@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+import numpy as np
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from torch import Tensor
@@ -62,6 +63,7 @@ class Task(ABC, Generic[AnyRunArguments]):
         fusion_init: first weights of the attentions in the sum of a probe.
         probe_heads_share: rate of a probe's attention heads, as a share of `learning_rate`.
         searchable: own arguments that a search may change.
+        candidates: choices of `tuning: auto`, each between named settings of the arguments; the first is tried first.
         backbone: weights by name that the backbone starts from, where a phase before changed them.
     """
 
@@ -79,6 +81,15 @@ class Task(ABC, Generic[AnyRunArguments]):
     fusion_init: ClassVar[float | None] = None
     probe_heads_share: ClassVar[float] = 0.3
     searchable: ClassVar[tuple[str, ...]] = ()
+    candidates: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {
+        "attention": {
+            "from 0": {"heads.fusion_init": 0.0},
+            "from .1": {"heads.fusion_init": 0.1},
+            "none": {"heads.num_self_attention_heads": 0, "heads.num_grouped_attention_heads": 0},
+        },
+        "features": {"standardised": {"standardise": True}, "as they are": {"standardise": False}},
+        "rate": {name: {"probe_learning_rate": float(name)} for name in ("1e-3", "3e-3", "1e-2")},
+    }
 
     def __init__(self, arguments: AnyRunArguments):
         self.arguments = arguments
@@ -187,6 +198,28 @@ class Task(ABC, Generic[AnyRunArguments]):
             features: returns (N, D) of the rows of each split, the means of the backbone's last layer.
         """
         return {}
+
+    def linear_scores(self, data: Any, features: Callable[[], dict[str, Array]]) -> dict[str, float]:
+        """Return the metrics of a linear model on the validation split, its features as of `feature_baselines`."""
+        return {}
+
+    def cross_validation(self, data: Any, folds: int) -> list[Any]:
+        """Return data whose train and validation splits are made of train, one for each fold of it."""
+        train = data.splits["train"]
+        units = self.units(train)
+        fold_of = np.random.default_rng(self.arguments.seed).permutation(len(units)) % folds
+        made = []
+        for fold in range(folds):
+            splits = DatasetDict()
+            for name, is_here in (("train", fold_of != fold), ("validation", fold_of == fold)):
+                rows = [row for unit in np.flatnonzero(is_here) for row in units[unit]]
+                splits[name] = train.select(sorted(rows))
+            made.append(replace(data, splits=splits))
+        return made
+
+    def units(self, train: Dataset) -> list[list[int]]:
+        """Return the numbers of rows that never stand on both sides of a split: each alone, or those of a document."""
+        return [[row] for row in range(len(train))]
 
     @classmethod
     def of_model(cls, config: PreTrainedConfig, trained: dict[str, Any], given: dict[str, Any]) -> Task[Any]:

@@ -105,6 +105,7 @@ class TokenClassification(Task[NerArguments]):
     # slower than the rest; a tagger has as many answers as tokens (benchmarks/LOG.md).
     fusion_init = 0.1
     probe_heads_share = 1.0
+    candidates = {**Task.candidates, "attention": dict(sorted(Task.candidates["attention"].items()))}  # .1 first
 
     def load(self) -> TaggingData:
         """Load the splits that the arguments name and check them."""
@@ -134,6 +135,11 @@ class TokenClassification(Task[NerArguments]):
         say(note)
         splits = DatasetDict({**data.splits, **made})
         return TaggingData(splits, data.label_names, data.entity_types, [*data.notes, note])
+
+    def units(self, train: Dataset) -> list[list[int]]:
+        """Return the sentences of each document; those of a single one stand alone."""
+        documents = by_document(train)
+        return documents if len(documents) > 1 else super().units(train)
 
     def report(self) -> dict[str, Any]:
         """Return the report on the rows."""

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,15 +146,19 @@ class CachedFeatures:
         inputs: how the backbone reads their rows.
         folder: takes the features.
         dtype: they are stored in, a name of `DTYPES`; with `bfloat16` the backbone runs in it, too.
+        num_layers: that are kept, of which a model may mix fewer, but two at least; those that it mixes where it is
+            not given.
 
     Raises:
         ValueError: if the tokenizer gives no attention mask.
     """
 
-    def __init__(self, splits: Mapping[str, Dataset], inputs: Inputs, folder: Path, dtype: str):
+    def __init__(
+        self, splits: Mapping[str, Dataset], inputs: Inputs, folder: Path, dtype: str, num_layers: int | None = None
+    ):
         if "input_ids" in inputs.columns and "attention_mask" not in inputs.columns:
             raise ValueError("The tokenizer gives no attention_mask. Set feature_cache=false.")
-        self.inputs, self.folder, self.dtype = inputs, folder, dtype
+        self.inputs, self.folder, self.dtype, self.num_layers = inputs, folder, dtype, num_layers
         self.store = FeatureStore(folder, dtype)
         columns = [name for name in inputs.columns if name in next(iter(splits.values())).column_names]
         plain = [split.with_format(None) for split in splits.values()]
@@ -172,6 +176,11 @@ class CachedFeatures:
 
     def prepare(self, model: nn.Module, device: torch.device | str) -> dict[str, Any]:
         """Compute the features that are not there yet, and return what was there and what it took."""
+        with mixing(model, self.num_layers):
+            return self.find(model, device)
+
+    def find(self, model: nn.Module, device: torch.device | str) -> dict[str, Any]:
+        """Find or compute the features of the layers that the model mixes, and return what it took."""
         watch, state = Stopwatch(), PartialState()
         if not self.inputs.says_length and self.lengths:
             self.lengths = self.lengths_of(model, torch.device(device))
@@ -265,6 +274,18 @@ def on_device(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Te
     return {name: values.to(device) for name, values in batch.items()}
 
 
+@contextmanager
+def mixing(model: nn.Module, num_layers: int | None) -> Iterator[None]:
+    """Let the backbone of a model show so many layers for a while, or those that the model mixes."""
+    config = base_model(model).config
+    before = config.num_mixed_layers
+    config.num_mixed_layers = num_layers or before
+    try:
+        yield
+    finally:
+        config.num_mixed_layers = before
+
+
 @torch.no_grad()
 def features_of(model: nn.Module, batch: Mapping[str, Tensor]) -> list[Tensor]:
     """Return the features (T, L, D) of each row that the heads read: the last L hidden states, windows merged."""
@@ -326,13 +347,13 @@ def portions(numbers: Sequence[int], lengths: Sequence[int], most: int) -> Itera
         yield portion
 
 
-def feature_collator(collate: Collate) -> Collate:
-    """Return what makes a batch of rows, and pads their features where they have some."""
+def feature_collator(collate: Collate, num_layers: int) -> Collate:
+    """Return what makes a batch of rows, and pads the features of their last layers where they have some."""
 
     def with_features(rows: list[dict[str, Any]]) -> Any:
         if "features" not in rows[0]:
             return collate(rows)
-        features = [row["features"] for row in rows]
+        features = [row["features"][:, -num_layers:] for row in rows]
         batch = collate([{name: values for name, values in row.items() if name != "features"} for row in rows])
         if "attention_mask" not in batch:
             return {**batch, **padded_features(features)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 from transformers.dynamic_module_utils import custom_object_save
 
 from ..adapters import add_lora, base_model
@@ -56,7 +57,9 @@ def fit_phases(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:
     """Train as `tuning` says; with `probe+lora` in two phases, the heads of the first kept in a subfolder."""
     if task.arguments.tuning != "probe+lora":
         return fit_phase(task, prepared, output_dir)
+    say("First phase: the heads, on the frozen backbone.")
     heads, probe = probed_heads(task, prepared, output_dir / PROBE_FOLDER)
+    say("Second phase: adapters on the backbone, and the heads from where they are.")
     fitted = fit_phase(with_arguments(task, **ONE_PHASE), prepared, output_dir, heads)
     lora = {name: value for name, value in fitted.record.items() if name != "history"}
     phases = {"probe": probe, "lora": lora}
@@ -64,22 +67,24 @@ def fit_phases(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:
     return replace(fitted, record={**fitted.record, **took, "phases": phases})
 
 
-def fit_phase(task: Task[Any], prepared: Prepared, output_dir: Path, heads: dict[str, Tensor] | None = None) -> Fitted:
+def fit_phase(
+    task: Task[Any],
+    prepared: Prepared,
+    output_dir: Path,
+    heads: dict[str, Tensor] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Fitted:
     """Train to the end of a phase, from such weights of the heads by name, or from fresh ones."""
 
     def build(options: dict[str, Any]) -> RecipeTrainer:
-        of_these = with_arguments(task, options=options)
-        set_seed(of_these.arguments.seed)
-        model = build_model(of_these, prepared, heads)
-        fresh = heads is None and not is_tuned(task.arguments)
-        trainer = build_trainer(of_these, prepared, model, output_dir, has_fresh_heads=fresh)
+        trainer = phase_trainer(with_arguments(task, options=options), prepared, output_dir, heads)
         counts = trainer.parameters
+        for callback in callbacks:
+            trainer.add_callback(callback)
         say(f"{counts['trainable']:,} of {counts['all']:,} parameters train ({task.arguments.tuning}).")
-        if trainer.args.bf16 and trainer.args.device.type == "cpu":
-            use_fast_attention(base_model(model))
         if trainer.args.push_to_hub and trainer.is_world_process_zero():
             # `Trainer` pushes a checkpoint without the code that it needs.
-            custom_object_save(base_model(model), output_dir)
+            custom_object_save(base_model(trainer.model), output_dir)
         return trainer
 
     watch = Stopwatch()
@@ -87,14 +92,36 @@ def fit_phase(task: Task[Any], prepared: Prepared, output_dir: Path, heads: dict
     return Fitted(trainer, run_state, training_record(trainer, watch))
 
 
+def phase_trainer(
+    task: Task[Any],
+    prepared: Prepared,
+    output_dir: Path,
+    heads: dict[str, Tensor] | None = None,
+    first_pass: bool = True,
+) -> RecipeTrainer:
+    """Return the `Trainer` of a phase, its model made with the seed of the run; fresh heads may see a first pass."""
+    set_seed(task.arguments.seed)
+    model = build_model(task, prepared, heads)
+    fresh = first_pass and heads is None and not is_tuned(task.arguments)
+    trainer = build_trainer(task, prepared, model, output_dir, has_fresh_heads=fresh)
+    if trainer.args.bf16 and trainer.args.device.type == "cpu":
+        use_fast_attention(base_model(model))
+    return trainer
+
+
 def build_model(task: Task[Any], prepared: Prepared, heads: dict[str, Tensor] | None) -> Any:
     """Return the model that trains; the heads of a LoRA phase start from weights by name, where there are some."""
     if heads is None:
         return task.build_model(prepared.data, prepared.backbone_config)
+    return add_lora(model_of_heads(task, prepared, heads), task.peft_type, **task.arguments.lora)
+
+
+def model_of_heads(task: Task[Any], prepared: Prepared, heads: dict[str, Tensor]) -> Any:
+    """Return the model of the first phase, its heads with weights by name."""
     probe = with_arguments(task, tuning="probe", save="merged")
     model = probe.build_model(prepared.data, prepared.backbone_config)
     model.load_state_dict({**model.state_dict(), **heads})
-    return add_lora(model, task.peft_type, **task.arguments.lora)
+    return model
 
 
 def with_arguments(task: Task[Any], **values: Any) -> Task[Any]:
@@ -108,7 +135,6 @@ def probed_heads(task: Task[Any], prepared: Prepared, folder: Path) -> tuple[dic
     """Train the heads on the frozen backbone, unless that is done, and return their weights and how it went."""
     path = folder / HEADS_FILE
     if not from_main(path.is_file):
-        say("First phase: the heads, on the frozen backbone.")
         fitted = fit_phase(probe_phase(task), prepared, folder)
         record = {**fitted.record, "run_state": asdict(fitted.run_state)}
         if PartialState().is_main_process:
@@ -116,7 +142,6 @@ def probed_heads(task: Task[Any], prepared: Prepared, folder: Path) -> tuple[dic
             for checkpoint in checkpoints_of(folder):
                 shutil.rmtree(checkpoint)
         PartialState().wait_for_everyone()
-    say("Second phase: adapters on the backbone, and the heads from where they are.")
     return read_weights(path)
 
 

@@ -34,7 +34,7 @@ from ..metrics.inputs import Array
 from ..tasks import Task, say, task_of
 from ..tasks.evaluation import plain_model
 from .contrastive.phase import advice, fit_all_phases
-from .phases import prepare
+from .phases import Fitted, prepare
 from .progress import hide_bars, show_progress
 from .search import search
 from .search_space import Plan, read_plan
@@ -132,7 +132,7 @@ def train_and_evaluate(task: Task[Any], data: Any, output_dir: Path, found: dict
     """Train on the data, score every evaluation split, save the model and the results."""
     arguments = task.arguments
     prepared = prepare(task, data)
-    fitted = fit_all_phases(task, prepared, output_dir)
+    fitted = fit_as_told(task, prepared, output_dir)
     trainer, encoded = fitted.trainer, prepared.encoded
 
     evaluator = final_evaluator(trainer, merge=arguments.save == "merged")
@@ -164,6 +164,15 @@ def train_and_evaluate(task: Task[Any], data: Any, output_dir: Path, found: dict
     PartialState().wait_for_everyone()
     say(summary(results))
     return results
+
+
+def fit_as_told(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:
+    """Train as `tuning` says."""
+    if task.arguments.tuning == "auto":
+        from .auto.fit import fit_auto
+
+        return fit_auto(task, prepared, output_dir)
+    return fit_all_phases(task, prepared, output_dir)
 
 
 def mean_features(task: Task[Any], prepared: Prepared, evaluator: Trainer) -> dict[str, Array]:

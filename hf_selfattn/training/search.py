@@ -14,7 +14,7 @@ import statistics
 import time
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -165,7 +165,8 @@ def left(plan: Plan, study: optuna.Study | None) -> int:
 def begun(study: optuna.Study, before: float = math.inf) -> int:
     """Return how many trials with a smaller number than `before` have begun and count."""
     return sum(
-        trial.number < before and state_of(trial) in ("complete", "failed", "running") for trial in study.trials
+        trial.number < before and state_of(trial) in ("complete", "pruned", "failed", "running")
+        for trial in study.trials
     )
 
 
@@ -193,14 +194,23 @@ def numbered(plan: Plan, trial: Trial | None) -> tuple[int, dict[str, Any]]:
 
 def outcome(arguments: RunArguments, settings: Mapping[str, Any], prepared: Prepared, folder: Path) -> dict[str, Any]:
     """Train with settings, and return score and time; where that cannot be, the error."""
-    watch = Stopwatch()
-    try:
+
+    def score() -> dict[str, Any]:
         changed = with_settings(arguments, settings)
         kept = {"push_to_hub": False} if changed.tuning == "probe+lora" else OF_A_TRIAL
         changed = replace(changed, options={**changed.options, **kept})
-        value = fit_all_phases(task_of(changed), prepared, folder).trainer.state.best_metric
-        if value is None or not math.isfinite(value):
-            raise ValueError(f"the score is {value}")
+        return {"value": fit_all_phases(task_of(changed), prepared, folder).trainer.state.best_metric}
+
+    return attempt(score, folder)
+
+
+def attempt(score: Callable[[], dict[str, Any]], folder: Path) -> dict[str, Any]:
+    """Return the score of a trial and its time, or, where it cannot be trained, the error; its folder is deleted."""
+    watch = Stopwatch()
+    try:
+        found = score()
+        if found["value"] is None or not math.isfinite(found["value"]):
+            raise ValueError(f"the score is {found['value']}")
     except FAILURES as error:
         if PartialState().num_processes > 1:  # the others wait for this one inside of a step
             raise
@@ -209,7 +219,7 @@ def outcome(arguments: RunArguments, settings: Mapping[str, Any], prepared: Prep
         if PartialState().is_main_process:
             shutil.rmtree(folder, ignore_errors=True)
     PartialState().wait_for_everyone()
-    return {"value": value, **watch.record()}
+    return {**found, **watch.record()}
 
 
 def tell(study: optuna.Study, trial: Trial, told: Mapping[str, Any]) -> None:
@@ -221,6 +231,8 @@ def tell(study: optuna.Study, trial: Trial, told: Mapping[str, Any]) -> None:
             trial.set_user_attr(name, told[name])
     if told["value"] is None:
         study.tell(trial, state=TrialState.FAIL)
+    elif told.get("pruned"):
+        study.tell(trial, state=TrialState.PRUNED)
     else:
         study.tell(trial, told["value"])
 
@@ -234,7 +246,7 @@ def finish(plan: Plan, study: optuna.Study | None, metric: str, path: Path) -> d
     while is_waited_for(record := record_of(plan, study, metric)):
         time.sleep(SECONDS_BETWEEN_LOOKS)
     entries = record["combinations" if plan.kind == "sweep" else "trials"]
-    scored = [entry for entry in entries if entry["value"] is not None]
+    scored = [entry for entry in entries if entry["value"] is not None and entry.get("state") != "pruned"]
     if scored:
         best = (max if record["direction"] == "maximize" else min)(scored, key=lambda entry: float(entry["value"]))
         record["best"] = {name: best[name] for name in ("number", "value", "settings") if name in best}

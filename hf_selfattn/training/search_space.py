@@ -79,6 +79,8 @@ class Plan:
 
 def read_plan(arguments: RunArguments) -> Plan | None:
     """Return what the arguments ask to search or to sweep, or None; an error names the nearest valid key."""
+    if arguments.tuning == "auto":
+        check_auto(arguments)
     if not (arguments.search or arguments.sweep):
         return None
     if arguments.search and arguments.sweep:
@@ -94,6 +96,16 @@ def read_plan(arguments: RunArguments) -> Plan | None:
     if not is_optuna_available():
         raise ValueError(f"{plan.kind} needs the package optuna: pip install hf-selfattn[search]")
     return plan
+
+
+def check_auto(arguments: RunArguments) -> None:
+    """Raise an error for what does not go together with `tuning: auto`."""
+    if arguments.search or arguments.sweep:
+        raise ValueError("tuning=auto searches by itself. Leave search and sweep out, or name another tuning.")
+    if arguments.options.get("eval_strategy") == "no":
+        raise ValueError("tuning=auto picks by the validation split, and with eval_strategy=no there is no score.")
+    if not is_optuna_available():
+        raise ValueError("tuning=auto needs the package optuna: pip install hf-selfattn[search]")
 
 
 def read_search(arguments: RunArguments) -> Plan:

@@ -53,6 +53,7 @@ class Prepared:
     encoded: dict[str, Any]  # the splits as the model reads them
     processor: Any  # the backbone's: its tokenizer, or what makes tensors of images
     backbone_config: PreTrainedConfig  # as the backbone was trained
+    kept_layers: int | None = None  # of kept features; None: those that the model mixes
 
 
 def build_trainer(
@@ -61,11 +62,12 @@ def build_trainer(
     """Return the `Trainer` of a phase."""
     arguments, data, encoded, processor = task.arguments, prepared.data, prepared.encoded, prepared.processor
     num_rows = len(encoded["train"]) if has_length(encoded["train"]) else None
-    width = getattr(base_model(model).config, "hidden_size", WIDTH)  # a stock network of convolutions has none
+    config = base_model(model).config
+    width = getattr(config, "hidden_size", WIDTH)  # a stock network of convolutions has none
     options, groups = training_arguments(task, data, output_dir, width, num_rows)
     train, validation = encoded["train"], encoded["validation"]
     inputs = task.inputs(processor)
-    cache, record = cached_features(arguments, encoded, inputs), None
+    cache, record = cached_features(arguments, encoded, inputs, num_layers=prepared.kept_layers), None
     if cache is not None:
         record = cache.prepare(model, options.device)
         train, validation = cache.rows["train"], cache.rows["validation"]
@@ -90,7 +92,7 @@ def build_trainer(
             "train_dataset": train,
             **given,
             "callbacks": [*callbacks, *given.get("callbacks", [])],
-            "data_collator": feature_collator(given["data_collator"]),
+            "data_collator": feature_collator(given["data_collator"], config.num_mixed_layers),
         },
     )
     trainer.feature_record, trainer.watch.grace = record, arguments.grace_seconds
@@ -124,12 +126,14 @@ def cached_features(
     encoded: dict[str, Dataset],
     inputs: Inputs,
     splits: Sequence[str] = ("train", "validation"),
+    num_layers: int | None = None,
 ) -> CachedFeatures | None:
     """Return what keeps the features of some splits, or None where the backbone runs in every step."""
     if not arguments.caches_features:
         return None
     folder = Path(arguments.feature_cache) if isinstance(arguments.feature_cache, str) else default_folder()
-    return CachedFeatures({name: encoded[name] for name in splits}, inputs, folder, arguments.feature_dtype)
+    kept = {name: encoded[name] for name in splits}
+    return CachedFeatures(kept, inputs, folder, arguments.feature_dtype, num_layers)
 
 
 def some_rows(split: Any, columns: Sequence[str], seed: int) -> list[dict[str, Any]]:

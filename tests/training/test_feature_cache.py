@@ -56,7 +56,7 @@ def test_cached_features_give_the_answers_of_the_text(
     assert model.training and record["computed_rows"] == len(WORDS)
     tokenizer = tiny_tokenizer()
     tokenizer.padding_side = padding_side
-    collate = feature_collator(DataCollatorWithPadding(tokenizer))
+    collate = feature_collator(DataCollatorWithPadding(tokenizer), 4)
     batch = collate([cache.rows["train"].remove_columns("length")[number] for number in (1, 0, 4)])
     assert batch["features"].shape[2:] == (model.config.num_mixed_layers, model.config.hidden_size)
     raw = {name: values for name, values in batch.items() if name != "features"}
@@ -69,6 +69,20 @@ def test_cached_features_give_the_answers_of_the_text(
     mask = batch["attention_mask"].bool() if task == "token" else slice(None)
     torch.testing.assert_close(found[mask], expected[mask], atol=tolerance, rtol=0)
     assert dtype != "int8" or not torch.equal(found, expected)
+
+
+def test_a_model_reads_the_last_of_the_layers_that_are_kept(tmp_path: Path) -> None:
+    model, row = tiny_model(num_mixed_layers=2), tokens_of(70)
+    mine = cache_of(tmp_path, train=row)
+    more = CachedFeatures({"train": row}, text_inputs(tiny_tokenizer()), tmp_path, "float32", num_layers=3)
+    assert all(cache.prepare(model, "cpu")["computed_rows"] == 1 for cache in (mine, more))
+    assert model.config.num_mixed_layers == 2 and mine.store.folder != more.store.folder
+    plain = DataCollatorWithPadding(tiny_tokenizer())
+    batches = [
+        feature_collator(plain, 2)([cache.rows["train"].remove_columns("length")[0]])["features"]
+        for cache in (mine, more)
+    ]
+    assert torch.equal(*batches) and more.rows["train"][0]["features"].shape[1] == 3
 
 
 def test_features_of_other_tokens_or_layers_are_refused() -> None:

@@ -48,7 +48,7 @@ def cached_batch(arguments: Any, model: Any) -> dict[str, torch.Tensor]:
     assert cache is not None
     assert cache.prepare(model, "cpu")["computed_rows"] == 0
     options, _ = training_arguments(task, data, Path(arguments.output_dir))
-    collate = feature_collator(task.trainer_options(data, tokens, options, tokenizer)["data_collator"])
+    collate = feature_collator(task.trainer_options(data, tokens, options, tokenizer)["data_collator"], 4)
     columns = [*tokenizer.model_input_names, "labels", "features"]
     rows = cache.rows["validation"]
     rows = rows.remove_columns([name for name in rows.column_names if name not in columns])

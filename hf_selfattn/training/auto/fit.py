@@ -1,0 +1,168 @@
+"""`tuning: auto`: the best candidate for the heads, LoRA or full tuning after it, and what did best on validation."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ...files import read_json, write_json
+from ...machine import from_main, is_main
+from ...tasks import Task, say
+from ...tasks.backbone import is_tuned
+from ..phases import ONE_PHASE, PROBE_FOLDER, Fitted, fit_phase, model_of_heads, probed_heads, with_arguments
+from ..resume import RunState
+from ..search_space import with_settings
+from ..setup import Prepared, build_trainer, cached_features, training_arguments
+from .candidates import candidates_of, layers_to_keep, settings_of, settings_of_heads, table_of
+from .pace import Outlook, measure, outlook
+from .race import race, ways_to_train
+from .trials import at_the_end, final_score, try_candidates
+
+# With fewer training rows a small validation split says little, so that candidates are cross-validated; and LoRA does
+# better from heads that have learned. With more it does better from fresh ones (benchmarks/README.md).
+FEW_ROWS, FOLDS = 200, 4
+MOST_ROWS = 5000  # on which candidates are tried; LoRA reads all
+LEAST_OF_MINUTES = 1 / 3  # of `budget_minutes`, what is left to LoRA in any case
+FOLDER, OUTLOOK_FILE, FOLDS_FILE = "auto", "outlook.json", "lora-folds.json"
+
+
+def fit_auto(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:
+    """Try candidates for the heads on kept features, tune the backbone with the best, and return what is ahead."""
+    if is_tuned(task.arguments):
+        raise ValueError(
+            f"tuning=auto chooses the heads, and model={task.arguments.model!r} has heads that are trained. Set "
+            "tuning=lora to go on from there, or give the plain backbone."
+        )
+    mixed, kept = layers_to_keep(task, prepared)
+    of_heads = replace(prepared, kept_layers=kept, encoded=first_rows(prepared.encoded, task.arguments.seed))
+    is_few = len(prepared.encoded["train"]) < FEW_ROWS
+    parts = folds_of(task, of_heads) if is_few else [of_heads]
+    plan = planned(task, prepared, of_heads, len(parts) if is_few else 0, output_dir / FOLDER)
+    say(str(plan))
+    options, _ = training_arguments(with_arguments(task, **ONE_PHASE), prepared.data, output_dir)
+    metric = str(options.metric_for_best_model), bool(options.greater_is_better)
+    candidates = candidates_of(task, mixed, kept)
+    record = try_candidates(task, candidates, parts, plan.trials, metric, output_dir)
+    best = settings_of(candidates, record["best"]["settings"])
+
+    two_phases = with_arguments(task, tuning="probe+lora", budget_minutes=None)
+    two_phases = type(task)(with_settings(two_phases.arguments, best))
+    heads, probe = probed_heads(two_phases, of_heads, output_dir / PROBE_FOLDER)
+    left = minutes_left(task, record, probe)
+    if is_few:
+        lora = with_arguments(two_phases, **ONE_PHASE, budget_minutes=left)
+        scores = {"probe": record["best"]["value"]}
+        scores["lora"] = lora_in_folds(two_phases, lora, parts, output_dir / FOLDER)
+        name = "lora"
+    else:
+        with_heads = type(task)(with_settings(task.arguments, settings_of_heads(best)))
+        ways = ways_to_train(with_heads, prepared, left)
+        name, fitted = race(ways, prepared, output_dir / FOLDER, metric[1])
+        scores = linear_score(two_phases, of_heads, heads, metric[0])
+        scores |= {"probe": probe["best_metric"], name: fitted.record["best_metric"]}
+    chosen = "probe" if is_ahead(scores["probe"], scores[name], metric[1]) else name
+    if chosen == "probe":
+        fitted = probe_answer(two_phases, of_heads, heads, probe, output_dir)
+    elif is_few:
+        fitted = fit_phase(lora, prepared, output_dir, heads)
+    say(
+        f"tuning=auto tried, by {metric[0]} of validation:\n{table_of(candidates, record, scores)}\nIt keeps {chosen}."
+    )
+    return with_record(fitted, probe, {**record, "scores": scores, "outlook": asdict(plan), "chosen": chosen})
+
+
+def first_rows(encoded: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Return the encoded splits with no more random training rows than candidates are tried on."""
+    train = encoded["train"]
+    if len(train) <= MOST_ROWS:
+        return encoded
+    rows = np.random.default_rng(seed).permutation(len(train))[:MOST_ROWS]
+    return {**encoded, "train": train.select(np.sort(rows))}
+
+
+def folds_of(task: Task[Any], prepared: Prepared) -> list[Prepared]:
+    """Return the rows of train in folds, each of which is the validation split once."""
+    folds = min(FOLDS, len(prepared.encoded["train"]))
+    parts = task.cross_validation(prepared.data, folds)
+    return [replace(prepared, data=part, encoded=task.encode(part, prepared.processor)) for part in parts]
+
+
+def planned(task: Task[Any], prepared: Prepared, of_heads: Prepared, folds: int, folder: Path) -> Outlook:
+    """Return what is going to be done: as it was planned at the first start, or by the pace that is measured now."""
+    path = folder / OUTLOOK_FILE
+    known = from_main(lambda: read_json(path) if path.is_file() else None)
+    if known is not None:
+        return Outlook(**known)
+    pace = measure(task, prepared, folder / "pace")
+    rows = [len(prepared.encoded["train"]), len(of_heads.encoded["train"]), len(prepared.encoded["validation"])]
+    plan: Outlook = from_main(lambda: outlook(task.arguments, pace, rows[0], rows[1], rows[2], folds))
+    if is_main():
+        write_json(path, asdict(plan))
+    return plan
+
+
+def minutes_left(task: Task[Any], record: dict[str, Any], probe: dict[str, Any]) -> float | None:
+    """Return what is left of `budget_minutes` after the candidates, their features included, and the best of them."""
+    minutes = task.arguments.budget_minutes
+    spent = sum(trial.get("seconds", 0.0) for trial in record["trials"]) + probe["seconds"]
+    return None if minutes is None else max(minutes - spent / 60, LEAST_OF_MINUTES * minutes)
+
+
+def lora_in_folds(two_phases: Task[Any], lora: Task[Any], parts: Sequence[Prepared], folder: Path) -> float:
+    """Return the mean score of LoRA over the folds, after heads that learned there; each is written at once."""
+    path = folder / FOLDS_FILE
+    values: list[float] = from_main(lambda: read_json(path) if path.is_file() else [])
+    for number, part in enumerate(parts[len(values) :], start=len(values)):
+        of_fold = folder / f"fold-{number}"
+        heads, _ = probed_heads(two_phases, part, of_fold / PROBE_FOLDER)
+        values.append(final_score(with_arguments(lora, options=at_the_end(lora)), part, of_fold, heads))
+        if is_main():
+            write_json(path, values)
+    return statistics.fmean(values)
+
+
+def linear_score(task: Task[Any], prepared: Prepared, heads: dict[str, Tensor], metric: str) -> dict[str, float]:
+    """Return the score of a linear model on the means of the kept features, where the task has one."""
+    cache = cached_features(
+        task.arguments, prepared.encoded, task.inputs(prepared.processor), num_layers=prepared.kept_layers
+    )
+    if cache is None or len(prepared.encoded["train"]) != len(prepared.data.splits["train"]):
+        return {}
+
+    def means() -> Any:
+        cache.prepare(model_of_heads(task, prepared, heads), "cpu")
+        return cache.means()
+
+    scores = task.linear_scores(prepared.data, means)
+    return {"linear model": scores[metric]} if metric in scores else {}
+
+
+def is_ahead(probe: float, lora: float, more_is_better: bool) -> bool:
+    """Return whether the probe scores better than LoRA: a tie is not enough, for it is the best of many candidates."""
+    return probe > lora if more_is_better else probe < lora
+
+
+def probe_answer(
+    task: Task[Any], prepared: Prepared, heads: dict[str, Tensor], record: dict[str, Any], output_dir: Path
+) -> Fitted:
+    """Return the best candidate as a training that has come to its end."""
+    probe = with_arguments(task, **{**ONE_PHASE, "tuning": "probe"})
+    model = model_of_heads(task, prepared, heads)
+    trainer = build_trainer(probe, prepared, model, output_dir, has_fresh_heads=False)
+    return Fitted(trainer, RunState(**record["run_state"]), {k: v for k, v in record.items() if k != "run_state"})
+
+
+def with_record(fitted: Fitted, probe: dict[str, Any], auto: dict[str, Any]) -> Fitted:
+    """Return the training with what was tried, and with the time of all."""
+    last, chosen = fitted.record, auto["chosen"]
+    before = [trial for trial in auto["trials"] if "seconds" in trial] + ([] if chosen == "probe" else [probe])
+    took = {name: last[name] + sum(part[name] for part in before) for name in ("seconds", "cpu_seconds")}
+    phases = {"probe": probe, chosen: {name: value for name, value in last.items() if name != "history"}}
+    more = {} if chosen == "probe" else {"phases": phases}
+    return replace(fitted, record={**last, **took, **more, "auto": auto})

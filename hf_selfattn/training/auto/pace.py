@@ -1,0 +1,149 @@
+"""How long `tuning: auto` takes: measured on a few batches before it starts, and how many candidates that allows."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+
+from ...arguments import RunArguments
+from ...tasks import Task
+from ..budget import default_epochs
+from ..feature_cache import features_of, on_device
+from ..phases import ONE_PHASE, phase_trainer, with_arguments
+from ..setup import Prepared
+from ..trainer import RecipeTrainer
+from .race import SHARE_OF_RACE
+
+BATCH_SIZE, BATCHES = 16, 2
+# Candidates and what belongs to them may take this share of LoRA's time: they are as many as fit, within limits.
+SHARE_OF_LORA, FEWEST, MOST = 0.5, 4, 16
+SHARE_OF_MINUTES = 1 / 3  # the same of `budget_minutes`
+SHARE_OF_TRIAL = 0.45  # of a whole training, since most candidates are stopped early
+EVALUATION = 1 / 3  # of the heads, of what a training step of as many rows takes
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds."""
+
+    backbone: float  # for a row
+    heads: float  # of a training step on kept features, for a row
+    lora: float  # of a training step with adapters, for a row
+    start: float  # until a training begins
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What `tuning: auto` is going to do, and the seconds of each part."""
+
+    trials: int
+    features: float
+    candidates: float
+    probe: float
+    tuning: float  # of the backbone
+
+    def __str__(self) -> str:
+        minutes = [value / 60 for value in (self.features, self.candidates, self.probe, self.tuning)]
+        return (
+            f"tuning=auto takes about {sum(minutes):.1f} minutes: features {minutes[0]:.1f}, {self.trials} candidates "
+            f"{minutes[1]:.1f}, the best of them {minutes[2]:.1f}, tuning of the backbone {minutes[3]:.1f}."
+        )
+
+
+def measure(task: Task[Any], prepared: Prepared, folder: Path) -> Pace:
+    """Return the pace of each part of a training, from a few batches of rows of all lengths."""
+    # The backbone runs in each step of this probe; what it takes alone is taken off.
+    probe = with_arguments(task, **{**ONE_PHASE, "tuning": "probe"}, feature_cache=False, budget_minutes=None)
+    lora = with_arguments(task, **ONE_PHASE, budget_minutes=None)
+    started = time.perf_counter()
+    trainer = phase_trainer(probe, prepared, folder, first_pass=False)
+    start = time.perf_counter() - started
+    batches = batches_of(trainer, task.inputs(prepared.processor).columns)
+    names = trainer.model.base_model.input_names
+
+    def read(batch: dict[str, Any]) -> None:
+        inputs = {name: values for name, values in batch.items() if name in names}
+        features_of(trainer.plain, on_device(inputs, trainer.args.device))
+
+    both = seconds_of_row(step_of(trainer), batches)
+    backbone = seconds_of_row(read, batches)
+    tuning = seconds_of_row(step_of(phase_trainer(lora, prepared, folder, first_pass=False)), batches)
+    if PartialState().is_main_process:
+        shutil.rmtree(folder, ignore_errors=True)
+    return Pace(backbone, max(both - backbone, both / 20), tuning, start)
+
+
+def step_of(trainer: RecipeTrainer) -> Callable[[dict[str, Any]], float]:
+    """Return what makes a training step, but for the optimizer's part of it."""
+    model = trainer.accelerator.prepare(trainer.model).train()
+
+    def step(batch: dict[str, Any]) -> float:
+        with trainer.compute_loss_context_manager():
+            loss = trainer.compute_loss(model, on_device(batch, trainer.args.device))
+        trainer.accelerator.backward(loss)
+        return float(loss.detach())
+
+    return step
+
+
+def batches_of(trainer: RecipeTrainer, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Return batches of random training rows, those of like length together."""
+    rows = trainer.train_dataset
+    count = min(len(rows), BATCH_SIZE * BATCHES)
+    drawn = np.random.default_rng(0).permutation(len(rows))[:count].tolist()
+    drawn.sort(key=rows["length"][:].__getitem__)
+    read = {*columns, "labels", *signature(trainer.model.forward).parameters}
+    names = [name for name in rows.column_names if name in read]
+    taken = [{name: rows[number][name] for name in names} for number in drawn]
+    return [trainer.data_collator(taken[first : first + BATCH_SIZE]) for first in range(0, count, BATCH_SIZE)]
+
+
+def seconds_of_row(step: Callable[[dict[str, Any]], Any], batches: Sequence[dict[str, Any]]) -> float:
+    """Return what a step takes for a row, once it is warm."""
+    step(dict(batches[0]))
+    started = time.perf_counter()
+    for batch in batches:
+        step(dict(batch))
+    return (time.perf_counter() - started) / sum(len(batch["labels"]) for batch in batches)
+
+
+def epochs_of_run(arguments: RunArguments, rows: int) -> float:
+    """Return how often a run reads its rows."""
+    options = arguments.options
+    update = options.get("per_device_train_batch_size", BATCH_SIZE) * options.get("gradient_accumulation_steps", 1)
+    update *= PartialState().num_processes
+    if options.get("max_steps", -1) > 0:
+        return float(options["max_steps"] * update / rows)
+    return float(options.get("num_train_epochs", default_epochs(rows, update)))
+
+
+def outlook(arguments: RunArguments, pace: Pace, rows: int, kept_rows: int, evaluated: int, folds: int) -> Outlook:
+    """Return how many candidates are tried, and how long each part takes.
+
+    Args:
+        rows: of train.
+        kept_rows: of train, whose features are kept.
+        evaluated: rows of validation.
+        folds: of a cross-validation, or 0; LoRA is trained on each of them, too.
+    """
+    processes = PartialState().num_processes
+    epochs = epochs_of_run(arguments, rows)
+    lora = pace.start + epochs * (rows * pace.lora + evaluated * pace.backbone) / processes
+    heads = epochs_of_run(arguments, kept_rows) * (kept_rows + evaluated * EVALUATION) * pace.heads / processes
+    probe, features = pace.start + heads, (kept_rows + evaluated) * pace.backbone / processes
+    trial = SHARE_OF_TRIAL * folds * probe if folds else pace.start + SHARE_OF_TRIAL * heads
+    tuning = lora * (1 + (folds or SHARE_OF_RACE))
+    room = SHARE_OF_LORA * lora * (1 + folds)
+    if arguments.budget_minutes is not None:
+        room = min(room, SHARE_OF_MINUTES * 60 * arguments.budget_minutes)
+        tuning = min(tuning, 60 * arguments.budget_minutes - features - probe)
+    trials = min(max(int((room - features - probe) / trial), FEWEST), MOST)
+    return Outlook(trials, features, trials * trial, probe, tuning)
