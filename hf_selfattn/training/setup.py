@@ -92,7 +92,7 @@ def build_trainer(
             "train_dataset": train,
             **given,
             "callbacks": [*callbacks, *given.get("callbacks", [])],
-            "data_collator": feature_collator(given["data_collator"], config.num_mixed_layers),
+            "data_collator": feature_collator(given["data_collator"], getattr(config, "num_mixed_layers", 1)),
         },
     )
     trainer.feature_record, trainer.watch.grace = record, arguments.grace_seconds
