@@ -73,15 +73,15 @@ def measure(task: Task[Any], prepared: Prepared, folder: Path) -> Pace:
         inputs = {name: values for name, values in batch.items() if name in names}
         features_of(trainer.plain, on_device(inputs, trainer.args.device))
 
-    both = seconds_of_row(step_of(trainer), batches)
+    both = seconds_of_row(step_seconds(trainer), batches)
     backbone = seconds_of_row(read, batches)
-    tuning = seconds_of_row(step_of(phase_trainer(lora, prepared, folder, first_pass=False)), batches)
+    tuning = seconds_of_row(step_seconds(phase_trainer(lora, prepared, folder, first_pass=False)), batches)
     if PartialState().is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
     return Pace(backbone, max(both - backbone, both / 20), tuning, start)
 
 
-def step_of(trainer: RecipeTrainer) -> Callable[[dict[str, Any]], float]:
+def step_seconds(trainer: RecipeTrainer) -> Callable[[dict[str, Any]], float]:
     """Return what makes a training step, but for the optimizer's part of it."""
     model = trainer.accelerator.prepare(trainer.model).train()
 

@@ -75,7 +75,7 @@ def try_candidates(
         number, chosen = from_main(partial(numbered, plan, trial))
         if number < 0:
             break
-        told = score_of(task, settings_of(candidates, chosen), parts, output_dir / "auto" / str(number), trial)
+        told = trial_score(task, settings_of(candidates, chosen), parts, output_dir / "auto" / str(number), trial)
         if study is not None and trial is not None:
             tell(study, trial, told)
             write_json(path, record_of(plan, study, metric[0]))
@@ -94,7 +94,7 @@ def candidate(task: Task[Any], settings: Mapping[str, Any], **options: Any) -> T
     return with_arguments(phase, options={**phase.arguments.options, **options})
 
 
-def score_of(
+def trial_score(
     task: Task[Any], settings: Mapping[str, Any], parts: Sequence[Prepared], folder: Path, trial: Trial | None
 ) -> dict[str, Any]:
     """Train a candidate, and return its score on validation and its time; where that cannot be, the error."""
