@@ -36,7 +36,6 @@ logger = logging.get_logger(__name__)
 
 # Backbones that hand the ends of rows on to FlashAttention and take the positions of tokens.
 READ_PACKED_ROWS = ("bert", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta")
-HiddenStates = tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None]  # of the layers, and the attentions
 
 
 def refuse_decoder(backbone_config: PreTrainedConfig) -> None:
@@ -222,12 +221,12 @@ def packed_inputs(rows: TokenRows, first_position: int) -> tuple[dict[str, Any],
     return {**padded_inputs(TokenRows(values, types)), "position_ids": positions, **lengths}, places_T
 
 
-def unpacked(states: HiddenStates, places_T: Tensor | None, rows: TokenRows) -> HiddenStates:
+def unpacked(layers: tuple[Tensor, ...], places_T: Tensor | None, rows: TokenRows) -> tuple[Tensor, ...]:
     """Return hidden states, of packed rows at their places among padding."""
     if places_T is None:
-        return states
+        return layers
     shape = cast(Tensor, rows.mask_BN).shape
-    return tuple(unpack(layer, places_T, *shape) for layer in states[0]), states[1]
+    return tuple(unpack(layer, places_T, *shape) for layer in layers)
 
 
 @dataclass

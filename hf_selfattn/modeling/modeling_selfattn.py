@@ -25,7 +25,6 @@ from transformers.utils import auto_docstring, can_return_tuple
 from .adapter_selfattn import mask_of_tokens, past_length, past_of_rows, past_options
 from .backbone_selfattn import (
     BackboneFeatures,
-    HiddenStates,
     copied,
     kept_layers,
     packed_inputs,
@@ -49,6 +48,8 @@ from .outputs_selfattn import (
 )
 from .subsequences_selfattn import TokenRows, are_counted, merge, plan_windows, right_padded_rows, rows_of_windows
 from .words_selfattn import TokenMarks, Words, decode_words, find_words, pool_words, token_marks
+
+HiddenStates = tuple[tuple[Tensor, ...], tuple[Tensor, ...] | None]  # of the layers, and the attentions
 
 
 @auto_docstring
@@ -123,14 +124,14 @@ class SelfAttnModel(SelfAttnBaseModel):
     ) -> HiddenStates:
         """Run the backbone on rows that fit into its window; return attentions, and the last layer or all of them."""
         is_packed = past is None and reads_packed_rows(self.backbone, rows)
-        inputs, places_T = packed_inputs(rows, self.first_position) if is_packed else (padded_inputs(rows), None)
+        inputs, places = packed_inputs(rows, self.first_position) if is_packed else (padded_inputs(rows), None)
         inputs |= {} if past is None else past_options(self.backbone, past, rows.mask_BN, rows.values)
         every_layer = bool(output_hidden_states) or self.config.num_mixed_layers > 1
         outputs = self.backbone(
             output_attentions=output_attentions, output_hidden_states=every_layer, return_dict=True, **inputs
         )
         layers = outputs.hidden_states if every_layer else (outputs.last_hidden_state,)
-        return unpacked((tuple(layers), outputs.attentions if output_attentions else None), places_T, rows)
+        return unpacked(tuple(layers), places, rows), outputs.attentions if output_attentions else None
 
     def _read_in_windows(self, rows: TokenRows, past: Cache | None, **want: Any) -> HiddenStates:
         """Split right-padded rows into windows, run the backbone on them and merge its hidden states."""

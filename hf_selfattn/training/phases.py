@@ -118,7 +118,7 @@ def build_model(task: Task[Any], prepared: Prepared, heads: dict[str, Tensor] | 
 
 def model_of_heads(task: Task[Any], prepared: Prepared, heads: dict[str, Tensor]) -> Any:
     """Return the model of the first phase, its heads with weights by name."""
-    probe = with_arguments(task, tuning="probe", save="merged")
+    probe = with_arguments(task, **{**ONE_PHASE, "tuning": "probe", "save": "merged"})
     model = probe.build_model(prepared.data, prepared.backbone_config)
     model.load_state_dict({**model.state_dict(), **heads})
     return model
