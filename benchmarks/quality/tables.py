@@ -249,20 +249,18 @@ def headline() -> list[str]:
         scores = [study.mean_score(column, row) for row in ("contrastive", "setfit")]
         shown[column.title] = " and ".join(f"{score[0]:.3f}" for score in scores if score)
     return [
-        "Where the stock head learned, ours is level with it. With 8 rows of each class a contrastive phase and then",
-        f"a probe is level with SetFit on topics (BBC {shown['BBC, 8']}, R8 {shown['R8, 8']}), in a ninth of its",
-        f"time; on sentences it is behind with 8 rows ({shown['movies, 8']}), ahead with 16 ({shown['movies, 16']}).",
-        "Stock heads had one rate and three epochs, and stand here only where they are above logistic regression on",
-        "TF-IDF and on the backbone's own embeddings: on R8 and long reviews they are not, on CoNLL-2003 they were",
-        "taught wrong labels, and no gain on those is claimed.",
-        "[All tables](benchmarks/README.md).",
+        "Where the stock head learned, ours is level with it. With 8 rows of each class a contrastive phase and then a",
+        f"probe is level with SetFit on topics (BBC {shown['BBC, 8']}, R8 {shown['R8, 8']}) in a ninth of its time,",
+        f"behind on sentences ({shown['movies, 8']}), with 16 ahead there ({shown['movies, 16']}). Stock heads had",
+        "one rate and three epochs, and stand here only where they are above logistic regression on TF-IDF and on the",
+        "backbone's embeddings: on R8 and long reviews they are not; on CoNLL-2003 they were taught wrong labels. No gain",
+        "on those is claimed. [All tables](benchmarks/README.md).",
         "",
         *study.headline(),
         "",
-        "Polarity and valence of 2,000 movie sentences with LoRA; →: the same models on texts of another domain; 8",
-        "or 16 rows of each class: a contrastive phase, then a probe. Means over three seeds (few rows: ten), in",
-        "brackets the mean of the runs' 95 % intervals. The stock cell is the best of up to four tunings on these",
-        "test rows.",
+        "Polarity and valence of 2,000 movie sentences with LoRA; →: on texts of another domain; 8 rows of each class: a",
+        "contrastive phase, then a probe. Means over three seeds (few rows: ten), in brackets the mean of the runs' 95 %",
+        "intervals. The stock cell is the best of up to four tunings on these test rows.",
     ]
 
 

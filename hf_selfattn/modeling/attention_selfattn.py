@@ -86,9 +86,10 @@ def head_masks(config: SelfAttnConfig, features_BND: Tensor, lengths_B: Tensor |
 
 def takes_packed_rows(config: SelfAttnConfig, masks: HeadMasks) -> bool:
     """Return whether the attentions read rows with no padding between them, by kernels that know where rows begin."""
+    if torch.compiler.is_compiling() or not asks_for_kernels():  # their size stands in the data, no shape of a graph
+        return False
     windows = config.num_self_attention_heads == 0 or is_flash(masks.window_attention)
-    groups = config.num_grouped_attention_heads == 0 or masks.grouped_attention == KERNELS
-    return windows and groups and not torch.compiler.is_compiling()  # for their size stands in the data
+    return windows and (config.num_grouped_attention_heads == 0 or masks.grouped_attention == KERNELS)
 
 
 def eager_attention_forward(
@@ -389,13 +390,16 @@ def has_triton_kernels(device: torch.device) -> bool:
     return device.type == "cuda" and runs_triton(device)
 
 
+def asks_for_kernels() -> bool:
+    """Return whether the user wants what no GPU has run yet: our kernels, and packed rows."""
+    return os.environ.get(KERNEL_SWITCH) == "1"
+
+
 @cache
 def runs_triton(device: torch.device) -> bool:
     """Return whether Triton is there, asked for, and a CUDA device is NVIDIA's Ampere (8.0) or later."""
-    if os.environ.get(KERNEL_SWITCH) != "1":
-        return False
     is_nvidia = torch.version.cuda is not None and find_spec("triton") is not None
-    return is_nvidia and torch.cuda.get_device_capability(device) >= (8, 0)
+    return asks_for_kernels() and is_nvidia and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def choose_window_attention(implementation: str, device: torch.device, dtype: torch.dtype) -> str:

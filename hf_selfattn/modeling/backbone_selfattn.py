@@ -28,7 +28,7 @@ from transformers import (
 from transformers.utils import cached_file, logging
 from transformers.utils.hub import extract_commit_hash
 
-from .attention_selfattn import is_flash
+from .attention_selfattn import asks_for_kernels, is_flash
 from .configuration_selfattn import SOUND, SelfAttnConfig, main_input_of
 from .subsequences_selfattn import TokenRows, gather_tokens, pack, right_padded_rows, row_starts, unpack
 
@@ -197,9 +197,10 @@ def shed_unread_weights(backbone: PreTrainedModel, read: set[str], run: set[str]
 
 def reads_packed_rows(backbone: PreTrainedModel, rows: TokenRows) -> bool:
     """Return whether a backbone reads rows with no padding between them: by FlashAttention that knows their ends."""
-    is_known = backbone.config.model_type in READ_PACKED_ROWS and not torch.compiler.is_compiling()
+    if torch.compiler.is_compiling() or rows.mask_BN is None or not asks_for_kernels():
+        return False
     # Nothing is dispatched here: it is Transformers that does. trf-ignore: TRF051
-    return is_known and rows.mask_BN is not None and is_flash(backbone.config._attn_implementation)
+    return backbone.config.model_type in READ_PACKED_ROWS and is_flash(backbone.config._attn_implementation)
 
 
 def padded_inputs(rows: TokenRows) -> dict[str, Any]:

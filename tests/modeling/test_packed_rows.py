@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="triton has packages for Linux only")
 
 from triton_interpreter import mend_bfloat16  # noqa: E402
 
-from hf_selfattn.modeling import attention_selfattn, backbone_selfattn, heads_selfattn  # noqa: E402
+from hf_selfattn.modeling import attention_selfattn, heads_selfattn  # noqa: E402
 from hf_selfattn.modeling.backbone_selfattn import READ_PACKED_ROWS  # noqa: E402
 from hf_selfattn.modeling.heads_selfattn import SelfAttnHeads  # noqa: E402
 
@@ -35,6 +35,7 @@ def packed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         sizes.append(found[0].shape[1])
         return found
 
+    monkeypatch.setenv(attention_selfattn.KERNEL_SWITCH, "1")
     monkeypatch.setattr(heads_selfattn, "pack", record)
     monkeypatch.setattr(attention_selfattn, "has_triton_kernels", lambda device: device.type == DEVICE)
     if DEVICE == "cpu":
@@ -161,8 +162,8 @@ def test_a_backbone_reads_packed_windows(family: str, monkeypatch: pytest.Monkey
     model.backbone.register_forward_pre_hook(
         lambda module, inputs, given: shapes.append(tuple(given["input_ids"].shape)), with_kwargs=True
     )
-    for known in (READ_PACKED_ROWS, ()):
-        monkeypatch.setattr(backbone_selfattn, "READ_PACKED_ROWS", known)
+    for switch in ("1", "0"):
+        monkeypatch.setenv(attention_selfattn.KERNEL_SWITCH, switch)
         features = model.backbone_features(**batch)
         is_real = features.real_positions()
         output = features.layers[-1][is_real]
