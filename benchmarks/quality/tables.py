@@ -12,6 +12,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from functools import partial
+from textwrap import wrap
 
 from hf_selfattn.files import write_text
 
@@ -248,20 +249,20 @@ def headline() -> list[str]:
     for column in study.FEW:
         scores = [study.mean_score(column, row) for row in ("contrastive", "setfit")]
         shown[column.title] = " and ".join(f"{score[0]:.3f}" for score in scores if score)
-    return [
-        "Where the stock head learned, ours is level with it. With 8 rows of each class a contrastive phase and then a",
-        f"probe is level with SetFit on topics (BBC {shown['BBC, 8']}, R8 {shown['R8, 8']}) in a ninth of its time,",
-        f"behind on sentences ({shown['movies, 8']}), with 16 ahead there ({shown['movies, 16']}). Stock heads had",
-        "one rate and three epochs, and stand here only where they are above logistic regression on TF-IDF and on the",
-        "backbone's embeddings: on R8 and long reviews they are not; on CoNLL-2003 they were taught wrong labels. No gain",
-        "on those is claimed. [All tables](benchmarks/README.md).",
-        "",
-        *study.headline(),
-        "",
-        "Polarity and valence of 2,000 movie sentences with LoRA; →: on texts of another domain; 8 rows of each class: a",
-        "contrastive phase, then a probe. Means over three seeds (few rows: ten), in brackets the mean of the runs' 95 %",
-        "intervals. The stock cell is the best of up to four tunings on these test rows.",
-    ]
+    above = (
+        "Where the stock head learned, ours is level with it. With 8 rows of each class a contrastive phase and then "
+        f"a probe is level with SetFit on topics (BBC {shown['BBC, 8']}, R8 {shown['R8, 8']}) in a ninth of its time, "
+        f"behind on sentences ({shown['movies, 8']}), with 16 ahead there ({shown['movies, 16']}). Stock heads had "
+        "one rate and three epochs, and stand here only where they are above logistic regression on TF-IDF and on the "
+        "backbone's embeddings: on R8 and long reviews they are not; on CoNLL-2003 they were taught wrong labels. No "
+        "gain on those is claimed. [All tables](benchmarks/README.md)."
+    )
+    below = (
+        "Polarity and valence of 2,000 movie sentences with LoRA; →: on texts of another domain; 8 rows of each "
+        "class: a contrastive phase, then a probe. Means over three seeds (few rows: ten), in brackets the mean of "
+        "the runs' 95 % intervals. The stock cell is the best of up to four tunings on these test rows."
+    )
+    return [*wrap(above, 118), "", *study.headline(), "", *wrap(below, 118)]
 
 
 # The blocks of the two files by name, each between `<!-- NAME -->` and `<!-- /NAME -->`.

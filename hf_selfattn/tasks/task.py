@@ -283,18 +283,22 @@ class Task(ABC, Generic[AnyRunArguments]):
             "label2id": {name: number for number, name in enumerate(data.label_names)},
         }
 
+    def row_options(self, data: Any) -> dict[str, Any]:
+        """Return the fields of the model's configuration that say what its rows are."""
+        return {}
+
     def build_model(self, data: Any, backbone_config: PreTrainedConfig) -> PreTrainedModel | PeftModel:
         """Return the model that trains: fresh heads on a backbone, or a tuned model; with adapters where asked for."""
-        arguments = self.arguments
+        arguments, told = self.arguments, {**self.label_options(data), **self.row_options(data)}
         if is_tuned(arguments):
-            model, said = tuned_model(self.model_class, arguments, self.label_options(data))
+            model, said = tuned_model(self.model_class, arguments, told)
             say(said)
         else:
             model = self.model_class.from_backbone(
                 arguments.model,
                 **backbone_settings(arguments, backbone_config),
                 **head_settings(arguments, backbone_config, self.fusion_init),
-                **self.label_options(data),
+                **told,
             )
         if self.backbone is not None:
             model.base_model.backbone.load_state_dict(self.backbone)

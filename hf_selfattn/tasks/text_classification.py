@@ -127,10 +127,9 @@ class TextClassification(Classification[TextClassificationArguments]):
         """Return the options that a stream needs, which has no length."""
         return STREAM_OPTIONS if self.arguments.streaming else {}
 
-    def label_options(self, data: ClassificationData) -> dict[str, Any]:
-        """Return the fields of the model's configuration that say what its rows and labels are."""
-        split = next(iter(data.splits.values()))
-        return {**super().label_options(data), "text_pairs": "text_pair" in split.column_names}
+    def row_options(self, data: ClassificationData) -> dict[str, Any]:
+        """Return whether the rows are pairs of texts."""
+        return {"text_pairs": "text_pair" in next(iter(data.splits.values())).column_names}
 
     def trainer_options(
         self, data: ClassificationData, encoded: dict[str, Dataset], options: TrainingArguments, processor: Any
