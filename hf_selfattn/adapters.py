@@ -189,7 +189,7 @@ def open_adapter(name_or_path: str | PathLike[str], *, is_trainable: bool = Fals
             f"{name_or_path} holds no adapter; open it with AutoModelForSequenceClassification or its like."
         )
     model = model_class_of(config).from_pretrained(name_or_path, is_trainable=is_trainable, **options)
-    return cast(PeftModel, model.adapted[0])
+    return cast("PeftModel", model.adapted[0])
 
 
 def model_class_of(config: SelfAttnConfig) -> Any:

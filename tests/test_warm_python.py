@@ -58,6 +58,12 @@ def test_signals_end_both(name: str) -> None:
             os.kill(number, 0)
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
+def test_a_process_that_ends_itself_by_a_signal(name: str) -> None:
+    code = f"import os, signal; os.kill(os.getpid(), signal.{name})"
+    assert subprocess.run([warm_python(), "-c", code]).returncode == -signal.Signals[name]
+
+
 def test_an_error_is_a_traceback_and_an_unknown_option_is_refused() -> None:
     for words, said in ((["-c", "1 / 0"], "ZeroDivisionError"), (["-O", "-c", "1"], "start sys.executable")):
         done = subprocess.run([warm_python(), *words], capture_output=True, text=True)

@@ -60,6 +60,7 @@ def warm_python() -> str:
             start_new_session=True,
         )
     atexit.register(shutil.rmtree, folder)
+    atexit.register(process.wait)
     atexit.register(process.kill)
     client = Path(__file__).with_name("warm_client.py")
     path = folder / "python"
