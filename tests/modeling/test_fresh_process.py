@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import pytest
 import torch
 from tiny_models import BACKBONES, tiny_batch, tiny_tokenizer
 from transformers import AutoModel
-from warm_python import warm_python
 
 import hf_selfattn
 from hf_selfattn import SelfAttnForSequenceClassification, SelfAttnForTokenClassification
@@ -112,7 +112,7 @@ def assert_all_open(folder: Path, families: list[str], package: str) -> None:
         expected |= write_checkpoints(folder, family)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environment |= {"HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
-    command = [warm_python(), "-I", "-c", SCRIPT, str(folder), package]
+    command = [sys.executable, "-I", "-c", SCRIPT, str(folder), package]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert len(expected) == len(families) * len(KINDS) * 2
