@@ -129,7 +129,7 @@ def test_minutes_are_shared() -> None:
     assert sum((plan.features, plan.candidates, plan.probe)) <= 80 and plan.tuning <= 240
 
 
-@pytest.mark.parametrize("chosen", ["probe", "lora", "full"])
+@pytest.mark.parametrize("chosen", ["probe", "full"])
 def test_what_is_ahead_on_validation_is_kept(
     six_layers: str,
     tmp_path: Path,
@@ -168,13 +168,14 @@ def settings_mixed(auto: dict[str, Any]) -> int:
 def test_few_rows_are_cross_validated(
     tiny_backbone: str, wordpiece: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[RunArguments]
 ) -> None:
-    monkeypatch.setattr(pace, "FEWEST", 2)
-    monkeypatch.setattr(pace, "MOST", 2)
+    monkeypatch.setattr(pace, "FEWEST", 1)
+    monkeypatch.setattr(pace, "MOST", 1)
+    monkeypatch.setattr(fit, "FOLDS", 2)
     keep(monkeypatch, "lora")
     backbone = wordpiece if kind is NerArguments else tiny_backbone
     results = run(probe_arguments(backbone, tmp_path, kind, tuning="auto", num_train_epochs=1))
     auto, folds = results["training"]["auto"], json.loads((tmp_path / "run/auto/lora-folds.json").read_text())
-    assert len(folds) == 4 and auto["scores"]["lora"] == pytest.approx(sum(folds) / 4)
+    assert len(folds) == 2 and auto["scores"]["lora"] == pytest.approx(sum(folds) / 2)
     assert auto["scores"]["probe"] == auto["best"]["value"] and "linear model" not in auto["scores"]
     phases = results["training"]["phases"]
     assert phases["probe"]["steps"] == phases["lora"]["steps"] > 0
@@ -252,7 +253,7 @@ def test_a_candidate_that_fails_is_left_out(
 ) -> None:
     failing = {"attention": {"from 0": {"heads.fusion_init": 0.0}, "none": {"heads.num_head_layers": -1}}}
     monkeypatch.setattr(task_of(probe_arguments("m", tmp_path)).__class__, "candidates", failing)
-    results = run(probe_arguments(tiny_backbone, tmp_path, tuning="auto", num_train_epochs=1))
+    results = run(probe_arguments(tiny_backbone, tmp_path, tuning="auto", num_train_epochs=1, learning_rate=1e-3))
     auto = results["training"]["auto"]
     assert auto["counts"]["failed"] >= 1 and auto["best"]["settings"] == {"attention": "from 0"}
     assert any("num_head_layers" in trial.get("error", "") for trial in auto["trials"])
@@ -261,11 +262,13 @@ def test_a_candidate_that_fails_is_left_out(
 def test_candidates_read_part_of_many_rows_and_lora_all(
     tiny_backbone: str, tmp_path: Path, three: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    keep(monkeypatch, "lora")
     monkeypatch.setattr(fit, "MOST_ROWS", 16)
-    results = run(probe_arguments(tiny_backbone, tmp_path, tuning="auto", num_train_epochs=1))
+    results = run(probe_arguments(tiny_backbone, tmp_path, tuning="auto", num_train_epochs=1, learning_rate=1e-3))
     steps = json.loads((tmp_path / "run/auto/outlook.json").read_text())
     assert steps["trials"] == 3 and "linear model" not in results["training"]["auto"]["scores"]
-    assert results["train"]["rows"] == 30
+    phases = results["training"]["phases"]
+    assert (phases["probe"]["steps"], phases["lora"]["steps"]) == (4, 8) and results["train"]["rows"] == 30
 
 
 @pytest.mark.parametrize("layers", [{}, {"num_mixed_layers": 2}])

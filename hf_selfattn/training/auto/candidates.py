@@ -86,7 +86,8 @@ def settings_of_heads(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def table_of(candidates: Candidates, record: Mapping[str, Any], others: Mapping[str, float]) -> str:
     """Return what was tried with its scores, the best last, as a table."""
-    trials = [trial for trial in record["trials"] if trial["value"] is not None]
+    scored = {str(trial["settings"]): trial for trial in record["trials"][::-1] if trial["value"] is not None}
+    trials = list(scored.values())  # of a candidate that was drawn twice the first
     trials.sort(key=lambda trial: trial["value"], reverse=record["direction"] == "minimize")
     rows = [["heads on frozen features", *candidates, record["metric"]]]
     for trial in trials:

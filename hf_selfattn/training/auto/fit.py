@@ -16,6 +16,7 @@ from ...machine import from_main, is_main
 from ...tasks import Task, say
 from ...tasks.backbone import is_tuned
 from ..phases import ONE_PHASE, PROBE_FOLDER, Fitted, fit_phase, model_of_heads, probed_heads, with_arguments
+from ..progress import Stopwatch
 from ..resume import RunState
 from ..search_space import with_settings
 from ..setup import Prepared, build_trainer, cached_features, training_arguments
@@ -39,6 +40,7 @@ def fit_auto(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:
             f"tuning=auto chooses the heads, and model={task.arguments.model!r} has heads that are trained. Set "
             "tuning=lora to go on from there, or give the plain backbone."
         )
+    watch = Stopwatch()
     mixed, kept = layers_to_keep(task, prepared)
     of_heads = replace(prepared, kept_layers=kept, encoded=first_rows(prepared.encoded, task.arguments.seed))
     is_few = len(prepared.encoded["train"]) < FEW_ROWS
@@ -53,8 +55,9 @@ def fit_auto(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:
 
     two_phases = with_arguments(task, tuning="probe+lora", budget_minutes=None)
     two_phases = type(task)(with_settings(two_phases.arguments, best))
+    # They are those of its trial, unless that was a cross-validation.
     heads, probe = probed_heads(two_phases, of_heads, output_dir / PROBE_FOLDER)
-    left = minutes_left(task, record, probe)
+    left = minutes_left(task, watch)
     if is_few:
         lora = with_arguments(two_phases, **ONE_PHASE, budget_minutes=left)
         scores = {"probe": record["best"]["value"]}
@@ -74,7 +77,8 @@ def fit_auto(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:
     say(
         f"tuning=auto tried, by {metric[0]} of validation:\n{table_of(candidates, record, scores)}\nIt keeps {chosen}."
     )
-    return with_record(fitted, probe, {**record, "scores": scores, "outlook": asdict(plan), "chosen": chosen})
+    record |= {"scores": scores, "outlook": asdict(plan), "chosen": chosen}
+    return with_record(fitted, probe, record, watch)
 
 
 def first_rows(encoded: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -107,11 +111,10 @@ def planned(task: Task[Any], prepared: Prepared, of_heads: Prepared, folds: int,
     return plan
 
 
-def minutes_left(task: Task[Any], record: dict[str, Any], probe: dict[str, Any]) -> float | None:
-    """Return what is left of `budget_minutes` after the candidates, their features included, and the best of them."""
-    minutes = task.arguments.budget_minutes
-    spent = sum(trial.get("seconds", 0.0) for trial in record["trials"]) + probe["seconds"]
-    return None if minutes is None else max(minutes - spent / 60, LEAST_OF_MINUTES * minutes)
+def minutes_left(task: Task[Any], watch: Stopwatch) -> float | None:
+    """Return what is left of `budget_minutes` after candidates and their features."""
+    minutes, spent = task.arguments.budget_minutes, watch.record()["seconds"] / 60
+    return None if minutes is None else max(minutes - spent, LEAST_OF_MINUTES * minutes)
 
 
 def lora_in_folds(two_phases: Task[Any], lora: Task[Any], parts: Sequence[Prepared], folder: Path) -> float:
@@ -158,11 +161,9 @@ def probe_answer(
     return Fitted(trainer, RunState(**record["run_state"]), {k: v for k, v in record.items() if k != "run_state"})
 
 
-def with_record(fitted: Fitted, probe: dict[str, Any], auto: dict[str, Any]) -> Fitted:
-    """Return the training with what was tried, and with the time of all."""
+def with_record(fitted: Fitted, probe: dict[str, Any], auto: dict[str, Any], watch: Stopwatch) -> Fitted:
+    """Return the training with what was tried, and with the time of all since this start."""
     last, chosen = fitted.record, auto["chosen"]
-    before = [trial for trial in auto["trials"] if "seconds" in trial] + ([] if chosen == "probe" else [probe])
-    took = {name: last[name] + sum(part[name] for part in before) for name in ("seconds", "cpu_seconds")}
     phases = {"probe": probe, chosen: {name: value for name, value in last.items() if name != "history"}}
     more = {} if chosen == "probe" else {"phases": phases}
-    return replace(fitted, record={**last, **took, **more, "auto": auto})
+    return replace(fitted, record={**last, **watch.record(), **more, "auto": auto})

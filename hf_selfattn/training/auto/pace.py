@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 from accelerate import PartialState
+from torch import Tensor
 
 from ...arguments import RunArguments
+from ...machine import is_main
 from ...tasks import Task
 from ..budget import default_epochs
 from ..feature_cache import features_of, on_device
@@ -22,7 +24,7 @@ from ..setup import Prepared
 from ..trainer import RecipeTrainer
 from .race import SHARE_OF_RACE
 
-BATCH_SIZE, BATCHES = 16, 2
+BATCH_SIZE, BATCHES, REPEATS = 16, 2, 2
 # Candidates and what belongs to them may take this share of LoRA's time: they are as many as fit, within limits.
 SHARE_OF_LORA, FEWEST, MOST = 0.5, 4, 16
 SHARE_OF_MINUTES = 1 / 3  # the same of `budget_minutes`
@@ -60,7 +62,6 @@ class Outlook:
 
 def measure(task: Task[Any], prepared: Prepared, folder: Path) -> Pace:
     """Return the pace of each part of a training, from a few batches of rows of all lengths."""
-    # The backbone runs in each step of this probe; what it takes alone is taken off.
     probe = with_arguments(task, **{**ONE_PHASE, "tuning": "probe"}, feature_cache=False, budget_minutes=None)
     lora = with_arguments(task, **ONE_PHASE, budget_minutes=None)
     started = time.perf_counter()
@@ -69,19 +70,23 @@ def measure(task: Task[Any], prepared: Prepared, folder: Path) -> Pace:
     batches = batches_of(trainer, task.inputs(prepared.processor).columns)
     names = trainer.model.base_model.input_names
 
-    def read(batch: dict[str, Any]) -> None:
+    def read(batch: dict[str, Any]) -> list[Tensor]:
         inputs = {name: values for name, values in batch.items() if name in names}
-        features_of(trainer.plain, on_device(inputs, trainer.args.device))
+        return features_of(trainer.plain, on_device(inputs, trainer.args.device))
 
-    both = seconds_of_row(step_seconds(trainer), batches)
-    backbone = seconds_of_row(read, batches)
-    tuning = seconds_of_row(step_seconds(phase_trainer(lora, prepared, folder, first_pass=False)), batches)
-    if PartialState().is_main_process:
+    raw = [trainer.data_collator(rows) for rows in batches]
+    kept = [
+        trainer.data_collator([{**row, "features": own} for row, own in zip(rows, read(batch), strict=True)])
+        for rows, batch in zip(batches, raw, strict=True)
+    ]
+    backbone, heads = seconds_of_row(read, raw), seconds_of_row(step_in(trainer), kept)
+    tuning = seconds_of_row(step_in(phase_trainer(lora, prepared, folder, first_pass=False)), raw)
+    if is_main():
         shutil.rmtree(folder, ignore_errors=True)
-    return Pace(backbone, max(both - backbone, both / 20), tuning, start)
+    return Pace(backbone, heads, tuning, start)
 
 
-def step_seconds(trainer: RecipeTrainer) -> Callable[[dict[str, Any]], float]:
+def step_in(trainer: RecipeTrainer) -> Callable[[dict[str, Any]], float]:
     """Return what makes a training step, but for the optimizer's part of it."""
     model = trainer.accelerator.prepare(trainer.model).train()
 
@@ -94,8 +99,8 @@ def step_seconds(trainer: RecipeTrainer) -> Callable[[dict[str, Any]], float]:
     return step
 
 
-def batches_of(trainer: RecipeTrainer, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Return batches of random training rows, those of like length together."""
+def batches_of(trainer: RecipeTrainer, columns: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """Return random training rows in batches, those of like length together."""
     rows = trainer.train_dataset
     count = min(len(rows), BATCH_SIZE * BATCHES)
     drawn = np.random.default_rng(0).permutation(len(rows))[:count].tolist()
@@ -103,16 +108,20 @@ def batches_of(trainer: RecipeTrainer, columns: Sequence[str]) -> list[dict[str,
     read = {*columns, "labels", *signature(trainer.model.forward).parameters}
     names = [name for name in rows.column_names if name in read]
     taken = [{name: rows[number][name] for name in names} for number in drawn]
-    return [trainer.data_collator(taken[first : first + BATCH_SIZE]) for first in range(0, count, BATCH_SIZE)]
+    return [taken[first : first + BATCH_SIZE] for first in range(0, count, BATCH_SIZE)]
 
 
 def seconds_of_row(step: Callable[[dict[str, Any]], Any], batches: Sequence[dict[str, Any]]) -> float:
-    """Return what a step takes for a row, once it is warm."""
-    step(dict(batches[0]))
-    started = time.perf_counter()
+    """Return what a step takes for a row, once it is warm: of each batch, since kernels are made for its shape."""
+    seconds, rows = 0.0, 0
     for batch in batches:
-        step(dict(batch))
-    return (time.perf_counter() - started) / sum(len(batch["labels"]) for batch in batches)
+        times = []
+        for _ in range(1 + REPEATS):
+            started = time.perf_counter()
+            step(dict(batch))
+            times.append(time.perf_counter() - started)
+        seconds, rows = seconds + min(times[1:]), rows + len(batch["labels"])
+    return seconds / rows
 
 
 def epochs_of_run(arguments: RunArguments, rows: int) -> float:

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
 from transformers import TrainerCallback
 
 from ...files import write_json
-from ...machine import from_main
+from ...machine import from_main, is_main
 from ...tasks import Task, say
-from ..phases import fit_phase, probe_phase, with_arguments
-from ..search import OF_A_TRIAL, ask, attempt, finish, in_words, numbered, open_study, record_of, tell
+from ..phases import (
+    HEADS_FILE,
+    PROBE_FOLDER,
+    fit_phase,
+    heads_of,
+    probe_phase,
+    read_weights,
+    with_arguments,
+    write_weights,
+)
+from ..search import OF_A_TRIAL, ask, attempt, finish, in_words, numbered, open_study, record_of, state_of, tell
 from ..search_space import Plan, with_settings
 from ..setup import Prepared
 from .candidates import Candidates, settings_of, space_of, starts_of
 
 if TYPE_CHECKING:
+    from optuna import Study
     from optuna.trial import Trial
 
 # Of the candidates that were evaluated as often, a third goes on.
@@ -31,16 +42,21 @@ Report = Callable[[int, float], bool]
 
 
 class Rungs(TrainerCallback):
-    """Reports the best score of a candidate at each evaluation, and stops it where others were ahead."""
+    """Reports the best score of a candidate at each evaluation, keeps its heads, and stops it if others were ahead."""
 
     def __init__(self, report: Report):
         self.report = report
         self.values: list[float] = []
+        self.heads: dict[str, Tensor] = {}
         self.stopped = False
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, model: Any = None, **kwargs: Any
+    ) -> None:
         self.values.append(metrics[f"eval_{args.metric_for_best_model}"])
         best = max(self.values) if args.greater_is_better else min(self.values)
+        if self.values.index(best) == len(self.values) - 1:
+            self.heads = {name: value.clone() for name, value in heads_of(model).items()}
         if self.report(len(self.values), best) and state.global_step < state.max_steps:
             self.stopped = control.should_training_stop = True
 
@@ -75,7 +91,9 @@ def try_candidates(
         number, chosen = from_main(partial(numbered, plan, trial))
         if number < 0:
             break
-        told = trial_score(task, settings_of(candidates, chosen), parts, output_dir / "auto" / str(number), trial)
+        told = from_main(partial(told_before, study, trial, chosen))
+        if not told:
+            told = score_candidate(task, settings_of(candidates, chosen), parts, output_dir, trial, number)
         if study is not None and trial is not None:
             tell(study, trial, told)
             write_json(path, record_of(plan, study, metric[0]))
@@ -94,16 +112,32 @@ def candidate(task: Task[Any], settings: Mapping[str, Any], **options: Any) -> T
     return with_arguments(phase, options={**phase.arguments.options, **options})
 
 
-def trial_score(
-    task: Task[Any], settings: Mapping[str, Any], parts: Sequence[Prepared], folder: Path, trial: Trial | None
+def told_before(study: Study | None, trial: Trial | None, chosen: Mapping[str, str]) -> dict[str, Any]:
+    """Return how an earlier trial of the same candidate ended, or nothing."""
+    if study is None or trial is None:
+        return {}
+    for other in study.trials:
+        if other.number < trial.number and other.params == chosen and state_of(other) in ("complete", "pruned"):
+            return {"value": other.value, "pruned": state_of(other) == "pruned", "seconds": 0.0, "cpu_seconds": 0.0}
+    return {}
+
+
+def score_candidate(
+    task: Task[Any],
+    settings: Mapping[str, Any],
+    parts: Sequence[Prepared],
+    output_dir: Path,
+    trial: Trial | None,
+    number: int,
 ) -> dict[str, Any]:
     """Train a candidate, and return its score on validation and its time; where that cannot be, the error."""
+    folder, report = output_dir / "auto" / str(number), partial(is_behind, trial)
+    of_trial = with_arguments(candidate(task, settings, **OF_A_TRIAL, logging_strategy="no"), **ONE_OF_MANY)
 
     def score() -> dict[str, Any]:
-        of_trial = with_arguments(candidate(task, settings, **OF_A_TRIAL, logging_strategy="no"), **ONE_OF_MANY)
-        find = score_in_folds if len(parts) > 1 else score_on_validation
-        value, stopped = find(of_trial, parts, folder, partial(is_behind, trial))
-        return {"value": value, "pruned": stopped}
+        if len(parts) > 1:
+            return score_in_folds(of_trial, parts, folder, report)
+        return score_on_validation(of_trial, parts[0], folder, report, output_dir / PROBE_FOLDER / HEADS_FILE)
 
     return attempt(score, folder)
 
@@ -119,22 +153,34 @@ def is_behind(trial: Trial | None, step: int, value: float) -> bool:
 
 
 def score_on_validation(
-    task: Task[Any], parts: Sequence[Prepared], folder: Path, report: Report
-) -> tuple[float, bool]:
-    """Return the best score on the validation split, and whether the training was stopped because of others."""
+    task: Task[Any], prepared: Prepared, folder: Path, report: Report, best: Path
+) -> dict[str, Any]:
+    """Return the best score on the validation split, and whether the training was stopped because of others.
+
+    Args:
+        best: file of the heads of the best candidate until now; those that are better take their place.
+    """
     rungs = Rungs(report)
-    fitted = fit_phase(task, parts[0], folder, callbacks=[rungs])
-    return float(fitted.record["best_metric"]), rungs.stopped
+    fitted = fit_phase(task, prepared, folder, callbacks=[rungs])
+    value, more_is_better = float(fitted.record["best_metric"]), fitted.trainer.args.greater_is_better
+    if is_main() and not rungs.stopped:
+        known = read_weights(best)[1]["best_metric"] if best.is_file() else None
+        if known is None or (value > known if more_is_better else value < known):
+            best.parent.mkdir(parents=True, exist_ok=True)
+            write_weights(best, rungs.heads, {**fitted.record, "run_state": asdict(fitted.run_state)})
+    return {"value": value, "pruned": rungs.stopped}
 
 
-def score_in_folds(task: Task[Any], parts: Sequence[Prepared], folder: Path, report: Report) -> tuple[float, bool]:
+def score_in_folds(task: Task[Any], parts: Sequence[Prepared], folder: Path, report: Report) -> dict[str, Any]:
     """Return the mean over folds of the score at the end, and whether folds were left out because of others."""
     values: list[float] = []
+    of_fold, stopped = with_arguments(task, options=at_the_end(task)), False
     for number, part in enumerate(parts, start=1):
-        values.append(final_score(with_arguments(task, options=at_the_end(task)), part, folder / str(number)))
-        if report(number, statistics.fmean(values)) and number < len(parts):
-            return statistics.fmean(values), True
-    return statistics.fmean(values), False
+        values.append(final_score(of_fold, part, folder / str(number)))
+        stopped = report(number, statistics.fmean(values)) and number < len(parts)
+        if stopped:
+            break
+    return {"value": statistics.fmean(values), "pruned": stopped}
 
 
 def at_the_end(task: Task[Any]) -> dict[str, Any]:
