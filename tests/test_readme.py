@@ -115,12 +115,12 @@ def lay_out_photos(folder: Path) -> None:
 
 
 def lay_out_calls(folder: Path) -> None:
-    """Folders of short prompts in English and Spanish, which their voices tell apart, and others in one folder."""
+    """Folders of long prompts in English and Spanish, which their voices tell apart, and others in one folder."""
     for kind in ("en", "es"):
         sounds = sorted(
             (ROOT / ".data/languages/sounds/asterisk" / kind).iterdir(), key=lambda path: path.stat().st_size
         )
-        for number, sound in enumerate(sounds[:16]):
+        for number, sound in enumerate(sounds[-24:]):
             target = folder / "new-calls" if number % 4 == 0 else folder / "calls" / kind
             target.mkdir(parents=True, exist_ok=True)
             shutil.copy(sound, target / f"{kind}-{sound.name}")
@@ -130,8 +130,8 @@ def assert_calls_are_told_apart(folder: Path) -> None:
     """Each new sound has an answer, most of them the right one, and the report shows spectrograms."""
     with (folder / "calls.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == len(list((folder / "new-calls").iterdir())) == 8
-    assert sum(Path(row["sound"]).name.startswith(row["label"]) for row in rows) > 4
+    assert len(rows) == len(list((folder / "new-calls").iterdir())) == 12
+    assert sum(Path(row["sound"]).name.startswith(row["label"]) for row in rows) > 6
     assert "data:image/" in (folder / "runs/calls/report.html").read_text(encoding="utf-8")
 
 
