@@ -111,11 +111,11 @@ def test_the_table_ends_with_the_best_candidate(direction: str) -> None:
     assert "(stopped early)" in "".join(lines)
 
 
-@pytest.mark.parametrize(("heads", "trials"), [(0.0001, 16), (0.01, 7), (0.05, 4)])
+@pytest.mark.parametrize(("heads", "trials"), [(0.0001, 16), (0.01, 8), (0.05, 4)])
 def test_candidates_are_as_many_as_fit_beside_lora(heads: float, trials: int) -> None:
     arguments = TextClassificationArguments(model="m", output_dir="o", tuning="auto")
     plan = outlook(arguments, Pace(0.01, heads, 0.1, 1.0), 1000, 1000, 100, 0)
-    lora = 1 + 6 * (1000 * 0.1 + 100 * 0.01)
+    lora = 1 + 6 * (1000 + 100 / 3) * 0.1
     assert plan.tuning == pytest.approx(4 / 3 * lora) and plan.features == pytest.approx(11)
     assert plan.trials == trials
     if trials > pace.FEWEST:

@@ -29,7 +29,7 @@ BATCH_SIZE, BATCHES, REPEATS = 16, 2, 2
 SHARE_OF_LORA, FEWEST, MOST = 0.5, 4, 16
 SHARE_OF_MINUTES = 1 / 3  # the same of `budget_minutes`
 SHARE_OF_TRIAL = 0.45  # of a whole training, since most candidates are stopped early
-EVALUATION = 1 / 3  # of the heads, of what a training step of as many rows takes
+EVALUATION = 1 / 3  # of what a training step of as many rows takes
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def outlook(arguments: RunArguments, pace: Pace, rows: int, kept_rows: int, eval
     """
     processes = PartialState().num_processes
     epochs = epochs_of_run(arguments, rows)
-    lora = pace.start + epochs * (rows * pace.lora + evaluated * pace.backbone) / processes
+    lora = pace.start + epochs * (rows + evaluated * EVALUATION) * pace.lora / processes
     heads = epochs_of_run(arguments, kept_rows) * (kept_rows + evaluated * EVALUATION) * pace.heads / processes
     probe, features = pace.start + heads, (kept_rows + evaluated) * pace.backbone / processes
     trial = SHARE_OF_TRIAL * folds * probe if folds else pace.start + SHARE_OF_TRIAL * heads
