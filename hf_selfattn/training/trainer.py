@@ -68,6 +68,7 @@ class RecipeTrainer(ListLabelsTrainer):
         self.feature_record: dict[str, Any] | None = None
         self.watch = Watch(self)
         self.add_callback(self.watch)
+        self.add_callback(LowerLoss())
         if sampler is not None:
             self.add_callback(sampler)
 
@@ -224,6 +225,36 @@ class Watch(TrainerCallback):
         self.release()
         if self.asked:
             raise Stopped(self.asked)
+
+
+class LowerLoss(TrainerCallback):
+    """Of checkpoints with equal scores, lets the one with the lower loss on validation be the best.
+
+    `Trainer` keeps the first of them: of a few rows that are all answered rightly, that of the first epoch.
+    """
+
+    def __init__(self) -> None:
+        self.trains = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trains = True
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        metrics = kwargs["metrics"]
+        if not self.trains or metrics.get(f"eval_{args.metric_for_best_model}") != state.best_metric:
+            return
+        losses = {entry["step"]: entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry}
+        if metrics.get("eval_loss", math.inf) < losses.get(state.best_global_step, -math.inf):
+            state.best_metric = None  # so that this one counts as better
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trains = False
 
 
 def stop_now(number: int, _: Any) -> None:

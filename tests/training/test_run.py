@@ -221,6 +221,22 @@ def test_the_scores_of_an_evaluation_are_those_of_the_predictions_row_by_row(
         assert best[f"eval_{name}"] == pytest.approx(scores[name], abs=1e-6), name
 
 
+@pytest.mark.parametrize("patience", [None, 9])
+def test_of_equal_scores_that_with_the_lower_loss_is_the_best(
+    backbone: str, tmp_path: Path, patience: int | None
+) -> None:
+    rows = rows_of("single_label_classification", 3, seed=2)
+    given = settings(backbone, tmp_path, validation=write_rows(tmp_path / "validation.jsonl", rows), calibrate=False)
+    changes = {"num_train_epochs": 8, "learning_rate": 2e-3, "tuning": "full", "early_stopping_patience": patience}
+    training = run(text_arguments({**given, **changes}))["training"]
+    evaluations = [entry for entry in training["history"] if "eval_macro_f1" in entry]
+    best = max(entry["eval_macro_f1"] for entry in evaluations)
+    equal = [entry for entry in evaluations if entry["eval_macro_f1"] == best]
+    lowest = min(equal, key=lambda entry: float(entry["eval_loss"]))
+    assert lowest["step"] > equal[0]["step"]
+    assert (training["best_step"], training["best_metric"]) == (lowest["step"], best)
+
+
 def test_a_row_of_the_evaluation_with_an_unknown_label_is_named(backbone: str, tmp_path: Path) -> None:
     given = settings(backbone, tmp_path)
     rows = rows_of("single_label_classification", 5)

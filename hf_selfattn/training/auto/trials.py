@@ -53,9 +53,11 @@ class Rungs(TrainerCallback):
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, model: Any = None, **kwargs: Any
     ) -> None:
-        self.values.append(metrics[f"eval_{args.metric_for_best_model}"])
+        value = metrics[f"eval_{args.metric_for_best_model}"]
+        known = state.best_metric  # None: the first evaluation, or an equal score with a lower loss
+        self.values.append(value)
         best = max(self.values) if args.greater_is_better else min(self.values)
-        if self.values.index(best) == len(self.values) - 1:
+        if known is None or (value > known if args.greater_is_better else value < known):
             self.heads = {name: value.clone() for name, value in heads_of(model).items()}
         if self.report(len(self.values), best) and state.global_step < state.max_steps:
             self.stopped = control.should_training_stop = True
