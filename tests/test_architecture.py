@@ -157,7 +157,7 @@ def test_docstrings_are_a_fifth_of_the_package_at_most() -> None:
                 docstrings += (node.body[0].end_lineno or 0) - node.body[0].lineno + 1
     # 15,000 before predictions, report, server, command line and formats of other tools, 20,600 before images, sound
     # and kernels, 30,200 before packed rows, `tuning=auto`, the contrastive phase and linear starts.
-    assert lines <= 31_700 and docstrings <= 0.2 * lines, (lines, docstrings / lines)
+    assert lines <= 32_000 and docstrings <= 0.2 * lines, (lines, docstrings / lines)
 
 
 def test_package_does_not_import_recipes() -> None:

@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..metrics import LOWER_IS_BETTER
 from .sanitize import escape, has_hub_form, is_hub_name, last_part, plain, public, without_secrets
-from .summary import baselines_of, overall_scores, story, with_interval
+from .summary import baselines_of, near_baselines, overall_scores, story, with_interval
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 NEEDED = ("task", "label_names", "arguments", "parameters", "training", "environment", "splits")
@@ -169,7 +169,10 @@ def score_tables(results: dict[str, Any]) -> dict[str, Any]:
         "class_scores": class_score_table(list(results["splits"].values())[-1]),
         "calibration": calibration_tables(results),
         "has_validation": "validation" in results["splits"],
-        "better_baselines": list(better_baselines(results)),
+        "near_baselines": [
+            near._replace(split=public(near.split), kind=escape(near.kind), metric=escape(near.metric))
+            for near in near_baselines(results)
+        ],
         "gives_probabilities": results.get("problem") in PROBABILITIES,
     }
 
@@ -184,17 +187,6 @@ def score_table(results: dict[str, Any], split: str) -> list[list[str]]:
     for metric, value in overall_scores({"scores": polarity}).items():
         rows.append([f"polarity {escape(metric)}", with_interval(value), *("" for _ in baselines)])
     return rows
-
-
-def better_baselines(results: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield split, baseline and score of each baseline that is at least as good as the model by the first score."""
-    for name, split in results["splits"].items():
-        metric, mine = next(iter(overall_scores(split).items()), ("", None))
-        sign = -1 if metric in LOWER_IS_BETTER else 1
-        for kind, baseline in baselines_of(results, name).items():
-            theirs = baseline.get(metric)
-            if mine and theirs and sign * theirs["value"] >= sign * mine["value"]:
-                yield public(name), escape(kind), escape(metric)
 
 
 def label_tables(results: dict[str, Any]) -> dict[str, list[list[str]]]:

@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ..metrics import LOWER_IS_BETTER
+
+WITHIN = "within_interval"  # of a split: the baselines against which no gain is shown
+
+
+class NearBaseline(NamedTuple):
+    """A baseline whose score is within the interval of the model's, or better."""
+
+    split: str
+    kind: str
+    metric: str
+    is_better: bool  # at least as good as the model
+
+    def __str__(self) -> str:
+        where = f"On {self.split} the baseline {self.kind} is"
+        how = "at least as good" if self.is_better else "within the interval of the model"
+        return f"{where} {how} by {self.metric}: no gain over it is shown."
 
 
 def summary(results: dict[str, Any]) -> str:
@@ -18,6 +37,7 @@ def summary(results: dict[str, Any]) -> str:
         for metric in ("accuracy", "macro_f1") if polarity else ():
             rows.append([f"polarity {metric}", with_interval(polarity[metric]), *("" for _ in baselines)])
         blocks.append(f"{name}: {split['rows']} rows, 95 % intervals\n{table(rows)}")
+    blocks += [str(baseline) for baseline in near_baselines(results)]
     if happened := story(results.get("run_state")):
         blocks.append(happened)
     return "\n\n".join(blocks)
@@ -42,6 +62,27 @@ def baselines_of(results: dict[str, Any], split: str) -> dict[str, dict[str, Any
     """Return the scores of each baseline on a split."""
     found = results.get("baseline", {}).items()
     return {kind: record["splits"][split]["scores"] for kind, record in found if split in record["splits"]}
+
+
+def near_baselines(results: dict[str, Any]) -> Iterator[NearBaseline]:
+    """Yield the baselines of each split that are within the interval of the model, or better, by the first score."""
+    for name, split in results["splits"].items():
+        metric, mine = next(iter(overall_scores(split).items()), ("", None))
+        sign, worst = (-1, "high") if metric in LOWER_IS_BETTER else (1, "low")
+        for kind, baseline in baselines_of(results, name).items():
+            theirs = baseline.get(metric)
+            if mine and theirs and sign * theirs["value"] >= sign * mine[worst]:
+                yield NearBaseline(name, kind, metric, sign * theirs["value"] >= sign * mine["value"])
+
+
+def with_near_baselines(results: dict[str, Any]) -> dict[str, Any]:
+    """Return the results with the names of these baselines in each split that has any."""
+    near = list(near_baselines(results))
+    splits = {
+        name: {**split, WITHIN: [baseline.kind for baseline in near if baseline.split == name]}
+        for name, split in results["splits"].items()
+    }
+    return {**results, "splits": splits}
 
 
 def with_interval(value: dict[str, float] | None) -> str:

@@ -28,7 +28,7 @@ from ..hub.results import (
     together,
 )
 from ..hub.saving import sample_batch, save_adapter, save_model
-from ..hub.summary import summary
+from ..hub.summary import summary, with_near_baselines
 from ..machine import alone_in, join_processes
 from ..metrics.inputs import Array
 from ..tasks import Task, say, task_of
@@ -155,6 +155,7 @@ def train_and_evaluate(task: Task[Any], data: Any, output_dir: Path, found: dict
     if arguments.caches_features and arguments.tuning == "probe":
         found_by_others = task.feature_baselines(data, lambda: mean_features(task, prepared, evaluator))
         results["baseline"] = {**results.get("baseline", {}), **found_by_others}
+    results = with_near_baselines(results)
     if trainer.is_world_process_zero():
         columns = task.inputs(prepared.processor).columns
         batch = sample_batch(columns, encoded["validation"], trainer.data_collator)

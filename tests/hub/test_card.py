@@ -17,6 +17,7 @@ from tiny_models import tiny_text
 
 from hf_selfattn import run
 from hf_selfattn.hub.card import TEMPLATE, model_card
+from hf_selfattn.hub.summary import summary, with_near_baselines
 
 TOKEN = "hf_" + "Ab3" * 11
 NASTY = [
@@ -134,13 +135,18 @@ def test_scores_stand_beside_those_of_the_baseline() -> None:
         ["ece ↓", "0.125 [0.025, 0.175]", "-"],
     ]
     assert ["left", "0.700 [0.600, 0.750]"] in cells(card)
-    assert "at least as good" not in card
+    within = "On test the baseline tfidf is within the interval of the model by macro_f1: no gain over it is shown."
+    assert within in card and within in summary(results)
+    results["splits"]["test"]["scores"]["macro_f1"] = {"value": 0.8, "low": 0.76, "high": 0.85}
+    assert "the baseline tfidf" not in model_card(results) + summary(results)
     results["baseline"]["tfidf"]["splits"]["test"]["scores"]["macro_f1"] = score(0.8)
-    assert "On test the baseline tfidf is at least as good by macro_f1." in model_card(results)
+    assert "On test the baseline tfidf is at least as good by macro_f1" in model_card(results)
+    assert with_near_baselines(results)["splits"]["test"]["within_interval"] == ["tfidf"]
     # Of a loss, less is better.
     for record in (results["splits"]["test"], results["baseline"]["tfidf"]["splits"]["test"]):
         record["scores"] = {"rmse": score(0.8)}
     results["baseline"]["tfidf"]["splits"]["test"]["scores"]["rmse"] = score(0.9)
+    assert with_near_baselines(results)["splits"]["test"]["within_interval"] == []
     assert "at least as good" not in model_card(results)
 
 
