@@ -34,6 +34,14 @@ def test_opening_a_configuration_imports_no_training_library(tmp_path: Path) -> 
     assert {name.split(".")[1] for name in modules if name.startswith("hf_selfattn.")} == {"modeling"}
 
 
+def test_importing_the_models_says_nothing() -> None:
+    """Transformers prints a line on stdout for each argument of a model that has no documentation."""
+    assert (
+        answer("from hf_selfattn import *; import hf_selfattn; [getattr(hf_selfattn, n) for n in dir(hf_selfattn)]")
+        == ""
+    )
+
+
 TRAINS = {"bitsandbytes", "evaluate", "matplotlib", "optuna", "peft", "sklearn", "transformers.trainer"}
 READS = {"datasets", "hf_selfattn.tasks", "pandas"}
 

@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from .classification import ClassificationData, inspect_rows, joined_lines, read_classification
+from .classification import ClassificationData, inspect_rows, joined_lines, missing_header, read_classification
 from .columns import Columns, column_values, found_columns
 from .findings import Finding, finding, summarise
 from .formats import ORIGIN
@@ -206,6 +206,8 @@ def label_findings(
         findings.append(Finding("one_class", "train", f"{column}: {reason}", len(split), []))
     if scheme.problem == "regression":
         return findings
+    if missing := missing_header(columns, scheme):
+        findings.append(finding("no_header", "train", missing, column_values(split, ORIGIN)[:1]))
     examples: dict[str, list[str]] = {name: [] for name in scheme.names}
     for place, target in zip(column_values(split, ORIGIN), targets, strict=True):
         for name in scheme.names_of(target) if target is not None else []:

@@ -164,7 +164,15 @@ def read_classification(
         for name in splits
         if name not in answered
     ]
-    return answered, columns, scheme, [*said, *notes, *scheme.notes, *silent]
+    headless = [f"Warning: {missing}."] if (missing := missing_header(columns, scheme)) else []
+    return answered, columns, scheme, [*said, *notes, *scheme.notes, *headless, *silent]
+
+
+def missing_header(columns: Columns, scheme: LabelScheme) -> str:
+    """Say that the names of the columns seem to be a row, a text and one of its labels; else ""."""
+    if columns.label not in scheme.names or len(columns.text.split()) < 3:
+        return ""
+    return f"the columns are called '{columns.text}' and '{columns.label}', as a row is: name them in the first line"
 
 
 def find_indicators(splits: Mapping[str, Dataset]) -> list[str] | None:

@@ -20,7 +20,8 @@ class InferenceArguments:
     Args:
         model: folder of a run or of a saved model, or a name on the hub.
         input: files, globs or lists of them (CSV, TSV, JSON, JSONL, Parquet, Arrow, lines of text, column files,
-            compressed; for a model of images or sounds also these and folders of them), or `-` for the standard input.
+            compressed; for a model of images or sounds also these and folders of them). For `predict`, `-` is the
+            standard input.
         model_revision: branch, tag or commit of a model on the hub.
         backbone_name_or_path: of an adapter, its backbone, where that was a folder.
         dataset: a data set on the hub, or a folder of `save_to_disk`, instead of files.
@@ -56,7 +57,7 @@ class InferenceArguments:
 
     def __post_init__(self) -> None:
         if (self.input is None) == (self.dataset is None):
-            raise ValueError("Give exactly one of input=… (files, or - for the standard input) and dataset=….")
+            raise ValueError("Give exactly one of input=… (files) and dataset=….")
 
     def predictor(self, device: str | None = None) -> Predictor:
         """Open the model."""

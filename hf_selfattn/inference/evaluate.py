@@ -57,6 +57,11 @@ class EvaluateArguments(InferenceArguments):
     output: str | None = None
     dtype: Dtype = "float32"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.input == "-":
+            raise ValueError("evaluate reads no standard input: write the rows to a file, and give input=FILE.")
+
     def rows(self, task: type[Task[Any]]) -> DatasetDict:
         """Return the labelled rows, as they are and as a task reads them."""
         if self.dataset is None:

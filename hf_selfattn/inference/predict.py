@@ -19,7 +19,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers.utils import logging
 
-from ..data.formats import ORIGIN, Row, table_from_rows
+from ..data.formats import ORIGIN, Row, format_of, table_from_rows
 from ..data.load import find_files
 from ..data.media.medium import Medium
 from ..files import delete, read_json, sync_folder, whole_or_nothing, write_json
@@ -27,7 +27,7 @@ from ..hub.results import LOCK_FILE
 from ..machine import alone_in, from_main, join_processes
 from .arguments import InferenceArguments, OnBadRow
 from .predictor import Predictor
-from .reading import STDIN, Block, Source, media_rows, open_split
+from .reading import STDIN, TEXT_LINES, Block, Source, media_rows, open_split
 from .record import read_record, trained_columns
 from .writing import Writer, open_writer
 
@@ -89,14 +89,19 @@ class PredictArguments(InferenceArguments):
             split = open_split(self.dataset, self.dataset_config, self.revision, self.split)
             return Source(split=split, place=f"{self.dataset}/{self.split or 'rows'}", **options)
         if self.input == "-":
-            return Source([STDIN], **{**options, "input_format": ending or ".text"})
+            guess = (
+                "" if ending else "The standard input is read as a text in each line; a table needs input_format=csv."
+            )
+            return Source([STDIN], guess=guess, **{**options, "input_format": ending or TEXT_LINES})
         if medium is not None and ending is None and (media := media_rows(self.input or [], medium)):
             return Source(media=media, **options)
         files = find_files(self.input or [], "input", annotated=ending is None)
         output = Path(self.output)
         if output.exists() and any(output.samefile(file) for file in files):
             raise ValueError(f"output={self.output!r} is a file that is read, too. Give it another name.")
-        return Source(files, **options)
+        guessed = "" if text_lines or ending else ", ".join(str(file) for file in files if format_of(file) == ".txt")
+        said = f"Read as column files, a word in each line: {guessed}. Texts in lines need input_format=text."
+        return Source(files, guess=said if guessed else "", **options)
 
     def writer(self) -> Writer:
         """Return what writes the output."""
@@ -267,7 +272,7 @@ class Work:
         given = trained_columns(self.record, self.arguments.columns(), split.column_names)
         self.columns, notes = self.kind.columns(split, **given)
         named = ", ".join(f"{name} '{column}'" for name, column in self.columns.items())
-        for note in [f"Columns read: {named}.", *notes]:
+        for note in filter(None, [self.source.guess, f"Columns read: {named}.", *notes]):
             self.tell(note)
 
     @property

@@ -15,6 +15,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from ..cpu_attention import use_fast_attention
 from ..hub.export import GRAPH, OnnxModel
+from ..hub.results import RESULTS_FILE
 from ..machine import has_bf16
 from ..modeling.backbone_selfattn import weights_hash
 from ..modeling.configuration_selfattn import SelfAttnConfig
@@ -172,6 +173,9 @@ def open_config(model: str, options: dict[str, str]) -> PreTrainedConfig:
         runs = sorted(path.parent.name for path in folder.glob("*/config.json"))
         found = f"It holds {', '.join(runs[:5])}: give one of them." if runs else "Is the run of this folder done?"
         raise ValueError(f"{model} holds no model (config.json). {found}")
+    if not folder.exists() and (runs := sorted(path.parent.name for path in folder.parent.glob(f"*/{RESULTS_FILE}"))):
+        # a folder of runs, and no organisation on the hub
+        raise ValueError(f"There is no folder {model}. {folder.parent} holds {', '.join(runs[:5])}: give one of them.")
     try:
         config = AutoConfig.from_pretrained(model, **options)
     except (OSError, ValueError) as error:

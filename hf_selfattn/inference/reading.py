@@ -61,6 +61,7 @@ class Source:
         input_format: of the files, an ending with its dot; where it is not given, that of each name.
         text_lines: whether a file `.txt` holds a text in each line, and not a word.
         block_rows: rows of a block.
+        guess: of the format where nothing says it, for the user.
     """
 
     files: Sequence[Path] = ()
@@ -70,6 +71,7 @@ class Source:
     text_lines: bool = True
     block_rows: int = 2000
     place: str = field(default="dataset")
+    guess: str = ""
 
     def __iter__(self) -> Iterator[Block]:
         number = 0

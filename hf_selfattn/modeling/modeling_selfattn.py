@@ -39,6 +39,8 @@ from .outputs_selfattn import (
     CLASSES,
     FEATURES,
     NUM_ITEMS,
+    PAST,
+    WORDS,
     SelfAttnClassifierOutput,
     SelfAttnModelOutput,
     classified,
@@ -68,7 +70,7 @@ class SelfAttnModel(SelfAttnBaseModel):
         self.reads_token_types = "token_type_ids" in signature(self.backbone.forward).parameters
 
     @can_return_tuple
-    @auto_docstring(custom_args=FEATURES)
+    @auto_docstring(custom_args=PAST + FEATURES)
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -160,7 +162,7 @@ class SelfAttnForSequenceClassification(SelfAttnClassifier):
     model_class = SelfAttnModel
 
     @can_return_tuple
-    @auto_docstring(custom_args=CLASSES + NUM_ITEMS + FEATURES)
+    @auto_docstring(custom_args=CLASSES + NUM_ITEMS + PAST + FEATURES)
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -227,7 +229,7 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
         return embeddings
 
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=PAST + WORDS + NUM_ITEMS + FEATURES)
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -242,16 +244,6 @@ class SelfAttnForTokenClassification(SelfAttnPreTrainedModel):
         **kwargs: Any,
     ) -> tuple[torch.Tensor] | SelfAttnClassifierOutput:
         r"""
-        word_starts (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
-            1 at the first token of each word, 0 elsewhere. Where it is not given, words begin at every token that the
-            tokenizer does not mark as the continuation of one.
-        labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-            Class numbers at the first token of each word; -100 where a token has no label.
-        num_items_in_batch (`torch.Tensor` or `int`, *optional*):
-            Number of labels that share one update, as `Trainer` counts them.
-        features (`torch.Tensor` of shape `(batch_size, sequence_length, num_mixed_layers, hidden_size)`, *optional*):
-            The backbone's last hidden states of these tokens, as computed before: the backbone is not run.
-
         In evaluation mode the logits are those of the answer: their argmax is the decoded label of each word, in the
         form that goes on (I-X for B-X) at its later tokens, and with `decoding="viterbi"` or `"crf"` they are
         logarithms of marginal probabilities over the legal sequences. In training mode, in an exported model, and with

@@ -108,6 +108,17 @@ features (`torch.Tensor` of shape `(batch_size, sequence_length, num_mixed_layer
     The backbone's features of this input, as computed before: the backbone is not run, and `hidden_states` are these
     alone.
 """
+PAST = r"""
+past_key_values (`~transformers.Cache`, *optional*):
+    Keys and values before those of the input, in each window: the prefixes of prefix tuning.
+"""
+WORDS = r"""
+word_starts (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
+    1 at the first token of each word, 0 elsewhere. Where it is not given, words begin at every token that the
+    tokenizer does not mark as the continuation of one.
+labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+    Class numbers at the first token of each word; -100 where a token has no label.
+"""
 FEATURE_MASK = r"""
 feature_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
     1 at real places of `features`, 0 at padding.

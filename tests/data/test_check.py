@@ -74,6 +74,14 @@ def test_each_kind_of_bad_row_is_reported_with_file_and_line(tokenizer: Any, tmp
     assert f"[{kind}] {split}: {item['message']}: {count} row(s)" in format_report(report)
 
 
+def test_a_first_line_that_is_a_row_is_noticed(tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("a fine film,good\nb,bad\nc,good\nd,bad\n")
+    options = {"text_column": "a fine film", "label_column": "good"}
+    report = check_classification(load_splits(train=tmp_path / "train.csv"), tokenizer, 8, **options)
+    assert "name them in the first line" in finding(report, "no_header")["message"]
+    assert any(note.startswith("Warning: the columns are called 'a fine film' and 'good'") for note in report["notes"])
+
+
 def test_rows_that_hold_no_text(tokenizer: Any, tmp_path: Path) -> None:
     rows = [
         {"text": "a", "label": "x"},

@@ -98,6 +98,8 @@ def test_a_label_that_the_model_does_not_have_is_named(wordpiece: str, tmp_path:
         evaluate(EvaluateArguments(model=given["output_dir"], input=path, tag_column="ner"))
     with pytest.raises(ValueError, match="exactly one of input"):
         EvaluateArguments(model=given["output_dir"])
+    with pytest.raises(ValueError, match="no standard input: write the rows to a file"):
+        EvaluateArguments(model=given["output_dir"], input="-")
 
 
 def test_columns_of_the_training_that_rows_do_not_have_are_found_anew(wordpiece: str, tmp_path: Path) -> None:

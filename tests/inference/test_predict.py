@@ -153,10 +153,13 @@ def test_pipes(model: str, tmp_path: Path) -> None:
     )
     done = subprocess.run([warm_python(), "-c", code], input=b"text\nw5\nw6\nw7\n", capture_output=True, check=True)
     assert [json.loads(line)["text"] for line in done.stdout.decode().splitlines()] == ["w5", "w6", "w7"]
-    assert b"Rows answered in the standard output: 3." in done.stderr
+    assert b"Rows answered in the standard output: 3." in done.stderr and b"text in each line" not in done.stderr
+    code = code.replace("input_format='csv', ", "")
+    done = subprocess.run([warm_python(), "-c", code], input=b"text\nw5\n", capture_output=True, check=True)
+    assert b"The standard input is read as a text in each line; a table needs input_format=csv" in done.stderr
 
 
-def test_a_column_file_keeps_its_lines(tagger: str, tmp_path: Path) -> None:
+def test_a_column_file_keeps_its_lines(tagger: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = "# newdoc id = d1\n# sent_id = 1\n1-2\tw5ab\n1\tw5\n2\tw6ab\n\n1\tw7\n2\tw8\n2.1\tw9\n"
     (tmp_path / "rows.conllu").write_text(source)
     predict(given(tagger, str(tmp_path / "rows.conllu"), tmp_path / "answers.conllu"))
@@ -168,6 +171,10 @@ def test_a_column_file_keeps_its_lines(tagger: str, tmp_path: Path) -> None:
     predict(given(tagger, str(tmp_path / "rows.conllu"), tmp_path / "answers.jsonl"))
     assert lines_of(tmp_path / "answers.jsonl")[1]["1"] == ["w7", "w8", "w9"]
     (tmp_path / "text.jsonl").write_text('{"text": "w5 w6"}\n')
+    capsys.readouterr()
+    (tmp_path / "words.txt").write_text("w5\nw6ab\n")
+    predict(given(tagger, str(tmp_path / "words.txt"), tmp_path / "words.jsonl"))
+    assert f"a word in each line: {tmp_path / 'words.txt'}. Texts in lines need" in capsys.readouterr().out
     with pytest.raises(ValueError, match="a column file is written of a column file only"):
         predict(given(tagger, str(tmp_path / "text.jsonl"), tmp_path / "other.conll"))
 

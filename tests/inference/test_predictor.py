@@ -192,6 +192,10 @@ def test_what_is_no_model_is_told(tmp_path: Path) -> None:
     saved(tmp_path / "seed-1", "single_label")
     with pytest.raises(ValueError, match="It holds seed-1: give one of them"):
         open_predictor(tmp_path)
+    (tmp_path / "seed-1/results.json").write_text("{}")
+    with pytest.raises(ValueError, match="There is no folder .*/seed-2. .* holds seed-1: give one of them"):
+        open_predictor(tmp_path / "seed-2")  # asked of no hub
+    (tmp_path / "seed-1/results.json").unlink()
     tiny_model().base_model.backbone.save_pretrained(tmp_path / "plain")
     with pytest.raises(ValueError, match="type 'bert', and none of this package"):
         open_predictor(tmp_path / "plain")
