@@ -9,12 +9,13 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils.memory import clear_device_cache
+from transformers import TrainerState, TrainingArguments
 
 from ..files import read_json, write_json
 from ..hub.results import RUN_STATE_FILE
 from ..machine import from_main
 from ..tasks import say
-from .checkpoints import clear_unfinished, ended, newest_whole, step_of
+from .checkpoints import STATE_FILE, clear_unfinished, ended, newest_whole, step_of
 from .faults import GO_ON, batch_in_words, first_line, is_out_of_memory, smaller_batch
 from .trainer import RecipeTrainer
 
@@ -81,8 +82,10 @@ def started(output_dir: Path) -> RunState:
 def train_to_end(trainer: RecipeTrainer, state: RunState, output_dir: Path, may_shrink: bool) -> dict[str, int] | None:
     """Train to the end and return None, or the options of a smaller batch where the memory was too small."""
     checkpoint = resume_point(trainer, state, output_dir)
-    if checkpoint is not None and ended(checkpoint):
-        trainer.train_nothing_more()
+    if checkpoint is not None:
+        keep_steps(trainer.args, checkpoint)
+        if ended(checkpoint):
+            trainer.train_nothing_more()
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         return None
@@ -99,6 +102,14 @@ def train_to_end(trainer: RecipeTrainer, state: RunState, output_dir: Path, may_
         return smaller
     finally:
         trainer.watch.release()
+
+
+def keep_steps(args: TrainingArguments, checkpoint: Path) -> None:
+    """Give steps that are shares of the training the numbers that they had, or `Trainer` warns that they differ."""
+    state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+    for name in ("logging_steps", "eval_steps", "save_steps"):
+        if 0 < (getattr(args, name) or 0) < 1:
+            setattr(args, name, getattr(state, name))
 
 
 def resume_point(trainer: RecipeTrainer, state: RunState, output_dir: Path) -> Path | None:

@@ -11,7 +11,14 @@ import torch
 from datasets import Dataset, DatasetDict
 from huggingface_hub import ModelCard
 from runs import rows_of, settings, text_arguments, write_rows
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    pipeline,
+    trainer_utils,
+)
 
 from hf_selfattn import run
 from hf_selfattn.data import ClassificationData
@@ -134,7 +141,7 @@ def test_the_same_arguments_train_once(
 
 @pytest.mark.parametrize("sampling", [{}, {"sample_tokens": 24}])
 def test_a_run_that_was_stopped_goes_on_and_ends_alike(
-    backbone: str, tmp_path: Path, sampling: dict[str, Any]
+    backbone: str, tmp_path: Path, sampling: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
@@ -156,7 +163,10 @@ def test_a_run_that_was_stopped_goes_on_and_ends_alike(
     for path in sorted(newest.rglob("*"), reverse=True):
         path.unlink()
     newest.rmdir()
+    warned: list[str] = []
+    monkeypatch.setattr(trainer_utils.logger, "warning_once", warned.append)
     resumed = run(text_arguments(given))
+    assert not warned
     assert resumed["splits"]["test"]["scores"] == whole["splits"]["test"]["scores"]
     models = [
         AutoModelForSequenceClassification.from_pretrained(tmp_path / name / "run") for name in ("whole", "stopped")
