@@ -99,7 +99,11 @@ def test_a_results_file_keeps_neither_classes_nor_examples_of_errors() -> None:
     results = {
         "seed": 3,
         "arguments": {"train": "runs/drawn/train.jsonl", "options": {"seed": 3, "max_steps": 1}},
-        "training": {"seconds": 1, "history": [1], "phases": {"probe": {"seconds": 2, "history": [1]}}},
+        "training": {
+            "seconds": 1,
+            "history": [{"loss": 1, "step": 2}, {"eval_f1": 0.5, "step": 4}],
+            "phases": {"probe": {"seconds": 2, "history": [1]}},
+        },
         "splits": {"test": split},
         "baseline": {"tfidf": {"seconds": 1, "splits": {"test": split}}},
     }
@@ -107,7 +111,7 @@ def test_a_results_file_keeps_neither_classes_nor_examples_of_errors() -> None:
         "seed": 3,
         "arguments": {"train": "train.jsonl", "options": {"max_steps": 1}},
         "draw": {"train_rows": 2},
-        "training": {"seconds": 1, "phases": {"probe": {"seconds": 2}}},
+        "training": {"seconds": 1, "phases": {"probe": {"seconds": 2}}, "curve": [[4, 0.5]]},
         "data": {"test": {"rows": 2}},
         "scores": {"test": {"f1": [0.5, 0.4, 0.6]}},
         "baseline": {"tfidf": {"test": {"f1": [0.5, 0.4, 0.6]}}},
