@@ -17,7 +17,7 @@ from textwrap import wrap
 from hf_selfattn.files import write_text
 
 from ..records import RESULTS, ROOT, Record, read_results
-from . import plot, study
+from . import plot, study, yardstick
 
 README, ALL, PLOT = ROOT / "README.md", ROOT / "benchmarks" / "README.md", ROOT / "docs" / "study.svg"
 BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- /\2 -->\n)", re.DOTALL)
@@ -262,13 +262,17 @@ def headline() -> list[str]:
         "class: a contrastive phase, then a probe. Means over three seeds (few rows: ten), in brackets the mean of "
         "the runs' 95 % intervals. The stock cell is the best of up to four tunings on these test rows."
     )
-    return [*wrap(above, 118), "", *study.headline(), "", *wrap(below, 118)]
+    return [*wrap(above, 118), "", *yardstick.headline(), "", *wrap(below, 118)]
 
 
 # The blocks of the two files by name, each between `<!-- NAME -->` and `<!-- /NAME -->`.
 BLOCKS: dict[str, Callable[[], list[str]]] = {
     "results": headline,
     "study": partial(study.table, study.FULL, study.SYSTEMS, "MiniLM"),
+    "yardstick": partial(
+        study.table, yardstick.YARDSTICK, yardstick.SYSTEMS, "MiniLM, 500 rows", study.cell_with_interval
+    ),
+    "curves": yardstick.curves,
     "mpnet": partial(study.table, study.MPNET, study.SYSTEMS, "MPNet"),
     "few": partial(study.table, study.FEW, study.SYSTEMS, "rows of each class"),
     "ablations": partial(study.table, study.ABLATED, study.ABLATIONS, "heads on frozen features"),
