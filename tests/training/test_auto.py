@@ -141,7 +141,7 @@ def test_what_is_ahead_on_validation_is_kept(
     chosen: str,
 ) -> None:
     keep(monkeypatch, chosen)
-    monkeypatch.setattr(auto_race, "score_of", lambda task, *_: float(task.arguments.tuning == chosen))
+    monkeypatch.setattr(auto_race, "short_record", lambda task, *_: {"best_metric": task.arguments.tuning == chosen})
     results = run(probe_arguments(six_layers, tmp_path, tuning="auto"))
     said = capsys.readouterr().out
     assert said.index("tuning=auto takes about") < said.index("Candidate 0: ") < said.index("tuning=auto tried")
@@ -212,21 +212,22 @@ def test_a_race_keeps_the_best_training(
     prepared = prepare(task, task.load())
     ways = ways_to_train(task, prepared)
     assert list(ways) == ["lora", "full"] and ways["full"].arguments.options["learning_rate"] == auto_race.FULL_RATE
-    score, wanted = auto_race.score_of, winner if "short" in winner else "lora, short"
+    train, wanted = auto_race.short_record, winner if "short" in winner else "lora, short"
 
-    def judged(task: Any, prepared: Any, folder: Path) -> float | None:
-        score(task, prepared, folder)
-        return float(folder.name == wanted) * (2 if "short" in winner else 0.01)
+    def judged(task: Any, prepared: Any, folder: Path) -> dict[str, float]:
+        train(task, prepared, folder)
+        return {"best_metric": float(folder.name == wanted) * (2 if "short" in winner else 0.01), "seconds": 1000.0}
 
-    monkeypatch.setattr(auto_race, "score_of", judged)
+    monkeypatch.setattr(auto_race, "short_record", judged)
     monkeypatch.setattr(auto_race, "is_settled", lambda _: False)
     name, fitted = auto_race.race(ways, prepared, tmp_path / "race", more_is_better=True)
     assert name == winner and fitted.run_state.starts == 1
+    assert (fitted.record["seconds"] == 1000) == ("short" in winner), "its time is that of its training"
     assert [path.name for path in (tmp_path / "race").iterdir() if path.is_dir()] == [name]
     of_winner = ways["lora"] if name == "lora" else auto_race.short(ways[name.removesuffix(", short")], 30)
     assert of_winner.arguments.options["num_train_epochs"] == (3 if name == "lora" else 1)
     alone = fit_phase(of_winner, prepared, tmp_path / "alone")
-    assert all(fitted.record[key] == alone.record[key] for key in ("best_metric", "steps"))
+    assert fitted.record["steps"] == alone.record["steps"]
     mine, theirs = (plain_model(found.trainer).state_dict() for found in (fitted, alone))
     assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ..setup import WIDTH, Prepared
 
 SHARE_OF_RACE = 1 / 3  # of a whole training, what a short one reads; its rate falls to 0, so that it may be the best
 RACE_FILE, SHORT = "race.json", ", short"
+KEPT = ("best_metric", "seconds", "cpu_seconds")  # of a short training
 # Of full tuning with a backbone as wide as `WIDTH`; it falls as that of adapters does. At this one our study has it.
 FULL_RATE = 2e-4
 BATCH_SIZE = 16
@@ -51,22 +53,23 @@ def race(ways: Mapping[str, Task[Any]], prepared: Prepared, folder: Path, more_i
     A way that cannot be trained, as where the memory is too small for it, is left out; scores are written at once.
     """
     path, rows = folder / RACE_FILE, len(prepared.encoded["train"])
-    scores: dict[str, float | None] = from_main(lambda: read_json(path) if path.is_file() else {})
+    done: dict[str, dict[str, float] | None] = from_main(lambda: read_json(path) if path.is_file() else {})
     shorts = {name + SHORT: short(task, rows) for name, task in ways.items()} if len(ways) > 1 else {}
     for name, task in shorts.items():
-        if name not in scores:
-            scores[name] = score_of(task, prepared, folder / name)
+        if name not in done:
+            done[name] = short_record(task, prepared, folder / name)
             if is_main():
-                write_json(path, scores)
-            say(f"{name}: {scores[name]}")
-    known = {name: score if more_is_better else -score for name, score in scores.items() if score is not None}
+                write_json(path, done)
+            say(f"{name}: {done[name]}")
+    sign = 1 if more_is_better else -1
+    known = {name: sign * record["best_metric"] for name, record in done.items() if record is not None}
     best = max(known, key=known.__getitem__) if known else next(iter(ways))
     name = best.removesuffix(SHORT)
     fitted = fit_phase(ways[name], prepared, folder / name)
-    score = fitted.record["best_metric"] * (1 if more_is_better else -1)
-    if known and known[best] > score and not is_settled(ways[name].arguments):
+    if known and known[best] > sign * fitted.record["best_metric"] and not is_settled(ways[name].arguments):
         say(f"{name}, trained for long: {fitted.record['best_metric']}")
-        name, fitted = best, fit_phase(shorts[best], prepared, folder / best)
+        opened = fit_phase(shorts[best], prepared, folder / best)
+        name, fitted = best, replace(opened, record={**opened.record, **(done[best] or {})})
     for other in (*ways, *shorts):
         if other != name and is_main():
             shutil.rmtree(folder / other, ignore_errors=True)
@@ -99,14 +102,14 @@ def epochs_of_run(arguments: RunArguments, rows: int) -> float:
     return float(options.get("num_train_epochs", default_epochs(rows, update)))
 
 
-def score_of(task: Task[Any], prepared: Prepared, folder: Path) -> float | None:
-    """Return the best score of a training, or None where it cannot be done."""
+def short_record(task: Task[Any], prepared: Prepared, folder: Path) -> dict[str, float] | None:
+    """Return best score and time of a training, or None where it cannot be done."""
     try:
-        score = float(fit_phase(task, prepared, folder).record["best_metric"])
+        record = fit_phase(task, prepared, folder).record
     except FAILURES as error:
         say(f"tuning={task.arguments.tuning} is left out: {error}")
         return None
     state = read_run_state(folder)
     state.starts -= 1  # that its model is opened again is no new start
     write_run_state(folder, state)
-    return score
+    return {key: record[key] for key in KEPT}
