@@ -125,6 +125,18 @@ def test_candidates_are_as_many_as_fit_beside_lora(heads: float, trials: int) ->
     assert f"{trials} candidates" in str(plan)
 
 
+@pytest.mark.parametrize(
+    ("probe", "tuned", "more", "rows", "ahead"),
+    [(0.9, 0.8, True, 100, True), (0.83, 0.8, True, 100, False), (0.83, 0.8, True, 10_000, True)]
+    + [(0.83, 0.8, True, 0, True), (0.8, 0.8, True, 0, False), (0.5, 0.8, False, 100, True)]
+    + [(0.79, 0.8, False, 100, False), (0.9, 0.8, False, 0, False)],
+)
+def test_a_probe_has_to_be_ahead_by_more_than_chance(
+    probe: float, tuned: float, more: bool, rows: int, ahead: bool
+) -> None:
+    assert fit.is_ahead(probe, tuned, more, rows) == ahead
+
+
 def test_minutes_are_shared() -> None:
     arguments = TextClassificationArguments(model="m", output_dir="o", tuning="auto", budget_minutes=4)
     plan = outlook(arguments, Pace(0.001, 0.003, 0.1, 0.1), 1000, 1000, 100, 0)

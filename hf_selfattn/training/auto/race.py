@@ -60,7 +60,7 @@ def race(ways: Mapping[str, Task[Any]], prepared: Prepared, folder: Path, more_i
             done[name] = short_record(task, prepared, folder / name)
             if is_main():
                 write_json(path, done)
-            say(f"{name}: {done[name]}")
+            say(f"{name}: {(done[name] or {}).get('best_metric')}")
     sign = 1 if more_is_better else -1
     known = {name: sign * record["best_metric"] for name, record in done.items() if record is not None}
     best = max(known, key=known.__getitem__) if known else next(iter(ways))
