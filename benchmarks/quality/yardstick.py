@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from ..records import Record
-from .study import Column, mean_score, runs_of, with_interval
+from .study import Column, gain_of, mean_score, runs_of, with_interval
 
 YARDSTICK = tuple(
     Column(f"yardstick-{name}", title, metric, "stock-full")
@@ -36,6 +36,18 @@ def headline() -> list[str]:
             shown = [with_interval(ours), with_interval(max(stock)), with_interval(tfidf) if tfidf else ""]
             lines.append(f"| {title} | {column.metric} | {' | '.join(shown)} |")
     return lines
+
+
+def gains() -> str:
+    """Return in words what ours gains on the stock head with full tuning, and how surely."""
+    told = []
+    for column in YARDSTICK:
+        if test := gain_of(column, "auto"):
+            gain = "{difference:+.3f} [{low:+.3f}, {high:+.3f}], p = {p_value:.2g}, seeds {seeds}".format(
+                **{**test, "seeds": len(test["seeds"])}
+            )
+            told.append(f"{column.title} {gain}")
+    return f"`tuning=auto` against their full tuning: {'; '.join(told)}." if told else ""
 
 
 def curves() -> list[str]:
