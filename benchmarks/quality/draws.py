@@ -1,9 +1,10 @@
 """Fixed draws of the rows that a run trains and is tested on, written as files into the folder of the runs.
 
-`draw` in an experiment: `train_rows`, `test_rows` and `shift_rows` take so many rows of train, of test and of each of
-the `test_files` (the same for every run of the experiment), `per_class` so many training rows of each class, others
-for every seed, and as many again for validation; `words` cuts every text after so many. Of a file of CoNLL columns
-`train_documents` takes so many documents. Rows and documents keep the order of their file.
+`draw` in an experiment: `train_rows`, `validation_rows`, `test_rows` and `shift_rows` take so many rows of train, of
+validation, of test and of each of the `test_files` (the same for every run of the experiment), `per_class` so many
+training rows of each class, others for every seed, and as many again for validation; `words` cuts every text after so
+many. Of files of CoNLL columns `train_documents`, `validation_documents` and `test_documents` take so many documents.
+Rows and documents keep the order of their file.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from hf_selfattn.files import write_text
 
 Row = dict[str, Any]
 Drawn = TypeVar("Drawn")
-KNOWN = {"train_rows", "test_rows", "shift_rows", "per_class", "words", "train_documents"}
+PARTS = ("train", "validation", "test")
+OF_DOCUMENTS = {part: f"{part}_documents" for part in PARTS}
+KNOWN = {*(f"{part}_rows" for part in PARTS), "shift_rows", "per_class", "words", *OF_DOCUMENTS.values()}
 BORDER = "-DOCSTART-"
 
 
@@ -40,13 +43,14 @@ def drawn(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     kept = {name: value for name, value in settings.items() if name != "draw"}
     if not draw:
         return kept
-    if "train_documents" in draw:
-        return {**kept, "train": write_documents(Path(kept["train"]), draw["train_documents"], folder)}
-    rows = {part: read_rows(Path(settings[part])) for part in ("train", "validation", "test")}
+    if counts := {part: draw[key] for part, key in OF_DOCUMENTS.items() if key in draw}:
+        return kept | {
+            part: write_documents(Path(kept[part]), count, folder / f"{part}.txt") for part, count in counts.items()
+        }
+    rows = {part: read_rows(Path(settings[part])) for part in PARTS}
     if "per_class" in draw:
         rows["train"], rows["validation"] = few_of_each(rows["train"], draw["per_class"], settings["seed"])
-    rows["train"] = some_of(rows["train"], draw.get("train_rows"))
-    rows["test"] = some_of(rows["test"], draw.get("test_rows"))
+    rows = {part: some_of(chosen, draw.get(f"{part}_rows")) for part, chosen in rows.items()}
     kept |= {part: write_rows(folder / f"{part}.jsonl", chosen, draw.get("words")) for part, chosen in rows.items()}
     if "shift_rows" in draw:
         others = {
@@ -67,14 +71,13 @@ def write_rows(path: Path, rows: Sequence[Row], words: int | None = None) -> str
     return os.path.relpath(path)
 
 
-def write_documents(source: Path, count: int, folder: Path) -> str:
+def write_documents(source: Path, count: int, path: Path) -> str:
     """Write random documents of a file of CoNLL columns, always the same, and return the path from here.
 
     Args:
         source: the file, in which a line that begins with `BORDER` opens each document.
     """
     documents = [f"{BORDER}{text}" for text in source.read_text(encoding="utf-8").split(BORDER)[1:]]
-    path = folder / "train.txt"
     write_text(path, "".join(some_of(documents, count)))
     return os.path.relpath(path)
 

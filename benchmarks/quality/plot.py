@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .study import FEW, FULL, SYSTEMS, Column, mean_score, runs_of, tuning_seconds
+from .study import FEW, FULL, SYSTEMS, Column, is_left_out, mean_score, runs_of, tuning_seconds
 
 # Ours in warm colours, the stock head in blue, small and cheap peers in grey and green.
 COLOURS = {
@@ -50,7 +50,8 @@ class Dot:
 
 def dots_of(column: Column) -> list[Dot]:
     """Return the dots of a pane."""
-    found = [(row, tuning_seconds(column, row), mean_score(column, row)) for row in COLOURS if runs_of(column, row)]
+    rows = [row for row in COLOURS if runs_of(column, row) and not is_left_out(column, row)]
+    found = [(row, tuning_seconds(column, row), mean_score(column, row)) for row in rows]
     return [Dot(row, cost, score[0]) for row, cost, score in found if cost is not None and score is not None]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,12 @@ def keep_predictions(folder: Path, target: Path, name: str) -> None:
         lines = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in kept)
         stem = name if split == "test" else f"{name}.{split}"
         (target / f"{stem}.jsonl.gz").write_bytes(gzip.compress(lines.encode("utf-8"), mtime=0))
+
+
+def copy_predictions(folder: Path, name: str, other: str) -> None:
+    """Store the predictions of a run under another name, too."""
+    for source in folder.glob(f"{name}.*"):
+        shutil.copyfile(source, folder / f"{other}{source.name.removeprefix(name)}")
 
 
 def rounded(value: Any) -> Any:

@@ -2,10 +2,11 @@
 
 An experiment is a YAML file with `settings`, which all its runs share. Its `runs` add to them by name; or its `rows`
 do, each trained with every one of `seeds` (of the experiment or of the row) as NAME-seed-N: first the first seed of
-all rows, then the second. `{seed}` in a path stands for the seed, `draw` says which rows of a file are taken
-(draws.py), and `recipe` what trains (RECIPES). The scores stand in `benchmarks/results/NAME.json`, models and the
-predictions of the evaluation splits in `runs/NAME`; the models of an experiment with `keep_models: false` are deleted.
-An experiment is added, never edited.
+all rows, then the second. A row with a `grid`, settings by name, is trained with each of them for its first seed, as
+NAME=SETTING-seed-N; the best one by `metric` on validation is the row's run, and what its later seeds train. `{seed}`
+in a path stands for the seed, `draw` says which rows of a file are taken (draws.py), and `recipe` what trains
+(RECIPES). The scores stand in `benchmarks/results/NAME.json`, models and the predictions of the evaluation splits in
+`runs/NAME`; the models of an experiment with `keep_models: false` are deleted. An experiment is added, never edited.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from ..peers.stock_classification import StockArguments
 from ..peers.stock_images import StockImageArguments
 from ..records import EXPERIMENTS, RESULTS, RUNS, Record, read_results, write_results
 from .draws import drawn
-from .predictions import keep_predictions
+from .predictions import copy_predictions, keep_predictions
 
 # What each recipe is told, and what carries it out.
 RECIPES = {
@@ -87,15 +88,25 @@ def run_experiment(path: Path, only: Collection[str] = ()) -> Record:
     target = RESULTS / f"{path.stem}.json"
     record: Record = read_results(target) if target.is_file() else {"experiment": path.stem, "runs": {}}
     record["command"] = f"python -m benchmarks.quality.run benchmarks/experiments/{path.name}"
+    metric = experiment.get("metric", "f1")
     for name, settings in planned(experiment):
-        if name in record["runs"] or (only and not {name, row_of(name)} & set(only)):
+        row = row_of(name).partition("=")[0]
+        if name in record["runs"] or (only and not {name, row_of(name), row} & set(only)):
             continue
-        folder = RUNS / path.stem / name
+        folder, predictions = RUNS / path.stem / name, RUNS / path.stem / "predictions"
+        if grid := experiment.get("rows", {}).get(name.partition("-seed-")[0], {}).get("grid"):
+            tried, run_of_row = best_of(grid, row, record["runs"], metric)
+            if tried.endswith(f"-seed-{settings['seed']}"):
+                record["runs"][name] = run_of_row
+                copy_predictions(predictions, tried, name)
+                write_results(target, record)
+                continue
+            settings |= grid[run_of_row["grid"]]
         kind, carry_out = RECIPES[settings.pop("recipe", "classification")]
         given = drawn(settings, RUNS / path.stem / "drawn" / f"seed-{settings.get('seed')}")
         results = carry_out(build_arguments({**given, "output_dir": str(folder)}, kind=kind))
-        keep_predictions(folder, RUNS / path.stem / "predictions", name)
-        record["runs"][name] = shortened(results, settings)
+        keep_predictions(folder, predictions, name)
+        record["runs"][name] = shortened(results, settings, metric)
         write_results(target, record)
         if not experiment.get("keep_models", True):
             shutil.rmtree(folder)
@@ -107,8 +118,13 @@ def planned(experiment: Record) -> Iterator[tuple[str, Record]]:
     shared = experiment["settings"]
     for name, changes in experiment.get("runs", {}).items():
         yield str(name), {**shared, **changes}
-    rows = {name: {**shared, **changes} for name, changes in experiment.get("rows", {}).items()}
-    seeds = {name: settings.pop("seeds", experiment["seeds"]) for name, settings in rows.items()}
+    rows: dict[str, Record] = {}
+    for name, changes in experiment.get("rows", {}).items():
+        own = {**shared, "seeds": experiment["seeds"], **changes}
+        for tried, more in own.pop("grid", {}).items():
+            rows[f"{name}={tried}"] = {**own, **more, "seeds": own["seeds"][:1]}
+        rows[name] = own
+    seeds = {name: settings.pop("seeds") for name, settings in rows.items()}
     for place in range(max(map(len, seeds.values()), default=0)):
         for name, settings in rows.items():
             for seed in seeds[name][place : place + 1]:
@@ -116,12 +132,21 @@ def planned(experiment: Record) -> Iterator[tuple[str, Record]]:
                 yield f"{name}-seed-{seed}", {**settings, **paths, "seed": seed}
 
 
+def best_of(grid: Record, row: str, runs: Record, metric: str) -> tuple[str, Record]:
+    """Return name and run of what was best on validation of all that a row tries; its `grid` says which it is."""
+    tried = {name: run for name, run in runs.items() if name.startswith(f"{row}=")}
+    if len(tried) < len(grid):
+        raise ValueError(f"{row} tries {', '.join(map(str, grid))}, and these runs alone are done: {list(tried)}.")
+    best = max(tried, key=lambda name: tried[name]["scores"]["validation"][metric][0])
+    return best, {**tried[best], "grid": row_of(best).partition("=")[2]}
+
+
 def row_of(name: str) -> str:
     """Return the row that a run belongs to: its name without the seed."""
     return name.partition("-seed-")[0]
 
 
-def shortened(results: Record, settings: Record) -> Record:
+def shortened(results: Record, settings: Record, metric: str = "f1") -> Record:
     """Return what the results file keeps of a run; its data are the files that were drawn from, and the draw."""
     kept = {name: results[name] for name in KEPT if name in results}
     places = {name: settings[name] for name in (*PLACES, "test_files") if name in settings}
@@ -129,6 +154,9 @@ def shortened(results: Record, settings: Record) -> Record:
     kept["arguments"] = {**results["arguments"], **places, "options": options}
     kept |= {"draw": settings["draw"]} if "draw" in settings else {}
     kept["training"] = shortened_training(results["training"])
+    history = results["training"].get("history", [])
+    if curve := [[entry["step"], entry[f"eval_{metric}"]] for entry in history if f"eval_{metric}" in entry]:
+        kept["training"]["curve"] = curve
     splits = results["splits"]
     kept["data"] = {name: {key: part[key] for key in KEPT_OF_DATA if key in part} for name, part in splits.items()}
     kept["scores"] = scores_of(splits)

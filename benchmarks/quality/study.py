@@ -14,7 +14,7 @@ from ..records import RESULTS, Record, read_results
 ALPHA = 0.05
 MIXED_LAYERS = 4  # of a frozen backbone, where a run says nothing else
 LINEAR = ("tfidf", "embedding-lr")
-MISLABELLED, UNLEARNED = "†", "*"  # marks of baselines that say little
+MISLABELLED = "†"  # mark of taggers that were taught labels at later parts of a word, too
 
 # The rows of the study, each with its title.
 SYSTEMS = {
@@ -202,25 +202,23 @@ def has_learned(column: Column, row: str) -> bool:
     """Return whether a row is above the linear models on TF-IDF and on the sentence embeddings of MiniLM."""
     same_data = replace(column, experiment=column.experiment.replace("-mpnet", ""))
     score, *least = mean_score(column, row), *(mean_score(same_data, linear) for linear in LINEAR)
-    return score is not None and all(floor is not None and score[0] > floor[0] for floor in least)
-
-
-def mark_of(column: Column, row: str) -> str:
-    """Return the mark of a baseline that says little: taught wrong labels, or not learned."""
-    if not row.startswith(("stock", "max-pool")):
-        return ""
-    if column.experiment.endswith("conll2003"):
-        return MISLABELLED
-    return "" if has_learned(column, row) else UNLEARNED
+    return score is not None and all(floor is None or score[0] > floor[0] for floor in least)
 
 
 def cell(column: Column, row: str) -> str:
-    """Return the mean score of a row, its mark, and whether it is surely better or worse than the column's."""
+    """Return the mean score of a row, and whether it is surely better or worse than the column's."""
     score, test = mean_score(column, row), gain_of(column, row)
-    if score is None:
+    if score is None or is_left_out(column, row):
         return ""
-    sign = "" if test is None or test["p_value"] >= ALPHA else " +" if is_gain(test, column.metric) else " −"
-    return f"{score[0]:.3f}{mark_of(column, row)}{sign}"
+    is_sure = test is not None and test["p_value"] < ALPHA and not is_left_out(column, column.against)
+    sign = "" if not is_sure else " +" if is_gain(test or {}, column.metric) else " −"
+    return f"{score[0]:.3f}{sign}"
+
+
+def is_left_out(column: Column, row: str) -> bool:
+    """Return whether a row of the study is a stock or peer head that was taught wrong labels, or has not learned."""
+    is_peer = row.startswith(("stock", "max-pool")) and column.experiment.startswith("study-")
+    return is_peer and (column.experiment.endswith("conll2003") or not has_learned(column, row))
 
 
 def is_gain(test: Record, metric: str) -> bool:
@@ -230,8 +228,8 @@ def is_gain(test: Record, metric: str) -> bool:
 
 def cell_with_interval(column: Column, row: str) -> str:
     """Return a cell with the mean of the intervals of the runs."""
-    score = mean_score(column, row)
-    return "" if score is None else cell(column, row).replace(f"{score[0]:.3f}", with_interval(score))
+    score, shown = mean_score(column, row), cell(column, row)
+    return "" if score is None else shown.replace(f"{score[0]:.3f}", with_interval(score))
 
 
 def table(
@@ -247,20 +245,6 @@ def table(
         cells = [show(column, row) for column in shown]
         if any(cells):
             lines.append(f"| {' | '.join([title, *cells])} |")
-    return lines
-
-
-def headline() -> list[str]:
-    """Return the README's table: ours, the best of the stock rows and TF-IDF, where that stock row has learned."""
-    lines = ["| MiniLM | metric | ours | stock head, best of its rows | TF-IDF |", "|---|---|---|---|---|"]
-    stock = [row for row in SYSTEMS if row.startswith("stock")]
-    for column in (*FULL, *FEW):
-        learned = [score for row in stock if has_learned(column, row) and (score := mean_score(column, row))]
-        ours, tfidf = mean_score(column, "lora" if column in FULL else "contrastive"), mean_score(column, "tfidf")
-        if learned and ours and tfidf:
-            title = f"[{column.title}](benchmarks/results/{column.experiment}.json)"
-            shown = " | ".join(map(with_interval, (ours, max(learned), tfidf)))
-            lines.append(f"| {title} | {column.metric} | {shown} |")
     return lines
 
 

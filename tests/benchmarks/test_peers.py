@@ -114,6 +114,25 @@ def test_a_second_start_trains_what_is_missing_only(
     assert again == read_results(places / "results" / "tiny.json") and again["runs"] == rounded(record["runs"])
 
 
+def test_a_grid_is_tried_for_the_first_seed_and_its_best_trained_for_all(
+    tiny_backbone: str, places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = {"slow": {"learning_rate": 1e-4}, "fast": {"learning_rate": 2e-2}}
+    row = {"recipe": "stock-classification", "tuning": "frozen", "grid": grid}
+    path = write_experiment(places, tiny_backbone, {"stock": row}, seeds=[0, 1], metric="accuracy", keep_models=False)
+    with pytest.raises(ValueError, match="stock tries slow, fast"):
+        runner.run_experiment(path, ["stock=slow", "stock-seed-0"])
+    runs = runner.run_experiment(path)["runs"]
+    assert list(runs) == ["stock=slow-seed-0", "stock=fast-seed-0", "stock-seed-0", "stock-seed-1"]
+    scores = {name: runs[f"stock={name}-seed-0"]["scores"]["validation"]["accuracy"][0] for name in grid}
+    best = max(grid, key=scores.__getitem__)
+    assert runs["stock-seed-0"] == {**runs[f"stock={best}-seed-0"], "grid": best}
+    assert runs["stock-seed-1"]["arguments"]["options"]["learning_rate"] == grid[best]["learning_rate"]
+    assert [step for step, _ in runs["stock-seed-0"]["training"]["curve"]] != []
+    kept = places / "runs" / "tiny" / "predictions"
+    assert (kept / "stock-seed-0.jsonl.gz").read_bytes() == (kept / f"stock={best}-seed-0.jsonl.gz").read_bytes()
+
+
 def test_seeds_come_one_after_the_other() -> None:
     files = {part: f"split-{{seed}}/{part}.jsonl" for part in SIZES}
     experiment = {"settings": files, "seeds": [4, 5], "rows": {"a": {}, "b": {"seeds": [4]}, "c": {"x": 1}}}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmarks.quality import compare, plot, predictions, study, tables
+from benchmarks.quality import compare, plot, predictions, study, tables, yardstick
 from benchmarks.quality import run as runner
 from benchmarks.quality.study import FULL
 from benchmarks.records import EXPERIMENTS, RESULTS, read_results, rounded, write_results
@@ -99,7 +99,11 @@ def test_a_results_file_keeps_neither_classes_nor_examples_of_errors() -> None:
     results = {
         "seed": 3,
         "arguments": {"train": "runs/drawn/train.jsonl", "options": {"seed": 3, "max_steps": 1}},
-        "training": {"seconds": 1, "history": [1], "phases": {"probe": {"seconds": 2, "history": [1]}}},
+        "training": {
+            "seconds": 1,
+            "history": [{"loss": 1, "step": 2}, {"eval_f1": 0.5, "step": 4}],
+            "phases": {"probe": {"seconds": 2, "history": [1]}},
+        },
         "splits": {"test": split},
         "baseline": {"tfidf": {"seconds": 1, "splits": {"test": split}}},
     }
@@ -107,7 +111,7 @@ def test_a_results_file_keeps_neither_classes_nor_examples_of_errors() -> None:
         "seed": 3,
         "arguments": {"train": "train.jsonl", "options": {"max_steps": 1}},
         "draw": {"train_rows": 2},
-        "training": {"seconds": 1, "phases": {"probe": {"seconds": 2}}},
+        "training": {"seconds": 1, "phases": {"probe": {"seconds": 2}}, "curve": [[4, 0.5]]},
         "data": {"test": {"rows": 2}},
         "scores": {"test": {"f1": [0.5, 0.4, 0.6]}},
         "baseline": {"tfidf": {"test": {"f1": [0.5, 0.4, 0.6]}}},
@@ -145,7 +149,7 @@ def test_results_files_are_small_and_written_alike_twice(path: Path, tmp_path: P
 def test_tables_show_what_was_trained_and_what_is_sure(results: Path) -> None:
     lines = study.table(FULL, study.SYSTEMS, "corner")
     swept = "| ours, probe, the better of two rates | 0.800 |"
-    assert lines[2:] == ["| stock head, LoRA | 0.800* |", "| ours, probe | 0.800 − |", swept]
+    assert lines[2:] == ["| stock head, LoRA | 0.800 |", "| ours, probe | 0.800 − |", swept]
     assert lines[0].count("|") == 3
     (results / "study-r8.json").unlink()
     assert study.table(FULL, study.SYSTEMS, "corner") == []
@@ -159,19 +163,31 @@ def test_the_plot_has_a_dot_for_each_row_and_the_same_bytes(results: Path) -> No
     assert names == ["stock head, LoRA: 0.800, 400 s", "ours, probe: 0.800, 30 s", swept]
 
 
-def test_a_baseline_below_the_linear_models_is_marked_and_stays_out_of_the_readme(results: Path) -> None:
+def test_a_baseline_below_the_linear_models_has_no_score(results: Path) -> None:
     record = read_results(results / "study-r8.json")
     record["runs"] |= {"tfidf-seed-0": run_record(0.7, 1.0), "embedding-lr-seed-0": run_record(0.81, 1.0)}
     record["runs"] |= {"stock-full-seed-0": run_record(0.82, 1.0), "lora-seed-0": run_record(0.85, 1.0)}
     write_results(results / "study-r8.json", record)
-    assert (study.cell(R8, "stock-lora"), study.cell(R8, "stock-full")) == ("0.800*", "0.820")
-    ours, stock, tfidf = "0.850 [0.800, 0.890]", "0.820 [0.770, 0.860]", "0.700 [0.650, 0.740]"
-    assert study.headline()[2:] == [
-        f"| [R8](benchmarks/results/study-r8.json) | macro_f1 | {ours} | {stock} | {tfidf} |"
+    assert (study.cell(R8, "stock-lora"), study.cell(R8, "stock-full")) == ("", "0.820")
+    assert study.cell(R8, "probe") == "0.800", "nothing is ahead of, or behind, a model that has not learned"
+
+
+def test_the_readme_has_ours_beside_the_better_of_the_tuned_stock_heads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = {"auto-seed-0": 0.8, "auto-seed-1": 0.9, "stock-full-seed-0": 0.82, "stock-lora-all-seed-0": 0.5}
+    runs = {name: run_record(score, 10.0) for name, score in scores.items()}
+    curve = [[10, 0.25], [20, 0.5], [30, 0.75], [40, 0.625]]
+    runs["auto-seed-0"]["training"] |= {"curve": curve, "steps": 40}
+    runs["auto-seed-1"]["training"] |= {"curve": [[15, 0.5]], "steps": 15}
+    monkeypatch.setattr(study, "RESULTS", tmp_path)
+    write_results(tmp_path / "yardstick-r8.json", {"runs": runs})
+    ours, stock = "0.850 [0.800, 0.890]", "0.820 [0.770, 0.860]"
+    assert yardstick.headline()[2:] == [
+        f"| [R8](benchmarks/results/yardstick-r8.json) | macro_f1 | {ours} | {stock} |  |"
     ]
-    del record["runs"]["stock-full-seed-0"]
-    write_results(results / "study-r8.json", record)
-    assert len(study.headline()) == 2
+    assert yardstick.curves()[2:] == ["| R8: ours, `tuning=auto` | 0.375 | 0.500 | 0.625 | 0.562 | 28 | 10 |"]
+    assert study.cell(yardstick.YARDSTICK[0], "stock-lora-all") == "0.500"
 
 
 def test_tables_of_the_repository_are_those_of_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,8 @@ def test_a_tuned_backbone_takes_the_heads_of_a_candidate_and_nothing_else() -> N
         "probe_learning_rate": 0.01,
     }
     assert settings_of_heads(settings) == {**off, "heads.pooling": "mean"}
+    assert settings_of_heads({"heads.pooling": "class_query"}) == {"heads.pooling": "mean"}
+    assert settings_of_heads({"heads.fusion_init": 0.1, "standardise": True}) == {"heads.fusion_init": 0.1}
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
@@ -111,16 +113,28 @@ def test_the_table_ends_with_the_best_candidate(direction: str) -> None:
     assert "(stopped early)" in "".join(lines)
 
 
-@pytest.mark.parametrize(("heads", "trials"), [(0.0001, 16), (0.01, 8), (0.05, 4)])
+@pytest.mark.parametrize(("heads", "trials"), [(0.0001, 16), (0.005, 9), (0.05, 4)])
 def test_candidates_are_as_many_as_fit_beside_lora(heads: float, trials: int) -> None:
     arguments = TextClassificationArguments(model="m", output_dir="o", tuning="auto")
     plan = outlook(arguments, Pace(0.01, heads, 0.1, 1.0), 1000, 1000, 100, 0)
     lora = 1 + 6 * (1000 + 100 / 3) * 0.1
-    assert plan.tuning == pytest.approx(4 / 3 * lora) and plan.features == pytest.approx(11)
+    assert plan.tuning == pytest.approx(5 / 3 * lora) and plan.features == pytest.approx(11)
     assert plan.trials == trials
     if trials > pace.FEWEST:
         assert plan.features + plan.candidates + plan.probe <= pace.SHARE_OF_LORA * lora
     assert f"{trials} candidates" in str(plan)
+
+
+@pytest.mark.parametrize(
+    ("probe", "tuned", "more", "rows", "ahead"),
+    [(0.9, 0.8, True, 100, True), (0.83, 0.8, True, 100, False), (0.83, 0.8, True, 10_000, True)]
+    + [(0.83, 0.8, True, 0, True), (0.8, 0.8, True, 0, False), (0.5, 0.8, False, 100, True)]
+    + [(0.79, 0.8, False, 100, False), (0.9, 0.8, False, 0, False)],
+)
+def test_a_probe_has_to_be_ahead_by_more_than_chance(
+    probe: float, tuned: float, more: bool, rows: int, ahead: bool
+) -> None:
+    assert fit.is_ahead(probe, tuned, more, rows) == ahead
 
 
 def test_minutes_are_shared() -> None:
@@ -139,7 +153,7 @@ def test_what_is_ahead_on_validation_is_kept(
     chosen: str,
 ) -> None:
     keep(monkeypatch, chosen)
-    monkeypatch.setattr(auto_race, "begun_score", lambda task, *_: float(task.arguments.tuning == chosen))
+    monkeypatch.setattr(auto_race, "short_record", lambda task, *_: {"best_metric": task.arguments.tuning == chosen})
     results = run(probe_arguments(six_layers, tmp_path, tuning="auto"))
     said = capsys.readouterr().out
     assert said.index("tuning=auto takes about") < said.index("Candidate 0: ") < said.index("tuning=auto tried")
@@ -202,21 +216,39 @@ def test_a_run_that_was_stopped_goes_on(
     assert len(kept) + auto["counts"].get("pruned", 0) == 3
 
 
-def test_a_race_changes_nothing_for_the_one_that_wins(tiny_backbone: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("winner", ["lora", "lora, short", "full, short"])
+def test_a_race_keeps_the_best_training(
+    tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, winner: str
+) -> None:
     task = task_of(probe_arguments(tiny_backbone, tmp_path, tuning="lora", num_train_epochs=3))
     prepared = prepare(task, task.load())
     ways = ways_to_train(task, prepared)
     assert list(ways) == ["lora", "full"] and ways["full"].arguments.options["learning_rate"] == auto_race.FULL_RATE
+    train, wanted = auto_race.short_record, winner if "short" in winner else "lora, short"
+
+    def judged(task: Any, prepared: Any, folder: Path) -> dict[str, float]:
+        train(task, prepared, folder)
+        return {"best_metric": float(folder.name == wanted) * (2 if "short" in winner else 0.01), "seconds": 1000.0}
+
+    monkeypatch.setattr(auto_race, "short_record", judged)
+    monkeypatch.setattr(auto_race, "is_settled", lambda _: False)
     name, fitted = auto_race.race(ways, prepared, tmp_path / "race", more_is_better=True)
-    scores = json.loads((tmp_path / "race/race.json").read_text())
-    assert name == max(scores, key=scores.__getitem__) and fitted.run_state.starts == 1
+    assert name == winner and fitted.run_state.starts == 1
+    assert (fitted.record["seconds"] == 1000) == ("short" in winner), "its time is that of its training"
     assert [path.name for path in (tmp_path / "race").iterdir() if path.is_dir()] == [name]
-    alone = fit_phase(ways[name], prepared, tmp_path / "alone")
-    assert (
-        fitted.record["best_metric"] == alone.record["best_metric"] and fitted.record["steps"] == alone.record["steps"]
-    )
+    of_winner = ways["lora"] if name == "lora" else auto_race.short(ways[name.removesuffix(", short")], 30)
+    assert of_winner.arguments.options["num_train_epochs"] == (3 if name == "lora" else 1)
+    alone = fit_phase(of_winner, prepared, tmp_path / "alone")
+    assert fitted.record["steps"] == alone.record["steps"]
     mine, theirs = (plain_model(found.trainer).state_dict() for found in (fitted, alone))
     assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+
+
+def test_what_the_user_says_of_the_length_stays(tiny_backbone: str, tmp_path: Path) -> None:
+    task = task_of(probe_arguments(tiny_backbone, tmp_path, tuning="lora", max_steps=9, budget_minutes=4))
+    assert auto_race.is_settled(task.arguments)
+    less = auto_race.short(task, 30).arguments
+    assert less.options["max_steps"] == 3 and less.budget_minutes == pytest.approx(4 / 3)
 
 
 def test_a_way_that_cannot_be_trained_is_left_out(
@@ -228,7 +260,7 @@ def test_a_way_that_cannot_be_trained_is_left_out(
     monkeypatch.setattr(type(ways["full"]), "build_model", spoilt(type(task).build_model, "full"))
     name, _ = auto_race.race(ways, prepared, tmp_path / "race", more_is_better=True)
     assert name == "lora" and "tuning=full is left out: no memory" in capsys.readouterr().out
-    assert json.loads((tmp_path / "race/race.json").read_text())["full"] is None
+    assert json.loads((tmp_path / "race/race.json").read_text())["full, short"] is None
 
 
 def spoilt(build: Any, tuning: str) -> Any:

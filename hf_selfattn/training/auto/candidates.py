@@ -80,8 +80,12 @@ def settings_of(candidates: Candidates, chosen: Mapping[str, str]) -> dict[str, 
 
 
 def settings_of_heads(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a tuned backbone takes from the best candidate: its kind of heads, but no layers to mix."""
-    return {key: value for key, value in settings.items() if key.startswith("heads.") and "num_mixed" not in key}
+    """Return what a tuned backbone takes from the best candidate: its attention heads, but no layers to mix.
+
+    Where the pooling is open, a tuned backbone is read by the mean: what is best on frozen features says little of it.
+    """
+    heads = {key: value for key, value in settings.items() if key.startswith("heads.") and "num_mixed" not in key}
+    return {**heads, **({"heads.pooling": "mean"} if "heads.pooling" in heads else {})}
 
 
 def table_of(candidates: Candidates, record: Mapping[str, Any], others: Mapping[str, float]) -> str:

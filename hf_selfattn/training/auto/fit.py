@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -30,6 +31,7 @@ from .trials import at_the_end, final_score, try_candidates
 FEW_ROWS, FOLDS = 200, 4
 MOST_ROWS = 5000  # on which candidates are tried; LoRA reads all
 LEAST_OF_MINUTES = 1 / 3  # of `budget_minutes`, what is left to LoRA in any case
+CHANCE = 0.5  # about the standard error of a score of one row, as a share of the score
 FOLDER, OUTLOOK_FILE, FOLDS_FILE = "auto", "outlook.json", "lora-folds.json"
 
 
@@ -69,7 +71,8 @@ def fit_auto(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:
         name, fitted = race(ways, prepared, output_dir / FOLDER, metric[1])
         scores = linear_score(two_phases, of_heads, heads, metric[0])
         scores |= {"probe": probe["best_metric"], name: fitted.record["best_metric"]}
-    chosen = "probe" if is_ahead(scores["probe"], scores[name], metric[1]) else name
+    rows = 0 if is_few else len(prepared.encoded["validation"])
+    chosen = "probe" if is_ahead(scores["probe"], scores[name], metric[1], rows) else name
     if chosen == "probe":
         fitted = probe_answer(two_phases, of_heads, heads, probe, output_dir)
     elif is_few:
@@ -146,9 +149,14 @@ def linear_score(task: Task[Any], prepared: Prepared, heads: dict[str, Tensor], 
     return {"linear model": scores[metric]} if metric in scores else {}
 
 
-def is_ahead(probe: float, lora: float, more_is_better: bool) -> bool:
-    """Return whether the probe scores better than LoRA: a tie is not enough, for it is the best of many candidates."""
-    return probe > lora if more_is_better else probe < lora
+def is_ahead(probe: float, tuned: float, more_is_better: bool, rows: int) -> bool:
+    """Return whether the probe scores better than chance gives it: it is the best of many epochs of many candidates.
+
+    Args:
+        rows: of the validation split, or 0 for scores of a cross-validation, where chance is left out.
+    """
+    chance = CHANCE * abs(tuned) / math.sqrt(rows) if rows else 0.0
+    return (probe - tuned if more_is_better else tuned - probe) > chance
 
 
 def probe_answer(

@@ -17,16 +17,15 @@ from torch import Tensor
 from ...arguments import RunArguments
 from ...machine import is_main
 from ...tasks import Task
-from ..budget import default_epochs
 from ..feature_cache import features_of, on_device
 from ..phases import ONE_PHASE, phase_trainer, with_arguments
 from ..setup import Prepared
 from ..trainer import RecipeTrainer
-from .race import SHARE_OF_RACE
+from .race import BATCH_SIZE, SHARE_OF_RACE, epochs_of_run
 
-BATCH_SIZE, BATCHES, REPEATS = 16, 2, 2
+BATCHES, REPEATS = 2, 2
 # Candidates and what belongs to them may take this share of LoRA's time: they are as many as fit, within limits.
-SHARE_OF_LORA, FEWEST, MOST = 0.5, 4, 16
+SHARE_OF_LORA, FEWEST, MOST = 0.3, 4, 16
 SHARE_OF_MINUTES = 1 / 3  # the same of `budget_minutes`
 SHARE_OF_TRIAL = 0.45  # of a whole training, since most candidates are stopped early
 EVALUATION = 1 / 3  # of what a training step of as many rows takes
@@ -124,16 +123,6 @@ def seconds_of_row(step: Callable[[dict[str, Any]], Any], batches: Sequence[dict
     return seconds / rows
 
 
-def epochs_of_run(arguments: RunArguments, rows: int) -> float:
-    """Return how often a run reads its rows."""
-    options = arguments.options
-    update = options.get("per_device_train_batch_size", BATCH_SIZE) * options.get("gradient_accumulation_steps", 1)
-    update *= PartialState().num_processes
-    if options.get("max_steps", -1) > 0:
-        return float(options["max_steps"] * update / rows)
-    return float(options.get("num_train_epochs", default_epochs(rows, update)))
-
-
 def outlook(arguments: RunArguments, pace: Pace, rows: int, kept_rows: int, evaluated: int, folds: int) -> Outlook:
     """Return how many candidates are tried, and how long each part takes.
 
@@ -149,7 +138,7 @@ def outlook(arguments: RunArguments, pace: Pace, rows: int, kept_rows: int, eval
     heads = epochs_of_run(arguments, kept_rows) * (kept_rows + evaluated * EVALUATION) * pace.heads / processes
     probe, features = pace.start + heads, (kept_rows + evaluated) * pace.backbone / processes
     trial = SHARE_OF_TRIAL * folds * probe if folds else pace.start + SHARE_OF_TRIAL * heads
-    tuning = lora * (1 + (folds or SHARE_OF_RACE))
+    tuning = lora * (1 + (folds or 2 * SHARE_OF_RACE))
     room = SHARE_OF_LORA * lora * (1 + folds)
     if arguments.budget_minutes is not None:
         room = min(room, SHARE_OF_MINUTES * 60 * arguments.budget_minutes)
