@@ -146,7 +146,9 @@ def past_options(
     backbone: nn.Module, past_key_values: Cache, mask_BT: Tensor | None, values: Tensor
 ) -> dict[str, Any]:
     """Return what the backbone is given to read learned keys and values: themselves and a mask (B, P + T)."""
-    if "past_key_values" not in signature(backbone.forward).parameters:
+    read = signature(backbone.forward).parameters
+    name = next((name for name in ("past_key_values", "cache") if name in read), None)  # "cache" from 5.24 on
+    if name is None:
         raise ValueError(
             f"The backbone {type(backbone).__name__} reads no past_key_values, which prefix tuning needs. Take "
             "another method of PEFT, such as LoRA or prompt tuning, or a backbone such as BERT, RoBERTa or ELECTRA."
@@ -156,7 +158,7 @@ def past_options(
         mask_BT = torch.ones(B, T, dtype=torch.bool, device=values.device)
     every_row = torch.arange(B, device=values.device)  # a backbone appends its own keys to what it is given
     mask = nn.functional.pad(mask_BT.long(), (past_length(past_key_values), 0), value=1)
-    return {"past_key_values": past_of_rows(past_key_values, every_row), "attention_mask": mask}
+    return {name: past_of_rows(past_key_values, every_row), "attention_mask": mask}
 
 
 def adapter_subfolder(

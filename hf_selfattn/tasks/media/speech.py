@@ -38,9 +38,9 @@ def likeliest_tokens(outputs: Any, labels: Any) -> Tensor:
 
 
 def recognised(tokens: Array, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Return the texts that the likeliest characters (B, N) of frames say."""
+    """Return the texts that the likeliest characters (B, N) of frames say, with one space between words."""
     texts: list[str] = tokenizer.batch_decode(np.where(tokens < 0, tokenizer.pad_token_id, tokens).tolist())
-    return texts
+    return [" ".join(text.split()) for text in texts]
 
 
 @dataclass(frozen=True)
