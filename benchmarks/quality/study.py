@@ -92,6 +92,8 @@ RECOGNISERS = {
     "recurrent": "bidirectional LSTM",
     "recurrent-augmented": "bidirectional LSTM, masked spans",
     "probe": "ours",
+    "probe-wide": "ours, a convolution of 31 frames instead of 11",
+    "probe-dropped": "ours, dropout of .3 in the heads instead of .1",
     "probe-no-convolution": "without convolution",
     "probe-no-augmentation": "without masked spans",
     "probe-no-self": "without self-attention",

@@ -64,10 +64,9 @@ def open_pipeline(kind: str, recogniser: str) -> Any:
     return pipeline("audio-classification", model=model, feature_extractor=open_sound_extractor(backbone))
 
 
-def words_of(recognise: Any, sound: Sound) -> list[Word]:
-    """Return the words of a sound and their times."""
-    found = recognise(sound, return_timestamps="word")["chunks"]
-    return [(word["text"], *map(float, word["timestamp"])) for word in found]
+def words_in(answer: dict[str, Any]) -> list[Word]:
+    """Return the words of an answer of the recogniser and their times."""
+    return [(word["text"], *map(float, word["timestamp"])) for word in answer["chunks"]]
 
 
 def peak_megabytes() -> float:
@@ -79,22 +78,23 @@ def peak_megabytes() -> float:
 def measure(kind: str, minutes: float, recogniser: str) -> dict[str, Any]:
     """Return memory and time of a recording, and the words of the whole and of its pieces."""
     torch.set_num_threads(1)
-    answer = open_pipeline(kind, recogniser)
+    read = open_pipeline(kind, recogniser)
     parts = list(pieces(minutes))
-    answer(parts[0][:RATE], **KINDS[kind])
+    read(parts[0][:RATE], **KINDS[kind])
     whole, before, started = np.concatenate(parts), peak_megabytes(), time.perf_counter()
-    answer(whole, **KINDS[kind])
+    answer = read(whole, **KINDS[kind])
     took = {"seconds": time.perf_counter() - started, "megabytes": peak_megabytes() - before}
     if kind != "recognition" or minutes < max(MINUTES):
         return took
-    return {**took, "words": compared(words_of(answer, whole), piecewise(answer, parts))}
+    return {**took, "words": compared(words_in(answer), piecewise(read, parts))}
 
 
 def piecewise(recognise: Any, parts: Sequence[Sound]) -> list[Word]:
     """Return the words of pieces that are read one by one, with their times in the whole."""
     found, start = [], 0.0
     for part in parts:
-        found += [(text, start + first, start + last) for text, first, last in words_of(recognise, part)]
+        words = words_in(recognise(part, **KINDS["recognition"]))
+        found += [(text, start + first, start + last) for text, first, last in words]
         start += len(part) / RATE
     return found
 
