@@ -73,7 +73,7 @@ class TimeBudget(TrainerCallback, ExportableState):
         """Plan the steps that are left: as many as fit, and no more than there were without a budget."""
         steps = from_main(lambda: self.steps_that_fit(state))
         if steps < min(self.steps or self.planned, self.planned):
-            say(f"budget_minutes={self.minutes:g}: {steps:,} of {self.planned:,} steps fit at this pace.")
+            say(f"{steps:,} of {self.planned:,} steps fit at this pace into {self.minutes:.1f} minutes.")
         if steps != state.max_steps:
             self.let_end(steps, args, state, scheduler)
 

@@ -101,15 +101,13 @@ def test_the_table_ends_with_the_best_candidate(direction: str) -> None:
     trials = [
         {"number": 0, "value": 0.5, "state": "complete", "settings": {"rate": "1e-3"}},
         {"number": 1, "value": None, "state": "failed", "settings": {"rate": "1e-2"}},
-        {"number": 2, "value": 0.25, "state": "pruned", "settings": {"rate": "3e-3"}},
+        {"number": 2, "value": 0.45, "state": "pruned", "settings": {"rate": "3e-3"}},
+        {"number": 3, "value": 0.25, "state": "complete", "settings": {"rate": "1e-4"}},
     ]
     record = {"trials": trials, "direction": direction, "metric": "f1"}
     lines = table_of({"rate": {}}, record, {"lora": 0.75}).splitlines()
-    assert [line.split()[:2] for line in lines[1:]] == (
-        [["candidate", "2"], ["candidate", "0"], ["lora", "0.7500"]]
-        if direction == "maximize"
-        else [["candidate", "0"], ["candidate", "2"], ["lora", "0.7500"]]
-    )
+    numbers = ["2", "3", "0"] if direction == "maximize" else ["2", "0", "3"]  # first what was stopped early
+    assert [line.split()[:2] for line in lines[1:]] == [*(["candidate", n] for n in numbers), ["lora", "0.7500"]]
     assert "(stopped early)" in "".join(lines)
 
 
@@ -141,6 +139,8 @@ def test_minutes_are_shared() -> None:
     arguments = TextClassificationArguments(model="m", output_dir="o", tuning="auto", budget_minutes=4)
     plan = outlook(arguments, Pace(0.001, 0.003, 0.1, 0.1), 1000, 1000, 100, 0)
     assert sum((plan.features, plan.candidates, plan.probe)) <= 80 and plan.tuning <= 240
+    assert fit.over_budget(plan, 4) == "" == fit.over_budget(plan, None)
+    assert "more than budget_minutes=2, for no part" in fit.over_budget(plan, 2)
 
 
 @pytest.mark.parametrize("chosen", ["probe", "full"])
@@ -180,7 +180,12 @@ def settings_mixed(auto: dict[str, Any]) -> int:
 
 @pytest.mark.parametrize("kind", [TextClassificationArguments, NerArguments])
 def test_few_rows_are_cross_validated(
-    tiny_backbone: str, wordpiece: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[RunArguments]
+    tiny_backbone: str,
+    wordpiece: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: type[RunArguments],
 ) -> None:
     monkeypatch.setattr(pace, "FEWEST", 1)
     monkeypatch.setattr(pace, "MOST", 1)
@@ -191,6 +196,7 @@ def test_few_rows_are_cross_validated(
     auto, folds = results["training"]["auto"], json.loads((tmp_path / "run/auto/lora-folds.json").read_text())
     assert len(folds) == 2 and auto["scores"]["lora"] == pytest.approx(sum(folds) / 2)
     assert auto["scores"]["probe"] == auto["best"]["value"] and "linear model" not in auto["scores"]
+    assert " in a cross-validation of train:" in capsys.readouterr().out
     phases = results["training"]["phases"]
     assert phases["probe"]["steps"] == phases["lora"]["steps"] > 0
 

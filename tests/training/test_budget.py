@@ -107,7 +107,7 @@ def test_a_training_ends_in_time_and_its_learning_rate_with_it(
     assert 108 <= clock.now - 100 <= 120
     assert 70 <= trainer.state.global_step == len(rates.rates) <= 80
     assert rates.rates[-1] == pytest.approx(0) and rates.rates[15] < rates.rates[25] * 1.5
-    assert len(trainer.state.log_history) and "steps fit at this pace" in capsys.readouterr().out
+    assert len(trainer.state.log_history) and "steps fit at this pace into" in capsys.readouterr().out
 
 
 def test_time_that_is_enough_changes_nothing(tmp_path: Path, clock: Clock) -> None:

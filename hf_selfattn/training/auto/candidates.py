@@ -89,10 +89,11 @@ def settings_of_heads(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def table_of(candidates: Candidates, record: Mapping[str, Any], others: Mapping[str, float]) -> str:
-    """Return what was tried with its scores, the best last, as a table."""
+    """Return what was tried with its scores, as a table: what was stopped early, then the others, the best last."""
     scored = {str(trial["settings"]): trial for trial in record["trials"][::-1] if trial["value"] is not None}
     trials = list(scored.values())  # of a candidate that was drawn twice the first
     trials.sort(key=lambda trial: trial["value"], reverse=record["direction"] == "minimize")
+    trials.sort(key=lambda trial: trial["state"] != "pruned")  # whose scores are of fewer epochs, or folds
     rows = [["heads on frozen features", *candidates, record["metric"]]]
     for trial in trials:
         chosen = [str(trial["settings"].get(name, "")) for name in candidates]

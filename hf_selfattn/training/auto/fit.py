@@ -22,7 +22,7 @@ from ..resume import RunState
 from ..search_space import with_settings
 from ..setup import Prepared, build_trainer, cached_features, training_arguments
 from .candidates import candidates_of, layers_to_keep, settings_of, settings_of_heads, table_of
-from .pace import Outlook, measure, outlook
+from .pace import LEAST_OF_MINUTES, Outlook, measure, outlook
 from .race import race, ways_to_train
 from .trials import at_the_end, final_score, try_candidates
 
@@ -30,7 +30,6 @@ from .trials import at_the_end, final_score, try_candidates
 # better from heads that have learned. With more it does better from fresh ones (benchmarks/README.md).
 FEW_ROWS, FOLDS = 200, 4
 MOST_ROWS = 5000  # on which candidates are tried; LoRA reads all
-LEAST_OF_MINUTES = 1 / 3  # of `budget_minutes`, what is left to LoRA in any case
 CHANCE = 0.5  # about the standard error of a score of one row, as a share of the score
 FOLDER, OUTLOOK_FILE, FOLDS_FILE = "auto", "outlook.json", "lora-folds.json"
 
@@ -48,7 +47,7 @@ def fit_auto(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:
     is_few = len(prepared.encoded["train"]) < FEW_ROWS
     parts = folds_of(task, of_heads) if is_few else [of_heads]
     plan = planned(task, prepared, of_heads, len(parts) if is_few else 0, output_dir / FOLDER)
-    say(str(plan))
+    say(str(plan) + over_budget(plan, task.arguments.budget_minutes))
     options, _ = training_arguments(with_arguments(task, **ONE_PHASE), prepared.data, output_dir)
     metric = str(options.metric_for_best_model), bool(options.greater_is_better)
     candidates = candidates_of(task, mixed, kept)
@@ -61,6 +60,7 @@ def fit_auto(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:
     heads, probe = probed_heads(two_phases, of_heads, output_dir / PROBE_FOLDER)
     left = minutes_left(task, watch)
     if is_few:
+        left = None if left is None else left / (1 + len(parts))  # each fold, and then all rows
         lora = with_arguments(two_phases, **ONE_PHASE, budget_minutes=left)
         scores = {"probe": record["best"]["value"]}
         scores["lora"] = lora_in_folds(two_phases, lora, parts, output_dir / FOLDER)
@@ -77,9 +77,8 @@ def fit_auto(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:
         fitted = probe_answer(two_phases, of_heads, heads, probe, output_dir)
     elif is_few:
         fitted = fit_phase(lora, prepared, output_dir, heads)
-    say(
-        f"tuning=auto tried, by {metric[0]} of validation:\n{table_of(candidates, record, scores)}\nIt keeps {chosen}."
-    )
+    where = f"{metric[0]} in a cross-validation of train" if is_few else f"{metric[0]} of validation"
+    say(f"tuning=auto tried, by {where}:\n{table_of(candidates, record, scores)}\nIt keeps {chosen}.")
     record |= {"scores": scores, "outlook": asdict(plan), "chosen": chosen}
     return with_record(fitted, probe, record, watch)
 
@@ -112,6 +111,13 @@ def planned(task: Task[Any], prepared: Prepared, of_heads: Prepared, folds: int,
     if is_main():
         write_json(path, asdict(plan))
     return plan
+
+
+def over_budget(plan: Outlook, minutes: float | None) -> str:
+    """Say that the plan takes longer than the user gave, as where a few candidates take longer by themselves."""
+    if minutes is None or plan.seconds <= 60 * minutes:
+        return ""
+    return f" That is more than budget_minutes={minutes:g}, for no part can be shorter; tuning=lora keeps to them."
 
 
 def minutes_left(task: Task[Any], watch: Stopwatch) -> float | None:

@@ -27,6 +27,7 @@ BATCHES, REPEATS = 2, 2
 # Candidates and what belongs to them may take this share of LoRA's time: they are as many as fit, within limits.
 SHARE_OF_LORA, FEWEST, MOST = 0.3, 4, 16
 SHARE_OF_MINUTES = 1 / 3  # the same of `budget_minutes`
+LEAST_OF_MINUTES = 1 / 3  # of `budget_minutes`, what is left to LoRA in any case
 SHARE_OF_TRIAL = 0.45  # of a whole training, since most candidates are stopped early
 EVALUATION = 1 / 3  # of what a training step of as many rows takes
 
@@ -51,11 +52,16 @@ class Outlook:
     probe: float
     tuning: float  # of the backbone
 
+    @property
+    def seconds(self) -> float:
+        """Of all parts."""
+        return self.features + self.candidates + self.probe + self.tuning
+
     def __str__(self) -> str:
         minutes = [value / 60 for value in (self.features, self.candidates, self.probe, self.tuning)]
         return (
-            f"tuning=auto takes about {sum(minutes):.1f} minutes: features {minutes[0]:.1f}, {self.trials} candidates "
-            f"{minutes[1]:.1f}, the best of them {minutes[2]:.1f}, tuning of the backbone {minutes[3]:.1f}."
+            f"tuning=auto takes about {self.seconds / 60:.1f} minutes: features {minutes[0]:.1f}, {self.trials} "
+            f"candidates {minutes[1]:.1f}, the best of them {minutes[2]:.1f}, tuning of the backbone {minutes[3]:.1f}."
         )
 
 
@@ -142,6 +148,8 @@ def outlook(arguments: RunArguments, pace: Pace, rows: int, kept_rows: int, eval
     room = SHARE_OF_LORA * lora * (1 + folds)
     if arguments.budget_minutes is not None:
         room = min(room, SHARE_OF_MINUTES * 60 * arguments.budget_minutes)
-        tuning = min(tuning, 60 * arguments.budget_minutes - features - probe)
     trials = min(max(int((room - features - probe) / trial), FEWEST), MOST)
+    if (minutes := arguments.budget_minutes) is not None:
+        left = 60 * minutes - features - probe - trials * trial
+        tuning = min(tuning, max(left, 60 * minutes * LEAST_OF_MINUTES))
     return Outlook(trials, features, trials * trial, probe, tuning)

@@ -60,14 +60,15 @@ def race(ways: Mapping[str, Task[Any]], prepared: Prepared, folder: Path, more_i
             done[name] = short_record(task, prepared, folder / name)
             if is_main():
                 write_json(path, done)
-            say(f"{name}: {(done[name] or {}).get('best_metric')}")
+            if (record := done[name]) is not None:
+                say(f"{name}: {record['best_metric']:.4f}")
     sign = 1 if more_is_better else -1
     known = {name: sign * record["best_metric"] for name, record in done.items() if record is not None}
     best = max(known, key=known.__getitem__) if known else next(iter(ways))
     name = best.removesuffix(SHORT)
     fitted = fit_phase(ways[name], prepared, folder / name)
     if known and known[best] > sign * fitted.record["best_metric"] and not is_settled(ways[name].arguments):
-        say(f"{name}, trained for long: {fitted.record['best_metric']}")
+        say(f"{name}, trained for long: {fitted.record['best_metric']:.4f}")
         opened = fit_phase(shorts[best], prepared, folder / best)
         name, fitted = best, replace(opened, record={**opened.record, **(done[best] or {})})
     for other in (*ways, *shorts):

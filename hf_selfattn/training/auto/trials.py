@@ -99,7 +99,7 @@ def try_candidates(
         if study is not None and trial is not None:
             tell(study, trial, told)
             write_json(path, record_of(plan, study, metric[0]))
-        say(f"Candidate {number}: {in_words(chosen)}: {told.get('error', told['value'])}")
+        say(f"Candidate {number}: {in_words(chosen)}: {told.get('error') or format(told['value'], '.4f')}")
     record: dict[str, Any] = from_main(lambda: finish(plan, study, metric[0], path))
     if record["best"] is None:
         errors = [trial["error"] for trial in record["trials"] if "error" in trial]
