@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedConfig
-from transformers import initialization as init
 from transformers.image_transforms import center_to_corners_format, corners_to_center_format
 from transformers.utils import ModelOutput, auto_docstring, can_return_tuple
 
@@ -28,14 +27,17 @@ from .regions_selfattn import (
     PLACE,
     REFERENCE,
     SMALLEST,
+    BoxRefiner,
     RegionProposer,
     Regions,
     box_area,
+    box_overlap,
     centre_and_size,
     deltas_between,
     generalised_iou,
     moved_boxes,
     pairwise_iou,
+    read_grid,
     undoubled,
 )
 from .tiles_selfattn import real_sizes
@@ -44,6 +46,7 @@ SAME_OBJECT = 0.5  # a region that overlaps a true box by this much shows its ob
 SAME_ANSWER = 0.5  # of two regions of one class that overlap by more, the less probable answers "no object"
 MIDDLE = 0.25  # places up to so far from a box's centre, in its sides, answer for it
 NEGATIVES = {"places": 1.0, "regions": 3.0}  # for each positive, as in Faster R-CNN
+REFINEMENTS = 2  # of a box, as in Cascade R-CNN (Cai and Vasconcelos, 2018)
 SURE = 20.0  # logit of "no object" above the classes where an answer is a double
 MOST_MIXED = 6  # layers that are mixed unless the caller says how many
 TOLERANCE = 1e-3  # by which a true box may reach out of its image: rounding
@@ -86,7 +89,7 @@ class SelfAttnObjectDetectionOutput(ModelOutput):
 
 
 class RegionClassifier(nn.Module):
-    """The class of each region, and how its box moves: (B, Q, D) -> (B, Q, C + 1) and (B, Q, 4)."""
+    """The class of each region, (B, Q, D) -> (B, Q, C + 1), and what moves its box, time after time."""
 
     weight = None  # when PEFT merges, it reads the `weight` of each module that it saved, even of one that has none
 
@@ -94,16 +97,10 @@ class RegionClassifier(nn.Module):
         super().__init__()
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.label = nn.Linear(config.hidden_size, config.num_labels + 1)
-        self.box = nn.Linear(config.hidden_size, 4)
+        self.refiners = nn.ModuleList(BoxRefiner(config) for _ in range(REFINEMENTS))
 
-    def reset_weights(self) -> None:
-        """Leave the boxes where they are, unless weights were loaded."""
-        init.zeros_(self.box.weight)
-        init.zeros_(self.box.bias)
-
-    def forward(self, features_BQD: Tensor) -> tuple[Tensor, Tensor]:
-        features_BQD = self.dropout(features_BQD)
-        return self.label(features_BQD), self.box(features_BQD)
+    def forward(self, features_BQD: Tensor) -> Tensor:
+        return self.label(self.dropout(features_BQD))
 
 
 @auto_docstring
@@ -165,16 +162,16 @@ class SelfAttnForObjectDetection(SelfAttnPreTrainedModel):
             shown = [truth[row].boxes_G4 for row in rows] if truth is not None and self.training else []
             parts.append(self.propose(pixel_values[rows, :, :height, :width], shown))
         order = [row for rows in groups.values() for row in rows]
-        features, boxes, lengths_B = joined_regions(parts, order, self.config.num_proposals)
+        features, grid, boxes, lengths_B = joined_regions(parts, order, self.config.num_proposals)
         heads = self.model.heads.attend(features, lengths_B, record)
-        logits, deltas = self.classifier(heads.features)
-        logits, deltas = logits.float(), deltas.float()
+        logits = self.classifier(heads.features).float()
         is_real = torch.arange(boxes.shape[1], device=boxes.device) < lengths_B[:, None]
+        moves = self.moved(parts, order, grid, boxes, heads.features)
+        found = moved_boxes(*moves[-1]).clamp(0, 1)
         losses = None
         if truth is not None:
             of_parts = [[truth[row] for row in rows] for rows in groups.values()]
-            losses = place_losses(parts, of_parts) | region_losses(logits, boxes, deltas, is_real, truth)
-        found = moved_boxes(boxes, deltas).clamp(0, 1)
+            losses = place_losses(parts, of_parts) | region_losses(logits, moves, is_real, truth)
         is_answer = is_real if self.training else is_real & stands_alone(logits, found, is_real)
         return SelfAttnObjectDetectionOutput(
             loss=None if losses is None else torch.stack(list(losses.values())).sum(),
@@ -195,6 +192,18 @@ class SelfAttnForObjectDetection(SelfAttnPreTrainedModel):
             for cells, pixels in ((width, pixel_values.shape[3]), (height, pixel_values.shape[2]))
         )
         return self.regions(features_BND.unflatten(1, (height, width)), extent, shown)
+
+    def moved(
+        self, parts: list[Regions], order: list[int], grid_BQF: Tensor, boxes_BQ4: Tensor, features_BQD: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return boxes (B, Q, 4) before each refinement, which begins where the last one ended, and its deltas."""
+        moves: list[tuple[Tensor, Tensor]] = []
+        for refine in self.classifier.refiners:
+            if moves:
+                boxes_BQ4 = moved_boxes(*moves[-1]).detach().clamp(0, 1)
+                grid_BQF = grids_in(parts, order, boxes_BQ4)
+            moves.append((boxes_BQ4, refine(grid_BQF, features_BQD)))
+        return moves
 
 
 def layers_to_mix(backbone_config: PreTrainedConfig, side: int) -> int:
@@ -222,20 +231,30 @@ def images_by_size(pixel_values: Tensor, pixel_mask: Tensor | None) -> dict[tupl
     return rows
 
 
-def joined_regions(parts: list[Regions], order: list[int], least: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return features (B, Q, D), boxes (B, Q, 4) and numbers (B,) of the regions of all images, in the batch's order.
+def joined_regions(parts: list[Regions], order: list[int], least: int) -> tuple[Tensor, ...]:
+    """Return features and grids, boxes (B, Q, 4) and numbers (B,) of the regions of all images, in the batch's order.
 
     Args:
         order: the row in the batch of each image of the parts.
         least: that Q is at least, so that batches can be put together.
     """
     place = torch.tensor(order).argsort().to(parts[0].boxes_BQ4.device)
-    features, boxes = (
+    joined = [
         pad_sequence([row for part in parts for row in getattr(part, name)], batch_first=True)[place]
-        for name in ("features_BQD", "boxes_BQ4")
-    )
-    missing = (0, 0, 0, max(0, least - boxes.shape[1]))
-    return F.pad(features, missing), F.pad(boxes, missing), torch.cat([part.lengths_B for part in parts])[place]
+        for name in ("features_BQD", "grid_BQF", "boxes_BQ4")
+    ]
+    missing = (0, 0, 0, max(0, least - joined[0].shape[1]))
+    return (*(F.pad(values, missing) for values in joined), torch.cat([part.lengths_B for part in parts])[place])
+
+
+def grids_in(parts: list[Regions], order: list[int], boxes_BQ4: Tensor) -> Tensor:
+    """Return (B, Q, F) the grids of other boxes of the images of parts."""
+    rows_of_parts = torch.tensor(order).split([len(part.lengths_B) for part in parts])
+    grids = [
+        read_grid(part.fine_BHWC, boxes_BQ4[rows], part.extent)
+        for part, rows in zip(parts, rows_of_parts, strict=True)
+    ]
+    return torch.cat(grids)[torch.tensor(order).argsort()]
 
 
 @dataclass
@@ -279,7 +298,7 @@ def place_losses(parts: list[Regions], truth: list[list[TrueBoxes]]) -> dict[str
     for regions, boxes in zip(parts, truth, strict=True):
         matched_BN = torch.stack([object_at_places(regions.references_N4, true.boxes_G4) for true in boxes])
         is_object_BN = matched_BN >= 0
-        targets = torch.cat([true.boxes_G4[row[row >= 0]] for true, row in zip(boxes, matched_BN, strict=True)])
+        targets = boxes_shown(matched_BN, boxes)
         references = regions.references_N4.expand_as(regions.deltas_BN4)[is_object_BN]
         box_losses.append(box_loss(references, regions.deltas_BN4[is_object_BN], targets))
         entropy = F.binary_cross_entropy_with_logits(regions.objectness_BN, is_object_BN.float(), reduction="none")
@@ -290,23 +309,43 @@ def place_losses(parts: list[Regions], truth: list[list[TrueBoxes]]) -> dict[str
 
 
 def region_losses(
-    logits_BQC: Tensor, boxes_BQ4: Tensor, deltas_BQ4: Tensor, is_real_BQ: Tensor, truth: list[TrueBoxes]
+    logits_BQC: Tensor, moves: list[tuple[Tensor, Tensor]], is_real_BQ: Tensor, truth: list[TrueBoxes]
 ) -> dict[str, Tensor]:
-    """Return the losses of the regions: the class of each, and the box of those that show an object."""
-    matched_BQ = torch.stack(
-        [object_in_regions(row, true.boxes_G4) for row, true in zip(boxes_BQ4, truth, strict=True)]
-    ).masked_fill(~is_real_BQ, -1)
-    is_object_BQ = matched_BQ >= 0
-    labels_BQ = torch.full_like(matched_BQ, logits_BQC.shape[-1] - 1)
-    rows = list(zip(truth, matched_BQ, is_object_BQ, strict=True))
-    labels_BQ[is_object_BQ] = torch.cat([true.labels_G[row[shows]] for true, row, shows in rows])
-    targets = torch.cat([true.boxes_G4[row[shows]] for true, row, shows in rows])
-    entropies = F.cross_entropy(logits_BQC[is_real_BQ], labels_BQ[is_real_BQ], reduction="none")
-    box_losses = box_loss(boxes_BQ4[is_object_BQ], deltas_BQ4[is_object_BQ], targets)
+    """Return the losses of the regions: the class of each, and every move of the box of those that show an object."""
+    box_losses = []
+    for boxes_BQ4, deltas_BQ4 in moves:
+        matched_BQ = objects_in_regions(boxes_BQ4, is_real_BQ, truth)
+        shows = matched_BQ >= 0
+        losses = box_loss(boxes_BQ4[shows], deltas_BQ4[shows], boxes_shown(matched_BQ, truth))
+        box_losses.append(mean_or_zero(losses))
+    matched_BQ = objects_in_regions(moves[0][0], is_real_BQ, truth)
+    targets_BQC = class_targets(moved_boxes(*moves[-1]), matched_BQ, truth, logits_BQC.shape[-1])
+    entropies = F.cross_entropy(logits_BQC[is_real_BQ], targets_BQC[is_real_BQ], reduction="none")
+    is_object = (matched_BQ >= 0)[is_real_BQ]
     return {
-        "loss_class": balanced_mean(entropies, is_object_BQ[is_real_BQ], NEGATIVES["regions"]),
-        "loss_boxes": mean_or_zero(box_losses),
+        "loss_class": balanced_mean(entropies, is_object, NEGATIVES["regions"]),
+        "loss_boxes": torch.stack(box_losses).sum(),
     }
+
+
+def boxes_shown(matched_BN: Tensor, truth: list[TrueBoxes]) -> Tensor:
+    """Return (P, 4) the true box of each place or region that shows one, image by image."""
+    return torch.cat([true.boxes_G4[row[row >= 0]] for true, row in zip(truth, matched_BN, strict=True)])
+
+
+@torch.no_grad()
+def class_targets(found_BQ4: Tensor, matched_BQ: Tensor, truth: list[TrueBoxes], num_classes: int) -> Tensor:
+    """Return (B, Q, C + 1) the probabilities that regions shall answer: that of an object is its overlap with the box.
+
+    So the surest of several boxes is the tightest (Li et al., 2020, "Generalized Focal Loss").
+    """
+    shows = matched_BQ >= 0
+    labels = torch.cat([true.labels_G[row[row >= 0]] for true, row in zip(truth, matched_BQ, strict=True)])
+    overlap = box_overlap(found_BQ4[shows], boxes_shown(matched_BQ, truth))[0]
+    targets_BQC = found_BQ4.new_zeros(*matched_BQ.shape, num_classes)
+    targets_BQC[shows] = F.one_hot(labels, num_classes) * overlap[:, None]
+    targets_BQC[..., -1] = 1 - targets_BQC.sum(dim=-1)
+    return targets_BQC
 
 
 def object_at_places(references_N4: Tensor, boxes_G4: Tensor) -> Tensor:
@@ -320,6 +359,12 @@ def object_at_places(references_N4: Tensor, boxes_G4: Tensor) -> Tensor:
     is_near_NG = ((centre_N12 - centre_G2).abs() <= reach).all(dim=-1)
     areas_NG = torch.where(is_near_NG, box_area(boxes_G4), torch.inf)
     return F.pad(areas_NG, (1, 0), value=2.0).argmin(dim=1) - 1  # an area is 1 at most
+
+
+def objects_in_regions(boxes_BQ4: Tensor, is_real_BQ: Tensor, truth: list[TrueBoxes]) -> Tensor:
+    """Return (B, Q) the true box that each real region shows, or -1."""
+    rows = [object_in_regions(row, true.boxes_G4) for row, true in zip(boxes_BQ4, truth, strict=True)]
+    return torch.stack(rows).masked_fill(~is_real_BQ, -1)
 
 
 def object_in_regions(boxes_Q4: Tensor, true_boxes_G4: Tensor) -> Tensor:

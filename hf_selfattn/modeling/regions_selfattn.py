@@ -23,12 +23,16 @@ MAP_WIDTH = 128  # features of the map from which boxes are proposed
 PLACE = 8  # pixels of a place's side, about: a cell of the backbone's map is parted for it
 MOST_PARTS = 4  # of a cell's side
 GRID = 7  # cells of a region's side, as in Faster R-CNN
+GRID_WIDTH = 256  # of the networks that read such a grid, at most
 SAMPLES = 2  # points of the map in a cell of a region, in each direction
 REFERENCE = 4.0  # side of the box from which a proposal is measured, in places
 PROPOSAL_OVERLAP = 0.7  # of two proposals that overlap by more, the less probable is left out (Ren et al., 2015)
 CANDIDATES = 5  # most probable places that are looked at, for each proposal that is wanted
 JITTER = 0.15  # by how much a true box is moved when it stands among the proposals, in widths and heights
 MAX_GROWTH = math.log(1000 / 16)  # of a side, as in Faster R-CNN
+# By how much an output of 1 moves and grows a region's box, as in Faster R-CNN. A step of Adam changes the output of
+# a wide layer by about 1, and a box that is off by a tenth would go astray.
+STRIDE = (0.1, 0.1, 0.2, 0.2)
 FREQUENCIES = 8  # of the sines and cosines of a box
 SMALLEST = 1e-6  # a side and an area are at least this
 
@@ -142,11 +146,23 @@ class Regions:
     """The regions of images: what they show and where they are; of each row, what is real stands first."""
 
     features_BQD: Tensor
+    grid_BQF: Tensor  # of narrow features, how an object lies in its box
     boxes_BQ4: Tensor  # inside the image
     lengths_B: Tensor  # regions of each image
     objectness_BN: Tensor  # logit of each place: whether an object's middle is there
     deltas_BN4: Tensor  # of each place, from its reference box to the proposal
     references_N4: Tensor  # the box from which each place measures
+    fine_BHWC: Tensor  # the map from which grids are read
+    extent: tuple[float, ...]  # its width and height in those of the image
+
+
+class SmallLinear(nn.Linear):
+    """A linear layer that answers about 0 at first: boxes begin where they are measured from."""
+
+    # Transformers passes over `reset_weights` of modules that hold no weights themselves, so it is the layer's own.
+    def reset_weights(self) -> None:
+        """Draw small weights, unless weights were loaded."""
+        init.normal_(self.weight, std=0.01)
 
 
 class RegionProposer(nn.Module):
@@ -172,13 +188,10 @@ class RegionProposer(nn.Module):
         self.part = nn.Linear(width, self.parts**2 * MAP_WIDTH)
         self.mix = nn.Conv2d(MAP_WIDTH, MAP_WIDTH, kernel_size=3, padding=1)
         # One product for both: that of a matrix and one vector rounds by where weights lie, and near ties would turn.
-        self.answer = nn.Linear(MAP_WIDTH, 1 + 4)
-        self.grid = nn.Sequential(nn.Linear(GRID**2 * MAP_WIDTH, width), nn.GELU(), nn.Linear(width, width))
+        self.answer = SmallLinear(MAP_WIDTH, 1 + 4)
+        inner = min(GRID_WIDTH, width)
+        self.grid = nn.Sequential(nn.Linear(GRID**2 * MAP_WIDTH, inner), nn.GELU(), nn.Linear(inner, width))
         self.place = nn.Linear(4 * 2 * FREQUENCIES, width)
-
-    def reset_weights(self) -> None:
-        """Let every place begin near its reference box, unless weights were loaded."""
-        init.normal_(self.answer.weight, std=0.01)
 
     def forward(self, map_BHWD: Tensor, extent: tuple[float, ...], shown: list[Tensor]) -> Regions:
         """Propose regions of images, and read them.
@@ -197,8 +210,9 @@ class RegionProposer(nn.Module):
             proposed = [torch.cat(pair) for pair in zip(proposed, map(jittered, shown), strict=True)]
         lengths_B = torch.tensor([len(boxes) for boxes in proposed], device=map_BHWD.device)
         boxes_BQ4 = pad_sequence(proposed, batch_first=True)
-        features_BQD = self.read(features_BHWD, fine_BHWC, boxes_BQ4, extent)
-        return Regions(features_BQD, boxes_BQ4, lengths_B, objectness_BN, deltas_BN4, references_N4)
+        features_BQD, grid_BQF = self.read(features_BHWD, fine_BHWC, boxes_BQ4, extent)
+        places = (objectness_BN, deltas_BN4, references_N4)
+        return Regions(features_BQD, grid_BQF, boxes_BQ4, lengths_B, *places, fine_BHWC, extent)
 
     def finer_map(self, features_BHWD: Tensor) -> Tensor:
         """Return (B, H, W, C) a map of places, into which each cell is parted."""
@@ -215,12 +229,41 @@ class RegionProposer(nn.Module):
         kept_BK = undoubled(boxes_BK4, PROPOSAL_OVERLAP)
         return [boxes[kept][: self.num_proposals] for boxes, kept in zip(boxes_BK4, kept_BK, strict=True)]
 
-    def read(self, features_BHWD: Tensor, fine_BHWC: Tensor, boxes_BQ4: Tensor, extent: tuple[float, ...]) -> Tensor:
-        """Return (B, Q, D) the features of boxes."""
-        on_map_BQ4 = boxes_BQ4 / boxes_BQ4.new_tensor(extent * 2)
-        whole_BQD = roi_align(features_BHWD, on_map_BQ4, 1, GRID * SAMPLES)[:, :, 0, 0]
-        grid_BQF = roi_align(fine_BHWC, on_map_BQ4, GRID).flatten(2)
-        return whole_BQD + self.grid(grid_BQF) + self.place(box_waves(boxes_BQ4).to(whole_BQD.dtype))
+    def read(
+        self, features_BHWD: Tensor, fine_BHWC: Tensor, boxes_BQ4: Tensor, extent: tuple[float, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the features (B, Q, D) of boxes, and their grids (B, Q, S * S * C)."""
+        whole_BQD = roi_align(features_BHWD, on_map(boxes_BQ4, extent), 1, GRID * SAMPLES)[:, :, 0, 0]
+        grid_BQF = read_grid(fine_BHWC, boxes_BQ4, extent)
+        place_BQD = self.place(box_waves(boxes_BQ4).to(whole_BQD.dtype))
+        return whole_BQD + self.grid(grid_BQF) + place_BQD, grid_BQF
+
+
+class BoxRefiner(nn.Module):
+    """How regions move, by a grid of what they show and their feature: (B, Q, S * S * C), (B, Q, D) -> (B, Q, 4)."""
+
+    weight = None  # when PEFT merges, it reads the `weight` of each module that it saved, even of one that has none
+
+    def __init__(self, config: SelfAttnConfig):
+        super().__init__()
+        inner = min(GRID_WIDTH, config.hidden_size)
+        self.grid = nn.Linear(GRID**2 * MAP_WIDTH, inner)
+        self.feature = nn.Linear(config.hidden_size, inner, bias=False)
+        self.move = SmallLinear(inner, 4)
+
+    def forward(self, grid_BQF: Tensor, features_BQD: Tensor) -> Tensor:
+        moves_BQ4 = self.move(F.gelu(self.grid(grid_BQF) + self.feature(features_BQD))).float()
+        return moves_BQ4 * moves_BQ4.new_tensor(STRIDE)
+
+
+def on_map(boxes: Tensor, extent: tuple[float, ...]) -> Tensor:
+    """Return boxes (..., 4) of an image in the width and height of its map."""
+    return boxes / boxes.new_tensor(extent * 2)
+
+
+def read_grid(fine_BHWC: Tensor, boxes_BQ4: Tensor, extent: tuple[float, ...]) -> Tensor:
+    """Return (B, Q, S * S * C) what a map shows in the cells of a grid on each box."""
+    return roi_align(fine_BHWC, on_map(boxes_BQ4, extent), GRID).flatten(2)
 
 
 def reference_boxes(height: int, width: int, extent: tuple[float, ...], device: torch.device) -> Tensor:

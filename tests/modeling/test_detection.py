@@ -10,21 +10,24 @@ import torch
 from shapes import SHAPES, shape_images
 from torch import Tensor
 from transformers import ResNetConfig
-from transformers.image_transforms import center_to_corners_format
+from transformers.image_transforms import center_to_corners_format, corners_to_center_format
 from transformers.models.detr import DetrImageProcessorPil
 
 from hf_selfattn import SelfAttnConfig, SelfAttnForObjectDetection
 from hf_selfattn.metrics import box_metric_values
 from hf_selfattn.modeling.detection_selfattn import (
     MIDDLE,
+    TrueBoxes,
     balanced_mean,
+    class_targets,
     object_at_places,
     object_in_regions,
     stands_alone,
 )
-from hf_selfattn.modeling.regions_selfattn import pairwise_iou, reference_boxes
+from hf_selfattn.modeling.regions_selfattn import moved_boxes, pairwise_iou, reference_boxes
 
 STEPS = 120
+EMPTY = {"labels_G": torch.zeros(0, dtype=torch.long), "boxes_G4": torch.zeros(0, 4)}
 BACKBONE = ResNetConfig(embedding_size=16, hidden_sizes=[32, 64], depths=[1, 1], layer_type="basic")
 SMALL: dict[str, Any] = {
     "num_labels": len(SHAPES),
@@ -41,6 +44,12 @@ def detector(seed: int = 0, **options: Any) -> SelfAttnForObjectDetection:
     torch.manual_seed(seed)
     config = SelfAttnConfig(backbone_config=deepcopy(BACKBONE), **{**SMALL, "fusion_init": 0.7, **options})
     return SelfAttnForObjectDetection(config).eval()
+
+
+def move_boxes(model: SelfAttnForObjectDetection) -> None:
+    """Let the boxes move, which start where they were proposed."""
+    for refine in model.classifier.refiners:
+        torch.nn.init.normal_(refine.move.weight, std=0.3)
 
 
 def answers(outputs: Any, sizes: list[tuple[int, int]]) -> list[dict[str, Any]]:
@@ -92,7 +101,6 @@ def test_eight_images_are_learned() -> None:
 def test_gradients_reach_every_parameter(most: int) -> None:
     model = detector(num_self_attention_heads=2, num_grouped_attention_heads=2).train()
     images, labels = shape_images(2, most=most)
-    torch.nn.init.normal_(model.classifier.box.weight, std=0.01)  # at 0 it lets no gradient through
     outputs = model(images, labels=labels)
     assert set(outputs.loss_dict) == {"loss_objectness", "loss_proposals", "loss_class", "loss_boxes"}
     torch.testing.assert_close(outputs.loss, sum(outputs.loss_dict.values()))
@@ -142,6 +150,7 @@ def padded(sizes: list[tuple[int, int]]) -> tuple[list[Tensor], list[dict[str, T
 @torch.no_grad()
 def test_padding_and_the_other_images_change_nothing() -> None:
     model = detector()
+    move_boxes(model)
     sizes = [(96, 64), (50, 77), (96, 64), (40, 96)]
     images, labels, batch, mask = padded(sizes)
     together = model(batch, pixel_mask=mask, labels=labels)
@@ -226,6 +235,28 @@ def test_regions_show_what_they_overlap_by_half() -> None:
     truth = torch.tensor([[0.25, 0.25, 0.9, 0.9], [0, 0, 0.5, 0.5]])
     assert object_in_regions(regions, truth).tolist() == [1, 1, 0, -1]
     assert object_in_regions(regions, truth[:0]).tolist() == [-1] * 4
+
+
+@torch.no_grad()
+def test_each_refinement_begins_where_the_last_one_ended() -> None:
+    model, (images, _) = detector(), shape_images(2)
+    start = corners_to_center_format(model.propose(images, []).boxes_BQ4)
+    torch.testing.assert_close(model(images).pred_boxes, start, atol=2e-3, rtol=0)
+    move_boxes(model)
+    regions = model.propose(images, [])
+    (start, first), (between, second) = model.moved(
+        [regions], [0, 1], regions.grid_BQF, regions.boxes_BQ4, regions.features_BQD
+    )
+    assert torch.equal(start, regions.boxes_BQ4) and first.any() and second.any()
+    torch.testing.assert_close(between, moved_boxes(start, first).clamp(0, 1))
+
+
+def test_an_object_is_as_probable_as_its_box_is_right() -> None:
+    found = torch.tensor([[[0, 0, 0.5, 0.5], [0, 0, 0.5, 0.25], [0.6, 0.6, 0.7, 0.7]], [[0.0, 0, 1, 1]] * 3])
+    truth = [TrueBoxes(torch.tensor([2]), torch.tensor([[0, 0, 0.5, 0.5]])), TrueBoxes(**EMPTY)]
+    targets = class_targets(found, torch.tensor([[0, 0, -1], [-1, -1, -1]]), truth, 4)
+    assert targets[0].tolist() == [[0, 0, 1, 0], [0, 0, 0.5, 0.5], [0, 0, 0, 1]]
+    assert targets[1].tolist() == [[0, 0, 0, 1]] * 3
 
 
 def test_the_balanced_mean_is_what_a_draw_of_negatives_gives() -> None:

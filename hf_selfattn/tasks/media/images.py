@@ -31,8 +31,8 @@ from .files import FileAnswers, file_content
 
 # Of a training image, the least share of its area that a random crop keeps, and how far its sides may differ.
 LEAST_AREA, MOST_STRETCH = 0.5, 4 / 3
-# What an image that is answered counts as among tokens: so eight of them make a batch on a CPU.
-TOKENS_OF_AN_IMAGE = 128
+# What an image that is answered counts as among tokens: so four of them make a batch on a CPU.
+TOKENS_OF_AN_IMAGE = 256
 
 
 def open_image_backbone(arguments: ModelArguments, side: int | None) -> tuple[PreTrainedConfig, Any]:
