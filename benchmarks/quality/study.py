@@ -105,6 +105,8 @@ DETECTORS = {
     "no-heads": "ours without attention over the regions",
     "heads": "ours",
 }
+# Networks for images that train whole.
+WHOLE_IMAGES = {"stock-full": "stock `AutoModelForImageClassification`, full", "full": "ours, full"}
 # Probes that start from a linear model.
 LINEAR_STARTS = {
     "linear-probe": "logistic regression on the mean of the features",
@@ -160,6 +162,7 @@ DETECTION = tuple(
     Column(f"detection-{name}", title, "map", "retina")
     for name, title in (("scenes", "stamp scenes"), ("trees", "trees"))
 )
+TUNED_IMAGES = (Column("image-full-stamps", "stamps, 128 pixels", "accuracy", "stock-full"),)
 STARTED = (
     Column("linear-start-r8-8", "R8, 8 rows of each class", "macro_f1", "probe"),
     Column("linear-start-movies-8", "movies, 8 rows of each class", "accuracy", "probe"),

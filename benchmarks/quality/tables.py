@@ -276,6 +276,7 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "few": partial(study.table, study.FEW, study.SYSTEMS, "rows of each class"),
     "ablations": partial(study.table, study.ABLATED, study.ABLATIONS, "heads on frozen features"),
     "images": partial(study.table, study.IMAGES, study.IMAGE_HEADS, "frozen MobileNetV2"),
+    "tunedimages": partial(study.table, study.TUNED_IMAGES, study.WHOLE_IMAGES, "MobileNetV2, fine-tuned"),
     "sounds": partial(study.table, study.SOUNDS, study.SOUND_HEADS, "a source that was not trained on"),
     "speech": partial(study.table, study.SPEECH, study.RECOGNISERS, "frozen Whisper tiny.en"),
     "starts": partial(study.table, study.STARTED, study.LINEAR_STARTS, "few rows"),

@@ -41,6 +41,7 @@ from hf_selfattn.__main__ import main
 from hf_selfattn.data.images import open_image
 from hf_selfattn.inference.app import create_app
 from hf_selfattn.tasks.media.images import ImageCollator, RandomViews, random_box, resize
+from hf_selfattn.training import feature_cache
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,7 +109,14 @@ def test_kept_features_are_found_by_content_and_no_image_is_opened_beside_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = image_settings(tmp_path, tuning="probe", baseline=False)
+    read, features_of = [], feature_cache.features_of
+    monkeypatch.setattr(
+        feature_cache,
+        "features_of",
+        lambda model, batch: read.append(len(batch["pixel_values"])) or features_of(model, batch),
+    )
     first = run(build_arguments(settings, ImageClassificationArguments))
+    assert max(read) == feature_cache.IMAGES_ON_CPU
     (tmp_path / "train").rename(tmp_path / "moved")
     made_image("circles", 4711).save(tmp_path / "moved/circles/0.png")
     opened: list[Any] = []
