@@ -1,9 +1,9 @@
 """What an epoch on kept features costs beside one pass over the images: `python -m benchmarks.speed.image_probe`.
 
-Backbones with random weights, which cost what trained ones do: 64 images of 224 x 224 through the frozen backbone, four
-at once, and the heads of a probe trained on their features, read from disk, in batches of 32; both as the recipe does
-it, so heads train in bfloat16 where the processor has it. CPU seconds of one thread for an image, median over the
-rounds, in which the two take turns. Written to `benchmarks/results/image_probe.json`.
+Backbones with random weights, which cost what trained ones do: 64 images of 224 x 224 through the frozen backbone, and
+the heads of a probe trained on their features, read from disk, in batches of 32; both as the recipe does it, so heads
+train in bfloat16 where the processor has it. CPU seconds of one thread for an image, median over the rounds, in which
+the two take turns. Written to `benchmarks/results/image_probe.json`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from transformers import MobileNetV2Config, PreTrainedConfig, ResNetConfig, ViTC
 from hf_selfattn import SelfAttnConfig, SelfAttnForImageClassification
 from hf_selfattn.hub.results import environment
 from hf_selfattn.machine import has_bf16
-from hf_selfattn.training.feature_cache import IMAGES_ON_CPU
 
 from ..records import RESULTS, write_results
 
@@ -66,14 +65,14 @@ def measure(config: PreTrainedConfig, folder: Path) -> dict[str, float]:
     model.model.backbone.requires_grad_(False)
     model.train()
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-3)
-    images = torch.randn(IMAGES, 3, 224, 224)
-    for number, pixels in enumerate(images.split(BATCH)):
+    images = torch.randn(IMAGES, 3, 224, 224).split(BATCH)
+    for number, pixels in enumerate(images):
         kept = {"features": features_of(model, pixels), "labels": torch.randint(CLASSES, (len(pixels),))}
         save_file(kept, folder / f"{number}.safetensors")
     epoch(model, optimizer, folder)
     rounds = [
         (
-            cpu_seconds(lambda: [features_of(model, pixels) for pixels in images.split(IMAGES_ON_CPU)]),
+            cpu_seconds(lambda: [features_of(model, pixels) for pixels in images]),
             cpu_seconds(lambda: epoch(model, optimizer, folder)),
         )
         for _ in range(ROUNDS)
