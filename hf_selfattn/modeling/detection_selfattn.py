@@ -172,7 +172,8 @@ class SelfAttnForObjectDetection(SelfAttnPreTrainedModel):
         if truth is not None:
             of_parts = [[truth[row] for row in rows] for rows in groups.values()]
             losses = place_losses(parts, of_parts) | region_losses(logits, moves, is_real, truth)
-        is_answer = is_real if self.training else is_real & stands_alone(logits, found, is_real)
+        is_inside = is_real & (found[..., 2:] > found[..., :2]).all(dim=-1)  # others were moved out of the image
+        is_answer = is_real if self.training else is_inside & stands_alone(logits, found, is_inside)
         return SelfAttnObjectDetectionOutput(
             loss=None if losses is None else torch.stack(list(losses.values())).sum(),
             loss_dict=losses,

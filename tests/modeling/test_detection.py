@@ -293,6 +293,15 @@ def test_boxes_lie_in_the_image_and_at_the_scale_of_odd_sides() -> None:
 
 
 @torch.no_grad()
+def test_a_box_that_leaves_the_image_is_no_answer() -> None:
+    model, images = detector(), shape_images(2)[0]
+    assert all(len(answer["boxes"]) for answer in answers(model(images), [(64, 64)] * 2))
+    for refine in model.classifier.refiners:
+        refine.move.bias.copy_(torch.tensor([1e3, 0, 0, 0]))
+    assert not any(len(answer["boxes"]) for answer in answers(model(images), [(64, 64)] * 2))
+
+
+@torch.no_grad()
 def test_half_precision_answers_about_the_same() -> None:
     images, _ = shape_images(1)
     model = detector(num_proposals=5)
