@@ -179,6 +179,11 @@ def _known_column(split: Dataset, role: str, sure: Sequence[str], likely: Sequen
         if len(candidates) == 1:
             notes.append(f"Column '{candidates[0]}' is the {role}: no other holds {what} ({role}_column=… to change).")
     if len(candidates) != 1:
+        if not found and role == "label":
+            raise ValueError(
+                f"{_first_place(split)}: there is no label. Put the files of each class into a folder with its "
+                "name, or give a table with a column of labels."
+            )
         several = "or, for labels of 0 and 1, to a list of them " if role == "label" else ""
         trouble = f"several columns could be the {role} ({candidates})" if candidates else f"no {role} column is known"
         raise ValueError(

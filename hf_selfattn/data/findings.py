@@ -31,7 +31,8 @@ class Finding:
     unit: str = "row(s)"
 
     def __str__(self) -> str:
-        return f"{self.split}: {self.message}: {self.count} {self.unit}, {listed(self.places, self.count)}"
+        where = f", {listed(self.places, self.count)}" if self.places else ""
+        return f"{self.split}: {self.message}: {self.count} {self.unit}{where}"
 
 
 def finding(

@@ -109,7 +109,7 @@ class OnnxModel:
         try:
             from onnxruntime import InferenceSession
         except ImportError as error:
-            raise ImportError("A model as ONNX needs onnxruntime: pip install 'hf-selfattn[onnx]'") from error
+            raise ImportError("A model as ONNX needs onnxruntime: pip install onnxruntime") from error
         with torch.device("meta"):  # no weights but those of decoding
             self.model: PreTrainedModel = class_of(config)(config)
         self.config, self.device, self.dtype = config, torch.device("cpu"), torch.float32

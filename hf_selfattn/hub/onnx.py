@@ -95,7 +95,7 @@ def export_onnx(model: PreTrainedModel, path: str | PathLike[str], *, word_start
     refuse_unexportable(model, word_starts)
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
-        raise ImportError(f"ONNX export needs {' and '.join(missing)}: pip install 'hf-selfattn[onnx]'")
+        raise ImportError(f"ONNX export needs {' and '.join(missing)}: pip install {' '.join(missing)}")
     path, was_training = Path(path), model.training
     batch = example_batch(model, EXAMPLE, word_starts)
     try:

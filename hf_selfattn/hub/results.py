@@ -66,6 +66,19 @@ def backbone_record(name: str, revision: str | None = None) -> dict[str, Any]:
     return {"source": "hub", "name": name, "revision": revision, "commit": commit}
 
 
+def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Name the arguments that differ; of options of a kind, such as those of the heads, the ones that do."""
+    found = []
+    for key in sorted({*mine, *theirs}):
+        one, other = mine.get(key), theirs.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            inner = differences(one, other)
+            found += inner if key == "options" else [f"{key}.{name}" for name in inner]
+        elif one != other:
+            found.append(key)
+    return found
+
+
 def open_run(output_dir: Path, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the results of a finished run with the same arguments, or claim the folder for a new or resumed one."""
     mine = json.loads(json.dumps(arguments))
@@ -73,7 +86,7 @@ def open_run(output_dir: Path, arguments: Mapping[str, Any]) -> dict[str, Any] |
     if claimed.is_file():
         theirs = read_json(claimed)
         if theirs != mine:
-            differing = sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key))
+            differing = differences(mine, theirs)
             raise ValueError(
                 f"{output_dir} already holds another run; it differs in {', '.join(differing)}. Nothing was changed. "
                 "Choose another output_dir, or delete that one."

@@ -33,6 +33,7 @@ from .writing import Writer, open_writer
 
 PLAN_FILE = "plan.json"
 BAD_ROW_SKIP = "Mend the row, or set on_bad_row=skip to leave bad rows out."
+MOST_NAMED = 20  # of the bad rows that were skipped
 DIGITS = 6  # of a probability in a file
 
 
@@ -121,7 +122,7 @@ class Counts:
     """What became of the rows."""
 
     rows: int = 0
-    bad: list[str] = field(default_factory=list)  # a few of those skipped, with what is wrong
+    bad: list[str] = field(default_factory=list)  # the first of those skipped, with what is wrong
     skipped: int = 0
 
     def in_words(self, target: str) -> str:
@@ -251,7 +252,7 @@ class Work:
                 if self.arguments.on_bad_row == "error":
                     raise ValueError(f"{problem}. {BAD_ROW_SKIP}")
                 self.counts.skipped += 1
-                self.counts.bad += [problem] if len(self.counts.bad) < 3 else []
+                self.counts.bad += [problem] if len(self.counts.bad) < MOST_NAMED else []
             else:
                 right.append(number)
         self.counts.rows += len(block.rows)

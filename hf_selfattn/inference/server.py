@@ -31,7 +31,7 @@ def serve(arguments: ServeArguments) -> None:
         ImportError: if the packages of the extra serve are missing.
     """
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
-        raise ImportError(f"Serving needs {', '.join(missing)}: pip install 'hf-selfattn[serve]'")
+        raise ImportError(f"Serving needs {', '.join(missing)}: pip install {' '.join(missing)}")
     from .app import create_app
 
     with bound(arguments.host, arguments.port) as place:
@@ -61,7 +61,8 @@ def bound(host: str, port: int) -> socket.socket:
         place.bind((host, port))
     except OSError as error:
         place.close()
-        raise ValueError(f"host={host} port={port} cannot be listened to: {error.strerror or error}.") from error
+        why = error.strerror or error
+        raise ValueError(f"host={host} port={port} cannot be listened to ({why}). Give another port=….") from error
     return place
 
 

@@ -129,7 +129,7 @@ def match_boxes(
     try:
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
-        raise ImportError("Scores of boxes need pycocotools: pip install 'hf-selfattn[images]'") from error
+        raise ImportError("Scores of boxes need pycocotools: pip install pycocotools") from error
     if len(references) != len(predictions) or len(references) == 0:
         raise ValueError(
             f"There are references of {len(references)} images and predictions of {len(predictions)}: give one of "

@@ -155,7 +155,7 @@ def load_quantised(
     except (ImportError, RuntimeError) as error:
         raise ValueError(
             f"backbone_quantization={quantization!r} does not work here ({error}). It needs bitsandbytes (pip install "
-            "'hf-selfattn[quantization]') and a device that it supports; with 'none' the backbone is not quantised."
+            "bitsandbytes) and a device that it supports; with 'none' the backbone is not quantised."
         ) from error
     del backbone.config.quantization_config  # `backbone_quantization` says it, and weights are quantised as they load
     return backbone

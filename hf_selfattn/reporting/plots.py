@@ -66,7 +66,7 @@ def plot(
         from matplotlib import rc_context
         from matplotlib.figure import Figure as Canvas
     except ImportError as error:
-        raise ValueError("A report draws with matplotlib: pip install 'hf-selfattn[report]'.") from error
+        raise ValueError("A report draws with matplotlib: pip install matplotlib.") from error
     with rc_context(STYLE), warnings.catch_warnings():
         canvas = Canvas(figsize=size, layout="constrained")
         axes = canvas.add_subplot()

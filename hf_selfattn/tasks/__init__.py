@@ -72,7 +72,7 @@ def import_task(name: str) -> None:
     try:
         register_task(getattr(import_module(f".{name.replace('-', '_')}", __name__), task_name))
     except ModuleNotFoundError as error:
-        raise ImportError(f"{name} needs the package {error.name}: pip install 'hf-selfattn[{extra}]'") from error
+        raise ImportError(f"{name} needs the package {error.name}: pip install '.[{extra}]' in the clone") from error
 
 
 for known in (TextClassification, SentimentAnalysis, TokenClassification):

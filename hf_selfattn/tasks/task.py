@@ -129,7 +129,7 @@ class Task(ABC, Generic[AnyRunArguments]):
         try:
             data = self.with_validation(self.load())
         except ValueError as error:
-            return [f"A run would stop: {str(error).splitlines()[0]}"]
+            return [f"A run would stop: {' '.join(map(str.strip, str(error).splitlines()[:2]))}"]
         return [f"In a run: {note}" for note in data.notes if note not in known]
 
     def open_processor(self) -> tuple[PreTrainedConfig, Any]:

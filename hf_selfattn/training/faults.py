@@ -61,8 +61,10 @@ def explanation(error: BaseException) -> str | None:
         )
     if isinstance(error, OSError) and error.errno in NO_ROOM | NO_WRITING:
         place = f" {error.filename}" if error.filename else ""
-        remedy = "Free some space there" if error.errno in NO_ROOM else "Choose a place that can be written to"
-        return f"Cannot write{place} ({error.strerror}). Nothing that was there is lost. {remedy}. {GO_ON}."
+        said = f"Cannot write{place} ({error.strerror}). Nothing that was there is lost."
+        if error.errno in NO_WRITING:
+            return f"{said} Choose a place that can be written to."
+        return f"{said} Free some space there. {GO_ON}."
     if isinstance(error, ImportError) and "pip install" in str(error):
         return str(error)
     if any(words in str(error) for words in ROOM_IN_WORDS):
@@ -77,8 +79,8 @@ def not_written(error: Exception, checkpoint: Path) -> str | None:
         return None
     free = shutil.disk_usage(checkpoint.parent).free / 2**20
     return (
-        f"{checkpoint} cannot be written ({first_line(error)}; {free:,.0f} MiB are free there). The checkpoints "
-        f"before it are whole. Free some space, or lower save_total_limit. {GO_ON}."
+        f"{checkpoint} cannot be written ({first_line(error)}; without it {free:,.0f} MiB are free there). "
+        f"Checkpoints before it, if any, are whole. Free some space, or lower save_total_limit. {GO_ON}."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -71,7 +72,7 @@ def run(arguments: RunArguments) -> dict[str, Any]:
                 target = open_repository(target)
             results = finished or train(task, plan, data, output_dir)
             if finished is None:
-                say(f"Wrote {output_dir}. To look at it: hf-selfattn report {output_dir}")
+                say(f"Wrote {output_dir}. To look at it: hf-selfattn report {shlex.quote(str(output_dir))}")
             else:
                 say(f"{output_dir} holds the finished run of these arguments: nothing to train.\n{summary(finished)}")
             if target is not None and PartialState().is_main_process:

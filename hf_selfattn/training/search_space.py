@@ -94,7 +94,7 @@ def read_plan(arguments: RunArguments) -> Plan | None:
     if arguments.options.get("eval_strategy") == "no":
         raise ValueError(f"{plan.kind} picks by the validation split, and with eval_strategy=no there is no score.")
     if not is_optuna_available():
-        raise ValueError(f"{plan.kind} needs the package optuna: pip install hf-selfattn[search]")
+        raise ValueError(f"{plan.kind} needs the package optuna: pip install optuna")
     return plan
 
 
@@ -105,7 +105,7 @@ def check_auto(arguments: RunArguments) -> None:
     if arguments.options.get("eval_strategy") == "no":
         raise ValueError("tuning=auto picks by the validation split, and with eval_strategy=no there is no score.")
     if not is_optuna_available():
-        raise ValueError("tuning=auto needs the package optuna: pip install hf-selfattn[search]")
+        raise ValueError("tuning=auto needs the package optuna: pip install optuna")
 
 
 def read_search(arguments: RunArguments) -> Plan:

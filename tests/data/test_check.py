@@ -71,7 +71,8 @@ def test_each_kind_of_bad_row_is_reported_with_file_and_line(tokenizer: Any, tmp
     item = finding(report, kind, split)
     assert item["count"] == count
     assert [place.replace(f"{tmp_path}/", "") for place in item["places"]] == places
-    assert f"[{kind}] {split}: {item['message']}: {count} row(s)" in format_report(report)
+    said = f"[{kind}] {split}: {item['message']}: {count} row(s)"
+    assert said in format_report(report) and f"{said}, \n" not in format_report(report)
 
 
 def test_a_first_line_that_is_a_row_is_noticed(tokenizer: Any, tmp_path: Path) -> None:

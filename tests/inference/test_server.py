@@ -80,13 +80,13 @@ def test_under_load_and_ended_in_the_middle(model: str) -> None:
 def test_a_place_that_is_taken_is_said(model: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ValueError, match=f"port={port} cannot be listened to: Address already in use"):
+        with pytest.raises(ValueError, match=f"port={port} cannot .*Address already in use.. Give another port="):
             serve(ServeArguments(model=model, port=port))
 
 
 def test_a_missing_package_is_said(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hf_selfattn.inference.server.find_spec", lambda name: None if name == "uvicorn" else name)
-    with pytest.raises(ImportError, match=r"Serving needs uvicorn: pip install 'hf-selfattn\[serve\]'"):
+    with pytest.raises(ImportError, match="Serving needs uvicorn: pip install uvicorn"):
         serve(ServeArguments(model=model))
 
 

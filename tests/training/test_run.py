@@ -135,7 +135,7 @@ def test_the_same_arguments_train_once(
     monkeypatch.setattr("hf_selfattn.training.run.train_and_evaluate", lambda *_: pytest.fail("trained again"))
     assert run(text_arguments(given)) == first
     assert "nothing to train" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="already holds another run; it differs in options"):
+    with pytest.raises(ValueError, match="already holds another run; it differs in learning_rate"):
         run(text_arguments({**given, "learning_rate": 0.5}))
 
 

@@ -17,9 +17,7 @@ def docbin_rows(stream: IO[bytes], path: Path, reading: Reading) -> Iterator[Rea
         import spacy
         from spacy.tokens import DocBin
     except ImportError as error:
-        raise ValueError(
-            f"{path}: DocBin files need spaCy: pip install 'hf-selfattn[spacy]'; or export JSONL."
-        ) from error
+        raise ValueError(f"{path}: DocBin files need spaCy: pip install spacy; or export JSONL.") from error
     try:
         docs = list(DocBin().from_bytes(stream.read()).get_docs(spacy.blank("xx").vocab))
     except ValueError as error:

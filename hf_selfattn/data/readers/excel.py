@@ -20,9 +20,7 @@ def excel_rows(stream: IO[bytes], path: Path, reading: Reading) -> Iterator[Read
     try:
         import openpyxl
     except ImportError as error:
-        raise ValueError(
-            f"{path}: Excel files need openpyxl: pip install 'hf-selfattn[excel]'; or save CSV."
-        ) from error
+        raise ValueError(f"{path}: Excel files need openpyxl: pip install openpyxl; or save CSV.") from error
     data = stream.read()
     if not data.startswith(ZIP) and (kind := OTHER_FILES.get(data[:4])):
         raise ValueError(f"{path}: this is {kind}.")

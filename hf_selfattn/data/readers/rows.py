@@ -108,7 +108,8 @@ def decoded_lines(stream: IO[bytes], path: Path) -> Iterator[str]:
             encoding = _probable_encoding(data)
             raise ValueError(
                 f"{path}:{number}: byte {error.start + 1} of the line (0x{data[error.start]:02x}) is not UTF-8; the "
-                f"file is probably {encoding}. Convert it: iconv -f {encoding} -t utf-8 {path.name} > utf8_{path.name}"
+                f"file is probably {encoding}. Convert it: iconv -f {encoding} -t utf-8 {path.name} > "
+                f"utf8_{path.name}; or save it in Excel as 'CSV UTF-8'."
             ) from error
 
 
