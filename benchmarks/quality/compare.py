@@ -173,7 +173,7 @@ def main() -> None:
             sys.exit(str(error))
         record["comparisons"][f"{ours} - {theirs}{where}"] = found
         print(f"{ours} - {theirs}{where}: {json.dumps(found)}")
-    write_results(target, record)
+        write_results(target, record)
 
 
 if __name__ == "__main__":
