@@ -50,7 +50,7 @@ def test_classes(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.spacy"
     path.write_bytes(b"no DocBin")
-    missing = r"a\.spacy: DocBin files need spaCy: pip install 'hf-selfattn\[spacy\]'; or export JSONL"
+    missing = r"a\.spacy: DocBin files need spaCy: pip install spacy; or export JSONL"
     damaged = r"a\.spacy: the file is damaged or no DocBin"
     with pytest.raises(ValueError, match=damaged if importlib.util.find_spec("spacy") else missing):
         load_splits(train=path)

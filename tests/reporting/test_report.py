@@ -259,5 +259,5 @@ def test_what_cannot_be_shown_is_said(finished: dict[str, Path], tmp_path: Path,
     with pytest.raises(ValueError, match=r"predictions-test\.jsonl is missing"):
         page_of(copied, tmp_path)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ValueError, match=r"pip install 'hf-selfattn\[report\]'"):
+    with pytest.raises(ValueError, match=r"pip install matplotlib"):
         page_of(folder, tmp_path)

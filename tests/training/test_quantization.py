@@ -128,6 +128,6 @@ def test_a_missing_package_is_named(backbone: str, monkeypatch: pytest.MonkeyPat
         raise ImportError("no bitsandbytes")
 
     monkeypatch.setattr("transformers.quantizers.quantizer_bnb_4bit.Bnb4BitHfQuantizer.validate_environment", refuse)
-    with pytest.raises(ValueError, match="does not work here .no bitsandbytes.*hf-selfattn.quantization"):
+    with pytest.raises(ValueError, match="does not work here .no bitsandbytes.*pip install bitsandbytes"):
         SelfAttnForSequenceClassification.from_backbone(backbone, backbone_quantization="nf4", **HEADS)
     SelfAttnForSequenceClassification.from_backbone(backbone, **HEADS)

@@ -146,7 +146,7 @@ def test_entities_have_no_loss_to_search() -> None:
 
 def test_without_optuna_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hf_selfattn.training.search_space.is_optuna_available", lambda: False)
-    with pytest.raises(ValueError, match=r"pip install hf-selfattn\[search\]"):
+    with pytest.raises(ValueError, match=r"pip install optuna"):
         run(text_arguments({"model": "m", "output_dir": str(tmp_path), "train": "t.csv", "search": {"space": RATE}}))
 
 

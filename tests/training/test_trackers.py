@@ -55,7 +55,7 @@ def test_no_tracker_is_the_silent_default(
     run(text_arguments(settings(tiny_backbone, tmp_path)))
     assert made[0].args.report_to == []
     callbacks = {type(callback).__name__ for callback in made[0].callback_handler.callbacks}
-    assert callbacks <= {"DefaultFlowCallback", "GroupedByLength", "Progress", "Watch"}
+    assert callbacks <= {"DefaultFlowCallback", "GroupedByLength", "LowerLoss", "Progress", "Watch"}
     names = {name.lower() for _, folders, files in os.walk(tmp_path) for name in (*folders, *files)}
     assert not any(word in name for name in names for word in ("tfevents", "wandb", "trackio", "mlruns"))
     said = "".join(capsys.readouterr()).lower()
