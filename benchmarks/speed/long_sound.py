@@ -13,8 +13,8 @@ import json
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from ..records import RESULTS, RUNS, write_results
 RATE, PIECE = 16_000, 25.0  # samples a second, and seconds
 MINUTES = (1, 4, 15, 60)
 NEAR = 0.2  # seconds that a word may be off
+REACH = 2.0  # seconds, beyond which it is another word
 KINDS = {"recognition": {"return_timestamps": "word"}, "classification": {}}
 Sound = NDArray[np.float32]
 Word = tuple[str, float, float]  # text, start and end in seconds
@@ -100,22 +101,28 @@ def piecewise(recognise: Any, parts: Sequence[Sound]) -> list[Word]:
 
 
 def compared(whole: Sequence[Word], parts: Sequence[Word]) -> dict[str, Any]:
-    """Return how many words both readings share, in order, and how far apart those stand."""
-    matcher = SequenceMatcher(None, [word[0] for word in whole], [word[0] for word in parts], autojunk=False)
-    shared = [
-        (whole[block.a + place], parts[block.b + place])
-        for block in matcher.get_matching_blocks()
-        for place in range(block.size)
-    ]
-    off = np.array([max(abs(one[1] - other[1]), abs(one[2] - other[2])) for one, other in shared])
+    """Return how many words of the pieces the whole has about there, and how far apart those stand.
+
+    Prompts come again every few minutes, so that an alignment of the words alone would set one against another time.
+    """
+    by_text = defaultdict(list)
+    for text, *times in whole:
+        by_text[text].append(times)
+    nearest = [min((gap(times, own) for own in by_text[text]), default=REACH) for text, *times in parts]
+    off = np.array([seconds for seconds in nearest if seconds < REACH])
     return {
         "whole": len(whole),
         "piecewise": len(parts),
-        "shared": len(shared),
+        "shared": len(off),
         "near": int((off <= NEAR).sum()),
         "seconds_off_median": float(np.median(off)),
         "seconds_off_greatest": float(off.max()),
     }
+
+
+def gap(times: Sequence[float], others: Sequence[float]) -> float:
+    """Return how many seconds start and end of a word are apart at most."""
+    return max(abs(one - other) for one, other in zip(times, others, strict=True))
 
 
 def in_own_process(*words: str) -> dict[str, Any]:

@@ -27,6 +27,8 @@ def test_words_that_both_readings_share_are_compared() -> None:
     parts = [("a", 0.1, 0.4), ("b", 1.0, 1.7), ("c", 3.0, 3.4), ("d", 4.0, 4.1)]
     found = long_sound.compared(whole, parts)
     assert (found["whole"], found["piecewise"], found["shared"], found["near"]) == (4, 4, 3, 2)
+    again = long_sound.compared([("a", 0.0, 0.4), ("a", 60.0, 60.4)], [("a", 60.1, 60.5), ("a", 30.0, 30.4)])
+    assert (again["shared"], again["near"]) == (1, 1), "the same word at another time is another one"
     assert found["seconds_off_greatest"] == pytest.approx(0.3) and found["seconds_off_median"] == pytest.approx(0.1)
 
 
