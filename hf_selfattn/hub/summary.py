@@ -76,10 +76,12 @@ def near_baselines(results: dict[str, Any]) -> Iterator[NearBaseline]:
 
 
 def with_near_baselines(results: dict[str, Any]) -> dict[str, Any]:
-    """Return the results with the names of these baselines in each split that has any."""
+    """Return the results with the names of these baselines in each split that has baselines."""
     near = list(near_baselines(results))
     splits = {
         name: {**split, WITHIN: [baseline.kind for baseline in near if baseline.split == name]}
+        if baselines_of(results, name)
+        else split
         for name, split in results["splits"].items()
     }
     return {**results, "splits": splits}

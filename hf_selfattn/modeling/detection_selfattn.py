@@ -314,15 +314,14 @@ def region_losses(
 ) -> dict[str, Tensor]:
     """Return the losses of the regions: the class of each, and every move of the box of those that show an object."""
     box_losses = []
-    for boxes_BQ4, deltas_BQ4 in moves:
-        matched_BQ = objects_in_regions(boxes_BQ4, is_real_BQ, truth)
+    matches = [objects_in_regions(boxes_BQ4, is_real_BQ, truth) for boxes_BQ4, _ in moves]
+    for (boxes_BQ4, deltas_BQ4), matched_BQ in zip(moves, matches, strict=True):
         shows = matched_BQ >= 0
         losses = box_loss(boxes_BQ4[shows], deltas_BQ4[shows], boxes_shown(matched_BQ, truth))
         box_losses.append(mean_or_zero(losses))
-    matched_BQ = objects_in_regions(moves[0][0], is_real_BQ, truth)
-    targets_BQC = class_targets(moved_boxes(*moves[-1]), matched_BQ, truth, logits_BQC.shape[-1])
+    targets_BQC = class_targets(moved_boxes(*moves[-1]), matches[0], truth, logits_BQC.shape[-1])
     entropies = F.cross_entropy(logits_BQC[is_real_BQ], targets_BQC[is_real_BQ], reduction="none")
-    is_object = (matched_BQ >= 0)[is_real_BQ]
+    is_object = (matches[0] >= 0)[is_real_BQ]
     return {
         "loss_class": balanced_mean(entropies, is_object, NEGATIVES["regions"]),
         "loss_boxes": torch.stack(box_losses).sum(),
