@@ -35,6 +35,10 @@ def whole_or_nothing(path: Path) -> Iterator[Path]:
         sync(side)
         side.replace(path)
         sync_folder(path.parent)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # a full disk does not say of which file
+            error.filename = str(path)
+        raise
     finally:
         side.unlink(missing_ok=True)
 

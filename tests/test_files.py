@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -35,6 +36,8 @@ def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
         raise RuntimeError
     with pytest.raises(FileNotFoundError), whole_or_nothing(tmp_path / "a.json"):
         pass  # nothing was written
+    with pytest.raises(OSError, match=r"No space left on device: '.*a\.json'"), whole_or_nothing(tmp_path / "a.json"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert read_json(tmp_path / "a.json") == {"x": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 

@@ -191,9 +191,12 @@ def class_counts(scheme: LabelScheme, targets: list[LabelTarget]) -> dict[str, f
         values = np.asarray(targets, dtype=np.float64)
         if not len(values):
             return {}
-        return {"min": float(values.min()), "mean": float(values.mean()), "max": float(values.max())}
-    counts = Counter(name for target in targets for name in scheme.names_of(target))
-    return {name: counts[name] for name in scheme.names}
+        return {"min": float(values.min()), "mean": float(f"{values.mean():.6g}"), "max": float(values.max())}
+    named = [scheme.names_of(target) for target in targets]
+    counts = Counter(name for names in named for name in names)
+    bare = sum(not names for names in named)
+    found = {**dict.fromkeys(scheme.names, 0), **counts}
+    return {**found, **({"(no label)": bare} if bare else {})}
 
 
 def label_findings(

@@ -115,8 +115,9 @@ def bad_row_notes(bad: Mapping[str, Sequence[BadRow]], scheme: LabelScheme, on_b
     """Return the notes on the bad rows of each split, which are dropped, or raise the error that lists them."""
     findings = [found for name, rows in bad.items() for found in summarise(name, rows)]
     if findings and on_bad_row == "error":
-        known = {"label_unknown": f"{LABEL_MENDS['label_unknown']} Known labels: {scheme.names[:20]}."}
-        raise ValueError(bad_rows_message(findings, {**LABEL_MENDS, **known}))
+        unknown = any(found.kind == "label_unknown" for found in findings)
+        known = f"\nKnown labels: {scheme.names[:20]}." if unknown else ""
+        raise ValueError(bad_rows_message(findings, LABEL_MENDS, bad) + known)
     return [f"Dropped {found}." for found in findings]
 
 
@@ -226,7 +227,7 @@ def joined_lines(name: str, split: Dataset, columns: Columns) -> list[Finding]:
     for column in columns.texts if any(places) else []:
         cells = zip(places, column_values(split, column), strict=True)
         lines = [place for place, text in cells if place and isinstance(text, str) and "\n" in text.strip()]
-        message = f"column '{column}': the text has several lines, between double quotes; a stray one joins rows"
+        message = f"column '{column}': the text has several lines; a double quote too many joins rows so"
         found += [finding("several_lines", name, message, lines)] if lines else []
     return found
 

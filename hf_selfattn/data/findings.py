@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 PLACES = 3  # examples that a message gives
+ONLY_SCORED = "What the model was not trained on cannot be scored."
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,10 @@ def summarise(split: str, bad: Iterable[BadRow], unit: str = "row(s)", most: int
     return [finding(kind, split, message, places, unit, most) for (kind, message), places in groups.items()]
 
 
-def bad_rows_message(findings: Sequence[Finding], mends: Mapping[str, str]) -> str:
-    """Write the error that lists all mistakes and says how to mend them."""
+def bad_rows_message(findings: Sequence[Finding], mends: Mapping[str, str], splits: Iterable[str]) -> str:
+    """Write the error that lists all mistakes in some splits and says how to mend them."""
+    if "train" not in splits:
+        mends = {**mends, **dict.fromkeys(("label_unknown", "tag_unknown"), ONLY_SCORED)}
     lines = [f"  {found}" for found in findings[:20]]
     if len(findings) > 20:
         lines.append(f"  … and {len(findings) - 20} more kinds")

@@ -137,8 +137,12 @@ def _similar_names(path: Path) -> str:
     if not path.parent.is_dir():
         return f"The folder '{path.parent}' does not exist (looked from '{Path.cwd()}')."
     names = sorted(entry.name for entry in path.parent.iterdir())
-    similar = difflib.get_close_matches(path.name, names, n=5, cutoff=0.4) or names[:5]
-    return f"The folder '{path.parent}' holds: {', '.join(similar)}." if names else f"'{path.parent}' is empty."
+    if similar := difflib.get_close_matches(path.name, names, n=5, cutoff=0.4):
+        return f"Names like it in the folder '{path.parent}': {', '.join(similar)}."
+    more = ", …" if len(names) > 5 else ""
+    return (
+        f"The folder '{path.parent}' holds: {', '.join(names[:5])}{more}." if names else f"'{path.parent}' is empty."
+    )
 
 
 def _open_files(spec: DataFiles, split: str) -> Dataset:

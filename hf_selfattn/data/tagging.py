@@ -137,7 +137,7 @@ def _drop_bad_rows(read: ReadTags, refused: Mapping[str, bool], on_bad_row: str)
         notes += [REPAIRS[kind] for kind in REPAIRS if any(row.kind == kind for row in mended)]
     findings = [finding for name, rows in bad.items() for finding in summarise(name, rows)]
     if findings and on_bad_row == "error":
-        raise ValueError(bad_rows_message(findings, TAG_MENDS))
+        raise ValueError(bad_rows_message(findings, TAG_MENDS, bad))
     notes += [f"Dropped {finding}." for finding in findings]
     for name, rows in bad.items():
         dropped = {row.index for row in rows}

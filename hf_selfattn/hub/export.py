@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,7 +73,7 @@ def export(arguments: ExportArguments) -> Path:
     processor.save_pretrained(folder)
     model.config.to_json_file(folder / "config.json")
     export_onnx(model, folder / GRAPH)
-    print(f"Wrote {folder}. Let it answer: hf-selfattn serve {folder}")
+    print(f"Wrote {folder}. Let it answer: hf-selfattn serve {shlex.quote(str(folder))}")
     return folder
 
 

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -67,6 +67,13 @@ def as_rows(value: Any) -> Any:
     """Return texts and rows, one or a list of them, as a list of rows."""
     values = value if isinstance(value, list) else [value]
     return [{"text": item} if isinstance(item, str) else item for item in values]
+
+
+def mistake_in_words(mistake: Mapping[str, Any]) -> str:
+    """Return where a mistake of pydantic is, and what it is."""
+    place = ".".join(map(str, mistake["loc"])) or "the body"
+    also = "no text and " if mistake["type"] == "model_type" and mistake["loc"] else ""
+    return f"{place} {MISTAKES.get(mistake['type'], mistake['msg']).replace('is no', f'is {also}no')}"
 
 
 class InputRow(BaseModel):
@@ -203,10 +210,7 @@ class Service:
         except UnicodeDecodeError as error:
             raise Refusal(400, f"the body is not UTF-8: byte {error.start + 1} is {body[error.start]:#04x}") from error
         except ValidationError as error:
-            found = (
-                f"{'.'.join(map(str, item['loc'])) or 'the body'} {MISTAKES.get(item['type'], item['msg'])}"
-                for item in error.errors()[:3]
-            )
+            found = map(mistake_in_words, error.errors()[:3])
             wanted = f'{{"{self.medium}": BASE64}}' if self.medium else "TEXT"
             raise Refusal(422, f'{"; ".join(found)}. Send {{"inputs": [{wanted}, …]}}.') from error
         except (ValueError, RecursionError) as error:

@@ -51,7 +51,7 @@ class PredictArguments(InferenceArguments):
         word_times: of a recogniser, write its words with start, end and confidence, too.
         abstain: below this probability the label is `unsure`.
         prefix: of the names of the answers, such as `predicted_`, where the input has such columns itself.
-        on_bad_row: `error`, or `skip` to leave bad rows out; they are counted and named.
+        on_bad_row: `error`, or `skip` to leave bad rows out; they are counted, and the first named.
         block_rows: rows that are read, answered and written at once.
     """
 
@@ -287,6 +287,8 @@ class Work:
     def mistake(self, row: Row) -> str:
         """Return what is wrong with a row, and where, or nothing."""
         name, message = self.kind.mistake(self.model_row(row))
+        if f"{row[ORIGIN]}: " in message:  # a file of a folder, which names itself
+            return message
         return f"{row[ORIGIN]}: column '{self.columns[name]}': {message}" if message else ""
 
     def model_row(self, row: Row) -> Row:

@@ -51,7 +51,8 @@ def learning_plot(title: str, series: dict[str, Curve], best: int | None) -> Fig
         if best:
             axes.axvline(best, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
 
-    caption = f"{title[0].upper()}{title[1:]} by step" + (f"; the dotted line is step {best:,}." if best else ".")
+    first = title[0] if title[1:2].isupper() else title[0].upper()  # mAP stays as it is
+    caption = f"{first}{title[1:]} by step" + (f"; the dotted line is step {best:,}." if best else ".")
     return plot(draw, f"{caption} {told}.", caption, title=title, x="step")
 
 

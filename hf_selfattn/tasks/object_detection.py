@@ -46,7 +46,6 @@ from .media.boxes import (
 )
 from .media.files import FileTask
 from .media.images import image_inputs, open_image_backbone, sides_of
-from .task import say
 
 METRICS = ["map", "map_50", "map_75"]
 
@@ -117,7 +116,6 @@ class ObjectDetection(FileTask[ObjectDetectionArguments]):
         count = min(max(1, round(self.arguments.validation_fraction * len(train))), len(train) - 1)
         parts = {"train": train.select(sorted(order[count:])), "validation": train.select(sorted(order[:count]))}
         note = f"{count} of {len(train)} images of train are the validation split."
-        say(note)
         return replace(data, splits=DatasetDict({**data.splits, **parts}), notes=[*data.notes, note])
 
     def report(self) -> dict[str, Any]:

@@ -105,9 +105,7 @@ class Task(ABC, Generic[AnyRunArguments]):
             return data
         arguments = self.arguments
         groups = getattr(arguments, "group_column", None)
-        data = make_validation(data, fraction=arguments.validation_fraction, seed=arguments.seed, group_column=groups)
-        say(data.notes[-1])
-        return data
+        return make_validation(data, fraction=arguments.validation_fraction, seed=arguments.seed, group_column=groups)
 
     def check(self) -> dict[str, Any]:
         """Print the report on the rows that a run would read, bad ones and all, and return it."""

@@ -39,7 +39,7 @@ from .backbone import open_backbone, window_of
 from .evaluation import order_by_length
 from .problems import Array
 from .tag_encoding import encode_split, joined_rows, legal_tags, tags_of_words
-from .task import Task, say
+from .task import Task
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -132,7 +132,6 @@ class TokenClassification(Task[NerArguments]):
         parts = {"train": order[count:], "validation": order[:count]}
         made = {name: train.select(sorted(row for i in part for row in documents[i])) for name, part in parts.items()}
         note = f"{count} of {len(documents)} documents of train are the validation split."
-        say(note)
         splits = DatasetDict({**data.splits, **made})
         return TaggingData(splits, data.label_names, data.entity_types, [*data.notes, note])
 

@@ -87,11 +87,19 @@ def train(task: Task[Any], plan: Plan | None, data: Any, output_dir: Path) -> di
         say(note)
     found: dict[str, Any] = {}
     if plan is not None:
-        arguments, found[plan.kind] = search(plan, task.arguments, task.with_validation(data), output_dir)
+        arguments, found[plan.kind] = search(plan, task.arguments, with_validation(task, data), output_dir)
         task = task_of(arguments)
     if task.arguments.makes_several_models:
         return run_repeats(task, data, output_dir, found)
-    return train_and_evaluate(task, task.with_validation(data), output_dir, found)
+    return train_and_evaluate(task, with_validation(task, data), output_dir, found)
+
+
+def with_validation(task: Task[Any], data: Any) -> Any:
+    """Return the data with a validation split, and say of one that is made from train how."""
+    whole = task.with_validation(data)
+    for note in whole.notes[len(data.notes) :]:
+        say(note)
+    return whole
 
 
 def claim(output_dir: Path, arguments: RunArguments) -> dict[str, Any] | None:
@@ -109,7 +117,7 @@ def run_repeats(task: Task[Any], data: Any, output_dir: Path, found: dict[str, A
     for name, part, part_data in repeats(task, data):
         say(f"\n{name}")
         finished = claim(output_dir / name, part.arguments)
-        runs[name] = finished or train_and_evaluate(part, part.with_validation(part_data), output_dir / name, {})
+        runs[name] = finished or train_and_evaluate(part, with_validation(part, part_data), output_dir / name, {})
     results = together(runs) | found
     if PartialState().is_main_process:
         write_json(output_dir / RESULTS_FILE, results)
@@ -195,7 +203,8 @@ def save(arguments: RunArguments, model: Any, processor: Any, output_dir: Path, 
     if Path(arguments.model).is_dir():
         say(
             "The adapter does not keep where its backbone is. Open it with "
-            f"from_pretrained({str(output_dir)!r}, backbone_name_or_path={arguments.model!r})."
+            f"from_pretrained({str(output_dir)!r}, backbone_name_or_path={arguments.model!r}); on the command line "
+            f"add backbone_name_or_path={shlex.quote(arguments.model)}."
         )
 
 

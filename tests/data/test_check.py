@@ -20,6 +20,8 @@ from hf_selfattn.data import (
     make_validation,
     prepare_classification,
 )
+from hf_selfattn.data.check import class_counts
+from hf_selfattn.data.labels import LabelScheme
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +139,11 @@ def test_pairs_regression_and_multi_label(tokenizer: Any) -> None:
     report = check_classification({"train": pairs}, tokenizer, 8)
     assert report["splits"]["train"]["lengths"]["max"] == 2 + 1 + 3
     assert report["splits"]["train"]["classes"] == {"min": 0.5, "mean": 1.25, "max": 2.0}
-    lists = Dataset.from_dict({"text": ["a", "b"], "labels": [["x", "y"], ["y"]]})
-    assert check_classification({"train": lists}, tokenizer, 8)["splits"]["train"]["classes"] == {"x": 1, "y": 2}
+    lists = Dataset.from_dict({"text": ["a", "b", "c"], "labels": [["x", "y"], ["y"], []]})
+    classes = check_classification({"train": lists}, tokenizer, 8)["splits"]["train"]["classes"]
+    assert classes == {"x": 1, "y": 2, "(no label)": 1}
+    scheme = LabelScheme("regression", ["score"])
+    assert class_counts(scheme, [3.3, 3.3, 3.3])["mean"] == 3.3  # numpy gives 3.2999999999999994
 
 
 @pytest.mark.parametrize(

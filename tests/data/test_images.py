@@ -425,7 +425,11 @@ def test_prepared_sets_of_labels_give_the_same_report(folder: Path) -> None:
     (folder / "rows.jsonl").write_text(WRITERS["rows.jsonl"](rows))
     splits = load_images(train=folder / "rows.jsonl")
     before, after = check_images(splits), check_images(read_images(splits))
-    assert before["splits"] == after["splits"] and before["splits"]["train"]["classes"] == {"a": 2, "b": 2}
+    assert before["splits"] == after["splits"] and before["splits"]["train"]["classes"] == {
+        "a": 2,
+        "b": 2,
+        "(no label)": 3,
+    }
 
 
 def test_a_clean_set_has_no_finding_but_rare_classes(folder: Path) -> None:

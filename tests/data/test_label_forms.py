@@ -151,7 +151,7 @@ def test_one_column_per_label(tmp_path: Path) -> None:
     assert data.problem == MULTI and data.label_names == ["rude", "threat"]
     assert sets_of(data) == [{"rude"}, set(), {"rude", "threat"}]
     report = check_classification(splits, tiny_tokenizer(), 32, label_column=["rude", "threat"])
-    assert report["splits"]["train"]["classes"] == {"rude": 2, "threat": 1}
+    assert report["splits"]["train"]["classes"] == {"rude": 2, "threat": 1, "(no label)": 1}
     named = prepare_classification(splits, label_column=["rude", "threat"], label_names=["r", "t"])
     assert named.label_names == ["r", "t"]
 
@@ -166,7 +166,7 @@ def test_columns_of_0_and_1_are_found_and_said(tmp_path: Path) -> None:
     assert "Labels: one column of 0 and 1 each: rude, threat (label_column=… to change)." in data.notes
     assert any("Column 'comment_text' is the text" in note for note in data.notes)
     report = check_classification(splits, tiny_tokenizer(), 32)
-    assert report["splits"]["train"]["classes"] == {"rude": 2, "threat": 1}
+    assert report["splits"]["train"]["classes"] == {"rude": 2, "threat": 1, "(no label)": 1}
 
 
 def test_one_column_per_label_names_what_is_neither_0_nor_1(tmp_path: Path) -> None:

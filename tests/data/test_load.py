@@ -191,7 +191,7 @@ BROKEN = {
         b"text,label\nok,x\ncaf\xe9,x\n",
         [r"a\.csv:3", r"byte 4 .*0xe9", "iconv -f latin1 -t utf-8 a.csv"],
     ),
-    "cp1252": ("a.jsonl", b'{"text": "\x93q\x94"}\n', [r"a\.jsonl:1", "iconv -f cp1252"]),
+    "cp1252": ("my a.jsonl", b'{"text": "\x93q\x94"}\n', [r"a\.jsonl:1", "iconv -f cp1252 .*'my a.jsonl' >", "Excel"]),
     "cut utf-16": ("a.csv", "text,label\nx,y\n".encode("utf-16")[:-1], [r"a\.csv: the file begins as utf-16, but"]),
     "gzip by another name": ("a.csv", gzip.compress(CSV.encode()), [r"a\.csv: this is no text but a file that gzip"]),
     "ZIP by another name": ("a.jsonl", b"PK\x03\x04\xff\n", [r"a\.jsonl: this is no text but an Excel workbook"]),
@@ -293,8 +293,10 @@ def test_whole_numbers_of_more_than_64_bits_stay_text(tmp_path: Path) -> None:
 
 def test_no_match_lists_similar_names(tmp_path: Path) -> None:
     (tmp_path / "train_2024.csv").write_text(CSV)
-    with pytest.raises(ValueError, match=r"test: no file matches .*train2024\.csv.*holds: train_2024\.csv"):
+    with pytest.raises(ValueError, match=r"test: no file matches .*train2024\.csv.*like it .*: train_2024\.csv\."):
         load_splits(test=tmp_path / "train2024.csv")
+    with pytest.raises(ValueError, match=r"holds: train_2024\.csv\."):
+        load_splits(test=tmp_path / "qqq")
     with pytest.raises(ValueError, match="The folder .*nowhere' does not exist"):
         load_splits(train=tmp_path / "nowhere" / "*.csv")
     with pytest.raises(ValueError, match=r"It is a folder: write .*\*\.csv"):
@@ -386,7 +388,9 @@ def test_a_quoted_cell_of_several_lines_is_named_in_tsv_and_said_in_csv(tmp_path
     (tmp_path / "a.csv").write_text('text,label\nx,a\n"Solid, Mira said,a\nit boils,b\nand then it broke",b\n')
     data = prepare_classification(load_splits(train=tmp_path / "a.csv"))
     assert len(data.splits["train"]) == 2
-    assert any("the text has several lines" in note and "a.csv:3" in note for note in data.notes)
+    assert any(
+        "several lines; a double quote too many joins rows" in note and "a.csv:3" in note for note in data.notes
+    )
 
 
 def test_a_split_of_the_data_set_may_stand_for_files(caplog: pytest.LogCaptureFixture) -> None:

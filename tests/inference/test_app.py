@@ -55,7 +55,7 @@ REFUSED = {
     "another field": (b'{"inputs": ["a"], "input": 1}', 422, "input is no field of it"),
     "no field": (b"{}", 422, "inputs is missing"),
     "a list": (b'["a"]', 422, "the body is no object"),
-    "a number": (b'{"inputs": [1]}', 422, "inputs.0 is no object"),
+    "a number": (b'{"inputs": [1]}', 422, "inputs.0 is no text and no object"),
     "a field of a row": (b'{"inputs": ["a", {"txt": "a"}]}', 422, "inputs.1.txt is no field of it"),
     "a text that is none": (b'{"inputs": [{"text": 1}]}', 422, "inputs.0.text is no text"),
     "no texts": (b'{"inputs": []}', 422, "0 texts; a request has 1 to 3"),

@@ -87,8 +87,11 @@ def test_a_label_that_the_model_does_not_have_is_named(wordpiece: str, tmp_path:
     run(text_arguments(given))
     rows = [{"text": "w5 w6", "label": "left"}, {"text": "w5 w6", "label": "down"}]
     path = write_rows(tmp_path / "other.jsonl", rows)
-    with pytest.raises(ValueError, match=r"(?s)'down'.*other.jsonl:2.*Known labels: \['left', 'right', 'up'\]"):
+    with pytest.raises(
+        ValueError, match=r"(?s)'down'.*other.jsonl:2.*Known labels: \['left', 'right', 'up'\]"
+    ) as caught:
         evaluate(EvaluateArguments(model=given["output_dir"], input=path))
+    assert "label_names" not in str(caught.value) and "on_bad_row='drop'" in str(caught.value)
     Dataset.from_list(rows[:1]).save_to_disk(tmp_path / "data")
     of_data_set = evaluate(EvaluateArguments(model=given["output_dir"], dataset=str(tmp_path / "data")))
     assert of_data_set["splits"]["test"]["rows"] == 1

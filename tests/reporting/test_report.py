@@ -16,6 +16,7 @@ from runs import settings, text_arguments
 
 from hf_selfattn import ReportArguments, report, run
 from hf_selfattn.hub.summary import with_interval
+from hf_selfattn.reporting.learning import learning_plot
 
 EVERY = ["Scores", "Learning curves"]
 END = ["What the heads looked at", "Data", "Settings"]
@@ -215,6 +216,11 @@ def test_without_the_data_the_page_says_so(finished: dict[str, Path], tmp_path: 
     assert not [line for line in lines if json.loads(line)["text"] in page.text]
 
 
+@pytest.mark.parametrize(("title", "shown"), [("mAP, validation", "mAP, validation by"), ("loss", "Loss by")])
+def test_a_curve_has_the_name_of_its_score(title: str, shown: str) -> None:
+    assert learning_plot(title, {"a": ([1.0, 2.0], [0.5, 0.6])}, None).caption.startswith(shown)
+
+
 def test_several_seeds_side_by_side(tiny_backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(text_arguments(settings(tiny_backbone, tmp_path, seeds=3, **SHORT)))
     path = report(ReportArguments(runs=[str(tmp_path / "run")], look_inside=False))
@@ -222,6 +228,7 @@ def test_several_seeds_side_by_side(tiny_backbone: str, tmp_path: Path, capsys: 
     assert path == tmp_path / "run/report.html"
     said = capsys.readouterr().out
     assert f"\nWrote {tmp_path / 'run'}. To look at it: " in said and said.endswith(f"\nWrote {path}.\n")
+    assert said.count("No validation split was given") == 3, "each run says it, and the report does not"
     assert page.titles() == ["Side by side", "seed-0", "seed-1", "seed-2"]
     results = results_of(tmp_path / "run")
     summary = results["summary"]["test"]["accuracy"]

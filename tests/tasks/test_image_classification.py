@@ -183,6 +183,11 @@ def test_folders_globs_and_tables_are_predicted_as_the_pipeline_answers(trained:
     ]
     with pytest.raises(ValueError, match=r"table.csv:3: column 'file_name': .*none.png"):
         rows_of(str(table), "stopped.csv")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd/empty.png").touch()
+    with pytest.raises(ValueError) as caught:
+        rows_of(str(tmp_path / "odd"), "stopped.csv")
+    assert str(caught.value).count("empty.png") == 1 and "the file is empty" in str(caught.value)
 
 
 def test_labelled_images_are_scored_as_the_run_scored_them(trained: Path) -> None:

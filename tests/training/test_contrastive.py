@@ -215,13 +215,16 @@ def test_a_run_with_few_rows_of_each_class_is_told_of_the_phase(
     tiny_backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(probe_arguments(tiny_backbone, tmp_path, max_steps=1))
-    told = "Most classes have 10 rows or fewer: contrastive_steps=20 tuning=probe may do better."
+    told = "Most classes have 10 rows or fewer: contrastive_steps=20 may do better."  # it is a probe
     assert told in capsys.readouterr().out
     for rows, steps, count in ((16, 0, 1), (17, 0, 0), (16, 20, 0)):
         labels = {"train": {"label": [0, 1] * rows}}
         data = SimpleNamespace(problem="single_label_classification", splits=labels)
         task = task_of(probe_arguments(tiny_backbone, tmp_path, contrastive_steps=steps))
         assert len(advice(task, data)) == count
+    task.arguments.contrastive_steps, task.arguments.tuning = 0, "lora"
+    labels["train"]["label"] = [0, 1] * 3
+    assert "contrastive_steps=20 tuning=probe" in advice(task, data)[0]
 
 
 def test_rows_without_one_class_each_are_refused(tiny_backbone: str, wordpiece: str, tmp_path: Path) -> None:

@@ -93,7 +93,9 @@ def test_full_tuning_changes_the_backbone_lora_and_probe_freeze_it(backbone: str
     assert trained["probe"] < trained["lora"] < trained["full"] == results["parameters"]["all"]
 
 
-def test_a_tokenizer_with_tokens_for_begin_and_end(backbone: str, tmp_path: Path) -> None:
+def test_a_tokenizer_with_tokens_for_begin_and_end(
+    backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`Trainer` writes their numbers into the configuration, which has to open again."""
     folder = shutil.copytree(backbone, tmp_path / "backbone")
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -101,6 +103,7 @@ def test_a_tokenizer_with_tokens_for_begin_and_end(backbone: str, tmp_path: Path
     tokenizer.save_pretrained(folder)
     assert getattr(AutoConfig.from_pretrained(folder), "bos_token_id", None) is None
     run(text_arguments(settings(str(folder), tmp_path, save="adapter")))
+    assert f"on the command line add backbone_name_or_path={folder}." in capsys.readouterr().out
     options = {"backbone_name_or_path": str(folder)}
     config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run", **options).config
     assert (config.bos_token_id, config.eos_token_id) == (tokenizer.bos_token_id, tokenizer.eos_token_id)

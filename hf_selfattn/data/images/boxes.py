@@ -101,7 +101,7 @@ def read_boxes(
     read = {name: inspect_boxes(split, names) for name, split in raw.items()}
     findings = [found for name, one in read.items() for found in box_mistakes(name, one)]
     if findings and on_bad_row == "error":
-        raise ValueError(bad_rows_message(findings, MENDS))
+        raise ValueError(bad_rows_message(findings, MENDS, read))
     notes += [f"Dropped {found}." for found in findings]
     for name, one in read.items():
         notes += [f"{name}: {said}" for said in _edge_notes(one)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import itertools
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -108,8 +109,8 @@ def decoded_lines(stream: IO[bytes], path: Path) -> Iterator[str]:
             encoding = _probable_encoding(data)
             raise ValueError(
                 f"{path}:{number}: byte {error.start + 1} of the line (0x{data[error.start]:02x}) is not UTF-8; the "
-                f"file is probably {encoding}. Convert it: iconv -f {encoding} -t utf-8 {path.name} > "
-                f"utf8_{path.name}; or save it in Excel as 'CSV UTF-8'."
+                f"file is probably {encoding}. Convert it: iconv -f {encoding} -t utf-8 {shlex.quote(path.name)} > "
+                f"{shlex.quote(f'utf8_{path.name}')}; or save it in Excel as 'CSV UTF-8'."
             ) from error
 
 

@@ -80,7 +80,7 @@ def read_speech(
         prepared[name] = chosen
     found = [mistake for name, rows in bad.items() for mistake in summarise(name, rows)]
     if found and on_bad_row == "error":
-        raise ValueError(bad_rows_message(found, {}))
+        raise ValueError(bad_rows_message(found, {}, ()))
     chosen_rows = DatasetDict({name: without_rows(name, split, bad[name]) for name, split in prepared.items()})
     notes = [*raw.notes, *(f"Dropped {mistake}." for mistake in found)]
     return SpeechData(chosen_rows, SPEECH, [], notes, dropped=[row for rows in bad.values() for row in rows])

@@ -112,7 +112,7 @@ def normalise_transcripts(data: SpeechData, normalisation: Normalisation, *, on_
         splits[name] = split.remove_columns("transcript").add_column("transcript", written, feature=Value("string"))
     found = [mistake for name, rows in bad.items() for mistake in summarise(name, rows)]
     if found and on_bad_row == "error":
-        raise ValueError(bad_rows_message(found, {}))
+        raise ValueError(bad_rows_message(found, {}, ()))
     notes += [f"Dropped {mistake}." for mistake in found]
     kept = DatasetDict({name: without_rows(name, split, bad[name]) for name, split in splits.items()})
     dropped = [*data.dropped, *(row for rows in bad.values() for row in rows)]

@@ -64,7 +64,8 @@ def advice(task: Task[Any], data: Any) -> list[str]:
     if labels is None or not len(labels) or task.arguments.contrastive_steps:
         return []
     rows = int(np.median(np.unique(labels, return_counts=True)[1]))
-    said = f"Most classes have {rows} rows or fewer: contrastive_steps=20 tuning=probe may do better."
+    probe = "" if task.arguments.tuning == "probe" else " tuning=probe"
+    said = f"Most classes have {rows} rows or fewer: contrastive_steps=20{probe} may do better."
     return [said] if rows <= FEW_ROWS else []
 
 
