@@ -270,7 +270,10 @@ def refuse_other_class(model_class: type, config: PreTrainedConfig, name_or_path
 def open_its_backbone(model: PreTrainedModel, place: str | None, checkpoint: Any, hub: dict[str, Any]) -> None:
     """Give the model the backbone that its adapter was trained on."""
     config = model.config
-    mend = "Say where it is: from_pretrained(…, backbone_name_or_path=FOLDER), or in a pipeline model_kwargs={…}."
+    mend = (
+        "Say where it is: from_pretrained(…, backbone_name_or_path=FOLDER), in a pipeline model_kwargs={…}, on the "
+        "command line backbone_name_or_path=FOLDER."
+    )
     if place is None:
         raise ValueError(f"{checkpoint} was trained on a backbone in a folder, whose place it does not keep. {mend}")
     options = {name: value for name, value in hub.items() if name not in ("revision", "subfolder")}

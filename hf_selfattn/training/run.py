@@ -32,6 +32,7 @@ from ..hub.saving import sample_batch, save_adapter, save_model
 from ..hub.summary import summary, with_near_baselines
 from ..machine import alone_in, join_processes
 from ..metrics.inputs import Array
+from ..modeling.configuration_selfattn import SelfAttnConfig, refuse_unknown_keys
 from ..tasks import Task, say, task_of
 from ..tasks.evaluation import plain_model
 from .contrastive.phase import advice, fit_all_phases
@@ -59,6 +60,7 @@ def run(arguments: RunArguments) -> dict[str, Any]:
     join_processes(arguments.options.get("use_cpu"))
     hide_bars()
     task = task_of(arguments)
+    refuse_unknown_keys(SelfAttnConfig, arguments.heads)
     if arguments.check:
         return task.check()
     plan = read_plan(arguments)

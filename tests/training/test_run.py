@@ -65,6 +65,12 @@ def test_a_run_is_scored_saved_and_opens(backbone: str, tmp_path: Path, problem:
             assert mine == pytest.approx(by_label, abs=1e-5)
 
 
+def test_a_mistyped_field_of_the_heads_is_named_before_data_are_read(tmp_path: Path) -> None:
+    given = settings("no-backbone", tmp_path, heads={"pollling": "mean"})
+    with pytest.raises(ValueError, match="no field 'pollling'. Did you mean 'pooling'"):
+        run(text_arguments({**given, "train": str(tmp_path / "none.csv")}))
+
+
 @pytest.mark.parametrize(
     ("problem", "labels", "expected"),
     [
