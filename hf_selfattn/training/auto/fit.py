@@ -16,6 +16,7 @@ from ...files import read_json, write_json
 from ...machine import from_main, is_main
 from ...tasks import Task, say
 from ...tasks.backbone import is_tuned
+from ..contrastive.phase import FEW_STEPS, fit_all_phases
 from ..phases import ONE_PHASE, PROBE_FOLDER, Fitted, fit_phase, model_of_heads, probed_heads, with_arguments
 from ..progress import Stopwatch
 from ..resume import RunState
@@ -23,7 +24,7 @@ from ..search_space import with_settings
 from ..setup import Prepared, build_trainer, cached_features, training_arguments
 from .candidates import candidates_of, layers_to_keep, settings_of, settings_of_heads, table_of
 from .pace import LEAST_OF_MINUTES, Outlook, measure, outlook
-from .race import race, ways_to_train
+from .race import has_classes, is_lora_alone, is_settled, race, ways_to_train
 from .trials import at_the_end, final_score, try_candidates
 
 # With fewer training rows a small validation split says little, so that candidates are cross-validated; and LoRA does
@@ -31,7 +32,7 @@ from .trials import at_the_end, final_score, try_candidates
 FEW_ROWS, FOLDS = 200, 4
 MOST_ROWS = 5000  # on which candidates are tried; LoRA reads all
 CHANCE = 0.5  # about the standard error of a score of one row, as a share of the score
-FOLDER, OUTLOOK_FILE, FOLDS_FILE = "auto", "outlook.json", "lora-folds.json"
+FOLDER, OUTLOOK_FILE, FOLDS_FILE = "auto", "outlook.json", "tuned-folds.json"
 
 
 def fit_auto(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:
@@ -61,14 +62,13 @@ def fit_auto(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:
     left = minutes_left(task, watch)
     if is_few:
         left = None if left is None else left / (1 + len(parts))  # each fold, and then all rows
-        lora = with_arguments(two_phases, **ONE_PHASE, budget_minutes=left)
+        name, tuned = way_of_few(task, two_phases, prepared, left)
         scores = {"probe": record["best"]["value"]}
-        scores["lora"] = lora_in_folds(two_phases, lora, parts, output_dir / FOLDER)
-        name = "lora"
+        scores[name] = score_in_folds(two_phases, tuned, parts, output_dir / FOLDER)
     else:
         with_heads = type(task)(with_settings(task.arguments, settings_of_heads(best)))
         ways = ways_to_train(with_heads, prepared, left)
-        name, fitted = race(ways, prepared, output_dir / FOLDER, metric[1])
+        name, fitted = race(ways, prepared, output_dir / FOLDER, metric[1], is_settled(task.arguments))
         scores = linear_score(two_phases, of_heads, heads, metric[0])
         scores |= {"probe": probe["best_metric"], name: fitted.record["best_metric"]}
     rows = 0 if is_few else len(prepared.encoded["validation"])
@@ -76,7 +76,7 @@ def fit_auto(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:
     if chosen == "probe":
         fitted = probe_answer(two_phases, of_heads, heads, probe, output_dir)
     elif is_few:
-        fitted = fit_phase(lora, prepared, output_dir, heads)
+        fitted = fit_tuned(tuned, prepared, output_dir, heads if name == "lora" else None)
     where = f"{metric[0]} in a cross-validation of train" if is_few else f"{metric[0]} of validation"
     say(f"tuning=auto tried, by {where}:\n{table_of(candidates, record, scores)}\nIt keeps {chosen}.")
     record |= {"scores": scores, "outlook": asdict(plan), "chosen": chosen}
@@ -126,17 +126,34 @@ def minutes_left(task: Task[Any], watch: Stopwatch) -> float | None:
     return None if minutes is None else max(minutes - spent, LEAST_OF_MINUTES * minutes)
 
 
-def lora_in_folds(two_phases: Task[Any], lora: Task[Any], parts: Sequence[Prepared], folder: Path) -> float:
-    """Return the mean score of LoRA over the folds, after heads that learned there; each is written at once."""
+def way_of_few(
+    task: Task[Any], two_phases: Task[Any], prepared: Prepared, minutes: float | None
+) -> tuple[str, Task[Any]]:
+    """Return what few rows may tune the backbone by: a contrastive phase where they have classes, otherwise LoRA."""
+    if is_lora_alone(task.arguments) or not has_classes(task, prepared):
+        return "lora", with_arguments(two_phases, **ONE_PHASE, budget_minutes=minutes)
+    probe = {**ONE_PHASE, "tuning": "probe", "budget_minutes": minutes}
+    return "contrastive", with_arguments(task, **probe, contrastive_steps=FEW_STEPS)
+
+
+def score_in_folds(two_phases: Task[Any], tuned: Task[Any], parts: Sequence[Prepared], folder: Path) -> float:
+    """Return the mean score of tuning over the folds, LoRA after heads that learned there; each is written at once."""
     path = folder / FOLDS_FILE
     values: list[float] = from_main(lambda: read_json(path) if path.is_file() else [])
     for number, part in enumerate(parts[len(values) :], start=len(values)):
-        of_fold = folder / f"fold-{number}"
-        heads, _ = probed_heads(two_phases, part, of_fold / PROBE_FOLDER)
-        values.append(final_score(with_arguments(lora, options=at_the_end(lora)), part, of_fold, heads))
+        of_fold, heads = folder / f"fold-{number}", None
+        if tuned.arguments.tuning == "lora":
+            heads, _ = probed_heads(two_phases, part, of_fold / PROBE_FOLDER)
+        at_end = with_arguments(tuned, options=at_the_end(tuned))
+        values.append(final_score(fit_tuned(at_end, part, of_fold, heads).trainer))
         if is_main():
             write_json(path, values)
     return statistics.fmean(values)
+
+
+def fit_tuned(task: Task[Any], prepared: Prepared, folder: Path, heads: dict[str, Tensor] | None) -> Fitted:
+    """Train LoRA from such heads, or, where there are none, as the arguments say."""
+    return fit_all_phases(task, prepared, folder) if heads is None else fit_phase(task, prepared, folder, heads)
 
 
 def linear_score(task: Task[Any], prepared: Prepared, heads: dict[str, Tensor], metric: str) -> dict[str, float]:

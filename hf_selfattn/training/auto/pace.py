@@ -21,11 +21,11 @@ from ..feature_cache import features_of, on_device
 from ..phases import ONE_PHASE, phase_trainer, with_arguments
 from ..setup import Prepared
 from ..trainer import RecipeTrainer
-from .race import BATCH_SIZE, SHARE_OF_RACE, epochs_of_run
+from .race import BATCH_SIZE, epochs_of_run, trainings_in_race
 
 BATCHES, REPEATS = 2, 2
 # Candidates and what belongs to them may take this share of LoRA's time: they are as many as fit, within limits.
-SHARE_OF_LORA, FEWEST, MOST = 0.3, 4, 16
+SHARE_OF_LORA, FEWEST, MOST = 0.3, 3, 16
 SHARE_OF_MINUTES = 1 / 3  # the same of `budget_minutes`
 LEAST_OF_MINUTES = 1 / 3  # of `budget_minutes`, what is left to LoRA in any case
 SHARE_OF_TRIAL = 0.45  # of a whole training, since most candidates are stopped early
@@ -144,7 +144,7 @@ def outlook(arguments: RunArguments, pace: Pace, rows: int, kept_rows: int, eval
     heads = epochs_of_run(arguments, kept_rows) * (kept_rows + evaluated * EVALUATION) * pace.heads / processes
     probe, features = pace.start + heads, (kept_rows + evaluated) * pace.backbone / processes
     trial = SHARE_OF_TRIAL * folds * probe if folds else pace.start + SHARE_OF_TRIAL * heads
-    tuning = lora * (1 + (folds or 2 * SHARE_OF_RACE))
+    tuning = lora * (1 + folds if folds else trainings_in_race(arguments, rows))
     room = SHARE_OF_LORA * lora * (1 + folds)
     if arguments.budget_minutes is not None:
         room = min(room, SHARE_OF_MINUTES * 60 * arguments.budget_minutes)

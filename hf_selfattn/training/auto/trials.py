@@ -28,6 +28,7 @@ from ..phases import (
 from ..search import OF_A_TRIAL, ask, attempt, finish, in_words, numbered, open_study, record_of, state_of, tell
 from ..search_space import Plan, with_settings
 from ..setup import Prepared
+from ..trainer import RecipeTrainer
 from .candidates import Candidates, settings_of, space_of, starts_of
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def score_in_folds(task: Task[Any], parts: Sequence[Prepared], folder: Path, rep
     values: list[float] = []
     of_fold, stopped = with_arguments(task, options=at_the_end(task)), False
     for number, part in enumerate(parts, start=1):
-        values.append(final_score(of_fold, part, folder / str(number)))
+        values.append(final_score(fit_phase(of_fold, part, folder / str(number)).trainer))
         stopped = report(number, statistics.fmean(values)) and number < len(parts)
         if stopped:
             break
@@ -190,7 +191,6 @@ def at_the_end(task: Task[Any]) -> dict[str, Any]:
     return {**task.arguments.options, **OF_A_TRIAL, "eval_strategy": "no"}
 
 
-def final_score(task: Task[Any], part: Prepared, folder: Path, heads: Any = None) -> float:
+def final_score(trainer: RecipeTrainer) -> float:
     """Return the score on validation at the end of a training."""
-    trainer = fit_phase(task, part, folder, heads).trainer
     return float(trainer.evaluate()[f"eval_{trainer.args.metric_for_best_model}"])

@@ -17,6 +17,7 @@ from ...machine import from_main
 from ...metrics.inputs import Array
 from ...tasks import Task, say
 from ...tasks.backbone import is_tuned
+from ..budget import TimeBudget
 from ..checkpoints import checkpoints_of
 from ..phases import Fitted, fit_phases, read_weights, training_record, with_arguments, write_weights
 from ..progress import Stopwatch, show_progress
@@ -28,11 +29,13 @@ from .loss import ContrastiveModel
 
 FOLDER, WEIGHTS_FILE = "contrastive", "backbone.safetensors"
 CHECKPOINTS = 4
-FEW_ROWS = 16  # of a class; with so many it was measured (benchmarks/results)
+SHARE_OF_MINUTES = 2 / 3  # of `budget_minutes`, at most
+FEW_ROWS, FEW_STEPS = 16, 20  # of a class, and what it takes then; so it was measured (benchmarks/results)
+ROWS_OF_STEP = 32  # of each process
 # What differs from the phases after it; nothing is chosen on the validation split.
 OPTIONS = {
     "learning_rate": 5e-5,
-    "per_device_train_batch_size": 32,
+    "per_device_train_batch_size": ROWS_OF_STEP,
     "gradient_accumulation_steps": 1,
     "num_train_epochs": 1,
     "eval_strategy": "no",
@@ -51,6 +54,8 @@ def fit_all_phases(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fit
     heads = {} if is_tuned(task.arguments) else {"num_mixed_layers": 1}
     contrasted = with_arguments(task, heads={**heads, **task.arguments.heads})
     contrasted.backbone, first = contrasted_backbone(task, prepared, output_dir / FOLDER)
+    if (minutes := task.arguments.budget_minutes) is not None:
+        contrasted.arguments.budget_minutes = max(minutes - first["seconds"] / 60, (1 - SHARE_OF_MINUTES) * minutes)
     fitted = fit_phases(contrasted, prepared, output_dir)
     later = {name: value for name, value in fitted.record.items() if name != "history"}
     phases = {FOLDER: first, **fitted.record.get("phases", {task.arguments.tuning: later})}
@@ -65,7 +70,7 @@ def advice(task: Task[Any], data: Any) -> list[str]:
         return []
     rows = int(np.median(np.unique(labels, return_counts=True)[1]))
     probe = "" if task.arguments.tuning == "probe" else " tuning=probe"
-    said = f"Most classes have {rows} rows or fewer: contrastive_steps=20{probe} may do better."
+    said = f"Most classes have {rows} rows or fewer: contrastive_steps={FEW_STEPS}{probe} may do better."
     return [said] if rows <= FEW_ROWS else []
 
 
@@ -134,6 +139,8 @@ def contrastive_trainer(
         data_collator=given["data_collator"],
         callbacks=callbacks,
     )
+    if (minutes := task.arguments.budget_minutes) is not None:
+        trainer.add_callback(TimeBudget(SHARE_OF_MINUTES * minutes))
     trainer.watch.grace = task.arguments.grace_seconds
     show_progress(trainer)
     return trainer
