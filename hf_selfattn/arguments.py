@@ -106,7 +106,7 @@ class TuningArguments:
     Args:
         tuning: `lora` trains low-rank adapters and the heads, `full` everything, `probe` the heads alone on the
             features of a frozen backbone, `probe+lora` the heads so first, and then both from there. `auto` tries
-            several heads on such features, then LoRA, and keeps what does best on the validation split.
+            several heads on such features, then ways to train all, and keeps what does best on the validation split.
         lora: options of `peft.LoraConfig`, such as `lora.r=8`.
         save: with `lora` and `probe+lora` tuning, `merged` saves a whole model, the adapters merged into it; `adapter`
             the adapter and the heads alone, in a few MB. Scores are those of what is saved.

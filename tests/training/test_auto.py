@@ -273,7 +273,7 @@ def test_lengths_are_shares_of_a_run_or_what_the_user_says(tiny_backbone: str, t
     data = SimpleNamespace(problem="single_label_classification", splits={"train": {"label": [0, 1]}})
     of_classes = {"data": data, "backbone_config": SimpleNamespace(hidden_size=384)}
     assert lengths(30, num_train_epochs=3, minutes=2.5) == [pytest.approx((1, 1, 0.5)), pytest.approx((3, 3, 1.5))]
-    assert lengths(30, max_steps=9)[1][1] == 5
+    assert lengths(30, max_steps=8)[1][1] == 4
     task = task_of(text_arguments(settings(tiny_backbone, tmp_path)))
     task.arguments.options.clear()
     for rows, expected in ((500, (4, 8)), (1000, (2, 4)), (100_000, (1, 3))):
