@@ -233,7 +233,7 @@ def test_a_race_keeps_the_best_training(
     prepared = prepare(task, task.load())
     ways = ways_to_train(task, prepared)
     assert list(ways) == ["full", "contrastive", "lora"] and ways["lora"].short is None
-    assert ways["full"].long.arguments.options["learning_rate"] == auto_race.FULL_RATE
+    assert ways["full"].long.arguments.options["learning_rate"] == auto_race.FULL_RATE / 2
     contrastive = ways["contrastive"]
     assert contrastive.short is not None and contrastive.long.arguments.linear_start
     assert (contrastive.short.arguments.contrastive_steps, contrastive.long.arguments.contrastive_steps) == (1, 3)

@@ -64,7 +64,7 @@ def fit_auto(task: Task[Any], prepared: Prepared, output_dir: Path) -> Fitted:
         left = None if left is None else left / (1 + len(parts))  # each fold, and then all rows
         name, tuned = way_of_few(task, two_phases, prepared, left)
         scores = {"probe": record["best"]["value"]}
-        scores[name] = score_in_folds(two_phases, tuned, parts, output_dir / FOLDER)
+        scores[name] = tuned_in_folds(two_phases, tuned, parts, output_dir / FOLDER)
     else:
         with_heads = type(task)(with_settings(task.arguments, settings_of_heads(best)))
         ways = ways_to_train(with_heads, prepared, left)
@@ -136,7 +136,7 @@ def way_of_few(
     return "contrastive", with_arguments(task, **probe, contrastive_steps=FEW_STEPS)
 
 
-def score_in_folds(two_phases: Task[Any], tuned: Task[Any], parts: Sequence[Prepared], folder: Path) -> float:
+def tuned_in_folds(two_phases: Task[Any], tuned: Task[Any], parts: Sequence[Prepared], folder: Path) -> float:
     """Return the mean score of tuning over the folds, LoRA after heads that learned there; each is written at once."""
     path = folder / FOLDS_FILE
     values: list[float] = from_main(lambda: read_json(path) if path.is_file() else [])

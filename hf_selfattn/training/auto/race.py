@@ -27,7 +27,8 @@ from ..setup import WIDTH, Prepared
 SHORT_SHARE, LONG_SHARE = 1 / 3, 2 / 3
 RACE_FILE, SHORT = "race.json", ", short"
 KEPT = ("best_metric", "seconds", "cpu_seconds")  # of a short training
-# Of full tuning with a backbone as wide as `WIDTH`; it falls as that of adapters does. At this one our study has it.
+# Of full tuning with a backbone as wide as `WIDTH`; it falls as that of adapters does. With classes of whole rows half of
+# it did better, of stock heads, too (benchmarks/LOG.md).
 FULL_RATE = 2e-4
 BATCH_SIZE = 16
 
@@ -53,7 +54,8 @@ def ways_to_train(task: Task[Any], prepared: Prepared, minutes: float | None = N
     if is_lora_alone(task.arguments):
         return {"lora": Way(with_arguments(task, **ONE_PHASE, budget_minutes=minutes))}
     width = getattr(prepared.backbone_config, "hidden_size", None) or WIDTH
-    rate = {"learning_rate": FULL_RATE * min(1.0, WIDTH / width) ** 2}
+    classes = has_classes(task, prepared)
+    rate = {"learning_rate": FULL_RATE * (0.5 if classes else 1.0) * min(1.0, WIDTH / width) ** 2}
     rows = len(prepared.encoded["train"])
     parts = shares_of(task.arguments)
     made: dict[str, dict[str, Task[Any]]] = {"lora": {}, "full": {}, "contrastive": {}}
@@ -66,7 +68,7 @@ def ways_to_train(task: Task[Any], prepared: Prepared, minutes: float | None = N
         made["full"][part] = with_arguments(of_part, tuning="full", options={**options, **rate})
         probe = {"tuning": "probe", "linear_start": True, "options": task.arguments.options}
         made["contrastive"][part] = with_arguments(of_part, **probe, contrastive_steps=steps_of(length, rows))
-    if not has_classes(task, prepared):
+    if not classes:
         return {name: Way(**made[name]) for name in ("lora", "full")}
     return {"full": Way(**made["full"]), "contrastive": Way(**made["contrastive"]), "lora": Way(made["lora"]["long"])}
 
