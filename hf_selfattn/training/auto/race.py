@@ -27,8 +27,8 @@ from ..setup import WIDTH, Prepared
 SHORT_SHARE, LONG_SHARE = 1 / 3, 2 / 3
 RACE_FILE, SHORT = "race.json", ", short"
 KEPT = ("best_metric", "seconds", "cpu_seconds")  # of a short training
-# Of full tuning with a backbone as wide as `WIDTH`; it falls as that of adapters does. With classes of whole rows half of
-# it did better, of stock heads, too (benchmarks/LOG.md).
+# Of full tuning with a backbone as wide as `WIDTH`; it falls as that of adapters does. With classes of whole rows half
+# of it did better, of stock heads, too (benchmarks/LOG.md).
 FULL_RATE = 2e-4
 BATCH_SIZE = 16
 
