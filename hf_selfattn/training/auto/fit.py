@@ -107,7 +107,8 @@ def planned(task: Task[Any], prepared: Prepared, of_heads: Prepared, folds: int,
         return Outlook(**known)
     pace = measure(task, prepared, folder / "pace")
     rows = [len(prepared.encoded["train"]), len(of_heads.encoded["train"]), len(prepared.encoded["validation"])]
-    plan: Outlook = from_main(lambda: outlook(task.arguments, pace, rows[0], rows[1], rows[2], folds))
+    ways = 3 if has_classes(task, prepared) else 2
+    plan: Outlook = from_main(lambda: outlook(task.arguments, pace, rows[0], rows[1], rows[2], folds, ways))
     if is_main():
         write_json(path, asdict(plan))
     return plan

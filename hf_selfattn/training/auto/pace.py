@@ -129,7 +129,9 @@ def seconds_of_row(step: Callable[[dict[str, Any]], Any], batches: Sequence[dict
     return seconds / rows
 
 
-def outlook(arguments: RunArguments, pace: Pace, rows: int, kept_rows: int, evaluated: int, folds: int) -> Outlook:
+def outlook(
+    arguments: RunArguments, pace: Pace, rows: int, kept_rows: int, evaluated: int, folds: int, ways: int
+) -> Outlook:
     """Return how many candidates are tried, and how long each part takes.
 
     Args:
@@ -137,6 +139,7 @@ def outlook(arguments: RunArguments, pace: Pace, rows: int, kept_rows: int, eval
         kept_rows: of train, whose features are kept.
         evaluated: rows of validation.
         folds: of a cross-validation, or 0; LoRA is trained on each of them, too.
+        ways: to train the backbone, that are compared.
     """
     processes = PartialState().num_processes
     epochs = epochs_of_run(arguments, rows)
@@ -144,7 +147,7 @@ def outlook(arguments: RunArguments, pace: Pace, rows: int, kept_rows: int, eval
     heads = epochs_of_run(arguments, kept_rows) * (kept_rows + evaluated * EVALUATION) * pace.heads / processes
     probe, features = pace.start + heads, (kept_rows + evaluated) * pace.backbone / processes
     trial = SHARE_OF_TRIAL * folds * probe if folds else pace.start + SHARE_OF_TRIAL * heads
-    tuning = lora * (1 + folds if folds else trainings_in_race(arguments, rows))
+    tuning = lora * (1 + folds if folds else trainings_in_race(arguments, rows, ways))
     room = SHARE_OF_LORA * lora * (1 + folds)
     if arguments.budget_minutes is not None:
         room = min(room, SHARE_OF_MINUTES * 60 * arguments.budget_minutes)

@@ -27,25 +27,23 @@ from ..setup import WIDTH, Prepared
 SHORT_SHARE, LONG_SHARE = 1 / 3, 2 / 3
 RACE_FILE, SHORT = "race.json", ", short"
 KEPT = ("best_metric", "seconds", "cpu_seconds")  # of a short training
-# Of full tuning with a backbone as wide as `WIDTH`; it falls as that of adapters does. With classes of whole rows half
-# of it did better, of stock heads, too (benchmarks/LOG.md).
+# Of full tuning with a backbone as wide as `WIDTH`; it falls as that of adapters does. At this one our study has it.
 FULL_RATE = 2e-4
 BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
 class Way:
-    """The task with the arguments of a short and of a long training; one without a short one is a last resort."""
+    """The task with the arguments of a short and of a long training; the only way needs no short one."""
 
     long: Task[Any]
     short: Task[Any] | None = None
 
 
 def ways_to_train(task: Task[Any], prepared: Prepared, minutes: float | None = None) -> dict[str, Way]:
-    """Return the ways that are open: LoRA alone where the user has settled how it trains.
+    """Return the ways that are open: LoRA alone where the user has settled how it trains, otherwise full tuning, too.
 
-    Otherwise the whole backbone trains, and beside it LoRA; or, where rows have one class each, the heads on a
-    backbone that learned to tell the classes apart. LoRA is then left for a memory that is too small for both.
+    Where rows have one class each there is a third one: heads on a backbone that learned to tell the classes apart.
 
     Args:
         task: with the heads that were chosen.
@@ -54,23 +52,20 @@ def ways_to_train(task: Task[Any], prepared: Prepared, minutes: float | None = N
     if is_lora_alone(task.arguments):
         return {"lora": Way(with_arguments(task, **ONE_PHASE, budget_minutes=minutes))}
     width = getattr(prepared.backbone_config, "hidden_size", None) or WIDTH
-    classes = has_classes(task, prepared)
-    rate = {"learning_rate": FULL_RATE * (0.5 if classes else 1.0) * min(1.0, WIDTH / width) ** 2}
-    rows = len(prepared.encoded["train"])
-    parts = shares_of(task.arguments)
-    made: dict[str, dict[str, Task[Any]]] = {"lora": {}, "full": {}, "contrastive": {}}
+    rate = {"learning_rate": FULL_RATE * min(1.0, WIDTH / width) ** 2}
+    rows, parts = len(prepared.encoded["train"]), shares_of(task.arguments)
+    names = ["lora", "full", *(["contrastive"] if has_classes(task, prepared) else [])]
+    made: dict[str, dict[str, Task[Any]]] = {name: {} for name in names}
     for part, share in parts.items():
-        own = None if minutes is None else minutes * share / (parts["long"] + 2 * parts["short"])
+        own = None if minutes is None else minutes * share / (parts["long"] + len(names) * parts["short"])
         length = length_of(task.arguments, rows, share)
         options = {**task.arguments.options, **length}
-        of_part = with_arguments(task, **ONE_PHASE, options=options, budget_minutes=own)
-        made["lora"][part] = of_part
-        made["full"][part] = with_arguments(of_part, tuning="full", options={**options, **rate})
         probe = {"tuning": "probe", "linear_start": True, "options": task.arguments.options}
-        made["contrastive"][part] = with_arguments(of_part, **probe, contrastive_steps=steps_of(length, rows))
-    if not classes:
-        return {name: Way(**made[name]) for name in ("lora", "full")}
-    return {"full": Way(**made["full"]), "contrastive": Way(**made["contrastive"]), "lora": Way(made["lora"]["long"])}
+        lora = made["lora"][part] = with_arguments(task, **ONE_PHASE, options=options, budget_minutes=own)
+        made["full"][part] = with_arguments(lora, tuning="full", options={**options, **rate})
+        if "contrastive" in made:
+            made["contrastive"][part] = with_arguments(lora, **probe, contrastive_steps=steps_of(length, rows))
+    return {name: Way(**parts) for name, parts in made.items()}
 
 
 def is_lora_alone(arguments: RunArguments) -> bool:
@@ -100,15 +95,15 @@ def shares_of(arguments: RunArguments) -> dict[str, float]:
     return {"short": SHORT_SHARE, "long": 1.0 if is_settled(arguments) else LONG_SHARE}
 
 
-def trainings_in_race(arguments: RunArguments, rows: int) -> float:
-    """Return how many whole trainings take as long as two short ones and a long one."""
+def trainings_in_race(arguments: RunArguments, rows: int, ways: int) -> float:
+    """Return how many whole trainings take as long as a short one of each way and a long one."""
     if is_lora_alone(arguments):
         return 1.0
     lengths = {part: length_of(arguments, rows, share) for part, share in shares_of(arguments).items()}
     if "max_steps" in lengths["long"]:
-        return sum(shares_of(arguments).values()) + SHORT_SHARE
+        return shares_of(arguments)["long"] + ways * SHORT_SHARE
     epochs = {part: length["num_train_epochs"] for part, length in lengths.items()}
-    return (2 * epochs["short"] + epochs["long"]) / epochs_of_run(arguments, rows)
+    return (ways * epochs["short"] + epochs["long"]) / epochs_of_run(arguments, rows)
 
 
 def steps_of(length: Mapping[str, int | float], rows: int) -> int:
@@ -141,7 +136,7 @@ def race(
                 say(f"{name}: {record['best_metric']:.4f}")
     sign = 1 if more_is_better else -1
     known = {name: sign * record["best_metric"] for name, record in done.items() if record is not None}
-    best = max(known, key=known.__getitem__) if known else "lora"
+    best = max(known, key=known.__getitem__) if known else next(iter(ways))
     name = best.removesuffix(SHORT)
     fitted = fit_all_phases(ways[name].long, prepared, folder / name)
     if known and known[best] > sign * fitted.record["best_metric"] and not is_settled:
