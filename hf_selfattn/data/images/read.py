@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
 
-from ..media.read import MediaData, RawMedia, raw_media, read_media
+from ..media.read import Inspect, LabelOptions, MediaData, RawMedia, raw_media, read_media
 from .inspect import inspect_images
 from .load import IMAGES
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class ImageData(MediaData):
@@ -20,41 +23,21 @@ def read_images(
     splits: Mapping[str, Dataset],
     *,
     image_column: str | None = None,
-    label_column: str | Sequence[str] | None = None,
-    problem: str | None = None,
-    label_names: Sequence[str] | None = None,
-    label_separator: str | None = None,
-    on_bad_row: str = "error",
-    keep_columns: Sequence[str] = (),
     verify_images: bool = True,
+    **options: Unpack[LabelOptions],
 ) -> ImageData:
     """Check raw splits and bring them into one form.
 
     Args:
         image_column: a column of paths, of bytes, or of the type `Image`; found where it is not given.
-        label_column: a column, or a list of columns of 0 and 1, one per label.
-        problem: overrides the problem that the label column suggests; "ordinal" exists on request only.
-        label_names: overrides the names and their order; integer labels may be positions in it.
-        label_separator: stands between the labels of a cell; found where it is not given.
-        on_bad_row: "error" names all bad rows, "drop" leaves them out and counts them in the notes.
         verify_images: whether every image is decoded once; if not, a bad one is met when it is needed.
+        options: as of `prepare_classification`.
 
     Raises:
         ValueError: missing or ambiguous column, empty split, one class only, or bad rows (with file and row).
     """
-    return read_media(
-        IMAGES,
-        ImageData,
-        splits,
-        on_bad_row=on_bad_row,
-        keep_columns=keep_columns,
-        inspect=(lambda split, column: (inspect_images(split, column)[1], {})) if verify_images else None,
-        file_column=image_column,
-        label_column=label_column,
-        problem=problem,
-        label_names=label_names,
-        label_separator=label_separator,
-    )
+    inspect: Inspect | None = (lambda split, column: (inspect_images(split, column)[1], {})) if verify_images else None
+    return read_media(IMAGES, ImageData, splits, inspect=inspect, file_column=image_column, **options)
 
 
 def raw_images(splits: Mapping[str, Dataset], *, image_column: str | None = None, **options: Any) -> RawMedia:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from datasets import Dataset, DatasetDict
 
@@ -40,6 +40,17 @@ class MediaData(ClassificationData):
     dropped: list[BadRow] = field(default_factory=list)
 
 
+class LabelOptions(TypedDict, total=False):
+    """What labels are and where, and what becomes of bad rows, as `prepare_classification` takes it."""
+
+    label_column: str | Sequence[str] | None
+    problem: str | None
+    label_names: Sequence[str] | None
+    label_separator: str | None
+    on_bad_row: str
+    keep_columns: Sequence[str]
+
+
 Data = TypeVar("Data", bound=MediaData)
 Inspect = Callable[[Dataset, str], tuple[list[BadRow], dict[str, list[Any]]]]
 
@@ -67,9 +78,9 @@ def read_media(
     kind: type[Data],
     splits: Mapping[str, Dataset],
     *,
-    on_bad_row: str,
-    keep_columns: Sequence[str],
     inspect: Inspect | None,
+    on_bad_row: str = "error",
+    keep_columns: Sequence[str] = (),
     **options: Any,
 ) -> Data:
     """Check raw splits and bring them into one form, as `read_images` and `read_sounds` describe.

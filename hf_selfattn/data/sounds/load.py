@@ -35,10 +35,7 @@ def load_sounds(
     Args:
         sound_column: column of the sounds, found by its name or its cells where it is not given.
         sound_folder: what the paths in a table are relative to: the folder of the table where it is not given.
-        sources: train, validation, test: a folder of sounds (its folders are the labels), sound files, or a table
-            with a column of paths or of bytes: a path, a glob or a list of them. dataset: a folder that holds the
-            folders train, validation and test, or those of the labels (it is train then), or whatever `load_splits`
-            opens.
+        sources: of sounds, as `load_images` takes those of images.
 
     Raises:
         ValueError: no data given, a split given twice, no sounds, or a source that cannot be read.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
 
 from ..findings import BadRow
-from ..media.read import MediaData, RawMedia, raw_media, read_media
+from ..media.read import LabelOptions, MediaData, RawMedia, raw_media, read_media
 from .inspect import inspect_sounds
 from .load import SOUNDS
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 SECONDS = "seconds"  # column of the lengths
 
@@ -26,41 +29,21 @@ def read_sounds(
     splits: Mapping[str, Dataset],
     *,
     sound_column: str | None = None,
-    label_column: str | Sequence[str] | None = None,
-    problem: str | None = None,
-    label_names: Sequence[str] | None = None,
-    label_separator: str | None = None,
-    on_bad_row: str = "error",
-    keep_columns: Sequence[str] = (),
     verify_sounds: bool = True,
+    **options: Unpack[LabelOptions],
 ) -> SoundData:
     """Check raw splits and bring them into one form.
 
     Args:
         sound_column: a column of paths, of bytes, or of the type `Audio`; found where it is not given.
-        label_column: a column, or a list of columns of 0 and 1, one per label.
-        problem: overrides the problem that the label column suggests; "ordinal" exists on request only.
-        label_names: overrides the names and their order; integer labels may be positions in it.
-        label_separator: stands between the labels of a cell; found where it is not given.
-        on_bad_row: "error" names all bad rows, "drop" leaves them out and counts them in the notes.
         verify_sounds: whether every sound is read once; if not, a bad one is met when it is needed.
+        options: as of `prepare_classification`.
 
     Raises:
         ValueError: missing or ambiguous column, empty split, one class only, or bad rows (with file and row).
     """
-    return read_media(
-        SOUNDS,
-        SoundData,
-        splits,
-        on_bad_row=on_bad_row,
-        keep_columns=keep_columns,
-        inspect=sound_lengths if verify_sounds else None,
-        file_column=sound_column,
-        label_column=label_column,
-        problem=problem,
-        label_names=label_names,
-        label_separator=label_separator,
-    )
+    inspect = sound_lengths if verify_sounds else None
+    return read_media(SOUNDS, SoundData, splits, inspect=inspect, file_column=sound_column, **options)
 
 
 def sound_lengths(split: Dataset, column: str) -> tuple[list[BadRow], dict[str, list[Any]]]:
