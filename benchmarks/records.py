@@ -2,6 +2,8 @@
 
 A file of runs has `shared`, the settings, machine and data that all of its runs have or most of them, and in `runs`
 what differs from it, with the scores: `[value, low, high]` by split and metric. `comparisons` are the paired tests.
+A study on several data sets has one file of settings and one of results, each with a part for every data set: what is
+called `study-few-r8-8` is the part `r8-8` of `study-few.yaml` and `study-few.json`.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from hf_selfattn.files import read_json, write_text
+from hf_selfattn.settings import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS, RESULTS = ROOT / "benchmarks" / "experiments", ROOT / "benchmarks" / "results"
 DATA, RUNS = ROOT / ".data", ROOT / "runs"
+STUDIES = ("linear-start", "study-contrastive", "study-few", "study-mpnet")  # those on several data sets
 DIGITS, WIDTH = 6, 120
 SHARED = (
     "task",
@@ -33,9 +37,31 @@ SHARED = (
 Record = dict[str, Any]
 
 
+def home_of(path: Path) -> tuple[Path, str]:
+    """Return the file that holds what is called by a path, and its part there: "" for the whole file."""
+    for study in STUDIES:
+        if path.stem.startswith(f"{study}-"):
+            return path.with_stem(study), path.stem.removeprefix(f"{study}-")
+    return path, ""
+
+
+def content_of(path: Path) -> Record:
+    """Return a file of settings or results, or the part that is called by a path; results may be missing."""
+    file, part = home_of(path)
+    if path.suffix != ".yaml" and not file.is_file():
+        return {}
+    content: Record = read_yaml(file) if path.suffix == ".yaml" else read_json(file)
+    return content.get(part, {}) if part else content
+
+
+def experiments_in(path: Path) -> list[Path]:
+    """Return what the experiments of a file are called, of most files as it is itself."""
+    return [path.with_stem(f"{path.stem}-{part}") for part in content_of(path)] if path.stem in STUDIES else [path]
+
+
 def read_results(path: Path) -> Record:
-    """Return a results file, each of its runs whole."""
-    record: Record = read_json(path)
+    """Return the results of an experiment, each of its runs whole; no runs where there are none."""
+    record = content_of(path) or {"experiment": path.stem, "runs": {}}
     if "runs" in record:
         shared = record.pop("shared", {})
         record["runs"] = {name: merged(shared, run) for name, run in record["runs"].items()}
@@ -43,7 +69,7 @@ def read_results(path: Path) -> Record:
 
 
 def write_results(path: Path, record: Record) -> None:
-    """Write a results file; its runs are whole."""
+    """Write the results of an experiment; its runs are whole."""
     record = rounded(record)
     if runs := record.get("runs"):
         shared = shared_part([{key: run[key] for key in SHARED if key in run} for run in runs.values()])
@@ -51,7 +77,11 @@ def write_results(path: Path, record: Record) -> None:
         differences = {name: difference(run, shared) for name, run in as_read.items()}
         last = {name: record.pop(name) for name in ("runs", "comparisons") if name in record}
         record = {**record, "shared": shared, **last, "runs": differences}
-    write_text(path, as_text(record))
+    file, part = home_of(path)
+    if not part:
+        return write_text(file, as_text(record))
+    parts = {name: as_text(one).rstrip() for name, one in {**content_of(file), part: record}.items()}
+    write_text(file, "{\n" + ",\n".join(f"{text(name)}: {one}" for name, one in parts.items()) + "\n}\n")
 
 
 def shared_part(parts: Sequence[Record]) -> Record:

@@ -256,5 +256,7 @@ def test_order_of_imports(imports: str, works: bool) -> None:
 
 
 def environment() -> dict[str, str]:
+    """Not that of the tests, for Hugging Face: a process that has it has imported PEFT."""
     here = Path(__file__).parent
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), str(here / "support")])}
+    own = {"HF_ANOTHER": "1", "PYTHONPATH": os.pathsep.join([str(here.parent), str(here / "support")])}
+    return {**os.environ, **own}

@@ -18,7 +18,7 @@ import yaml
 from hub_server import run_with_hub
 from hub_state import USER, Hub
 from image_runs import image_backbone, image_folders
-from pages import DOCS, README, ROOT, blocks, commands, copy_first_rows, run, type_in
+from pages import DOCS, README, ROOT, blocks, commands, copy_first_rows, fetch, run, type_in
 from sound_runs import sound_folders, speech_table
 from tiny_images import IMAGE_BACKBONES, tiny_image_processor
 from tiny_models import BACKBONES, tiny_wordpiece
@@ -141,7 +141,7 @@ def test_the_site_builds_and_loads_nothing_from_elsewhere(tmp_path: Path) -> Non
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the pages name: recipes, a tiny encoder in the place of MiniLM, and few rows of each file."""
-    run(sys.executable, "benchmarks/fetch.py", "vader", "conll2003")
+    fetch("vader", "conll2003")
     folder = tmp_path_factory.mktemp("workshop")
     (folder / "recipes").symlink_to(ROOT / "recipes")
     copy_first_rows(folder, rows=48)

@@ -14,23 +14,25 @@ from warm_python import warm_python
 SHOW = """
 import os, sys
 import numpy as np
-theirs = {"datasets", "hf_selfattn", "huggingface_hub", "peft", "transformers"} & {*sys.modules}
-print(__name__, sys.argv[-1], os.environ.get("MINE"), os.getcwd(), sys.stdin.read(), sorted(theirs))
+theirs = {"datasets", "huggingface_hub", "peft", "transformers"} & {*sys.modules}
+at_hand = "hf_selfattn" in sys.modules or bool(theirs and "HF_MINE" in os.environ)
+print(__name__, sys.argv[-1], os.environ.get("HF_MINE"), os.getcwd(), sys.stdin.read(), at_hand)
 print("to stderr", file=sys.stderr)
 sys.exit(int(sys.argv[-1]))
 """
 
 
+@pytest.mark.parametrize("mine", [{}, {"HF_MINE": "a b"}], ids=["stocked", "bare"])
 @pytest.mark.parametrize("form", ["-c", "-m", "script"])
-def test_words_environment_folder_and_files_are_the_callers(form: str, tmp_path: Path) -> None:
+def test_words_environment_folder_and_files_are_the_callers(form: str, mine: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "shown.py").write_text(SHOW)
     words = {"-c": ["-c", SHOW], "-m": ["-m", "shown"], "script": ["shown.py"]}[form]
-    given = {**os.environ, "MINE": "a b"}
+    given = {**os.environ, **mine}
     answers = [
         subprocess.run([python, *words, "3"], cwd=tmp_path, env=given, input="in", capture_output=True, text=True)
         for python in (warm_python(), sys.executable)
     ]
-    assert answers[0].stdout == f"__main__ 3 a b {tmp_path} in []\n"
+    assert answers[0].stdout == f"__main__ 3 {mine.get('HF_MINE')} {tmp_path} in False\n"
     assert answers[0].stderr == "to stderr\n" and answers[0].returncode == 3
     assert (answers[0].stdout, answers[0].stderr) == (answers[1].stdout, answers[1].stderr)
 

@@ -22,9 +22,8 @@ from hf_selfattn.metrics.inputs import check_predictions
 from hf_selfattn.metrics.intervals import Statistic
 from hf_selfattn.metrics.recognition import paired_bootstrap_recognition
 from hf_selfattn.metrics.scores import statistic_of
-from hf_selfattn.settings import read_yaml
 
-from ..records import EXPERIMENTS, RESULTS, Record, read_results, write_results
+from ..records import EXPERIMENTS, RESULTS, Record, content_of, experiments_in, read_results, write_results
 from .predictions import Rows, predictions_of, read_rows
 
 RESAMPLES = {"spans": 5000, "texts": 2000}
@@ -39,8 +38,7 @@ def place_of(experiment: str, name: str) -> tuple[str, str]:
 def seeds_of(experiment: str, name: str) -> set[int]:
     """Return the seeds that a row was trained with, as the results file has them."""
     experiment, row = place_of(experiment, name)
-    path = RESULTS / f"{experiment}.json"
-    runs = read_results(path)["runs"] if path.is_file() else {}
+    runs = read_results(RESULTS / f"{experiment}.json")["runs"]
     return {run["seed"] for name, run in runs.items() if name.partition("-seed-")[0] == row}
 
 
@@ -159,9 +157,9 @@ def without_lost(experiment: str, comparisons: Record) -> Record:
     return {name: test for name, test in comparisons.items() if all(trained[side] for side in sides[name])}
 
 
-def main() -> None:
-    experiment, *names = sys.argv[1:]
-    settings = read_yaml(EXPERIMENTS / f"{experiment}.yaml")
+def compare_experiment(experiment: str, names: Sequence[str]) -> None:
+    """Add to the results of an experiment the paired test of two rows, or of all that it says."""
+    settings = content_of(EXPERIMENTS / f"{experiment}.yaml")
     target = RESULTS / f"{experiment}.json"
     record = read_results(target)
     record["comparisons"] = without_lost(experiment, record.get("comparisons", {}))
@@ -174,6 +172,12 @@ def main() -> None:
         record["comparisons"][f"{ours} - {theirs}{where}"] = found
         print(f"{ours} - {theirs}{where}: {json.dumps(found)}")
         write_results(target, record)
+
+
+def main() -> None:
+    name, *rows = sys.argv[1:]
+    for path in experiments_in(EXPERIMENTS / f"{name}.yaml"):
+        compare_experiment(path.stem, rows)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Run what has no result: `python -m benchmarks.quality.run [--rows NAME,NAME] [benchmarks/experiments/NAME.yaml …]`.
 
-An experiment is a YAML file with `settings`, which all its runs share. Its `runs` add to them by name; or its `rows`
-do, each trained with every one of `seeds` (of the experiment or of the row) as NAME-seed-N: first the first seed of
-all rows, then the second. A row with a `grid`, settings by name, is trained with each of them for its first seed, as
-NAME=SETTING-seed-N; the best one by `metric` on validation is the row's run, and what its later seeds train. `{seed}`
-in a path stands for the seed, `draw` says which rows of a file are taken (draws.py), and `recipe` what trains
-(RECIPES). The scores stand in `benchmarks/results/NAME.json`, models and the predictions of the evaluation splits in
-`runs/NAME`; the models of an experiment with `keep_models: false` are deleted. An experiment is added, never edited.
+An experiment is a YAML file, or one of the parts of a study's (records.py), with `settings`, which all its runs share.
+Its `runs` add to them by name; or its `rows` do, each trained with every one of `seeds` (of the experiment or of the
+row) as NAME-seed-N: first the first seed of all rows, then the second. A row with a `grid`, settings by name, is
+trained with each of them for its first seed, as NAME=SETTING-seed-N; the best one by `metric` on validation is the
+row's run, and what its later seeds train. `{seed}` in a path stands for the seed, `draw` says which rows of a file are
+taken (draws.py), and `recipe` what trains (RECIPES). The scores stand in `benchmarks/results/NAME.json`, models and
+the predictions of the evaluation splits in `runs/NAME`; the models of an experiment with `keep_models: false` are
+deleted. An experiment is added, never edited.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from hf_selfattn import (
     build_arguments,
     run,
 )
-from hf_selfattn.settings import read_yaml
 
 from ..peers.detectors import FrozenDetectionArguments, RetinaArguments
 from ..peers.image_probes import run_attention_pool, run_linear_probe, run_neighbours, run_on_features
@@ -39,7 +39,17 @@ from ..peers.sound_probes import run_deviation_probe, run_spectrogram_probe
 from ..peers.stock import StockNerArguments
 from ..peers.stock_classification import StockArguments
 from ..peers.stock_images import StockImageArguments
-from ..records import EXPERIMENTS, RESULTS, RUNS, Record, read_results, write_results
+from ..records import (
+    EXPERIMENTS,
+    RESULTS,
+    RUNS,
+    Record,
+    content_of,
+    experiments_in,
+    home_of,
+    read_results,
+    write_results,
+)
 from .draws import drawn
 from .predictions import copy_predictions, keep_predictions
 
@@ -84,10 +94,10 @@ def run_experiment(path: Path, only: Collection[str] = ()) -> Record:
     Args:
         only: rows, or runs, that are trained; all where none is named.
     """
-    experiment = read_yaml(path)
+    experiment = content_of(path)
     target = RESULTS / f"{path.stem}.json"
-    record: Record = read_results(target) if target.is_file() else {"experiment": path.stem, "runs": {}}
-    record["command"] = f"python -m benchmarks.quality.run benchmarks/experiments/{path.name}"
+    record = read_results(target)
+    record["command"] = f"python -m benchmarks.quality.run benchmarks/experiments/{home_of(path)[0].name}"
     metric = experiment.get("metric", "f1")
     for name, settings in planned(experiment):
         row = row_of(name).partition("=")[0]
@@ -203,7 +213,8 @@ def main() -> None:
     parser.add_argument("paths", nargs="*", type=Path, help="experiments; all where none is named")
     parser.add_argument("--rows", default="", help="rows or runs, with commas between; all where none is named")
     words = parser.parse_args()
-    for path in words.paths or sorted(EXPERIMENTS.glob("*.yaml")):
+    files = words.paths or sorted(EXPERIMENTS.glob("*.yaml"))
+    for path in (experiment for file in files for experiment in experiments_in(file)):
         runs = run_experiment(path, [name for name in words.rows.split(",") if name])["runs"]
         for row in dict.fromkeys(map(row_of, runs)):
             own = [run for name, run in runs.items() if row_of(name) == row]

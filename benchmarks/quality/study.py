@@ -5,11 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 
 from hf_selfattn.metrics import LOWER_IS_BETTER
 
-from ..records import RESULTS, Record, read_results
+from ..records import RESULTS, Record, home_of, read_results
 
 ALPHA = 0.05
 MIXED_LAYERS = 4  # of a frozen backbone, where a run says nothing else
@@ -179,7 +180,14 @@ SPEECH = (Column("speech-asterisk", "word error rate", "wer", "recurrent-augment
 def results_of(experiment: str) -> Record:
     """Return the results of an experiment, without runs where there are none."""
     path = RESULTS / f"{experiment}.json"
-    return read_results(path) if path.is_file() else {"runs": {}}
+    file, _ = home_of(path)
+    return results_at(path, file.stat().st_mtime_ns if file.is_file() else 0)
+
+
+@lru_cache
+def results_at(path: Path, written: int) -> Record:
+    """Return results as they were written at a time, for the many cells that ask for them."""
+    return read_results(path)
 
 
 def runs_of(column: Column, row: str) -> list[Record]:
@@ -244,7 +252,8 @@ def table(
     shown = [column for column in columns if any(runs_of(column, row) for row in rows)]
     if not shown:
         return []
-    titles = [f"[{column.title}](results/{column.experiment}.json)" for column in shown]
+    files = [home_of(RESULTS / f"{column.experiment}.json")[0].name for column in shown]
+    titles = [f"[{column.title}](results/{file})" for column, file in zip(shown, files, strict=True)]
     lines = [f"| {' | '.join([corner, *titles])} |", "|---" * (len(shown) + 1) + "|"]
     for row, title in rows.items():
         cells = [show(column, row) for column in shown]

@@ -16,9 +16,16 @@ import yaml
 from benchmarks.quality import compare, plot, predictions, study, tables, yardstick
 from benchmarks.quality import run as runner
 from benchmarks.quality.study import FULL
-from benchmarks.records import EXPERIMENTS, RESULTS, read_results, rounded, write_results
+from benchmarks.records import (
+    EXPERIMENTS,
+    RESULTS,
+    content_of,
+    experiments_in,
+    read_results,
+    rounded,
+    write_results,
+)
 from hf_selfattn import build_arguments
-from hf_selfattn.settings import read_yaml
 
 R8 = FULL[0]
 SCORES = {"test": {"f1": [1 / 3, 0, 1]}}
@@ -141,9 +148,23 @@ def test_results_files_come_back_whole_and_say_once_what_runs_share(tmp_path: Pa
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
 def test_results_files_are_small_and_written_alike_twice(path: Path, tmp_path: Path) -> None:
-    write_results(tmp_path / path.name, read_results(path))
+    experiments = experiments_in(path)
+    for experiment in experiments:
+        write_results(tmp_path / experiment.name, read_results(experiment))
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
     assert (tmp_path / path.name).read_bytes() == path.read_bytes()
-    assert path.stat().st_size < 250_000
+    assert path.stat().st_size < 250_000 * len(experiments)
+
+
+def test_a_study_on_several_data_sets_has_one_file(tmp_path: Path) -> None:
+    one, other = (tmp_path / f"study-few-{name}.json" for name in ("r8-8", "movies-8"))
+    assert read_results(one) == {"experiment": "study-few-r8-8", "runs": {}}
+    runs = {"a": {"seed": 0, "scores": {}}, "b": {"seed": 1, "scores": {}}}
+    for path in (one, other, one):
+        write_results(path, {**read_results(path), "runs": runs})
+    assert experiments_in(tmp_path / "study-few.json") == [one, other] and experiments_in(one) == [one]
+    assert read_results(one)["runs"] == read_results(other)["runs"] == runs
+    assert content_of(tmp_path / "study-few.json")["r8-8"]["experiment"] == "study-few-r8-8"
 
 
 def test_tables_show_what_was_trained_and_what_is_sure(results: Path) -> None:
@@ -208,14 +229,18 @@ def test_tables_of_the_repository_are_those_of_its_results(tmp_path: Path, monke
         tables.main()
 
 
-@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [experiment for path in sorted(EXPERIMENTS.glob("*.yaml")) for experiment in experiments_in(path)],
+    ids=lambda path: path.stem,
+)
 def test_every_experiment_can_be_read(path: Path) -> None:
-    experiment = read_yaml(path)
+    experiment = content_of(path)
     plan = list(runner.planned(experiment))
     assert len(plan) == len(dict(plan)) > 0
     for name in experiment.get("against", []):
         other, row = compare.place_of(path.stem, name)
-        assert row in read_yaml(EXPERIMENTS / f"{other}.yaml").get("rows", {})
+        assert row in content_of(EXPERIMENTS / f"{other}.yaml").get("rows", {})
     for _, settings in plan:
         kind, _ = runner.RECIPES[settings.pop("recipe", "classification")]
         settings.pop("draw", None)
@@ -233,11 +258,11 @@ def test_columns_of_the_tables_are_experiments() -> None:
         (study.SPEECH, {*study.RECOGNISERS}),
     ):
         for column in columns:
-            experiment = read_yaml(EXPERIMENTS / f"{column.experiment}.yaml")
+            experiment = content_of(EXPERIMENTS / f"{column.experiment}.yaml")
             assert column.metric == experiment["metric"] and column.against in experiment["against"]
             assert set(experiment["rows"]) <= titles
             if column.later:
-                assert set(read_yaml(EXPERIMENTS / f"{column.later}.yaml")["rows"]) <= titles
+                assert set(content_of(EXPERIMENTS / f"{column.later}.yaml")["rows"]) <= titles
 
 
 def write_predictions(folder: Path, name: str, references: list[int], outputs: np.ndarray) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
+from pages import fetch
 
 from hf_selfattn.data import by_document, fingerprint, load_splits, prepare_tagging
 from hf_selfattn.data.formats import ORIGIN
@@ -234,7 +233,7 @@ def test_columns_can_be_kept() -> None:
 
 @pytest.mark.slow
 def test_the_counts_of_conll2003() -> None:
-    subprocess.run([sys.executable, "benchmarks/fetch.py", "conll2003"], cwd=ROOT, check=True)
+    fetch("conll2003")
     data = prepare_tagging(
         load_splits(**{name: CONLL2003 / f"{name}.txt" for name in ("train", "validation", "test")})
     )

@@ -1,4 +1,8 @@
-"""`torch.export` and ONNX answer as the model does, at every length. One ONNX export takes some 20 s of CPU time."""
+"""`torch.export` and ONNX answer as the model does, at every length. One ONNX export takes some 20 s of CPU time.
+
+So a graph with the attention heads is written of a real backbone, of a tagger (`test_export.py`) and of images; what
+does not touch the heads has graphs without them.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import Any
 import onnxruntime
 import pytest
 import torch
+from pages import fetch, first_layers
 from tiny_images import tiny_image_model, tiny_pixels
 from tiny_models import TASKS, WINDOW, main_output, tiny_batch, tiny_model
 from torch import Tensor
@@ -19,11 +24,11 @@ from hf_selfattn.hub import onnx as export
 # Tokens of the rows: one token, less than a block, a window and around it, several windows.
 SHAPES = ([1], [5, 3, 1], [20], [WINDOW - 1, 2], [WINDOW], [WINDOW + 1, 7, 1], [63, 64], [200, 1])
 IOB = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+NO_HEADS = {"num_self_attention_heads": 0, "num_grouped_attention_heads": 0}
 TAGS = {"id2label": dict(enumerate(IOB)), "label2id": {name: number for number, name in enumerate(IOB)}}
 
 
-def answers(path: Path, batch: dict[str, Tensor]) -> Tensor:
-    session = onnxruntime.InferenceSession(path)
+def answers(session: onnxruntime.InferenceSession, batch: dict[str, Tensor]) -> Tensor:
     names = [value.name for value in session.get_inputs()]
     types = {"token_type_ids": torch.zeros_like(batch["input_ids"])}
     return torch.from_numpy(session.run(None, {name: (types | batch)[name].numpy() for name in names})[0])
@@ -52,16 +57,16 @@ def test_exported_program_is_equal_at_every_length(task: str, family: str) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["bert", "roberta"])
 @torch.no_grad()
-def test_onnx_is_equal_at_every_length(family: str, tmp_path: Path) -> None:
-    model = tiny_model("single_label", family).train()
+def test_other_position_ids_and_no_token_types(tmp_path: Path) -> None:
+    model = tiny_model("single_label", "roberta", **NO_HEADS).train()
     assert hf_selfattn.export_onnx(model, tmp_path / "model.onnx") == tmp_path / "model.onnx"
     assert model.training
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     for lengths in SHAPES:
-        batch = tiny_batch(lengths, family)
-        assert_same_at_real_tokens(answers(tmp_path / "model.onnx", batch), model.eval()(**batch).logits, batch)
+        batch = tiny_batch(lengths, "roberta")
+        assert_same_at_real_tokens(answers(session, batch), model.eval()(**batch).logits, batch)
 
 
 @pytest.mark.slow
@@ -97,13 +102,13 @@ def test_decoded_scores_are_the_answer_of_the_tagger(decoding: str) -> None:
 @pytest.mark.slow
 @torch.no_grad()
 def test_words_of_the_caller_are_an_input(tmp_path: Path) -> None:
-    model = tiny_model("token", **TAGS)
+    model = tiny_model("token", **TAGS, **NO_HEADS)
     hf_selfattn.export_onnx(model, tmp_path / "model.onnx", word_starts=True)
-    batch = tiny_batch([40, 9])
+    session, batch = onnxruntime.InferenceSession(tmp_path / "model.onnx"), tiny_batch([40, 9])
     batch["word_starts"] = (torch.arange(40) % 3 == 0).long().expand(2, -1).contiguous()
-    decoded = export.decode_logits(model, answers(tmp_path / "model.onnx", batch), **batch)
+    decoded = export.decode_logits(model, answers(session, batch), **batch)
     assert_same_at_real_tokens(decoded, model(**batch).logits, batch)
-    assert (answers(tmp_path / "model.onnx", batch) - model(**tiny_batch([40, 9])).logits).abs().max() > 0.01
+    assert (answers(session, batch) - model(**tiny_batch([40, 9])).logits).abs().max() > 0.01
 
 
 @pytest.mark.slow
@@ -119,14 +124,16 @@ def test_features_of_two_layers() -> None:
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_a_real_backbone(tmp_path: Path) -> None:
+def test_a_real_backbone_is_equal_at_every_length(tmp_path: Path) -> None:
+    fetch("minilm")
     torch.manual_seed(0)
-    folder = str(Path(__file__).resolve().parents[2] / ".data/minilm")
+    folder = first_layers(tmp_path / "minilm")
     model = hf_selfattn.SelfAttnForSequenceClassification.from_backbone(folder, num_labels=3, fusion_init=0.3)
     hf_selfattn.export_onnx(model, tmp_path / "model.onnx")
-    for lengths in ((30,), (600, 70)):
+    session, window = onnxruntime.InferenceSession(tmp_path / "model.onnx"), model.base_model.window
+    for lengths in ((1,), (5, 3, 1), (63, 64), (window - 1, 2), (window,), (window + 1, 7, 1), (1300, 600)):
         batch = export.example_batch(model, lengths, word_starts=False)
-        assert_same_at_real_tokens(answers(tmp_path / "model.onnx", batch), model(**batch).logits, batch)
+        assert_same_at_real_tokens(answers(session, batch), model(**batch).logits, batch)
 
 
 def test_a_graph_that_answers_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

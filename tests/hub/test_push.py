@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +263,7 @@ def test_a_push_that_is_killed_leaves_the_earlier_revision(route: str, folder: P
     hub.calls.clear()
     hub.faults.append(Fault(route, "hang", last=1))
     code = f"from hf_selfattn.hub.push import push_run\n{push}"
-    process = subprocess.Popen([sys.executable, "-c", code], env=client_environment(hub, tmp_path / "home"))
+    process = subprocess.Popen([warm_python(), "-c", code], env=client_environment(hub, tmp_path / "home"))
     assert hub.hanging.wait(timeout=100)
     process.kill()
     process.wait()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset
 from runs import settings, text_arguments, write_rows, write_sentences
+from warm_python import warm_environment, warm_launcher
 
 from hf_selfattn import EvaluateArguments, NerArguments, PredictArguments, build_arguments, evaluate, predict, run
 
@@ -56,8 +56,8 @@ def test_two_processes_score_as_one(wordpiece: str, tmp_path: Path) -> None:
     run(text_arguments(given))
     output = tmp_path / "scores.json"
     words = ["-m", "hf_selfattn", "evaluate", given["output_dir"], f"input={given['test']}", f"output={output}"]
-    launcher = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run([*launcher, *words], capture_output=True, text=True, check=False)
+    launcher = [*warm_launcher("torchrun"), "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*launcher, *words], env=warm_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     alone = evaluate(EvaluateArguments(model=given["output_dir"], input=given["test"]))["splits"]["test"]
     found = json.loads(output.read_text())["splits"]["test"]

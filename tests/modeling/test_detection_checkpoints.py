@@ -1,4 +1,4 @@
-"""Checkpoints and adapters of detectors; tests/hub/test_image_round_trips.py opens those of every family elsewhere."""
+"""Checkpoints and adapters of detectors; tests/hub/test_round_trips.py opens those of every family elsewhere."""
 
 from __future__ import annotations
 

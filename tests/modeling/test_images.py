@@ -132,7 +132,7 @@ def test_losses_are_those_of_texts(problem_type: str, labels: Any, criterion: An
 @pytest.mark.parametrize("tuning", ["full", "lora", "probe"])
 @pytest.mark.parametrize("family", ["resnet", "mobilenet_v2", "vit", "swin"])
 def test_models_train_are_saved_and_open(family: str, tuning: str, tmp_path: Path) -> None:
-    """With every family and over the hub: tests/hub/test_image_round_trips.py."""
+    """With every family and over the hub: tests/hub/test_round_trips.py."""
     torch.manual_seed(0)
     AutoModel.from_config(IMAGE_BACKBONES[family]).save_pretrained(tmp_path / "backbone")
     model: Any = SelfAttnForImageClassification.from_backbone(

@@ -1,23 +1,21 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from pages import fetch, first_layers
 
 from hf_selfattn import SelfAttnForSequenceClassification, SelfAttnForTokenClassification
 
-ROOT = Path(__file__).parent.parent.parent
 LENGTH = 8192
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model_class", [SelfAttnForSequenceClassification, SelfAttnForTokenClassification])
-def test_every_token_of_8192_reaches_the_heads_of_minilm(model_class: type) -> None:
-    subprocess.run([sys.executable, "benchmarks/fetch.py", "minilm"], cwd=ROOT, check=True)
-    model = model_class.from_backbone(str(ROOT / ".data/minilm"), num_labels=3)
+def test_every_token_of_8192_reaches_the_heads_of_minilm(model_class: type, tmp_path: Path) -> None:
+    fetch("minilm")
+    model = model_class.from_backbone(first_layers(tmp_path), num_labels=3)
     assert model.config.subsequence_length == 512
     words = torch.randint(1000, model.config.vocab_size, (1, LENGTH - 2))
     input_ids = torch.cat([torch.tensor([[101]]), words, torch.tensor([[102]])], dim=1)

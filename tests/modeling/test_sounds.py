@@ -162,7 +162,7 @@ def save_backbone(family: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize(("kind", "tuning"), [("ctc", "full"), ("classification", "lora"), ("ctc", "probe")])
-@pytest.mark.parametrize("family", MAIN)  # all of them: tests/hub/test_sound_round_trips.py
+@pytest.mark.parametrize("family", MAIN)  # all of them: tests/hub/test_round_trips.py
 def test_every_family_trains_saves_and_opens(family: str, kind: str, tuning: str, tmp_path: Path) -> None:
     place = save_backbone(family, tmp_path / "backbone")
     model_class: Any = SelfAttnForAudioClassification if kind == "classification" else SelfAttnForCTC

@@ -9,9 +9,24 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi
 from torch import Tensor
+from transformers import dynamic_module_utils, pipeline
 
 USER = "tester"
 TUNINGS = ("full", "lora", "probe")
+
+
+def parse_files_once() -> None:
+    """See that Transformers looks for imports once in files of remote code that are the same in every repository."""
+    imports_of = dynamic_module_utils.get_imports
+    known: dict[bytes, list[str]] = {}
+
+    def imports_once(path: str) -> list[str]:
+        content = Path(path).read_bytes()
+        if content not in known:
+            known[content] = imports_of(path)
+        return known[content]
+
+    dynamic_module_utils.get_imports = imports_once
 
 
 def repository(*parts: str) -> str:
@@ -31,6 +46,11 @@ def align(model: Any) -> None:
         weight.data = weight.data.clone()
 
 
+def answer_of(outputs: Any) -> Tensor:
+    """Return the logits, and the boxes of a detector."""
+    return torch.cat([outputs[name] for name in ("logits", "pred_boxes") if name in outputs], dim=-1)
+
+
 def train_and_push(
     api: HfApi,
     folder: Path,
@@ -38,10 +58,10 @@ def train_and_push(
     model: Any,
     tuning: str,
     batch: Mapping[str, Tensor],
-    labels: Tensor,
+    labels: Any,
     processors: Sequence[Any],
 ) -> Tensor:
-    """Tune a model for three steps, save it, of LoRA the adapter alone, push it, and return its logits."""
+    """Tune a model for three steps, save it, of LoRA the adapter alone, push it, and return its answer."""
     from hf_selfattn.adapters import tune
     from hf_selfattn.hub.saving import save_adapter
 
@@ -55,7 +75,7 @@ def train_and_push(
     model.eval().requires_grad_(False)  # which weights train decides which product of matrices PyTorch takes
     model.config.temperature = 1.7
     with torch.no_grad():
-        logits: Tensor = model(**batch).logits
+        answer = answer_of(model(**batch))
     if tuning == "lora":
         save_adapter(model, processors[0], folder, batch=batch)
     else:
@@ -63,16 +83,17 @@ def train_and_push(
     for processor in processors:
         processor.save_pretrained(folder)
     push(api, folder, repo)
-    return logits
+    return answer
 
 
-def pull(auto_class: Any, repo: str, remote: bool, batch: Mapping[str, Tensor], expected: Tensor) -> Any:
-    """Return the model of a repository, which answers as it did before it was pushed."""
-    model = auto_class.from_pretrained(repo, **({"trust_remote_code": True} if remote else {}))
+def pull(task: str, repo: str, remote: bool, batch: Mapping[str, Tensor], expected: Tensor) -> Any:
+    """Return the pipeline of a repository, which opens its model by the auto class; it answers as before the push."""
+    pipe = pipeline(task, model=repo, **({"trust_remote_code": True} if remote else {}))
+    model = pipe.model
     assert type(model).__module__.split(".")[0] == ("transformers_modules" if remote else "hf_selfattn"), repo
     align(model.requires_grad_(False))
     with torch.no_grad():
-        logits = model(**batch).logits
-    assert torch.equal(logits, expected), (repo, (logits - expected).abs().max())
+        answer = answer_of(model(**batch))
+    assert torch.equal(answer, expected), (repo, (answer - expected).abs().max())
     assert model.config.temperature == 1.7, repo
-    return model
+    return pipe

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from transformers import AutoModel, AutoTokenizer
-from warm_python import warm_environment
+from warm_python import warm_environment, warm_launcher, warm_python
 
 from hf_selfattn.__main__ import main
 
@@ -38,6 +38,11 @@ def run(*words: str, cwd: Path = ROOT, timeout: int = 600) -> subprocess.Complet
     return done
 
 
+def fetch(*names: str) -> None:
+    """See that models and data sets are in the cache folder."""
+    run(warm_python(), "benchmarks/fetch.py", *names)
+
+
 def type_in(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Carry out a command of a page: ours and recipes in this process, which has imported all that they need."""
     words = shlex.split(command)
@@ -47,7 +52,8 @@ def type_in(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "argv", words[1:])
         runpy.run_path(words[1], run_name="__main__")
     else:
-        run(*words, cwd=Path.cwd())
+        launcher = warm_launcher(words[0]) if words[0] in ("accelerate", "torchrun") else words[:1]
+        run(*launcher, *words[1:], cwd=Path.cwd())
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -63,11 +69,12 @@ def commands(page: Path) -> list[str]:
     return [line for block in blocks(page, "bash") for line in block.replace("\\\n", "").splitlines()]
 
 
-def copy_first_rows(folder: Path, rows: int) -> None:
-    """Lay out so many rows of each file of reviews in a folder, and of train as reviews.csv."""
+def copy_first_rows(folder: Path, rows: int, scored: int | None = None) -> None:
+    """Lay out so many rows of each file of reviews in a folder, of validation and test `scored`, and train as CSV."""
     (folder / ".data/vader").mkdir(parents=True)
     for source in (ROOT / ".data/vader").glob("*.jsonl"):
-        lines = source.read_text(encoding="utf-8").splitlines(keepends=True)[:rows]
+        count = rows if source.stem.endswith("train") else scored or rows
+        lines = source.read_text(encoding="utf-8").splitlines(keepends=True)[:count]
         (folder / ".data/vader" / source.name).write_text("".join(lines), encoding="utf-8")
     train = (folder / ".data/vader/movies-polarity-train.jsonl").read_text(encoding="utf-8").splitlines()
     with (folder / "reviews.csv").open("w", encoding="utf-8", newline="") as file:

@@ -8,14 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from field_round_trips import parse_files_once
 from huggingface_hub import HfApi
-from transformers import (
-    AutoModel,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    pipeline,
-)
+from transformers import AutoModel, pipeline
 
 USER = "tester"
 FAMILIES = ("bert", "roberta", "distilbert", "mpnet", "deberta-v2", "modernbert")
@@ -100,15 +95,18 @@ def author(folder: Path) -> None:
 
 
 def reader(folder: Path, remote: bool) -> None:
-    """Pull every checkpoint, by its auto class and in a pipeline, and compare its answers."""
-    if not remote:
+    """Pull every checkpoint into a pipeline, which opens it by its auto class, and compare its answers."""
+    if remote:
+        parse_files_once()
+    else:
         import hf_selfattn  # noqa: F401
     options = {"trust_remote_code": True} if remote else {}
     expected = torch.load(folder / "expected.pt")
     for repo, family, task, _ in cases():
         token = task == "token"
-        auto_class = AutoModelForTokenClassification if token else AutoModelForSequenceClassification
-        model = auto_class.from_pretrained(repo, **options)
+        name = "token-classification" if token else "text-classification"
+        pipe = pipeline(name, model=repo, **({} if token else {"top_k": None}), **options)
+        model = pipe.model
         assert type(model).__module__.split(".")[0] == ("transformers_modules" if remote else "hf_selfattn"), repo
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
@@ -119,11 +117,10 @@ def reader(folder: Path, remote: bool) -> None:
         assert model.config.id2label == names, (repo, model.config.id2label)
         for name, value in ANSWERS[task].items():
             assert getattr(model.config, name) == value, (repo, name)
-        name = "token-classification" if token else "text-classification"
-        answer = pipeline(name, model=repo, **({} if token else {"top_k": None}), **options)([TEXT])[0]
+        answer = pipe([TEXT])[0]
         found = {entry["entity" if token else "label"] for entry in answer}
         assert found <= set(names.values()) if token else found == set(names.values()), (repo, found)
-        assert AutoTokenizer.from_pretrained(repo).model_max_length > len(TEXT)
+        assert pipe.tokenizer.model_max_length > len(TEXT)
 
 
 if __name__ == "__main__":

@@ -10,17 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from field_round_trips import TUNINGS, pull, push, repository, train_and_push
+from field_round_trips import TUNINGS, parse_files_once, pull, push, repository, train_and_push
 from huggingface_hub import HfApi
-from transformers import (
-    ASTFeatureExtractor,
-    AutoFeatureExtractor,
-    AutoModel,
-    AutoModelForAudioClassification,
-    AutoModelForCTC,
-    Wav2Vec2CTCTokenizer,
-    pipeline,
-)
+from transformers import ASTFeatureExtractor, AutoModel, Wav2Vec2CTCTokenizer
 
 FAMILIES = ("wav2vec2", "hubert", "wavlm", "sew", "ast", "whisper")
 NAMES = {0: "bell", 1: "drum", 2: "horn"}
@@ -75,26 +67,26 @@ def author(folder: Path) -> None:
 
 
 def reader(folder: Path, remote: bool) -> None:
-    """Pull every checkpoint, by its auto class and in a pipeline, and compare its answers."""
-    if not remote:
+    """Pull every checkpoint into a pipeline and compare its answers."""
+    if remote:
+        parse_files_once()
+    else:
         import hf_selfattn  # noqa: F401
-    options = {"trust_remote_code": True} if remote else {}
     expected = torch.load(folder / "expected.pt")
     batch = expected["batch"]
     sound = batch["input_values"][0].numpy()
     for repo, _, kind, _ in sound_cases():
-        auto_class = AutoModelForAudioClassification if kind == "sounds" else AutoModelForCTC
-        model = pull(auto_class, repo, remote, batch, expected["logits"][repo])
-        values = AutoFeatureExtractor.from_pretrained(repo)(sound, sampling_rate=16_000, return_tensors="pt")
+        pipe = pull(TASKS[kind], repo, remote, batch, expected["logits"][repo])
+        values = pipe.feature_extractor(sound, sampling_rate=16_000, return_tensors="pt")
         with torch.no_grad():
-            logits = model(**values).logits[0]
-        answer = pipeline(TASKS[kind], model=repo, **options)(sound)
+            logits = pipe.model(**values).logits[0]
+        answer = pipe(sound)
         if kind == "sounds":
             scores = {found["label"]: found["score"] for found in answer}
             for number, score in enumerate(logits.softmax(-1).tolist()):
                 assert abs(scores[NAMES[number]] - score) < 1e-5, repo
         else:
-            assert answer["text"] == Wav2Vec2CTCTokenizer.from_pretrained(repo).decode(logits.argmax(-1)), repo
+            assert answer["text"] == pipe.tokenizer.decode(logits.argmax(-1)), repo
 
 
 if __name__ == "__main__":

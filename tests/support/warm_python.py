@@ -1,9 +1,10 @@
-"""An interpreter that starts at once: one process has imported the large libraries, and forks where Python is started.
+"""An interpreter that starts at once: a process that has imported the large libraries forks where Python is started.
 
 `warm_python()` is a path that stands where `sys.executable` would: `[warm_python(), "-m", "hf_selfattn", …]`. What it
 starts is a process of its own with the caller's arguments, environment, folder and files. Imported beforehand is
-nothing of Hugging Face and nothing of ours, for those read the environment when they are imported. What needs a truly
-cold start, its own process number or its own hash seed takes `sys.executable`.
+nothing of ours. The libraries of Hugging Face read the environment when they are imported: whoever has another one
+for them than the tests gets a process without them. What needs a truly cold start, its own process number or its own
+hash seed takes `sys.executable`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from warm_client import read_at_import
 
 LIBRARIES = (
     "torch.distributed.checkpoint",
@@ -41,22 +43,28 @@ LIBRARIES = (
     "torch._inductor.compile_fx",
     *("jinja2", "pandas", "pyarrow.parquet", "scipy.optimize", "scipy.signal", "sklearn.linear_model", "yaml"),
 )
+OF_HUGGING_FACE = (
+    *("accelerate.commands.launch", "datasets", "evaluate", "optuna", "peft", "transformers.pipelines"),
+    *("transformers.trainer", "transformers.models.auto.modeling_auto", "transformers.models.bert.modeling_bert"),
+)
 LOOK_AFTER = 0.01  # seconds, while a process is on
 
 
 @lru_cache
 def warm_python() -> str:
-    """Return the path of the interpreter; the process that forks ends with this one."""
+    """Return the path of the interpreter; the processes that fork end with this one."""
     folder = Path(tempfile.mkdtemp(prefix="warm-"))
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(folder / "socket"))
-        server.listen(64)
+    (folder / "environment").write_text(json.dumps(read_at_import()))
+    with socket.socket(socket.AF_UNIX) as bare, socket.socket(socket.AF_UNIX) as stocked:
+        for name, server in {"bare": bare, "stocked": stocked}.items():
+            server.bind(str(folder / name))
+            server.listen(64)
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         process = subprocess.Popen(
-            [sys.executable, __file__, str(server.fileno())],
+            [sys.executable, __file__, str(bare.fileno()), str(stocked.fileno())],
             env=environment,
             stdin=subprocess.PIPE,
-            pass_fds=[server.fileno()],
+            pass_fds=[bare.fileno(), stocked.fileno()],
             start_new_session=True,
         )
     atexit.register(shutil.rmtree, folder)
@@ -64,7 +72,7 @@ def warm_python() -> str:
     atexit.register(process.kill)
     client = Path(__file__).with_name("warm_client.py")
     path = folder / "python"
-    words = [sys.executable, "-I", "-S", str(client), str(folder / "socket")]
+    words = [sys.executable, "-I", "-S", str(client), str(folder)]
     path.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
     path.chmod(0o755)
     return str(path)
@@ -152,10 +160,15 @@ if __name__ == "__main__":
     del sys.path[0]
     for library in LIBRARIES:
         import_module(library)
-    gc.freeze()
-    gc.enable()
-    gc.set_threshold(20_000, 20, 20)  # what a process imports is most of what it has
-    with socket.socket(fileno=int(sys.argv[1])) as given:
+    with socket.socket(fileno=int(sys.argv[1])) as without, socket.socket(fileno=int(sys.argv[2])) as having:
+        is_stocked = os.fork() == 0
+        given, others = (having, without) if is_stocked else (without, having)
+        others.close()
+        for library in OF_HUGGING_FACE if is_stocked else ():
+            import_module(library)
+        gc.freeze()
+        gc.enable()
+        gc.set_threshold(20_000, 20, 20)  # what a process imports is most of what it has
         asked_for = serve(given)
     if asked_for:
         become(**asked_for)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from pages import fetch, first_layers
 from runs import probe_arguments, settings, stopped_after, text_arguments
 from safetensors.torch import load_file
 from tiny_models import BACKBONES, tiny_tokenizer
@@ -399,7 +398,7 @@ def test_a_tuned_model_has_its_heads(tiny_backbone: str, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_sentences_on_minilm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    subprocess.run([sys.executable, "benchmarks/fetch.py", "minilm", "vader"], cwd=ROOT, check=True)
+    fetch("minilm", "vader")
     files = {}
     for name, count in (("train", 208), ("validation", 96)):
         lines = (ROOT / f".data/vader/movies-polarity-{name}.jsonl").read_text().splitlines()[:count]
@@ -408,7 +407,9 @@ def test_sentences_on_minilm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(pace, "MOST", 4)
     given = {"tuning": "auto", "num_train_epochs": 2, "baseline": False, "feature_cache": str(tmp_path / "features")}
     results = run(
-        text_arguments({"model": str(ROOT / ".data/minilm"), "output_dir": str(tmp_path / "run"), **files, **given})
+        text_arguments(
+            {"model": first_layers(tmp_path / "minilm"), "output_dir": str(tmp_path / "run"), **files, **given}
+        )
     )
     auto = results["training"]["auto"]
     assert auto["counts"].keys() <= {"complete", "pruned"} and auto["scores"]["linear model"] > 0.6

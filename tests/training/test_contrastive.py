@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from image_runs import image_settings
+from pages import fetch
 from runs import HEADS, probe_arguments, settings, stopped_after, text_arguments
 from safetensors.torch import load_file
 from sound_runs import sound_settings
@@ -186,10 +185,10 @@ def test_images_and_sounds_go_the_same_way(
 
 @pytest.mark.slow
 def test_few_rows_of_news_are_told_apart_better(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "benchmarks/fetch.py", "minilm", "r8"], cwd=ROOT, check=True)
+    fetch("minilm", "r8")
     files = {name: str(ROOT / f".data/r8/{name}.jsonl") for name in ("train", "validation", "test")}
-    rows = drawn({**files, "seed": 0, "draw": {"per_class": 8, "test_rows": 200, "words": 24}}, tmp_path / "rows")
-    shared = {**rows, "model": str(ROOT / ".data/minilm"), "tuning": "probe", "max_steps": 60, "baseline": False}
+    rows = drawn({**files, "seed": 0, "draw": {"per_class": 8, "test_rows": 120, "words": 24}}, tmp_path / "rows")
+    shared = {**rows, "model": str(ROOT / ".data/minilm"), "tuning": "probe", "max_steps": 40, "baseline": False}
     shared |= {"feature_cache": str(tmp_path / "features"), "per_device_train_batch_size": 8, "eval_strategy": "no"}
     shared |= {"save_strategy": "no", "load_best_model_at_end": False, "disable_tqdm": True}
     scores = {}

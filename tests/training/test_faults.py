@@ -279,7 +279,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
 @pytest.mark.slow
 def test_ctrl_c_ends_the_command_with_130(tiny_backbone: str, tmp_path: Path) -> None:
     given = settings(tiny_backbone, tmp_path, num_train_epochs=400)
-    process = launched(given, sys.executable)
+    process = launched(given, warm_python())
     wait_for("run/checkpoint-*", tmp_path, process)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=100)[0]

@@ -96,7 +96,7 @@ def ends_by(name: str, process: subprocess.Popen[str]) -> None:
 @pytest.mark.slow
 def test_a_grace_period_ends_a_step_that_takes_too_long(tiny_backbone: str, tmp_path: Path) -> None:
     given = settings(tiny_backbone, tmp_path, num_train_epochs=10, gradient_accumulation_steps=1)
-    process = start({**given, "grace_seconds": 1e-4})
+    process = start({**given, "grace_seconds": 1e-4}, warm_python())
     wait_for("run/checkpoint-*", tmp_path, process)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=100)[0]
