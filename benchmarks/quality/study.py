@@ -99,6 +99,10 @@ RECOGNISERS = {
     "probe-no-augmentation": "without masked spans",
     "probe-no-self": "without self-attention",
     "probe-no-grouped": "without grouped attention",
+    "dropped-no-self": "with that dropout, without self-attention",
+    "dropped-no-grouped": "with that dropout, without grouped attention",
+    "recurrent-dropout": "bidirectional LSTM, masked spans, dropout of .5 instead of .3",
+    "recurrent-half-rate": "bidirectional LSTM, masked spans, half the rate",
 }
 # Detectors on the kept maps of a frozen image backbone.
 DETECTORS = {
@@ -174,7 +178,7 @@ SOUNDS = tuple(
     Column(f"languages-{name}", f"Whisper {title}", "accuracy", "linear-probe")
     for name, title in (("base", "base"), ("tiny-en", "tiny.en"))
 )
-SPEECH = (Column("speech-asterisk", "word error rate", "wer", "recurrent-augmented"),)
+SPEECH = (Column("speech-asterisk", "word error rate", "wer", "recurrent-augmented", later="speech-asterisk-dropped"),)
 
 
 def results_of(experiment: str) -> Record:
