@@ -87,6 +87,7 @@ SOUND_HEADS = {
     "probe-no-self": "without self-attention",
     "probe-no-grouped": "without grouped attention",
     "probe-no-mix": "last layer instead of four mixed",
+    "linear-start": "ours, started as a linear model",
 }
 RECOGNISERS = {
     "linear": "linear CTC head",
@@ -175,8 +176,8 @@ STARTED = (
 )
 
 SOUNDS = tuple(
-    Column(f"languages-{name}", f"Whisper {title}", "accuracy", "linear-probe")
-    for name, title in (("base", "base"), ("tiny-en", "tiny.en"))
+    Column(f"languages-{name}", f"Whisper {title}", "accuracy", "linear-probe", later=later)
+    for name, title, later in (("base", "base", ""), ("tiny-en", "tiny.en", "languages-tiny-en-linear"))
 )
 SPEECH = (Column("speech-asterisk", "word error rate", "wer", "recurrent-augmented", later="speech-asterisk-dropped"),)
 
