@@ -28,6 +28,7 @@ from hf_selfattn import (
     build_arguments,
     run,
 )
+from hf_selfattn.metrics import LOWER_IS_BETTER
 
 from ..peers.detectors import FrozenDetectionArguments, RetinaArguments
 from ..peers.image_probes import run_attention_pool, run_linear_probe, run_neighbours, run_on_features
@@ -147,7 +148,8 @@ def best_of(grid: Record, row: str, runs: Record, metric: str) -> tuple[str, Rec
     tried = {name: run for name, run in runs.items() if name.startswith(f"{row}=")}
     if len(tried) < len(grid):
         raise ValueError(f"{row} tries {', '.join(map(str, grid))}, and these runs alone are done: {list(tried)}.")
-    best = max(tried, key=lambda name: tried[name]["scores"]["validation"][metric][0])
+    choose = min if metric in LOWER_IS_BETTER else max
+    best = choose(tried, key=lambda name: tried[name]["scores"]["validation"][metric][0])
     return best, {**tried[best], "grid": row_of(best).partition("=")[2]}
 
 

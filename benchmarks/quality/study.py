@@ -87,6 +87,7 @@ SOUND_HEADS = {
     "probe-no-self": "without self-attention",
     "probe-no-grouped": "without grouped attention",
     "probe-no-mix": "last layer instead of four mixed",
+    "linear-start": "ours, started as a linear model",
 }
 RECOGNISERS = {
     "linear": "linear CTC head",
@@ -99,6 +100,10 @@ RECOGNISERS = {
     "probe-no-augmentation": "without masked spans",
     "probe-no-self": "without self-attention",
     "probe-no-grouped": "without grouped attention",
+    "dropped-no-self": "with that dropout, without self-attention",
+    "dropped-no-grouped": "with that dropout, without grouped attention",
+    "recurrent-dropout": "bidirectional LSTM, masked spans, dropout of .5 instead of .3",
+    "recurrent-half-rate": "bidirectional LSTM, masked spans, half the rate",
 }
 # Detectors on the kept maps of a frozen image backbone.
 DETECTORS = {
@@ -171,10 +176,10 @@ STARTED = (
 )
 
 SOUNDS = tuple(
-    Column(f"languages-{name}", f"Whisper {title}", "accuracy", "linear-probe")
-    for name, title in (("base", "base"), ("tiny-en", "tiny.en"))
+    Column(f"languages-{name}", f"Whisper {title}", "accuracy", "linear-probe", later=later)
+    for name, title, later in (("base", "base", ""), ("tiny-en", "tiny.en", "languages-tiny-en-linear"))
 )
-SPEECH = (Column("speech-asterisk", "word error rate", "wer", "recurrent-augmented"),)
+SPEECH = (Column("speech-asterisk", "word error rate", "wer", "recurrent-augmented", later="speech-asterisk-dropped"),)
 
 
 def results_of(experiment: str) -> Record:

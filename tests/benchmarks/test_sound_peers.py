@@ -80,3 +80,12 @@ def test_padding_changes_nothing_for_the_recurrent_layer() -> None:
     expected, _ = pad_packed_sequence(packed(pack_padded_sequence(x, lengths, batch_first=True))[0], batch_first=True)
     torch.testing.assert_close(layer(x, mask)[mask], expected[mask])
     torch.testing.assert_close(layer(x[:1], None), expected[:1])
+
+
+@pytest.mark.parametrize(("metric", "better"), [("accuracy", "high"), ("wer", "low")])
+def test_of_error_rates_the_lowest_is_best(metric: str, better: str) -> None:
+    scores = {"low": 0.2, "high": 0.6}
+    tried = {name: {"scores": {"validation": {metric: [value, 0, 1]}}} for name, value in scores.items()}
+    runs = {f"lstm={name}-seed-0": run for name, run in tried.items()}
+    best = (f"lstm={better}-seed-0", {**tried[better], "grid": better})
+    assert runner.best_of(dict.fromkeys(tried, {}), "lstm", runs, metric) == best
