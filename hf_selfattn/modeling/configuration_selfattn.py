@@ -1,16 +1,5 @@
-# Copyright 2026 The hf_selfattn authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# Copyright 2026 The hf_selfattn authors.
+# SPDX-License-Identifier: Apache-2.0
 """Configuration of the self-attention and grouped-attention heads on any encoder backbone."""
 
 import difflib
@@ -148,6 +137,9 @@ class SelfAttnConfig(PreTrainedConfig):
     tiles (`bool`, *optional*, defaults to `False`):
         Whether an image is read in overlapping tiles of `subsequence_length` pixels a side, as a text is in windows,
         so that a large one need not be shrunk; the grouped attention reads across all tiles.
+    mirrored (`"none"`, `"sides"` or `"both"`, *optional*, defaults to `"none"`):
+        Whether an image is read mirrored, too, left and right or `both` ways, in two or four passes of the backbone:
+        the heads read the mean of all, each place turned back to where it stands in the image.
     attention_window (`int`, *optional*, defaults to 512):
         Tokens over which the self-attention head looks: the features are cut into pieces of this length.
     convolution_width (`int`, *optional*, defaults to 0):
@@ -239,6 +231,7 @@ class SelfAttnConfig(PreTrainedConfig):
     subsequence_length: int | None = None
     subsequence_stride: int | None = None
     tiles: bool = False
+    mirrored: Literal["none", "sides", "both"] = "none"
     attention_window: int = 512
     convolution_width: int = 0
     spec_augment: bool = False
@@ -417,6 +410,8 @@ class SelfAttnConfig(PreTrainedConfig):
             )
         if self.tiles and self.main_input != IMAGE:
             raise ValueError("tiles=True is for images; longer texts are always read in windows. Leave it out.")
+        if self.mirrored != "none" and self.main_input != IMAGE:
+            raise ValueError(f"mirrored={self.mirrored!r} is for images. Leave it out.")
         if self.fusion == "fixed" and self.fusion_init == 0:
             raise ValueError(
                 "fusion='fixed' with fusion_init=0 would never read the attention heads. Take another fusion_init, "

@@ -8,7 +8,7 @@ Shape suffixes: B images, N positions of a map and of what stands before it, D f
 import copy
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any, cast
 
@@ -31,6 +31,8 @@ from .subsequences_selfattn import right_pad_order
 from .tiles_selfattn import cut_tile, merge_tiles, plan_tiles, real_sizes
 
 TILES_AT_ONCE = 32  # so many are in the backbone at once, however large an image is
+# The axes of (B, C, H, W) along which an image is turned over, for each time that it is read.
+MIRRORED = {"none": ((),), "sides": ((), (3,)), "both": ((), (3,), (2,), (2, 3))}
 PIXEL_MASK = r"""
 pixel_mask (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*):
     1 at the pixels of an image, 0 at padding, which stands at the right and below.
@@ -184,6 +186,15 @@ def resized_map(layer: Tensor, target: tuple[int, int]) -> Tensor:
     return F.interpolate(layer, target, mode="bilinear", align_corners=False)
 
 
+def turned_back(layer: Tensor, map_size: tuple[int, int], axes: tuple[int, ...]) -> Tensor:
+    """Return a layer (B, N, D) of mirrored images with each cell where it stands in the image."""
+    if not axes:
+        return layer
+    before, cells = layer.split((layer.shape[1] - math.prod(map_size), math.prod(map_size)), dim=1)
+    turned = cells.unflatten(1, map_size).flip([axis - 1 for axis in axes])
+    return torch.cat([before, turned.flatten(1, 2)], dim=1)
+
+
 @dataclass
 class ImageFeatures:
     """What the heads read of images of one size."""
@@ -260,15 +271,25 @@ class SelfAttnImageModel(SelfAttnMediaModel):
         return BackboneFeatures(read.layers, hidden_states=read.layers, attentions=read.attentions, **fields)
 
     def _read_images(self, pixel_values: Tensor, record: bool) -> ImageFeatures:
-        """Run the backbone on images of one size, all of it real."""
+        """Read images of one size, all of it real: the mean of their features as they are and mirrored."""
+        reads = [self._read_mirrored(pixel_values, axes, record) for axes in MIRRORED[self.config.mirrored]]
+        if len(reads) == 1:
+            return reads[0]
+        layers = zip(*(read.layers for read in reads), strict=True)
+        return replace(reads[0], layers=tuple(torch.stack(of_layer).mean(dim=0) for of_layer in layers))
+
+    def _read_mirrored(self, pixel_values: Tensor, axes: tuple[int, ...], record: bool) -> ImageFeatures:
+        """Run the backbone on images that are turned over along some axes; return what stands at each place."""
         every_layer = self.config.num_mixed_layers > 1
         options = {"output_attentions": True} if record else {}
+        pixel_values = pixel_values.flip(axes) if axes else pixel_values
         outputs = run_on_images(self.backbone, pixel_values, output_hidden_states=every_layer, **options)
         map_size = self._map_size(outputs.last_hidden_state, pixel_values.shape[2:])
         layers = shown_layers(outputs)[-self.config.num_mixed_layers :]
         target = max(maps_of(layers, map_size), key=math.prod) if self.reads_finest else map_size
         sequences = layers_as_sequences(layers, map_size, self.last_prefix, self.config.hidden_size, target)
-        return ImageFeatures(sequences, target, outputs.attentions if record else None)
+        turned = tuple(turned_back(layer, target, axes) for layer in sequences)
+        return ImageFeatures(turned, target, outputs.attentions if record else None)
 
     def _map_size(self, last: Tensor, pixels: tuple[int, ...]) -> tuple[int, int]:
         """Return height and width in cells of a backbone's last layer."""

@@ -314,7 +314,7 @@ def features_fingerprint(model: nn.Module, state: Any) -> str:
         "weights": config.backbone_hash or weights_hash(base_model(model).base_model.backbone),
         "dtype": str(base_model(model).dtype),
         "backbone": backbone,
-        "window": [config.subsequence_length, config.subsequence_stride, config.tiles],
+        "window": [config.subsequence_length, config.subsequence_stride, config.tiles, config.mirrored],
         "frame": [config.prefix_token_ids, config.suffix_token_ids],
         "layers": config.num_mixed_layers,
         "processor": state,

@@ -96,6 +96,28 @@ def test_padding_and_the_rest_of_a_batch_change_nothing(family: str, tiles: bool
     ]
 
 
+@pytest.mark.parametrize("family", IMAGE_BACKBONES)
+@torch.no_grad()
+def test_mirrored_reading_is_the_mean_of_what_stands_at_each_place(family: str) -> None:
+    plain = tiny_image_model(family, num_mixed_layers=2).model
+    model = tiny_image_model(family, num_mixed_layers=2, mirrored="sides").model
+    pixels = tiny_pixels()
+    found, (as_is, turned) = model.backbone_features(pixels), map(plain.backbone_features, (pixels, pixels.flip(3)))
+    prefix, size = found.num_prefix_tokens, found.map_size
+    for layer, one, other in zip(found.layers, as_is.layers, turned.layers, strict=True):
+        other[:, prefix:] = other[:, prefix:].unflatten(1, size).flip(2).flatten(1, 2)
+        torch.testing.assert_close(layer, (one + other) / 2)
+    assert not torch.equal(as_is.layers[-1], turned.layers[-1])
+
+
+@torch.no_grad()
+def test_an_image_and_its_mirror_images_have_the_same_answers() -> None:
+    model, pixels = tiny_image_model(mirrored="both", pooling="mean"), tiny_pixels()
+    expected = model(pixel_values=pixels).logits
+    for axes in ((2,), (3,), (2, 3)):
+        torch.testing.assert_close(model(pixel_values=pixels.flip(axes)).logits, expected, atol=1e-4, rtol=0)
+
+
 @torch.no_grad()
 def test_positions_are_interpolated() -> None:
     model = tiny_image_model("vit").model
@@ -239,6 +261,7 @@ def test_a_pipeline_answers_with_the_processor_beside_the_model(tmp_path: Path) 
     [
         (BACKBONES["bert"], {}, r"SelfAttnForImageClassification reads pixel_values, but the backbone 'bert'"),
         (BACKBONES["bert"], {"tiles": True}, r"tiles=True is for images"),
+        (BACKBONES["bert"], {"mirrored": "both"}, r"mirrored='both' is for images"),
         (IMAGE_BACKBONES["resnet"], {"pooling": "cls"}, r"pooling='cls' reads a token that the backbone 'resnet'"),
         (IMAGE_BACKBONES["resnet"], {"num_mixed_layers": 9}, r"num_mixed_layers=9 is more than .*'resnet' shows: 4"),
         (
