@@ -1,5 +1,16 @@
-# Copyright 2026 The hf_selfattn authors.
-# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 The hf_selfattn authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Configuration of the self-attention and grouped-attention heads on any encoder backbone."""
 
 import difflib
@@ -384,19 +395,10 @@ class SelfAttnConfig(PreTrainedConfig):
                     )
 
     def _check_heads(self) -> None:
-        least = {
-            "num_self_attention_heads": 0,
-            "num_grouped_attention_heads": 0,
-            "num_head_layers": 1,
-            "head_dim": 1,
-            "num_groups": 1,
-            "group_dim": 1,
-            "block_size": 1,
-            "attention_window": 1,
-            "convolution_width": 0,
-            "num_mixed_layers": 1,
-            "num_proposals": 1,
-        }
+        may_be_none = ("num_self_attention_heads", "num_grouped_attention_heads", "convolution_width")
+        sizes = ("num_head_layers", "head_dim", "num_groups", "group_dim", "block_size", "attention_window")
+        counts = ("num_mixed_layers", "num_proposals")
+        least = dict.fromkeys(may_be_none, 0) | dict.fromkeys((*sizes, *counts), 1)
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"{name}={getattr(self, name)} is too small: it must be at least {minimum}.")
