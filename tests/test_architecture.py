@@ -156,8 +156,9 @@ def test_docstrings_are_a_fifth_of_the_package_at_most() -> None:
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
                 docstrings += (node.body[0].end_lineno or 0) - node.body[0].lineno + 1
     # 15,000 before predictions, report, server, command line and formats of other tools, 20,600 before images, sound
-    # and kernels, 30,200 before packed rows, `tuning=auto`, the contrastive phase and linear starts.
-    assert lines <= 32_000 and docstrings <= 0.2 * lines, (lines, docstrings / lines)
+    # and kernels, 30,200 before packed rows, `tuning=auto`, the contrastive phase and linear starts, 32,000 before a
+    # newcomer's faults were mended and `auto` raced a contrastive phase.
+    assert lines <= 32_100 and docstrings <= 0.2 * lines, (lines, docstrings / lines)
 
 
 def test_package_does_not_import_recipes() -> None:

@@ -13,7 +13,6 @@ YARDSTICK = tuple(
         ("r8", "R8", "macro_f1"),
         ("movies", "movies", "accuracy"),
         ("conll2003", "CoNLL", "f1"),
-        ("tweets", "tweets", "accuracy"),
     )
 )
 STOCK = {"stock-full": "stock head, full", "stock-lora-all": "stock head, LoRA on every linear layer"}
