@@ -258,8 +258,8 @@ def headline() -> list[str]:
     )
     below = (
         "500 movie sentences, 500 rows of R8 of 20 words each, the sentences of 35 documents of CoNLL-2003. Means "
-        "over three seeds, in brackets the mean of the runs' 95 % intervals. What `auto` compares was decided with R8 and "
-        "other draws of movies in sight. The stock cell is the better of full tuning and LoRA on these test rows."
+        "over three seeds, in brackets the mean of the runs' 95 % intervals. What `auto` compares was decided with R8 "
+        "and other draws of movies in sight. The stock cell is the better of full tuning and LoRA on these test rows."
     )
     return [*wrap(above, 118), "", *yardstick.headline(), "", *wrap(below, 118)]
 
