@@ -62,7 +62,9 @@ ABLATIONS = {
 # Heads on the kept features of a frozen image backbone.
 IMAGE_HEADS = {
     "linear-probe": "linear probe on the mean of the last map",
+    "linear-probe-mirrored": "the same, images also mirrored",
     "neighbours": "nearest neighbours",
+    "neighbours-mirrored": "nearest neighbours, images also mirrored",
     "attention-pool": "attention pooling (EP)",
     "probe": "ours",
     "probe-no-self": "without self-attention",
@@ -162,7 +164,12 @@ FEW = tuple(
 )
 IMAGES = tuple(
     Column(f"image-{name}", title, "accuracy", "linear-probe")
-    for name, title in (("elpv", "ELPV"), ("stamps", "stamps"), ("fashion", "Fashion-MNIST"))
+    for name, title in (
+        ("elpv", "ELPV"),
+        ("elpv-mirrored", "ELPV, ours with the last layer, images also mirrored"),
+        ("stamps", "stamps"),
+        ("fashion", "Fashion-MNIST"),
+    )
 )
 DETECTION = tuple(
     Column(f"detection-{name}", title, "map", "retina")
