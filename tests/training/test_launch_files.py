@@ -55,6 +55,7 @@ def test_it_starts_two_processes_without_a_gpu(name: str, tmp_path: Path) -> Non
         "from accelerate import PartialState\n"
         "state = PartialState(cpu=True)\n"
         "Path(sys.argv[1], f'{state.process_index} of {state.num_processes}').touch()\n"
+        "state.wait_for_everyone()\n"  # who leaves at once may cut off one that is still joining
         "state.destroy_process_group()\n"
     )
     launcher = [*warm_launcher("accelerate"), "launch"]
