@@ -168,6 +168,7 @@ IMAGES = tuple(
         ("elpv", "ELPV"),
         ("elpv-mirrored", "ELPV, ours with the last layer, images also mirrored"),
         ("stamps", "stamps"),
+        ("stamps-vgg16", "stamps, VGG16"),
         ("fashion", "Fashion-MNIST"),
     )
 )
