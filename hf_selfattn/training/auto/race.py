@@ -115,14 +115,14 @@ def steps_of(length: Mapping[str, int | float], rows: int) -> int:
 
 
 def race(
-    ways: Mapping[str, Way], prepared: Prepared, folder: Path, more_is_better: bool, is_settled: bool = False
+    ways: Mapping[str, Way], prepared: Prepared, folder: Path, more_is_better: bool, keeps_length: bool = False
 ) -> tuple[str, Fitted]:
     """Train each way briefly, the best one for long, and return name and training of the best of all on validation.
 
     A way that cannot be trained, as where the memory is too small for it, is left out; scores are written at once.
 
     Args:
-        is_settled: whether the user said how long a training is, so that a short one is not kept.
+        keeps_length: whether the user said how long a training is, so that a short one is not kept.
     """
     path = folder / RACE_FILE
     done: dict[str, dict[str, float] | None] = from_main(lambda: read_json(path) if path.is_file() else {})
@@ -139,7 +139,7 @@ def race(
     best = max(known, key=known.__getitem__) if known else next(iter(ways))
     name = best.removesuffix(SHORT)
     fitted = fit_all_phases(ways[name].long, prepared, folder / name)
-    if known and known[best] > sign * fitted.record["best_metric"] and not is_settled:
+    if known and known[best] > sign * fitted.record["best_metric"] and not keeps_length:
         say(f"{name}, trained for long: {fitted.record['best_metric']:.4f}")
         opened = fit_all_phases(shorts[best], prepared, folder / best)
         name, fitted = best, replace(opened, record={**opened.record, **(done[best] or {})})
