@@ -251,8 +251,8 @@ def headline() -> list[str]:
         shown[column.title] = " and ".join(f"{score[0]:.3f}" for score in scores if score)
     above = (
         f"Stock heads are tuned here, too: rates of a grid on validation, ten epochs. {yardstick.gains()} It learns "
-        "in fewer steps, and takes two to four times the seconds of one of their trainings, for it searches by itself. "
-        "With 8 rows of each class a contrastive phase and then a probe is level with SetFit on topics (BBC "
+        "in fewer steps, and takes two to four times the seconds of one of their trainings, for it searches by itself."
+        " With 8 rows of each class a contrastive phase and then a probe is level with SetFit on topics (BBC "
         f"{shown['BBC, 8']}, R8 {shown['R8, 8']}) in a ninth of its time, behind on sentences "
         f"({shown['movies, 8']}), with 16 ahead there ({shown['movies, 16']}). [All tables](benchmarks/README.md)."
     )
